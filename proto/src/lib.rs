@@ -1,11 +1,13 @@
-//! The words of the mesh, shared by all: Istio resources and their parsing, what a host registers, what may
-//! enter the Raft log, the API and the wire between hosts.
+//! The words of the mesh: Istio's resources, what is wrong with them, what a host registers, and what hosts say to
+//! each other.
 //!
-//! Holds no decision that needs more than one resource; those are `mesh-core`'s.
+//! This package holds data and the rules that need nothing but the data: types, their text forms, reading YAML,
+//! Istio's validation. It decides nothing about traffic (that is `mesh-core`) and does no I/O.
 
 pub mod api;
 pub mod command;
 pub mod finding;
 pub mod registration;
 pub mod resource;
+pub mod value;
 pub mod watch;
