@@ -153,10 +153,8 @@ impl World {
     /// Returns the facts that every host may see.
     pub fn public(&self) -> PublicWorld {
         let mesh = std::iter::once(Change::Mesh(self.mesh.clone()));
-        let hosts = self
-            .hosts
-            .iter()
-            .map(|(id, host)| Change::Host { id: *id, host: Some(Host::clone(host)) });
+        let hosts =
+            self.hosts.iter().map(|(id, host)| Change::Host { id: *id, host: Some(Host::clone(host)) });
         let registrations = self.registrations.iter().map(|(host, registration)| Change::Registration {
             host: *host,
             registration: Some(Registration::clone(registration)),
@@ -267,7 +265,10 @@ impl World {
 
     fn known_host(&self, id: HostId) -> Result<&Arc<Host>, ApiError> {
         self.hosts.get(&id).ok_or_else(|| {
-            refuse(ErrorCode::NotFound, format!("host {id} is not in this mesh; it may have been removed: join again"))
+            refuse(
+                ErrorCode::NotFound,
+                format!("host {id} is not in this mesh; it may have been removed: join again"),
+            )
         })
     }
 

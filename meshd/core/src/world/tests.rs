@@ -1,0 +1,1 @@
+//! Behaviour of the World as a whole.
