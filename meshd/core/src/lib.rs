@@ -1,1 +1,3 @@
-//! placeholder
+//! The thoughts of the mesh: plain functions that decide; no I/O, no clock, no chance.
+
+pub mod identity;
