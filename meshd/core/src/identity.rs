@@ -82,11 +82,7 @@ pub enum IdentityError {
 
 impl Identity {
     /// Names a workload, after checking each part.
-    pub fn workload(
-        trust_domain: &str,
-        namespace: &str,
-        account: &str,
-    ) -> Result<Self, IdentityError> {
+    pub fn workload(trust_domain: &str, namespace: &str, account: &str) -> Result<Self, IdentityError> {
         Ok(Self::Workload {
             trust_domain: trust_domain_of(trust_domain)?,
             namespace: label("namespace", namespace)?,
@@ -96,18 +92,12 @@ impl Identity {
 
     /// Names a host, after checking each part.
     pub fn host(trust_domain: &str, id: &str) -> Result<Self, IdentityError> {
-        Ok(Self::Host {
-            trust_domain: trust_domain_of(trust_domain)?,
-            id: name("host id", id)?,
-        })
+        Ok(Self::Host { trust_domain: trust_domain_of(trust_domain)?, id: name("host id", id)? })
     }
 
     /// Names a person or a script, after checking each part.
     pub fn admin(trust_domain: &str, admin: &str) -> Result<Self, IdentityError> {
-        Ok(Self::Admin {
-            trust_domain: trust_domain_of(trust_domain)?,
-            name: name("admin name", admin)?,
-        })
+        Ok(Self::Admin { trust_domain: trust_domain_of(trust_domain)?, name: name("admin name", admin)? })
     }
 
     /// Returns the trust domain.
@@ -138,11 +128,9 @@ impl Identity {
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Workload {
-                trust_domain,
-                namespace,
-                account,
-            } => write!(f, "{SCHEME}{trust_domain}/ns/{namespace}/sa/{account}"),
+            Self::Workload { trust_domain, namespace, account } => {
+                write!(f, "{SCHEME}{trust_domain}/ns/{namespace}/sa/{account}")
+            }
             Self::Host { trust_domain, id } => write!(f, "{SCHEME}{trust_domain}/host/{id}"),
             Self::Admin { trust_domain, name } => write!(f, "{SCHEME}{trust_domain}/admin/{name}"),
         }
@@ -177,9 +165,7 @@ impl Serialize for Identity {
 
 impl<'de> Deserialize<'de> for Identity {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -189,10 +175,7 @@ impl<'de> Deserialize<'de> for Identity {
 /// DNS would read as another name, cannot occur.
 pub fn trust_domain_of(text: &str) -> Result<String, IdentityError> {
     let label_is_sound = |label: &str| {
-        !label.is_empty()
-            && label
-                .bytes()
-                .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'))
+        !label.is_empty() && label.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'))
     };
     if text.len() <= MAX_NAME_BYTES && text.split('.').all(label_is_sound) {
         return Ok(text.to_owned());
@@ -219,10 +202,7 @@ fn name(what: &'static str, text: &str) -> Result<String, IdentityError> {
         "is empty"
     } else if bytes.len() > MAX_NAME_BYTES {
         "has more than 253 characters"
-    } else if !bytes
-        .iter()
-        .all(|b| is_word(b) || matches!(b, b'-' | b'_' | b'.'))
-    {
+    } else if !bytes.iter().all(|b| is_word(b) || matches!(b, b'-' | b'_' | b'.')) {
         "may hold a-z, 0-9, '-', '_' and '.' only"
     } else if !bytes.first().is_some_and(is_word) || !bytes.last().is_some_and(is_word) {
         "does not begin and end with a letter or a digit"
@@ -233,11 +213,7 @@ fn name(what: &'static str, text: &str) -> Result<String, IdentityError> {
 }
 
 fn segment(what: &'static str, text: &str, why: &'static str) -> IdentityError {
-    IdentityError::Segment {
-        what,
-        text: shown(text),
-        why,
-    }
+    IdentityError::Segment { what, text: shown(text), why }
 }
 
 /// Makes text of a stranger fit for a log line: escaped, at most 64 characters.

@@ -27,9 +27,7 @@ pub struct Validity {
 impl Validity {
     /// Returns the whole life; zero where the times are the wrong way round.
     pub fn life(&self) -> Duration {
-        self.not_after
-            .duration_since(self.not_before)
-            .unwrap_or_default()
+        self.not_after.duration_since(self.not_before).unwrap_or_default()
     }
 
     /// Returns the time left; zero once expired.

@@ -32,10 +32,8 @@ pub fn parse(text: &str) -> Option<Sni<'_>> {
     let rest = text.strip_prefix("outbound_.")?;
     let (port, rest) = rest.split_once("_.")?;
     let (subset, host) = rest.split_once("_.")?;
-    let sound = |part: &str| {
-        part.bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
-    };
+    let sound =
+        |part: &str| part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
     let number_is_plain = port.bytes().all(|b| b.is_ascii_digit()) && !port.starts_with('0');
     if !number_is_plain || host.is_empty() || !sound(subset) || !sound(host) {
         return None;

@@ -1,0 +1,28 @@
+//! `WorkloadEntry`: one instance known by hand instead of by registration.
+//!
+//! Source: Istio API `networking/v1/workload_entry.proto`.
+
+use std::collections::BTreeMap;
+
+use super::message::message;
+use crate::value::Labels;
+
+message! {
+    /// One instance; also an endpoint inside a `ServiceEntry`.
+    pub struct WorkloadEntry {
+        /// An address, a DNS name, or `unix:///path`.
+        pub address: String,
+        /// Ports by the names of the service's ports.
+        pub ports: BTreeMap<String, u16>,
+        /// Labels, for subsets and selectors.
+        pub labels: Labels,
+        /// The network it is in.
+        pub network: String,
+        /// Where it is: `region/zone/subzone`.
+        pub locality: String,
+        /// Its share among the instances. 0 or absent means 1.
+        pub weight: Option<u32>,
+        /// The service account of its identity.
+        pub service_account: String,
+    }
+}
