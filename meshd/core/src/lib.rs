@@ -1,1 +1,11 @@
-//! placeholder
+//! The thoughts of the mesh: keep the facts, compile them into a Plan, route, balance, retry, admit.
+//!
+//! Every function here is plain: no `async`, no socket, no file, no clock, no dice. Time and chance come in as
+//! arguments, decisions go out as values. So the proxy, `meshctl explain`, the golden cases, the fuzzers and the
+//! simulator run the same code.
+
+pub mod balance;
+pub mod endpoint;
+pub mod identity;
+pub mod plan;
+pub mod world;

@@ -1,0 +1,51 @@
+//! The few facts about an endpoint that outlive a Plan: relaxed atomics, one cache line each.
+//!
+//! Workers write them, balancer and breaker read them; nothing here orders anything else, so `Relaxed` is enough.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// A point in time, in milliseconds since meshd began. Comes from outside: `core` reads no clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(pub u64);
+
+/// What is known of an endpoint at run time.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub struct EndpointState {
+    /// Requests (or TCP connections) in flight, over all workers.
+    pub in_flight: AtomicU32,
+    /// 5xx or no answer, in a row.
+    pub consecutive_5xx: AtomicU32,
+    /// Gateway errors in a row.
+    pub consecutive_gateway: AtomicU32,
+    /// How many times it was ejected; falls by one in each interval without ejection.
+    pub ejections: AtomicU32,
+    /// Until when it is left alone, [`Moment`] in milliseconds; 0: it is not.
+    pub ejected_until: AtomicU64,
+    /// Requests and connections begun since the first Plan that had it.
+    pub requests: AtomicU64,
+}
+
+impl EndpointState {
+    /// Whether it is left alone now.
+    pub fn is_ejected(&self, now: Moment) -> bool {
+        self.ejected_until.load(Ordering::Relaxed) > now.0
+    }
+
+    /// Counts a request in; dropping what is returned counts it out.
+    pub fn enter(self: &std::sync::Arc<Self>) -> InFlight {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        InFlight(self.clone())
+    }
+}
+
+/// A request in flight on an endpoint.
+#[derive(Debug)]
+pub struct InFlight(std::sync::Arc<EndpointState>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}

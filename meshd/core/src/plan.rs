@@ -1,0 +1,283 @@
+//! What one host does about the World: compiled, immutable, swapped whole.
+//!
+//! `compile` makes a [`Plan`]; the proxy, DNS, `explain` and the admin views read it. A request sees one Plan from
+//! its first byte to its access log. The few facts that must outlive a Plan (requests in flight, ejections)
+//! hang on it as `Arc`s of atomics ([`EndpointState`], [`ClusterState`]) and are carried over.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use foldhash::HashMap;
+use ipnet::IpNet;
+use mesh_proto::command::{HostId, Revision};
+use mesh_proto::registration::Protocol;
+
+pub use cluster::{
+    Balancer, CircuitLimits, Cluster, ClusterName, ClusterState, Endpoint, HashKey, HashPolicy, OutlierPolicy,
+    UpstreamProtocol, UpstreamTls, Via,
+};
+pub use inbound::{Inbound, LocalInstance, LocalPort};
+pub use route::{
+    Abort, Action, Cors, Delay, DirectResponse, Fault, Forward, HeaderRules, HeaderTarget, Matcher, Mirror, Origin,
+    PathMatch, PortSource, Redirect, RetryOn, RetryPolicy, Rewrite, Route, ValueMatch, WeightedCluster,
+};
+
+mod cluster;
+mod inbound;
+mod route;
+
+/// The World as seen from one host, ready to be followed.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// The revision it was compiled from.
+    pub revision: Revision,
+    /// Whose Plan it is.
+    pub node: Arc<Node>,
+    /// What each caller of [`Node::callers`] may do, by the caller's position there.
+    pub outbounds: Vec<Arc<Outbound>>,
+    /// What other hosts may ask of the instances here.
+    pub inbound: Arc<Inbound>,
+    /// What DNS answers.
+    pub names: Arc<Names>,
+    /// Every cluster of every caller, by name: for views, and to carry state into the next Plan.
+    pub clusters: BTreeMap<ClusterName, Arc<Cluster>>,
+}
+
+/// Who this host is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Node {
+    /// Its id in the mesh.
+    pub host: HostId,
+    /// Its name.
+    pub name: String,
+    /// SPIFFE trust domain.
+    pub trust_domain: String,
+    /// DNS suffix of services, `cluster.local` by default.
+    pub domain: String,
+    /// `region/zone/subzone`.
+    pub locality: Locality,
+    /// Labels of the host.
+    pub labels: BTreeMap<String, String>,
+    /// Who calls from here: position 0 is the host's own default, then the workloads named by listeners and the
+    /// accounts of local instances. Distinct.
+    pub callers: Vec<Workload>,
+}
+
+/// A caller, as rules see it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Workload {
+    /// Namespace: short names in its calls resolve here.
+    pub namespace: String,
+    /// Service account: the last part of its SPIFFE id.
+    pub account: String,
+    /// Labels that `sourceLabels` match.
+    pub labels: BTreeMap<String, String>,
+    /// Its locality; empty: the host's.
+    pub locality: Locality,
+}
+
+/// `region/zone/subzone`; each part may be empty, from the right.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Locality {
+    /// Region.
+    pub region: String,
+    /// Zone within the region.
+    pub zone: String,
+    /// Subzone within the zone.
+    pub subzone: String,
+}
+
+impl Locality {
+    /// Reads `region/zone/subzone`; missing parts are empty.
+    pub fn parse(text: &str) -> Self {
+        let mut parts = text.splitn(3, '/').map(str::to_owned);
+        let mut next = || parts.next().unwrap_or_default();
+        Self { region: next(), zone: next(), subzone: next() }
+    }
+
+    /// Whether nothing is known.
+    pub fn is_empty(&self) -> bool {
+        self.region.is_empty()
+    }
+}
+
+impl std::fmt::Display for Locality {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let text = format!("{}/{}/{}", self.region, self.zone, self.subzone);
+        f.write_str(text.trim_end_matches('/'))
+    }
+}
+
+/// What one caller's connections and requests may reach.
+#[derive(Clone, Debug, Default)]
+pub struct Outbound {
+    /// The caller.
+    pub caller: Workload,
+    /// What happens to traffic for hosts that nobody has declared.
+    pub unknown: UnknownHosts,
+    /// What is on each service port, for requests chosen by Host or SNI.
+    pub ports: HashMap<u16, Arc<PortTable>>,
+    /// What is behind each virtual or declared address and port.
+    pub addresses: HashMap<(IpAddr, u16), Arc<ServicePort>>,
+    /// What is behind address ranges (`addresses: [10.0.0.0/8]` of a ServiceEntry), most specific first.
+    pub ranges: Vec<(IpNet, u16, Arc<ServicePort>)>,
+}
+
+/// What happens to traffic for hosts that nobody has declared.
+///
+/// Source: Istio `outboundTrafficPolicy.mode`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnknownHosts {
+    /// It goes where it was going (`ALLOW_ANY`, the default).
+    #[default]
+    Allow,
+    /// HTTP: 502; TCP: closed (`REGISTRY_ONLY`).
+    Refuse,
+}
+
+/// Everything on one service port.
+#[derive(Clone, Debug, Default)]
+pub struct PortTable {
+    /// The service port.
+    pub number: u16,
+    /// Virtual hosts, chosen by the Host of a request.
+    pub http: HostTable<VirtualHost>,
+    /// TLS services, chosen by SNI.
+    pub tls: HostTable<TlsHost>,
+    /// What a connection gets whose address says nothing (explicit listeners): the TCP service of this port, the
+    /// first by name where there are several.
+    pub tcp: Option<Arc<ServicePort>>,
+}
+
+impl PortTable {
+    /// Whether a connection to this port may carry HTTP (its Host then decides).
+    pub fn has_http(&self) -> bool {
+        !self.http.is_empty()
+    }
+}
+
+/// Hosts by exact name, then by longest wildcard. Names are lower case, without port.
+#[derive(Clone, Debug)]
+pub struct HostTable<T> {
+    exact: HashMap<Box<str>, Arc<T>>,
+    /// `(".example.com", value)`, longest suffix first; `""` is `*`.
+    wildcard: Vec<(Box<str>, Arc<T>)>,
+}
+
+impl<T> Default for HostTable<T> {
+    fn default() -> Self {
+        Self { exact: HashMap::default(), wildcard: Vec::new() }
+    }
+}
+
+impl<T> HostTable<T> {
+    /// Adds a host unless it is there already; `*` and `*.suffix` are wildcards. Returns whether it was added.
+    pub fn add(&mut self, host: &str, value: Arc<T>) -> bool {
+        let host = host.to_ascii_lowercase();
+        let Some(suffix) = host.strip_prefix('*') else {
+            let free = !self.exact.contains_key(host.as_str());
+            if free {
+                self.exact.insert(host.into(), value);
+            }
+            return free;
+        };
+        let at = self.wildcard.partition_point(|(other, _)| other.len() > suffix.len());
+        if self.wildcard[at..].iter().take_while(|(other, _)| other.len() == suffix.len()).any(|(other, _)| **other == *suffix) {
+            return false;
+        }
+        self.wildcard.insert(at, (suffix.into(), value));
+        true
+    }
+
+    /// Finds a host: exact first, then the longest wildcard. `host` is lower case without port.
+    ///
+    /// `*.example.com` takes `a.b.example.com`, not `example.com`. Source: Envoy's virtual host look-up.
+    pub fn find(&self, host: &str) -> Option<&Arc<T>> {
+        self.exact.get(host).or_else(|| {
+            let fits = |suffix: &str| host.len() > suffix.len() && host.ends_with(suffix);
+            self.wildcard.iter().find(|(suffix, _)| suffix.is_empty() || fits(suffix)).map(|(_, value)| value)
+        })
+    }
+
+    /// Whether no host is in it.
+    pub fn is_empty(&self) -> bool {
+        self.exact.is_empty() && self.wildcard.is_empty()
+    }
+
+    /// Returns every host pattern with its value, in no particular order.
+    pub fn iter(&self) -> impl Iterator<Item = (String, &Arc<T>)> {
+        let exact = self.exact.iter().map(|(host, value)| (host.to_string(), value));
+        exact.chain(self.wildcard.iter().map(|(suffix, value)| (format!("*{suffix}"), value)))
+    }
+}
+
+/// One host of HTTP requests on one port.
+#[derive(Clone, Debug, Default)]
+pub struct VirtualHost {
+    /// Its full name, for views and metrics.
+    pub host: String,
+    /// The service port.
+    pub port: u16,
+    /// Its routes, the first that matches counts.
+    pub routes: Vec<Arc<Route>>,
+}
+
+/// One host of TLS connections that are passed through.
+#[derive(Clone, Debug)]
+pub struct TlsHost {
+    /// Its full name.
+    pub host: String,
+    /// Where its connections go.
+    pub rules: TcpRules,
+}
+
+/// A port of a service, found by address.
+#[derive(Clone, Debug)]
+pub struct ServicePort {
+    /// Full host name of the service.
+    pub host: String,
+    /// The service port.
+    pub number: u16,
+    /// What is spoken: decides whether HTTP rules, SNI or TCP rules apply.
+    pub protocol: Protocol,
+    /// What TCP connections do (also those sniffed to be neither HTTP nor TLS).
+    pub tcp: TcpRules,
+}
+
+/// Where the connections of a TCP service or SNI host go: the first rule that applies counts.
+#[derive(Clone, Debug, Default)]
+pub struct TcpRules {
+    /// In order. The last one usually has no condition.
+    pub rules: Vec<TcpRule>,
+}
+
+/// One rule for connections. Conditions on the caller were decided when compiling.
+#[derive(Clone, Debug)]
+pub struct TcpRule {
+    /// The original destination must lie in one of these; empty: any.
+    pub destination_subnets: Vec<IpNet>,
+    /// Where connections go, by weight. Never empty; clusters without a definition close the connection.
+    pub destinations: Vec<WeightedCluster>,
+    /// Who says so.
+    pub origin: Origin,
+}
+
+/// What DNS answers for the mesh.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    /// Lower-case names without trailing dot, every spelling that callers here may use, to their addresses.
+    pub exact: HashMap<Box<str>, Arc<[IpAddr]>>,
+    /// Suffixes of wildcard ServiceEntry hosts that have addresses, longest first: `(".example.com", …)`.
+    pub wildcard: Vec<(Box<str>, Arc<[IpAddr]>)>,
+}
+
+impl Names {
+    /// Finds the addresses of a name (lower case, no trailing dot), of both families.
+    pub fn find(&self, name: &str) -> Option<&Arc<[IpAddr]>> {
+        self.exact.get(name).or_else(|| {
+            let fits = |suffix: &str| name.len() > suffix.len() && name.ends_with(suffix);
+            self.wildcard.iter().find(|(suffix, _)| fits(suffix)).map(|(_, addresses)| addresses)
+        })
+    }
+}

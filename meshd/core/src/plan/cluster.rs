@@ -1,0 +1,277 @@
+//! Clusters: what one may send to, under which limits, and the endpoints behind it.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::time::Duration;
+
+use mesh_proto::command::Liveness;
+use mesh_proto::registration::Health;
+use mesh_proto::resource::ObjectKey;
+
+use super::Locality;
+use crate::endpoint::EndpointState;
+use crate::identity::Identity;
+
+/// Host, port and subset of a cluster. Prints as Istio names it: `outbound|PORT|SUBSET|HOST`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClusterName {
+    /// Full host name.
+    pub host: Arc<str>,
+    /// Service port.
+    pub port: u16,
+    /// Subset, empty for all instances.
+    pub subset: Arc<str>,
+}
+
+impl fmt::Display for ClusterName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "outbound|{}|{}|{}", self.port, self.subset, self.host)
+    }
+}
+
+/// Something one may send to.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    /// Its name.
+    pub name: ClusterName,
+    /// What the application behind it speaks.
+    pub protocol: UpstreamProtocol,
+    /// How an endpoint is chosen.
+    pub balancer: Balancer,
+    /// Its endpoints in a fixed order (host id, instance id), ready to be chosen from.
+    pub endpoints: Arc<crate::balance::EndpointSet>,
+    /// Limits and timeouts.
+    pub limits: CircuitLimits,
+    /// When an endpoint is left alone for a while.
+    pub outlier: Option<OutlierPolicy>,
+    /// TLS towards endpoints outside the mesh; inside it is always mutual.
+    pub tls: UpstreamTls,
+    /// Counters that outlive the Plan.
+    pub state: Arc<ClusterState>,
+    /// The DestinationRules that shaped it.
+    pub origins: Vec<ObjectKey>,
+}
+
+/// What is spoken to the application behind a cluster.
+///
+/// Source: Istio `setUpstreamProtocol`: that of the service port, whatever the client speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UpstreamProtocol {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+    /// The client's own version (`useClientProtocol`, and undeclared ports).
+    AsClient,
+    /// Opaque bytes.
+    Tcp,
+}
+
+/// How an endpoint is chosen.
+#[derive(Clone, Debug, Default)]
+pub enum Balancer {
+    /// The less busy of two drawn at random. The default, as in Istio.
+    #[default]
+    LeastRequest,
+    /// In turn.
+    RoundRobin,
+    /// At random.
+    Random,
+    /// To where the connection was going.
+    Passthrough,
+    /// By a ring of hashes.
+    RingHash {
+        /// What is hashed.
+        policy: HashPolicy,
+        /// At least this many points on the ring. Default 1,024.
+        minimum_ring_size: u64,
+    },
+    /// By a Maglev table.
+    Maglev {
+        /// What is hashed.
+        policy: HashPolicy,
+        /// Size of the table, a prime. Default 65,537.
+        table_size: u64,
+    },
+}
+
+/// What consistent hashing looks at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HashPolicy {
+    /// The key.
+    pub key: HashKey,
+}
+
+/// The key of consistent hashing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HashKey {
+    /// A request header.
+    Header(http::HeaderName),
+    /// A cookie; with a `ttl` it is made where absent (0: a session cookie).
+    Cookie {
+        /// Its name.
+        name: String,
+        /// Its path, may be empty.
+        path: String,
+        /// Its lifetime; `None`: never made.
+        ttl: Option<Duration>,
+    },
+    /// The caller's address.
+    SourceIp,
+    /// A query parameter.
+    Query(String),
+}
+
+/// Limits of a cluster; `None` is "no limit", Istio's default.
+///
+/// Source: Istio `connectionPool`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CircuitLimits {
+    /// Connections to all endpoints together (`tcp.maxConnections`).
+    pub max_connections: Option<u32>,
+    /// Requests waiting for a connection, including one being opened (`http1MaxPendingRequests`).
+    pub max_pending: Option<u32>,
+    /// Requests in flight (`http2MaxRequests`; bounds HTTP/1.1 too).
+    pub max_requests: Option<u32>,
+    /// Retries in flight (`maxRetries`).
+    pub max_retries: Option<u32>,
+    /// Requests on one connection before it is closed.
+    pub max_requests_per_connection: Option<u32>,
+    /// Default 10 s, Istio's.
+    pub connect_timeout: Duration,
+    /// Idle connections are closed after this. Default 1 h, Envoy's; `None`: never.
+    pub idle_timeout: Option<Duration>,
+    /// TCP keepalive: probes, idle time, interval.
+    pub tcp_keepalive: Option<(Option<u32>, Option<Duration>, Option<Duration>)>,
+}
+
+impl Default for CircuitLimits {
+    fn default() -> Self {
+        Self {
+            max_connections: None,
+            max_pending: None,
+            max_requests: None,
+            max_retries: None,
+            max_requests_per_connection: None,
+            connect_timeout: Duration::from_secs(10),
+            idle_timeout: Some(Duration::from_secs(3_600)),
+            tcp_keepalive: None,
+        }
+    }
+}
+
+/// When an endpoint is left alone for a while.
+///
+/// Source: Istio `outlierDetection`; Envoy's `outlier_detection`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutlierPolicy {
+    /// 5xx (or no answer) in a row that eject; 0: off. Default 5.
+    pub consecutive_5xx: u32,
+    /// 502, 503, 504 or failed connections in a row that eject; 0: off. Default 0.
+    pub consecutive_gateway: u32,
+    /// Between two sweeps that let endpoints return. Default 10 s.
+    pub interval: Duration,
+    /// First ejection; the n-th lasts n times as long. Default 30 s.
+    pub base_ejection: Duration,
+    /// At most this share may be ejected, in percent. Default 10.
+    pub max_ejection_percent: u32,
+    /// Below this share of healthy endpoints, ejections are ignored, in percent. Default 0.
+    pub min_health_percent: u32,
+}
+
+/// TLS towards endpoints outside the mesh.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum UpstreamTls {
+    /// None.
+    #[default]
+    Disable,
+    /// The server is checked; with `client` meshd shows a certificate too (`SIMPLE`, `MUTUAL`).
+    Originate(Box<TlsOrigination>),
+}
+
+/// How TLS is begun towards an endpoint outside the mesh.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsOrigination {
+    /// SNI; empty: the request's Host.
+    pub sni: String,
+    /// Names the certificate must have one of; empty: the SNI (the Host), unless `sni` was given.
+    pub subject_alt_names: Vec<String>,
+    /// File of roots; empty: the system's.
+    pub ca_certificates: String,
+    /// File of the client's certificate chain (`MUTUAL`).
+    pub client_certificate: String,
+    /// File of its key.
+    pub private_key: String,
+    /// Do not check the certificate.
+    pub insecure_skip_verify: bool,
+}
+
+/// One address that a cluster may send to.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// `instance@host`, unique in its cluster: what state is carried over by.
+    pub id: Arc<str>,
+    /// How it is reached.
+    pub via: Via,
+    /// Share among its cluster. 0: none.
+    pub weight: u32,
+    /// Where it is.
+    pub locality: Arc<Locality>,
+    /// Its `version` label, for metrics; may be empty.
+    pub version: Arc<str>,
+    /// Its health check's word.
+    pub health: Health,
+    /// Whether its host answers.
+    pub liveness: Liveness,
+    /// What is known of it at run time.
+    pub state: Arc<EndpointState>,
+}
+
+/// How an endpoint is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// An instance on this host: straight to its socket.
+    Local(SocketAddr),
+    /// An instance on another host: over mutual TLS to that host's mesh port.
+    Mesh {
+        /// The host's mesh port.
+        hop: SocketAddr,
+        /// Whom the certificate must name.
+        identity: Identity,
+        /// SNI of the hop, `outbound_.PORT_._.HOST`.
+        sni: Arc<str>,
+        /// The instance on that host.
+        instance: Arc<str>,
+    },
+    /// Outside the mesh: plain, or TLS by the cluster's setting.
+    Plain(SocketAddr),
+    /// Outside the mesh, by a name that DNS resolves.
+    Name {
+        /// Host name.
+        host: Arc<str>,
+        /// Port.
+        port: u16,
+    },
+}
+
+/// Counters of a cluster over all workers; outlives the Plan.
+#[derive(Debug, Default)]
+pub struct ClusterState {
+    /// Connections open or being opened.
+    pub connections: AtomicU32,
+    /// Requests waiting for a connection.
+    pub pending: AtomicU32,
+    /// Requests in flight.
+    pub requests: AtomicU32,
+    /// Retries in flight.
+    pub retries: AtomicU32,
+    /// Endpoints ejected now.
+    pub ejected: AtomicU32,
+    /// Turn of the round robin.
+    pub turn: AtomicU64,
+    /// Requests refused because a limit was reached.
+    pub overflows: AtomicU64,
+}
