@@ -102,9 +102,7 @@ pub enum ServerTlsMode {
 }
 
 /// A version of TLS.
-#[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum TlsProtocol {
     /// The mesh's choice.
     #[default]

@@ -9,9 +9,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::message::message;
 use super::{
-    AuthorizationPolicy, DestinationRule, Gateway, MeshConfig, PeerAuthentication,
-    RequestAuthentication, ServiceEntry, Sidecar, Telemetry, VirtualService, WorkloadEntry,
-    WorkloadGroup,
+    AuthorizationPolicy, DestinationRule, Gateway, MeshConfig, PeerAuthentication, RequestAuthentication,
+    ServiceEntry, Sidecar, Telemetry, VirtualService, WorkloadEntry, WorkloadGroup,
 };
 use crate::value::Labels;
 
@@ -153,9 +152,7 @@ impl Serialize for Kind {
 
 impl<'de> Deserialize<'de> for Kind {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(de::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
 }
 
@@ -193,11 +190,7 @@ pub struct ObjectKey {
 impl ObjectKey {
     /// Makes a key.
     pub fn new(kind: Kind, namespace: impl Into<String>, name: impl Into<String>) -> Self {
-        Self {
-            kind,
-            namespace: namespace.into(),
-            name: name.into(),
-        }
+        Self { kind, namespace: namespace.into(), name: name.into() }
     }
 }
 
@@ -239,9 +232,7 @@ impl Serialize for ObjectKey {
 
 impl<'de> Deserialize<'de> for ObjectKey {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(de::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
 }
 
@@ -306,9 +297,7 @@ impl Spec {
             Kind::Sidecar => Self::Sidecar(Deserialize::deserialize(from)?),
             Kind::PeerAuthentication => Self::PeerAuthentication(Deserialize::deserialize(from)?),
             Kind::AuthorizationPolicy => Self::AuthorizationPolicy(Deserialize::deserialize(from)?),
-            Kind::RequestAuthentication => {
-                Self::RequestAuthentication(Deserialize::deserialize(from)?)
-            }
+            Kind::RequestAuthentication => Self::RequestAuthentication(Deserialize::deserialize(from)?),
             Kind::Telemetry => Self::Telemetry(Deserialize::deserialize(from)?),
             Kind::MeshConfig => Self::MeshConfig(Deserialize::deserialize(from)?),
         })
@@ -383,10 +372,7 @@ impl<'de> Visitor<'de> for ObjectVisitor {
                 // Our own writer puts the kind first; others may not.
                 ("spec", None) => early = Some(map.next_value::<serde_json::Value>()?),
                 (other, _) => {
-                    return Err(de::Error::unknown_field(
-                        other,
-                        &["apiVersion", "kind", "metadata", "spec"],
-                    ));
+                    return Err(de::Error::unknown_field(other, &["apiVersion", "kind", "metadata", "spec"]));
                 }
             }
         }
@@ -406,10 +392,7 @@ mod revision {
     use serde::{Deserialize, Deserializer, Serializer, de};
 
     #[expect(clippy::ref_option, reason = "serde asks for this signature")]
-    pub(super) fn serialize<S: Serializer>(
-        revision: &Option<u64>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(revision: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
         match revision {
             Some(revision) => serializer.collect_str(revision),
             None => serializer.serialize_none(),
@@ -420,9 +403,7 @@ mod revision {
         let text: Option<String> = Deserialize::deserialize(from)?;
         text.filter(|text| !text.is_empty())
             .map(|text| {
-                text.parse().map_err(|_| {
-                    de::Error::custom("must be a revision of the mesh, such as \"42\"")
-                })
+                text.parse().map_err(|_| de::Error::custom("must be a revision of the mesh, such as \"42\""))
             })
             .transpose()
     }
