@@ -9,4 +9,5 @@ pub mod endpoint;
 pub mod identity;
 pub mod plan;
 pub mod resilience;
+pub mod route;
 pub mod world;
