@@ -8,4 +8,5 @@ pub mod balance;
 pub mod endpoint;
 pub mod identity;
 pub mod plan;
+pub mod wire;
 pub mod world;
