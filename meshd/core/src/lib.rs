@@ -8,5 +8,6 @@ pub mod balance;
 pub mod endpoint;
 pub mod identity;
 pub mod plan;
+pub mod resilience;
 pub mod wire;
 pub mod world;

@@ -14,8 +14,8 @@ use mesh_proto::command::{HostId, Revision};
 use mesh_proto::registration::Protocol;
 
 pub use cluster::{
-    Balancer, CircuitLimits, Cluster, ClusterName, ClusterState, Endpoint, HashKey, HashPolicy,
-    OutlierPolicy, TlsOrigination, UpstreamProtocol, UpstreamTls, Via,
+    Balancer, CircuitLimits, Cluster, ClusterName, ClusterState, Distribution, Endpoint, HashKey, HashPolicy,
+    LocalityPolicy, OutlierPolicy, TlsOrigination, UpstreamProtocol, UpstreamTls, Via,
 };
 pub use inbound::{Inbound, LocalInstance, LocalPort};
 pub use route::{
