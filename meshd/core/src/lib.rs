@@ -9,5 +9,6 @@ pub mod endpoint;
 pub mod identity;
 pub mod plan;
 pub mod resilience;
+pub mod route;
 pub mod wire;
 pub mod world;
