@@ -10,4 +10,5 @@ pub mod identity;
 pub mod plan;
 pub mod resilience;
 pub mod route;
+pub mod wire;
 pub mod world;
