@@ -39,9 +39,7 @@ impl Percent {
 /// Names one port of a service by number.
 ///
 /// Source: Istio `PortSelector`.
-#[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct PortSelector {
     /// The port; 0 is refused by validation.
@@ -123,10 +121,7 @@ impl Serialize for Base64 {
 impl<'de> Deserialize<'de> for Base64 {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let plain = text
-            .trim_end_matches('=')
-            .replace('-', "+")
-            .replace('_', "/");
+        let plain = text.trim_end_matches('=').replace('-', "+").replace('_', "/");
         data_encoding::BASE64_NOPAD
             .decode(plain.as_bytes())
             .map(Self)

@@ -14,13 +14,14 @@ use mesh_proto::command::{HostId, Revision};
 use mesh_proto::registration::Protocol;
 
 pub use cluster::{
-    Balancer, CircuitLimits, Cluster, ClusterName, ClusterState, Endpoint, HashKey, HashPolicy, OutlierPolicy,
-    UpstreamProtocol, UpstreamTls, Via,
+    Balancer, CircuitLimits, Cluster, ClusterName, ClusterState, Endpoint, HashKey, HashPolicy,
+    OutlierPolicy, TlsOrigination, UpstreamProtocol, UpstreamTls, Via,
 };
 pub use inbound::{Inbound, LocalInstance, LocalPort};
 pub use route::{
-    Abort, Action, Cors, Delay, DirectResponse, Fault, Forward, HeaderRules, HeaderTarget, Matcher, Mirror, Origin,
-    PathMatch, PortSource, Redirect, RetryOn, RetryPolicy, Rewrite, Route, ValueMatch, WeightedCluster,
+    Abort, Action, Cors, Delay, DirectResponse, Fault, Forward, HeaderOps, HeaderRules, HeaderTarget,
+    HeaderTemplate, Matcher, Mirror, Origin, PathMatch, PortSource, Redirect, RetryOn, RetryPolicy, Rewrite,
+    Route, TemplatePart, ValueMatch, WeightedCluster,
 };
 
 mod cluster;
@@ -183,7 +184,11 @@ impl<T> HostTable<T> {
             return free;
         };
         let at = self.wildcard.partition_point(|(other, _)| other.len() > suffix.len());
-        if self.wildcard[at..].iter().take_while(|(other, _)| other.len() == suffix.len()).any(|(other, _)| **other == *suffix) {
+        if self.wildcard[at..]
+            .iter()
+            .take_while(|(other, _)| other.len() == suffix.len())
+            .any(|(other, _)| **other == *suffix)
+        {
             return false;
         }
         self.wildcard.insert(at, (suffix.into(), value));

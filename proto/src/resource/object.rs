@@ -26,12 +26,8 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, in order.
-    pub const ALL: &[Self] = &[
-        Self::VirtualService,
-        Self::DestinationRule,
-        Self::ServiceEntry,
-        Self::WorkloadEntry,
-    ];
+    pub const ALL: &[Self] =
+        &[Self::VirtualService, Self::DestinationRule, Self::ServiceEntry, Self::WorkloadEntry];
 
     /// Returns the name users write.
     pub const fn name(self) -> &'static str {
@@ -46,20 +42,18 @@ impl Kind {
     /// Returns the API group, such as `networking.istio.io`.
     pub const fn group(self) -> &'static str {
         match self {
-            Self::VirtualService
-            | Self::DestinationRule
-            | Self::ServiceEntry
-            | Self::WorkloadEntry => "networking.istio.io",
+            Self::VirtualService | Self::DestinationRule | Self::ServiceEntry | Self::WorkloadEntry => {
+                "networking.istio.io"
+            }
         }
     }
 
     /// Returns the versions that are read, newest first.
     pub const fn versions(self) -> &'static [&'static str] {
         match self {
-            Self::VirtualService
-            | Self::DestinationRule
-            | Self::ServiceEntry
-            | Self::WorkloadEntry => &["v1", "v1beta1", "v1alpha3"],
+            Self::VirtualService | Self::DestinationRule | Self::ServiceEntry | Self::WorkloadEntry => {
+                &["v1", "v1beta1", "v1alpha3"]
+            }
         }
     }
 
@@ -100,9 +94,7 @@ impl Serialize for Kind {
 
 impl<'de> Deserialize<'de> for Kind {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(de::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
 }
 
@@ -140,11 +132,7 @@ pub struct ObjectKey {
 impl ObjectKey {
     /// Makes a key.
     pub fn new(kind: Kind, namespace: impl Into<String>, name: impl Into<String>) -> Self {
-        Self {
-            kind,
-            namespace: namespace.into(),
-            name: name.into(),
-        }
+        Self { kind, namespace: namespace.into(), name: name.into() }
     }
 }
 
@@ -186,9 +174,7 @@ impl Serialize for ObjectKey {
 
 impl<'de> Deserialize<'de> for ObjectKey {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(de::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
 }
 
@@ -296,10 +282,7 @@ impl<'de> Visitor<'de> for ObjectVisitor {
                 // Our own writer puts the kind first; others may not.
                 ("spec", None) => early = Some(map.next_value::<serde_json::Value>()?),
                 (other, _) => {
-                    return Err(de::Error::unknown_field(
-                        other,
-                        &["apiVersion", "kind", "metadata", "spec"],
-                    ));
+                    return Err(de::Error::unknown_field(other, &["apiVersion", "kind", "metadata", "spec"]));
                 }
             }
         }
@@ -319,10 +302,7 @@ mod revision {
     use serde::{Deserialize, Deserializer, Serializer, de};
 
     #[expect(clippy::ref_option, reason = "serde asks for this signature")]
-    pub(super) fn serialize<S: Serializer>(
-        revision: &Option<u64>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(revision: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
         match revision {
             Some(revision) => serializer.collect_str(revision),
             None => serializer.serialize_none(),
@@ -333,9 +313,7 @@ mod revision {
         let text: Option<String> = Deserialize::deserialize(from)?;
         text.filter(|text| !text.is_empty())
             .map(|text| {
-                text.parse().map_err(|_| {
-                    de::Error::custom("must be a revision of the mesh, such as \"42\"")
-                })
+                text.parse().map_err(|_| de::Error::custom("must be a revision of the mesh, such as \"42\""))
             })
             .transpose()
     }

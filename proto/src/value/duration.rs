@@ -122,9 +122,7 @@ impl Serialize for Duration {
 
 impl<'de> Deserialize<'de> for Duration {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(de::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
 }
 
@@ -156,37 +154,17 @@ fn number(text: &str) -> Option<(Number, &str)> {
     let fraction = &fraction[..fraction.len().min(18)];
     let places = u32::try_from(fraction.len()).ok()?;
     let parse = |part: &str| {
-        if part.is_empty() {
-            Some(0)
-        } else {
-            part.parse().ok()
-        }
+        if part.is_empty() { Some(0) } else { part.parse().ok() }
     };
     // More than 30 digits cannot be a span of time.
     if whole.len() > 30 {
-        return Some((
-            Number {
-                whole: u128::MAX,
-                fraction: 0,
-                scale: 1,
-            },
-            rest,
-        ));
+        return Some((Number { whole: u128::MAX, fraction: 0, scale: 1 }, rest));
     }
-    Some((
-        Number {
-            whole: parse(whole)?,
-            fraction: parse(fraction)?,
-            scale: 10_u128.pow(places),
-        },
-        rest,
-    ))
+    Some((Number { whole: parse(whole)?, fraction: parse(fraction)?, scale: 10_u128.pow(places) }, rest))
 }
 
 fn digits(text: &str) -> (&str, &str) {
-    let end = text
-        .find(|letter: char| !letter.is_ascii_digit())
-        .unwrap_or(text.len());
+    let end = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
     text.split_at(end)
 }
 
@@ -202,9 +180,7 @@ fn unit(text: &str) -> Option<(u128, &str)> {
         ("m", 60 * SECOND),
         ("h", 3_600 * SECOND),
     ];
-    UNITS
-        .iter()
-        .find_map(|(name, nanos)| text.strip_prefix(name).map(|rest| (*nanos, rest)))
+    UNITS.iter().find_map(|(name, nanos)| text.strip_prefix(name).map(|rest| (*nanos, rest)))
 }
 
 /// Keeps a message readable when somebody's text is a megabyte.

@@ -28,7 +28,8 @@ fn an_object_survives_json_with_nothing_added() {
 
 #[test]
 fn the_order_of_keys_does_not_matter() {
-    let text = r#"{"spec": {"host": "a"}, "metadata": {"name": "a", "namespace": "b"}, "kind": "DestinationRule"}"#;
+    let text =
+        r#"{"spec": {"host": "a"}, "metadata": {"name": "a", "namespace": "b"}, "kind": "DestinationRule"}"#;
     let object: Object = serde_json::from_str(text).unwrap();
     assert_eq!(object.kind(), Kind::DestinationRule);
 }
@@ -37,9 +38,7 @@ fn the_order_of_keys_does_not_matter() {
 fn an_unknown_field_on_the_wire_is_an_error() {
     let mut value = reviews();
     value["spec"]["http"][0]["retrys"] = serde_json::json!({});
-    let error = serde_json::from_value::<Object>(value)
-        .unwrap_err()
-        .to_string();
+    let error = serde_json::from_value::<Object>(value).unwrap_err().to_string();
     assert!(error.contains("retrys"), "{error}");
 }
 
@@ -50,10 +49,7 @@ fn a_key_reads_back_what_it_prints() {
     let map = std::collections::BTreeMap::from([(key.clone(), 1)]);
     let json = serde_json::to_string(&map).unwrap();
     assert_eq!(json, r#"{"ServiceEntry default/outside":1}"#);
-    assert_eq!(
-        serde_json::from_str::<std::collections::BTreeMap<ObjectKey, i32>>(&json).unwrap(),
-        map
-    );
+    assert_eq!(serde_json::from_str::<std::collections::BTreeMap<ObjectKey, i32>>(&json).unwrap(), map);
     assert!("Service default/reviews".parse::<ObjectKey>().is_err());
     assert!("VirtualService reviews".parse::<ObjectKey>().is_err());
 }

@@ -3,11 +3,7 @@ use super::*;
 #[track_caller]
 fn reads(text: &str, nanos: u64) {
     let duration: Duration = text.parse().unwrap();
-    assert_eq!(
-        duration.get(),
-        std::time::Duration::from_nanos(nanos),
-        "{text}"
-    );
+    assert_eq!(duration.get(), std::time::Duration::from_nanos(nanos), "{text}");
 }
 
 #[test]
@@ -26,23 +22,11 @@ fn reads_protobuf_and_go_forms() {
 #[test]
 fn refuses_what_is_no_duration_and_says_how_to_write_one() {
     let message = |text: &str| text.parse::<Duration>().unwrap_err().to_string();
-    assert_eq!(
-        message("10"),
-        r#"duration "10" has no unit (write 10s, 500ms, 1m30s or 1h)"#
-    );
+    assert_eq!(message("10"), r#"duration "10" has no unit (write 10s, 500ms, 1m30s or 1h)"#);
     assert_eq!(message("-1s"), r#"duration "-1s" is negative"#);
-    assert_eq!(
-        message("5 s"),
-        r#""5 s" is not a duration (write 10s, 500ms, 1m30s or 1h)"#
-    );
-    assert_eq!(
-        message(""),
-        r#""" is not a duration (write 10s, 500ms, 1m30s or 1h)"#
-    );
-    assert_eq!(
-        message("400000000000s"),
-        r#"duration "400000000000s" is too long"#
-    );
+    assert_eq!(message("5 s"), r#""5 s" is not a duration (write 10s, 500ms, 1m30s or 1h)"#);
+    assert_eq!(message(""), r#""" is not a duration (write 10s, 500ms, 1m30s or 1h)"#);
+    assert_eq!(message("400000000000s"), r#"duration "400000000000s" is too long"#);
     assert!(message(&"9".repeat(1_000)).len() < 100);
 }
 
