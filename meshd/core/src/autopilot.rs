@@ -79,34 +79,28 @@ pub enum Step {
 
 /// Decides the next change; `None` when the group is as good as it can be now.
 pub fn decide(view: &View<'_>) -> Option<Step> {
-    remove_unknown(view)
-        .or_else(|| promote(view))
-        .or_else(|| replace(view))
-        .or_else(|| add(view))
+    remove_unknown(view).or_else(|| promote(view)).or_else(|| replace(view)).or_else(|| add(view))
 }
 
 /// Takes out a standby whose host is no longer part of the mesh.
 fn remove_unknown(view: &View<'_>) -> Option<Step> {
     let unknown = |member: &&Member| !member.voter && !view.known.contains(&member.id);
-    view.members
-        .iter()
-        .find(unknown)
-        .map(|member| Step::RemoveStandby(member.id))
+    view.members.iter().find(unknown).map(|member| Step::RemoveStandby(member.id))
 }
 
 /// Grows the group while it forms: two at a time, so that it never rests at an even number.
 fn promote(view: &View<'_>) -> Option<Step> {
-    let voters = voters(view).count();
-    if voters >= view.wanted {
+    let count = voters(view).count();
+    if count >= view.wanted {
         return None;
     }
     // A dead voter is replaced, not outvoted: growing past it would raise the quorum.
-    if voters > 1 && voters(view).any(|member| is_dead(view, member)) {
+    if count > 1 && voters(view).any(|member| is_dead(view, member)) {
         return None;
     }
-    let needed = if voters % 2 == 1 { 2 } else { 1 };
+    let needed = if count % 2 == 1 { 2 } else { 1 };
     // Stability is asked of later changes only; a mesh of minutes has none.
-    let mut ready = candidates(view, voters >= VOTERS);
+    let mut ready = candidates(view, count >= VOTERS);
     let first = ready.next()?;
     (ready.count() + 1 >= needed).then_some(Step::Promote(first.id))
 }
@@ -114,19 +108,14 @@ fn promote(view: &View<'_>) -> Option<Step> {
 /// Lets a steady standby take the place of a dead voter.
 fn replace(view: &View<'_>) -> Option<Step> {
     let total = voters(view).count();
-    let live = voters(view)
-        .filter(|member| !is_dead(view, member))
-        .count();
+    let live = voters(view).filter(|member| !is_dead(view, member)).count();
     let quorum = total / 2 + 1;
     if live < quorum {
         return None;
     }
     let dead = voters(view).find(|member| is_dead(view, member))?;
     let by = candidates(view, true).next()?;
-    Some(Step::Replace {
-        dead: dead.id,
-        by: by.id,
-    })
+    Some(Step::Replace { dead: dead.id, by: by.id })
 }
 
 /// Makes an eligible host a standby.
@@ -148,20 +137,17 @@ fn voters<'a>(view: &View<'a>) -> impl Iterator<Item = &'a Member> {
 /// Standbys fit to vote, oldest host first.
 fn candidates<'a>(view: &View<'a>, steady: bool) -> impl Iterator<Item = &'a Member> {
     let View { now, members, .. } = *view;
-    view.eligible
-        .iter()
-        .filter_map(move |id| members.iter().find(|member| member.id == *id))
-        .filter(move |member| {
+    view.eligible.iter().filter_map(move |id| members.iter().find(|member| member.id == *id)).filter(
+        move |member| {
             !member.voter
                 && member.lag <= CAUGHT_UP_WITHIN
                 && now.saturating_duration_since(member.heard) <= ANSWERS_WITHIN
                 && match member.steady_since {
-                    Some(since) => {
-                        !steady || now.saturating_duration_since(since) >= STEADY_AFTER
-                    }
+                    Some(since) => !steady || now.saturating_duration_since(since) >= STEADY_AFTER,
                     None => false,
                 }
-        })
+        },
+    )
 }
 
 fn is_dead(view: &View<'_>, member: &Member) -> bool {

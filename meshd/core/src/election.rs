@@ -54,10 +54,7 @@ pub struct Opinion {
 impl Driver {
     /// Starts a timer at `now`, as if a leader had just been heard.
     pub fn new(now: Instant, rng: &mut impl RngCore) -> Self {
-        Self {
-            heard: now,
-            timeout: draw(rng),
-        }
+        Self { heard: now, timeout: draw(rng) }
     }
 
     /// Notes when a leader was last heard or a vote last given; a later time draws a new timeout.
@@ -122,10 +119,7 @@ mod tests {
     }
 
     fn silent(millis: u64) -> Opinion {
-        Opinion {
-            silence: Some(Duration::from_millis(millis)),
-            log_is_longer: false,
-        }
+        Opinion { silence: Some(Duration::from_millis(millis)), log_is_longer: false }
     }
 
     #[test]
@@ -174,10 +168,7 @@ mod tests {
 
     #[test]
     fn longer_log_refuses() {
-        let longer = Opinion {
-            silence: None,
-            log_is_longer: true,
-        };
+        let longer = Opinion { silence: None, log_is_longer: true };
         assert!(!may_stand(3, &[longer]));
         assert!(may_stand(3, &[longer, silent(300)]));
     }

@@ -16,7 +16,7 @@ mod store;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -25,6 +25,7 @@ use mesh_core::world::Done;
 use mesh_proto::api::ApiError;
 use mesh_proto::command::{Entry, HostId, Revision};
 use raft::error::{CheckIsLeaderError, ClientWriteError, Fatal, RaftError};
+use raft::raft::{AppendEntriesRequest, AppendEntriesResponse};
 use raft::{ChangeMembers, Config, EmptyNode, Raft, RaftMetrics, ServerState, SnapshotPolicy};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -116,6 +117,8 @@ pub(super) struct Consensus {
     facts: Arc<Facts>,
     peers: Arc<Peers>,
     network: Network,
+    /// When a leader's message was last taken in.
+    led: Mutex<Option<Instant>>,
 }
 
 impl Consensus {
@@ -142,7 +145,7 @@ impl Consensus {
         let raft = Raft::new(id.0, Arc::new(config()?), network.clone(), store.clone(), machine)
             .await
             .map_err(|error| OpenError::State(error.to_string()))?;
-        Ok(Self { id, raft, store, facts, peers, network })
+        Ok(Self { id, raft, store, facts, peers, network, led: Mutex::default() })
     }
 
     /// Begins a group of which this server is the only voter; does nothing on a later start.
@@ -205,12 +208,29 @@ impl Consensus {
         }
         self.hear(from)?;
         let answer = match message {
-            Message::Append(request) => serde_json::to_vec(&self.raft.append_entries(request).await),
+            Message::Append(request) => serde_json::to_vec(&self.append(request).await),
             Message::Vote(request) => serde_json::to_vec(&self.raft.vote(request).await),
             Message::Snapshot(chunk) => serde_json::to_vec(&self.raft.install_snapshot(chunk).await),
             Message::Ask(question) => serde_json::to_vec(&self.opinion(&question).await?),
         };
         answer.map(Bytes::from).map_err(|error| error.to_string())
+    }
+
+    async fn append(
+        &self,
+        request: AppendEntriesRequest<Types>,
+    ) -> Result<AppendEntriesResponse<NodeId>, RaftError<NodeId>> {
+        let answer = self.raft.append_entries(request).await;
+        if !matches!(answer, Ok(AppendEntriesResponse::HigherVote(_)) | Err(_)) {
+            *self.led.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        }
+        answer
+    }
+
+    /// Whether a leader was heard within the longest election time-out.
+    fn is_led(&self) -> bool {
+        let led = *self.led.lock().unwrap_or_else(PoisonError::into_inner);
+        led.is_some_and(|at| at.elapsed() < mesh_core::election::TIMEOUT_MAX)
     }
 
     /// Whether messages of this host count.
@@ -341,6 +361,9 @@ impl Consensus {
     ///
     /// `None` while a majority answers, or while nobody has been asked yet.
     pub(super) fn no_quorum(&self) -> Option<String> {
+        if self.is_led() {
+            return None;
+        }
         let now = Instant::now();
         let voters: Vec<HostId> =
             self.members().iter().filter(|member| member.voter).map(|member| member.id).collect();

@@ -166,6 +166,11 @@ impl Streams {
         whole
     }
 
+    /// The newest revision, and waiting for it.
+    pub(in crate::server) fn head(&self) -> tokio::sync::watch::Receiver<Revision> {
+        self.hub.head()
+    }
+
     fn bookmark(&self, at: Revision) -> Bytes {
         encode(&Down::Bookmark { at, servers: self.servers() })
     }
