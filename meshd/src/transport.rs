@@ -29,8 +29,8 @@ mod tests;
 pub use control::{CallError, ControlClient, Service};
 pub use frame::{FrameError, FrameReceiver, FrameSender, FrameStream};
 pub use link::{
-    Accepted, DialError, Dialer, HopTarget, JoinLink, LinkStream, Peer, Refused, TlsFault,
-    Transport, dial_hop, dial_join, refusal,
+    Accepted, DialError, Dialer, HopTarget, JoinLink, LinkStream, Peer, Refused, TlsFault, Transport,
+    dial_hop, dial_join, refusal,
 };
 pub use quic::{QuicListener, QuicOptions};
 pub use secret::Secret;

@@ -121,11 +121,7 @@ struct Inner {
 impl ControlClient {
     /// Will call `address` as this host; who answers must meet `expect`. Connects with the first call.
     pub fn new(dialer: Dialer, address: SocketAddr, expect: Expect) -> Self {
-        Self(Arc::new(Inner {
-            dialer,
-            address,
-            expect,
-        }))
+        Self(Arc::new(Inner { dialer, address, expect }))
     }
 
     /// Returns whom it calls.
@@ -136,12 +132,7 @@ impl ControlClient {
     /// Sends one frame and returns the one frame of the answer, within `limit` for all of it.
     ///
     /// Cancel safe for the client: a dropped call gives up its stream. The request may have been carried out.
-    pub async fn call(
-        &self,
-        service: Service,
-        body: Bytes,
-        limit: Duration,
-    ) -> Result<Bytes, CallError> {
+    pub async fn call(&self, service: Service, body: Bytes, limit: Duration) -> Result<Bytes, CallError> {
         todo!("{service:?} {body:?} {limit:?} {:?} {:?}", self.0.dialer, self.0.expect)
     }
 

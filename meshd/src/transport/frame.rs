@@ -86,16 +86,8 @@ impl FrameStream {
     pub fn new(io: impl Stream + 'static, limit: usize) -> Self {
         let (read, write) = tokio::io::split(Box::new(io) as Box<dyn Stream>);
         Self {
-            sender: FrameSender {
-                io: write,
-                limit,
-                state: SendState::Whole,
-            },
-            receiver: FrameReceiver {
-                io: read,
-                limit,
-                buffer: BytesMut::new(),
-            },
+            sender: FrameSender { io: write, limit, state: SendState::Whole },
+            receiver: FrameReceiver { io: read, limit, buffer: BytesMut::new() },
         }
     }
 
@@ -141,10 +133,7 @@ impl FrameSender {
         let header = match u32::try_from(length) {
             Ok(header) if length <= self.limit => header.to_be_bytes(),
             _ => {
-                return Err(FrameError::TooLong {
-                    length,
-                    limit: self.limit,
-                });
+                return Err(FrameError::TooLong { length, limit: self.limit });
             }
         };
         if std::mem::replace(&mut self.state, SendState::Midway) == SendState::Midway {
@@ -211,17 +200,13 @@ impl FrameReceiver {
         let mut byte = [0u8; 1];
         let mut room = tokio::io::ReadBuf::new(&mut byte);
         self.buffer.is_empty()
-            && std::pin::Pin::new(&mut self.io)
-                .poll_read(&mut context, &mut room)
-                .is_pending()
+            && std::pin::Pin::new(&mut self.io).poll_read(&mut context, &mut room).is_pending()
     }
 }
 
 impl std::fmt::Debug for FrameStream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("FrameStream")
-            .field("limit", &self.receiver.limit)
-            .finish_non_exhaustive()
+        f.debug_struct("FrameStream").field("limit", &self.receiver.limit).finish_non_exhaustive()
     }
 }
 

@@ -25,12 +25,7 @@ pub fn proof(secret: &[u8; 16], exporter: &[u8; 32], host_public_key: &[u8]) -> 
 }
 
 /// Checks a proof against what the store keeps; takes constant time.
-pub fn is_proven(
-    verifier: &[u8; 32],
-    exporter: &[u8; 32],
-    host_public_key: &[u8],
-    proof: &[u8],
-) -> bool {
+pub fn is_proven(verifier: &[u8; 32], exporter: &[u8; 32], host_public_key: &[u8], proof: &[u8]) -> bool {
     let key = hmac::Key::new(hmac::HMAC_SHA256, verifier);
     hmac::verify(&key, &message(exporter, host_public_key), proof).is_ok()
 }

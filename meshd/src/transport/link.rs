@@ -259,12 +259,9 @@ impl Dialer {
     /// Returns the configuration for a dial, made anew when the caller's certificate was renewed.
     pub(super) fn config(&self, key: &ConfigKey) -> Result<Arc<ClientConfig>, DialError> {
         let certified = match &key.from {
-            Some(from) => Some(
-                self.0
-                    .credentials
-                    .get(from)
-                    .ok_or_else(|| DialError::NoCertificate(from.clone()))?,
-            ),
+            Some(from) => {
+                Some(self.0.credentials.get(from).ok_or_else(|| DialError::NoCertificate(from.clone()))?)
+            }
             None => None,
         };
         let mut configs = self.configs();
@@ -274,22 +271,11 @@ impl Dialer {
             return Ok(known.tls.clone());
         }
         let trust = self.0.credentials.trust();
-        let tls = Arc::new(client_config(
-            trust,
-            certified.clone(),
-            &key.expect,
-            key.protocol,
-        ));
+        let tls = Arc::new(client_config(trust, certified.clone(), &key.expect, key.protocol));
         if configs.len() >= MAX_CONFIGS {
             configs.clear();
         }
-        configs.insert(
-            key.clone(),
-            Config {
-                key: certified,
-                tls: tls.clone(),
-            },
-        );
+        configs.insert(key.clone(), Config { key: certified, tls: tls.clone() });
         Ok(tls)
     }
 
@@ -299,10 +285,7 @@ impl Dialer {
     }
 
     fn configs(&self) -> std::sync::MutexGuard<'_, HashMap<ConfigKey, Config>> {
-        self.0
-            .configs
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.0.configs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -341,11 +324,7 @@ pub struct JoinLink {
 /// Dials a host to join its mesh; it must be proven under a root with this pin.
 ///
 /// Nothing derived from the token's secret has been sent when this fails.
-pub async fn dial_join(
-    dialer: &Dialer,
-    address: SocketAddr,
-    pin: [u8; 32],
-) -> Result<JoinLink, DialError> {
+pub async fn dial_join(dialer: &Dialer, address: SocketAddr, pin: [u8; 32]) -> Result<JoinLink, DialError> {
     tcp::dial_join(dialer, address, pin).await
 }
 
@@ -413,9 +392,7 @@ impl TlsFault {
 fn alert_text(alert: AlertDescription) -> String {
     let text = match alert {
         AlertDescription::UnknownCA => "our certificate is not from a root it trusts",
-        AlertDescription::CertificateExpired => {
-            "our certificate is expired or not yet valid by its clock"
-        }
+        AlertDescription::CertificateExpired => "our certificate is expired or not yet valid by its clock",
         AlertDescription::CertificateRevoked => "our certificate is revoked",
         AlertDescription::CertificateRequired => "it demands a certificate",
         AlertDescription::UnsupportedCertificate => "our certificate is not for this use",
@@ -454,11 +431,7 @@ impl std::fmt::Debug for LinkStream {
 }
 
 impl AsyncRead for LinkStream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Quic(stream) => Pin::new(stream).poll_read(cx, buf),
@@ -467,11 +440,7 @@ impl AsyncRead for LinkStream {
 }
 
 impl AsyncWrite for LinkStream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Quic(stream) => Pin::new(stream).poll_write(cx, buf),

@@ -55,10 +55,7 @@ impl QuicDialer {
     }
 }
 
-pub(super) async fn dial_hop(
-    _dialer: &Dialer,
-    _target: HopTarget<'_>,
-) -> Result<QuicStream, DialError> {
+pub(super) async fn dial_hop(_dialer: &Dialer, _target: HopTarget<'_>) -> Result<QuicStream, DialError> {
     todo!()
 }
 

@@ -23,9 +23,7 @@ pub struct SocketOptions {
 
 impl Default for SocketOptions {
     fn default() -> Self {
-        Self {
-            mark: Some(DEFAULT_MARK),
-        }
+        Self { mark: Some(DEFAULT_MARK) }
     }
 }
 
@@ -78,21 +76,14 @@ pub fn listen_tcp(address: SocketAddr, share: Share) -> Result<std::net::TcpList
         socket.listen(BACKLOG)?;
         Ok(socket.into())
     };
-    listen().map_err(|source| BindError {
-        kind: Kind::Tcp,
-        address,
-        source,
-    })
+    listen().map_err(|source| BindError { kind: Kind::Tcp, address, source })
 }
 
 /// Listens for TCP with `count` sockets on one address, one for each worker.
 ///
 /// First makes sure that no other process listens there: with `SO_REUSEPORT` alone a second meshd of the same user
 /// would silently take half of the connections. With port 0 all share the port that the first one was given.
-pub fn listen_tcp_group(
-    address: SocketAddr,
-    count: usize,
-) -> Result<Vec<std::net::TcpListener>, BindError> {
+pub fn listen_tcp_group(address: SocketAddr, count: usize) -> Result<Vec<std::net::TcpListener>, BindError> {
     if address.port() != 0 {
         drop(listen_tcp(address, Share::Alone)?);
     }
@@ -108,13 +99,11 @@ pub fn listen_tcp_group(
 
 /// Binds a UDP socket: non-blocking.
 pub fn bind_udp(address: SocketAddr, share: Share) -> Result<std::net::UdpSocket, BindError> {
-    bound(Type::DGRAM, Protocol::UDP, address, share)
-        .map(Into::into)
-        .map_err(|source| BindError {
-            kind: Kind::Udp,
-            address,
-            source,
-        })
+    bound(Type::DGRAM, Protocol::UDP, address, share).map(Into::into).map_err(|source| BindError {
+        kind: Kind::Udp,
+        address,
+        source,
+    })
 }
 
 /// Makes a UDP socket for outgoing datagrams of the family of `peer`, on a port of the kernel's choice.
@@ -133,11 +122,7 @@ pub fn outgoing_udp(peer: SocketAddr, options: SocketOptions) -> io::Result<std:
 ///
 /// Cancel safe: a dropped future closes the socket.
 pub async fn connect_tcp(address: SocketAddr, options: SocketOptions) -> io::Result<TcpStream> {
-    let socket = if address.is_ipv4() {
-        TcpSocket::new_v4()?
-    } else {
-        TcpSocket::new_v6()?
-    };
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     mark(&SockRef::from(&socket), options)?;
     socket.set_nodelay(true)?;
     socket.connect(address).await
@@ -149,12 +134,9 @@ pub async fn connect_tcp(address: SocketAddr, options: SocketOptions) -> io::Res
 /// Source: `SO_ORIGINAL_DST` of ip(7), `IP6T_SO_ORIGINAL_DST`.
 pub fn original_destination(stream: &TcpStream) -> io::Result<SocketAddr> {
     let socket = SockRef::from(stream);
-    let is_plain_v6 = matches!(stream.local_addr()?, SocketAddr::V6(v6) if v6.ip().to_ipv4_mapped().is_none());
-    let found = if is_plain_v6 {
-        socket.original_dst_v6()?
-    } else {
-        socket.original_dst_v4()?
-    };
+    let is_plain_v6 =
+        matches!(stream.local_addr()?, SocketAddr::V6(v6) if v6.ip().to_ipv4_mapped().is_none());
+    let found = if is_plain_v6 { socket.original_dst_v6()? } else { socket.original_dst_v4()? };
     let no_address = || io::Error::new(io::ErrorKind::InvalidData, "not an internet address");
     found.as_socket().map(unmapped).ok_or_else(no_address)
 }
@@ -162,20 +144,16 @@ pub fn original_destination(stream: &TcpStream) -> io::Result<SocketAddr> {
 /// Writes an IPv4-mapped IPv6 address as IPv4.
 pub fn unmapped(address: SocketAddr) -> SocketAddr {
     match address {
-        SocketAddr::V6(v6) => v6
-            .ip()
-            .to_ipv4_mapped()
-            .map_or(address, |v4| SocketAddrV4::new(v4, v6.port()).into()),
+        SocketAddr::V6(v6) => {
+            v6.ip().to_ipv4_mapped().map_or(address, |v4| SocketAddrV4::new(v4, v6.port()).into())
+        }
         SocketAddr::V4(_) => address,
     }
 }
 
 /// Notices a dead peer on an idle connection: first probe after `idle`, then two more, 3 s apart.
 pub fn keep_alive(stream: &TcpStream, idle: Duration) -> io::Result<()> {
-    let probes = TcpKeepalive::new()
-        .with_time(idle)
-        .with_interval(Duration::from_secs(3))
-        .with_retries(3);
+    let probes = TcpKeepalive::new().with_time(idle).with_interval(Duration::from_secs(3)).with_retries(3);
     SockRef::from(stream).set_tcp_keepalive(&probes)
 }
 
@@ -203,12 +181,7 @@ pub fn mark(socket: &SockRef<'_>, options: SocketOptions) -> io::Result<()> {
     }
 }
 
-fn bound(
-    kind: Type,
-    protocol: Protocol,
-    address: SocketAddr,
-    share: Share,
-) -> io::Result<Socket> {
+fn bound(kind: Type, protocol: Protocol, address: SocketAddr, share: Share) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
@@ -239,17 +212,15 @@ fn advice(kind: Kind, address: SocketAddr, source: &io::Error) -> String {
             "permission denied: ports below 1024 need CAP_NET_BIND_SERVICE; \
              grant it or choose another port than {port}"
         ),
-        io::ErrorKind::AddrNotAvailable => format!(
-            "this host has no address {}; see \"ip address\", or choose one it has",
-            address.ip()
-        ),
+        io::ErrorKind::AddrNotAvailable => {
+            format!("this host has no address {}; see \"ip address\", or choose one it has", address.ip())
+        }
         _ => source.to_string(),
     }
 }
 
 /// How many connections may wait to be accepted; the kernel caps it at `net.core.somaxconn` (4096 by default).
 const BACKLOG: i32 = 4096;
-
 
 #[cfg(test)]
 mod tests;

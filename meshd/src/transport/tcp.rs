@@ -17,8 +17,8 @@ use super::control::Service;
 use super::frame::{FrameStream, MAX_FRAME_BYTES};
 use super::join::EXPORTER_LABEL;
 use super::link::{
-    Accepted, ConfigKey, DialError, Dialer, HANDSHAKE_LIMIT, JoinLink, LinkStream, Peer, Refused,
-    TlsFault, Transport,
+    Accepted, ConfigKey, DialError, Dialer, HANDSHAKE_LIMIT, JoinLink, LinkStream, Peer, Refused, TlsFault,
+    Transport,
 };
 use super::socket;
 use super::tls::{Credentials, Protocol, ServerConfigs};
@@ -46,16 +46,10 @@ struct Server {
 
 impl Listener {
     /// Serves a socket made by `socket::listen_tcp`. Must be called on the runtime that accepts.
-    pub fn new(
-        socket: std::net::TcpListener,
-        credentials: &Arc<Credentials>,
-    ) -> std::io::Result<Self> {
+    pub fn new(socket: std::net::TcpListener, credentials: &Arc<Credentials>) -> std::io::Result<Self> {
         Ok(Self {
             socket: TcpListener::from_std(socket)?,
-            server: Server {
-                credentials: credentials.clone(),
-                configs: ServerConfigs::new(credentials),
-            },
+            server: Server { credentials: credentials.clone(), configs: ServerConfigs::new(credentials) },
             handshakes: JoinSet::new(),
         })
     }
@@ -93,11 +87,7 @@ impl Listener {
 }
 
 impl Server {
-    async fn shake_hands(
-        self,
-        stream: TcpStream,
-        address: SocketAddr,
-    ) -> Result<Accepted, Refused> {
+    async fn shake_hands(self, stream: TcpStream, address: SocketAddr) -> Result<Accepted, Refused> {
         let fault = match timeout(HANDSHAKE_LIMIT, self.accepted(stream, address)).await {
             Ok(Ok(accepted)) => return Ok(accepted),
             Ok(Err(fault)) => fault,
@@ -109,9 +99,7 @@ impl Server {
     async fn accepted(&self, stream: TcpStream, address: SocketAddr) -> Result<Accepted, TlsFault> {
         stream.set_nodelay(true).map_err(TlsFault::Io)?;
         socket::keep_alive(&stream, KEEP_ALIVE).map_err(TlsFault::Io)?;
-        let hello = LazyConfigAcceptor::new(Acceptor::default(), stream)
-            .await
-            .map_err(TlsFault::of_io)?;
+        let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await.map_err(TlsFault::of_io)?;
         let (protocol, config) = self.configs.choose(&hello.client_hello());
         let stream = hello.into_stream(config).await.map_err(TlsFault::of_io)?;
         let protocol = protocol.ok_or(TlsFault::NoProtocol)?;
@@ -136,18 +124,9 @@ impl Server {
     }
 
     /// Reads who the client is; on a resumed session everything is verified again, as of now.
-    fn recheck(
-        &self,
-        chain: &[CertificateDer<'_>],
-        kind: Option<HandshakeKind>,
-    ) -> Result<Proven, TlsFault> {
+    fn recheck(&self, chain: &[CertificateDer<'_>], kind: Option<HandshakeKind>) -> Result<Proven, TlsFault> {
         let proven = if kind == Some(HandshakeKind::Resumed) {
-            verify::verify(
-                self.credentials.trust(),
-                chain,
-                Side::Client,
-                UnixTime::now(),
-            )
+            verify::verify(self.credentials.trust(), chain, Side::Client, UnixTime::now())
         } else {
             let leaf = chain.first().ok_or(TlsFault::NoCertificate)?;
             verify::read(leaf)
@@ -178,10 +157,9 @@ pub(super) async fn dial(
     match timeout(HANDSHAKE_LIMIT, both).await {
         Ok(Ok(link)) => Ok(link),
         Ok(Err(Attempt::Failed(error))) => Err(error),
-        Ok(Err(Attempt::StaleSession(fault))) => Err(DialError::Tls {
-            address,
-            fault: TlsFault::Certificate(fault),
-        }),
+        Ok(Err(Attempt::StaleSession(fault))) => {
+            Err(DialError::Tls { address, fault: TlsFault::Certificate(fault) })
+        }
         Err(_) => Err(DialError::TimedOut { address }),
     }
 }
@@ -217,8 +195,7 @@ async fn attempt(
     let is_resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
     let proven = if is_resumed {
         let trust = dialer.credentials().trust();
-        verify::verify_expected(trust, &key.expect, chain, UnixTime::now())
-            .map_err(Attempt::StaleSession)?
+        verify::verify_expected(trust, &key.expect, chain, UnixTime::now()).map_err(Attempt::StaleSession)?
     } else {
         let leaf = chain.first().ok_or(TlsFault::NoCertificate).map_err(failed)?;
         verify::read(leaf).map_err(|fault| failed(TlsFault::Certificate(fault)))?
@@ -231,27 +208,16 @@ pub(super) async fn dial_join(
     address: SocketAddr,
     pin: [u8; 32],
 ) -> Result<JoinLink, DialError> {
-    let key = ConfigKey {
-        protocol: Protocol::Join,
-        from: None,
-        expect: Expect::RootPin(pin),
-    };
+    let key = ConfigKey { protocol: Protocol::Join, from: None, expect: Expect::RootPin(pin) };
     let (stream, proven) = dial(dialer, address, None, &key).await?;
     let (_, session) = stream.get_ref();
     let exporter = export(|out| session.export_keying_material(out, EXPORTER_LABEL, None))
         .map_err(|fault| DialError::Tls { address, fault })?;
-    Ok(JoinLink {
-        frames: FrameStream::new(stream, MAX_FRAME_BYTES),
-        host: proven.identity,
-        exporter,
-    })
+    Ok(JoinLink { frames: FrameStream::new(stream, MAX_FRAME_BYTES), host: proven.identity, exporter })
 }
 
 /// Returns the name to put into the handshake: the hop's, or the bare address.
-pub(super) fn server_name(
-    address: SocketAddr,
-    sni: Option<&str>,
-) -> Result<ServerName<'static>, DialError> {
+pub(super) fn server_name(address: SocketAddr, sni: Option<&str>) -> Result<ServerName<'static>, DialError> {
     let Some(sni) = sni else {
         return Ok(ServerName::IpAddress(address.ip().into()));
     };
@@ -266,9 +232,7 @@ pub(super) fn connect_error(address: SocketAddr, source: std::io::Error) -> Dial
     }
 }
 
-fn export(
-    derive: impl FnOnce([u8; 32]) -> Result<[u8; 32], rustls::Error>,
-) -> Result<[u8; 32], TlsFault> {
+fn export(derive: impl FnOnce([u8; 32]) -> Result<[u8; 32], rustls::Error>) -> Result<[u8; 32], TlsFault> {
     derive([0; 32]).map_err(|error| TlsFault::of(&error))
 }
 

@@ -16,9 +16,7 @@ use rustls::server::{ClientHello, ResolvesServerCert, ServerSessionMemoryCache, 
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ServerConfig, SignatureScheme};
 
-use super::verify::{
-    Callers, CertificateFault, ClientVerifier, Expect, MAX_CHAIN, Proven, ServerVerifier,
-};
+use super::verify::{Callers, CertificateFault, ClientVerifier, Expect, MAX_CHAIN, Proven, ServerVerifier};
 
 /// What a connection to the mesh port is for; named by ALPN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -93,10 +91,7 @@ impl Trust {
     /// Trusts `roots` for identities of `domain`.
     ///
     /// Fails with [`CertificateFault::Malformed`] where a root is not a certificate.
-    pub fn new(
-        domain: &str,
-        roots: Vec<CertificateDer<'static>>,
-    ) -> Result<Arc<Self>, CertificateFault> {
+    pub fn new(domain: &str, roots: Vec<CertificateDer<'static>>) -> Result<Arc<Self>, CertificateFault> {
         Ok(Arc::new(Self {
             domain: domain.to_owned(),
             roots: ArcSwap::from_pointee(Roots::new(roots)?),
@@ -139,10 +134,7 @@ impl Roots {
             .map(anchor)
             .collect::<Result<_, _>>()
             .map_err(|_| CertificateFault::Malformed)?;
-        Ok(Self {
-            certificates,
-            anchors,
-        })
+        Ok(Self { certificates, anchors })
     }
 }
 
@@ -212,10 +204,7 @@ impl Credentials {
     ///
     /// Names are compared without case.
     pub fn set_sni(&self, names: HashMap<String, Identity>) {
-        let names = names
-            .into_iter()
-            .map(|(name, identity)| (name.to_ascii_lowercase(), identity))
-            .collect();
+        let names = names.into_iter().map(|(name, identity)| (name.to_ascii_lowercase(), identity)).collect();
         if **self.names.load() == names {
             return;
         }
@@ -226,10 +215,7 @@ impl Credentials {
     /// Returns the identity that a server name shows.
     pub fn owner(&self, sni: &str) -> Option<Identity> {
         let names = self.names.load();
-        names
-            .get(sni)
-            .or_else(|| names.get(&sni.to_ascii_lowercase()))
-            .cloned()
+        names.get(sni).or_else(|| names.get(&sni.to_ascii_lowercase())).cloned()
     }
 
     /// Returns what this host trusts.
@@ -239,8 +225,7 @@ impl Credentials {
 
     /// Makes the next handshake of every client a full one: a resumed session would show what was shown before.
     fn forget_sessions(&self) {
-        self.sessions
-            .store(ServerSessionMemoryCache::new(MAX_SESSIONS));
+        self.sessions.store(ServerSessionMemoryCache::new(MAX_SESSIONS));
     }
 
     fn host_key(&self) -> Option<Arc<CertifiedKey>> {
@@ -325,10 +310,7 @@ pub(super) fn client_config(
     expect: &Expect,
     protocol: Protocol,
 ) -> ClientConfig {
-    let verifier = Arc::new(ServerVerifier {
-        trust: trust.clone(),
-        expect: expect.clone(),
-    });
+    let verifier = Arc::new(ServerVerifier { trust: trust.clone(), expect: expect.clone() });
     let builder = ClientConfig::builder_with_provider(provider().clone())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("aws-lc-rs has TLS 1.3 suites")
@@ -366,11 +348,7 @@ impl ResolvesServerCert for ServerKeys {
 struct ClientKey(Arc<CertifiedKey>);
 
 impl ResolvesClientCert for ClientKey {
-    fn resolve(
-        &self,
-        _root_hints: &[&[u8]],
-        _schemes: &[SignatureScheme],
-    ) -> Option<Arc<CertifiedKey>> {
+    fn resolve(&self, _root_hints: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         Some(self.0.clone())
     }
 

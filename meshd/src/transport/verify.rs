@@ -177,14 +177,12 @@ impl CertificateFault {
             return None;
         };
         Some(match inner {
-            CertificateError::ExpiredContext { time, not_after } => Self::Expired {
-                time: time.as_secs(),
-                not_after: not_after.as_secs(),
-            },
-            CertificateError::NotValidYetContext { time, not_before } => Self::NotYetValid {
-                time: time.as_secs(),
-                not_before: not_before.as_secs(),
-            },
+            CertificateError::ExpiredContext { time, not_after } => {
+                Self::Expired { time: time.as_secs(), not_after: not_after.as_secs() }
+            }
+            CertificateError::NotValidYetContext { time, not_before } => {
+                Self::NotYetValid { time: time.as_secs(), not_before: not_before.as_secs() }
+            }
             CertificateError::BadEncoding => Self::Malformed,
             CertificateError::UnknownIssuer => Self::UnknownIssuer,
             CertificateError::BadSignature => Self::BadSignature,
@@ -209,15 +207,11 @@ impl From<CertificateFault> for Error {
             CertificateFault::UnknownIssuer => CertificateError::UnknownIssuer,
             CertificateFault::BadSignature => CertificateError::BadSignature,
             CertificateFault::WrongPurpose => CertificateError::InvalidPurpose,
-            CertificateFault::Expired { time, not_after } => CertificateError::ExpiredContext {
-                time: seconds(time),
-                not_after: seconds(not_after),
-            },
+            CertificateFault::Expired { time, not_after } => {
+                CertificateError::ExpiredContext { time: seconds(time), not_after: seconds(not_after) }
+            }
             CertificateFault::NotYetValid { time, not_before } => {
-                CertificateError::NotValidYetContext {
-                    time: seconds(time),
-                    not_before: seconds(not_before),
-                }
+                CertificateError::NotValidYetContext { time: seconds(time), not_before: seconds(not_before) }
             }
             other => CertificateError::Other(OtherError(Arc::new(other))),
         })
@@ -255,10 +249,7 @@ pub fn verify(
     let proven = verify_chain(&roots.anchors, chain, side, now)?;
     let domain = trust.domain();
     if proven.identity.trust_domain() != domain {
-        return Err(CertificateFault::WrongDomain {
-            identity: proven.identity,
-            domain: domain.to_owned(),
-        });
+        return Err(CertificateFault::WrongDomain { identity: proven.identity, domain: domain.to_owned() });
     }
     if trust.is_denied(&proven) {
         return Err(CertificateFault::Revoked(proven.identity));
@@ -287,10 +278,7 @@ pub fn verify_expected(
     if is_met {
         return Ok(proven);
     }
-    Err(CertificateFault::WrongIdentity {
-        presented: proven.identity,
-        expected: expect.to_string(),
-    })
+    Err(CertificateFault::WrongIdentity { presented: proven.identity, expected: expect.to_string() })
 }
 
 /// Reads identity, serial and times of a leaf without verifying who signed it.
@@ -320,14 +308,9 @@ fn proven(certificate: &X509Certificate<'_>) -> Result<Proven, CertificateFault>
 /// Returns the SHA-256 of a certificate's public key (its whole `SubjectPublicKeyInfo`): the pin of a token.
 pub fn public_key_pin(certificate: &CertificateDer<'_>) -> Result<[u8; 32], CertificateFault> {
     let parsed = EndEntityCert::try_from(certificate).map_err(|e| fault_of(&e))?;
-    let digest = aws_lc_rs::digest::digest(
-        &aws_lc_rs::digest::SHA256,
-        parsed.subject_public_key_info().as_ref(),
-    );
-    digest
-        .as_ref()
-        .try_into()
-        .map_err(|_| CertificateFault::Malformed)
+    let digest =
+        aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, parsed.subject_public_key_info().as_ref());
+    digest.as_ref().try_into().map_err(|_| CertificateFault::Malformed)
 }
 
 fn identity_of(certificate: &X509Certificate<'_>) -> Result<Identity, CertificateFault> {
@@ -341,11 +324,10 @@ fn identity_of(certificate: &X509Certificate<'_>) -> Result<Identity, Certificat
         [] | [_] => return Err(CertificateFault::NoUri),
         many => return Err(CertificateFault::ManyNames(many.len())),
     };
-    uri.parse()
-        .map_err(|why: mesh_core::identity::IdentityError| CertificateFault::NotAnIdentity {
-            uri: uri.chars().take(128).flat_map(char::escape_default).collect(),
-            why: why.to_string(),
-        })
+    uri.parse().map_err(|why: mesh_core::identity::IdentityError| CertificateFault::NotAnIdentity {
+        uri: uri.chars().take(128).flat_map(char::escape_default).collect(),
+        why: why.to_string(),
+    })
 }
 
 fn verify_chain(
@@ -396,9 +378,7 @@ fn pinned_root(
         .skip(1)
         .find(|certificate| public_key_pin(certificate).is_ok_and(|found| found == *pin))
         .ok_or(CertificateFault::WrongPin)?;
-    webpki::anchor_from_trusted_cert(root)
-        .map(|anchor| anchor.to_owned())
-        .map_err(|e| fault_of(&e))
+    webpki::anchor_from_trusted_cert(root).map(|anchor| anchor.to_owned()).map_err(|e| fault_of(&e))
 }
 
 fn fault_of(error: &webpki::Error) -> CertificateFault {
@@ -407,14 +387,12 @@ fn fault_of(error: &webpki::Error) -> CertificateFault {
         E::BadDer | E::BadDerTime | E::TrailingData(_) | E::MalformedExtensions => {
             CertificateFault::Malformed
         }
-        E::CertExpired { time, not_after } => CertificateFault::Expired {
-            time: time.as_secs(),
-            not_after: not_after.as_secs(),
-        },
-        E::CertNotValidYet { time, not_before } => CertificateFault::NotYetValid {
-            time: time.as_secs(),
-            not_before: not_before.as_secs(),
-        },
+        E::CertExpired { time, not_after } => {
+            CertificateFault::Expired { time: time.as_secs(), not_after: not_after.as_secs() }
+        }
+        E::CertNotValidYet { time, not_before } => {
+            CertificateFault::NotYetValid { time: time.as_secs(), not_before: not_before.as_secs() }
+        }
         E::UnknownIssuer => CertificateFault::UnknownIssuer,
         E::InvalidSignatureForPublicKey => CertificateFault::BadSignature,
         E::RequiredEkuNotFoundContext(_) | E::EmptyEkuExtension => CertificateFault::WrongPurpose,
