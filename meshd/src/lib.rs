@@ -4,8 +4,7 @@
 //! may import whom, and a test keeps it so.
 
 pub mod drain;
-// pub mod identity;
-// pub mod server;
+pub mod server;
 pub mod task;
 pub mod telemetry;
 pub mod transport;
