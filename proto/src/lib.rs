@@ -12,4 +12,3 @@ pub mod resource;
 pub mod token;
 pub mod value;
 pub mod watch;
-pub mod yaml;
