@@ -1,5 +1,5 @@
 //! The deeds of the mesh: sockets, TLS, QUIC, DNS, Raft, disk, systemd.
 
-// pub mod identity;
-// pub mod server;
+pub mod identity;
+pub mod server;
 pub mod transport;
