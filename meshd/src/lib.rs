@@ -4,3 +4,4 @@
 //! may import whom, and a test keeps it so.
 
 pub mod config;
+pub mod intercept;

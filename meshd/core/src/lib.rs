@@ -6,6 +6,7 @@
 
 pub mod balance;
 pub mod endpoint;
+pub mod firewall;
 pub mod identity;
 pub mod plan;
 pub mod world;
