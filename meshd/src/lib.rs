@@ -4,4 +4,9 @@
 //! may import whom, and a test keeps it so.
 
 pub mod config;
+pub mod drain;
 pub mod intercept;
+pub mod server;
+pub mod task;
+pub mod telemetry;
+pub mod transport;

@@ -109,6 +109,7 @@ impl World {
     /// Applies the log entry at `index`. Refusals change nothing but the revision.
     pub fn apply(&mut self, index: Revision, entry: &Entry) -> Applied {
         self.revision = index;
+        self.forget_old_answers(entry.at);
         if let Some(answered) = entry.key.as_ref().and_then(|key| self.private.answered.get(key)) {
             return Applied {
                 revision: answered.revision,
@@ -272,9 +273,12 @@ impl World {
         })
     }
 
-    fn remember_answer(&mut self, index: Revision, entry: &Entry, result: &Result<Done, ApiError>) {
-        let oldest = Timestamp(entry.at.0.saturating_sub(ANSWERS_KEPT_MS));
+    fn forget_old_answers(&mut self, now: Timestamp) {
+        let oldest = Timestamp(now.0.saturating_sub(ANSWERS_KEPT_MS));
         self.private.answered.retain(|_, answered| answered.at >= oldest);
+    }
+
+    fn remember_answer(&mut self, index: Revision, entry: &Entry, result: &Result<Done, ApiError>) {
         if let Some(key) = &entry.key {
             let answered = Answered { at: entry.at, revision: index, result: result.clone() };
             self.private.answered.insert(key.clone(), answered);
