@@ -3,6 +3,8 @@
 //! `core` decides, this package does. Modules of one row do not import each other; `docs/ARCHITECTURE.md` says who
 //! may import whom, and a test keeps it so.
 
-pub mod identity;
+pub mod config;
+pub mod drain;
+pub mod intercept;
 pub mod server;
 pub mod transport;
