@@ -9,5 +9,8 @@ pub mod command;
 pub mod finding;
 pub mod registration;
 pub mod resource;
+pub mod support;
+pub mod validate;
 pub mod value;
 pub mod watch;
+pub mod yaml;
