@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use mesh_core::identity::Identity;
+use mesh_core::identity::{Identity, lifetime};
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
@@ -43,6 +44,21 @@ impl Mesh {
         self.custom(&[identity.to_string()], |_| {})
     }
 
+    /// Signs a CSR for a day, as a voter would.
+    pub(crate) fn sign(
+        &self,
+        csr: &[u8],
+        identity: &Identity,
+        now: SystemTime,
+    ) -> Vec<CertificateDer<'static>> {
+        let request = CertificateSigningRequestParams::from_der(&csr.into()).expect("a sound CSR");
+        let mut params = leaf(&[identity.to_string()]);
+        params.not_before = now.into();
+        params.not_after = (now + lifetime::LEAF).into();
+        let leaf = params.signed_by(&request.public_key, &self.issuer).expect("leaf");
+        vec![leaf.into(), self.intermediate.clone()]
+    }
+
     /// Certifies these URIs after a test has had its way with the parameters.
     pub(crate) fn custom(
         &self,
@@ -60,6 +76,15 @@ pub(crate) fn certify(
     change: impl FnOnce(&mut CertificateParams),
 ) -> Arc<CertifiedKey> {
     let key = KeyPair::generate().expect("key");
+    let mut params = leaf(uris);
+    change(&mut params);
+    let leaf = params.signed_by(&key, issuer).expect("leaf").into();
+    let chain = std::iter::once(leaf).chain(above).collect();
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    Arc::new(CertifiedKey::from_der(chain, key, provider()).expect("a pair"))
+}
+
+fn leaf(uris: &[String]) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.subject_alt_names =
@@ -67,11 +92,7 @@ pub(crate) fn certify(
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages =
         vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
-    change(&mut params);
-    let leaf = params.signed_by(&key, issuer).expect("leaf").into();
-    let chain = std::iter::once(leaf).chain(above).collect();
-    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    Arc::new(CertifiedKey::from_der(chain, key, provider()).expect("a pair"))
+    params
 }
 
 /// Makes an authority under another one.
