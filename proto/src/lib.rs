@@ -9,5 +9,6 @@ pub mod command;
 pub mod finding;
 pub mod registration;
 pub mod resource;
+pub mod token;
 pub mod value;
 pub mod watch;
