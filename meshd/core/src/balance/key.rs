@@ -91,7 +91,7 @@ fn make_cookie(name: &str, path: &str, ttl: Duration, rng: &mut impl RngCore) ->
 /// Finds a cookie by name, over all `cookie` lines; quotes do not count, an empty one is as none.
 fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
     let lines = headers.get_all(COOKIE).into_iter().map(http::HeaderValue::as_bytes);
-    let crumbs = lines.flat_map(|line| line.split(|byte| *byte == b';')).map(<[u8]>::trim_ascii);
+    let mut crumbs = lines.flat_map(|line| line.split(|byte| *byte == b';')).map(<[u8]>::trim_ascii);
     let value = crumbs.find_map(|crumb| crumb.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
     let bare = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value);
     (!bare.is_empty()).then_some(bare)

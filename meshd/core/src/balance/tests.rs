@@ -364,6 +364,33 @@ fn distribute_with_a_hash_keeps_each_key_at_one_endpoint() {
     assert_shares(&counts, &[40, 40, 0, 0, 10, 10]);
 }
 
+#[test]
+fn locality_counts_only_with_outlier_detection_or_fixed_shares() {
+    use mesh_proto::resource::{LocalityDistribute, LocalityFailover, LocalityLbSetting};
+    let failover = vec![LocalityFailover { from: "eu".into(), to: "us".into() }];
+    let helped = LocalityLbSetting { failover, ..LocalityLbSetting::default() };
+    let off = LocalityLbSetting { enabled: Some(false), ..helped.clone() };
+    let to = [("us/*".to_owned(), 20), ("eu/a/*".to_owned(), 80)].into();
+    let distribute = vec![LocalityDistribute { from: "eu/a/*".into(), to }];
+    let shared = LocalityLbSetting { distribute, ..LocalityLbSetting::default() };
+    let near = || LocalityPolicy::Failover { regions: Vec::new() };
+    let help = || LocalityPolicy::Failover { regions: vec![("eu".into(), "us".into())] };
+    let cases = [
+        (None, None, false, LocalityPolicy::Ignore),
+        (None, None, true, near()),
+        (None, Some(&helped), true, help()),
+        (None, Some(&off), true, LocalityPolicy::Ignore),
+        (Some(&helped), Some(&off), true, help()),
+        (Some(&helped), None, false, LocalityPolicy::Ignore),
+        (Some(&off), Some(&helped), true, LocalityPolicy::Ignore),
+        (Some(&shared), None, false, distribution()),
+        (Some(&shared), None, true, distribution()),
+    ];
+    for (rule, mesh, watched, expected) in cases {
+        assert_eq!(LocalityPolicy::of(rule, mesh, watched), expected, "{rule:?} {mesh:?} {watched}");
+    }
+}
+
 fn any_endpoint() -> impl Strategy<Value = (Endpoint, bool)> {
     let health =
         prop_oneof![4 => Just(Health::Healthy), 1 => Just(Health::Unhealthy), 1 => Just(Health::Draining)];

@@ -29,6 +29,9 @@ fn first(outcome: Outcome) -> Attempt {
     Attempt { outcome, retries: 0, response_begun: false, replayable: true }
 }
 
+/// A word, and the statuses, failures and gRPC statuses that it tries again.
+type Case<'a> = (&'a str, RetryOn, &'a [u16], &'a [Failure], &'a [u32]);
+
 #[test]
 fn each_word_tries_its_own_outcomes_again() {
     use Failure::*;
@@ -47,7 +50,6 @@ fn each_word_tries_its_own_outcomes_again() {
         RouteTimeout,
     ];
     let resets = &failures[2..10];
-    type Case<'a> = (&'a str, RetryOn, &'a [u16], &'a [Failure], &'a [u32]);
     let cases: [Case<'_>; 14] = [
         ("5xx", RetryOn { server_error: true, ..off() }, &[500, 501, 502, 503, 504], resets, &[]),
         ("gateway-error", RetryOn { gateway_error: true, ..off() }, &[502, 503, 504], resets, &[]),
