@@ -237,7 +237,7 @@ fn locality(text: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn connection_pool(check: &mut Check, path: &str, pool: &ConnectionPoolSettings) {
+pub(super) fn connection_pool(check: &mut Check, path: &str, pool: &ConnectionPoolSettings) {
     if pool.tcp.is_none() && pool.http.is_none() {
         check.error(path, "must have tcp or http");
     }
@@ -307,7 +307,7 @@ fn outlier_detection(check: &mut Check, path: &str, outlier: &OutlierDetection) 
     }
 }
 
-pub(super) fn client_tls(check: &mut Check, path: &str, tls: &ClientTlsSettings) {
+fn client_tls(check: &mut Check, path: &str, tls: &ClientTlsSettings) {
     let unchecked = tls.insecure_skip_verify == Some(true);
     if unchecked && matches!(tls.mode, ClientTlsMode::Simple | ClientTlsMode::Mutual) {
         let beside = [
