@@ -73,10 +73,10 @@ pub(super) fn parse(part: &Part<'_>) -> Result<Node, Mistake> {
 
 /// Nodes of a document: several times those of the largest sensible rule.
 const MAX_NODES: usize = 100_000;
-/// Istio's own messages nest 16 deep.
-const MAX_DEPTH: usize = 64;
+/// Istio's own messages nest about 16 deep. Each level costs some 20 KB of stack in a debug build.
+const MAX_DEPTH: usize = 32;
 /// Events that aliases may repeat.
-const MAX_REPLAYED: usize = 50_000;
+const MAX_REPLAYED: usize = 20_000;
 
 fn mistake(error: &serde_saphyr::Error, part: &Part<'_>) -> Mistake {
     let at = error.location().map_or(Position { line: 1, column: 1 }, position);

@@ -1,6 +1,7 @@
 //! The resources of Istio's own validation tests: valid ones pass, invalid ones do not.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 
 use mesh_proto::validate::validate;
 use mesh_proto::yaml;
@@ -73,5 +74,6 @@ fn validation_agrees_with_istio() {
         }
     }
     let table: Vec<_> = agreed.iter().map(|(kind, (yes, all))| format!("{kind}: {yes} of {all}")).collect();
+    let _ = writeln!(std::io::stderr(), "agreement with Istio: {}", table.join(", "));
     assert!(wrong.is_empty(), "{}\n{}", table.join("\n"), wrong.join("\n"));
 }
