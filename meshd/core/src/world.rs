@@ -109,6 +109,7 @@ impl World {
     /// Applies the log entry at `index`. Refusals change nothing but the revision.
     pub fn apply(&mut self, index: Revision, entry: &Entry) -> Applied {
         self.revision = index;
+        self.forget_old_answers(entry.at);
         if let Some(answered) = entry.key.as_ref().and_then(|key| self.private.answered.get(key)) {
             return Applied {
                 revision: answered.revision,
@@ -153,10 +154,8 @@ impl World {
     /// Returns the facts that every host may see.
     pub fn public(&self) -> PublicWorld {
         let mesh = std::iter::once(Change::Mesh(self.mesh.clone()));
-        let hosts = self
-            .hosts
-            .iter()
-            .map(|(id, host)| Change::Host { id: *id, host: Some(Host::clone(host)) });
+        let hosts =
+            self.hosts.iter().map(|(id, host)| Change::Host { id: *id, host: Some(Host::clone(host)) });
         let registrations = self.registrations.iter().map(|(host, registration)| Change::Registration {
             host: *host,
             registration: Some(Registration::clone(registration)),
@@ -267,13 +266,19 @@ impl World {
 
     fn known_host(&self, id: HostId) -> Result<&Arc<Host>, ApiError> {
         self.hosts.get(&id).ok_or_else(|| {
-            refuse(ErrorCode::NotFound, format!("host {id} is not in this mesh; it may have been removed: join again"))
+            refuse(
+                ErrorCode::NotFound,
+                format!("host {id} is not in this mesh; it may have been removed: join again"),
+            )
         })
     }
 
-    fn remember_answer(&mut self, index: Revision, entry: &Entry, result: &Result<Done, ApiError>) {
-        let oldest = Timestamp(entry.at.0.saturating_sub(ANSWERS_KEPT_MS));
+    fn forget_old_answers(&mut self, now: Timestamp) {
+        let oldest = Timestamp(now.0.saturating_sub(ANSWERS_KEPT_MS));
         self.private.answered.retain(|_, answered| answered.at >= oldest);
+    }
+
+    fn remember_answer(&mut self, index: Revision, entry: &Entry, result: &Result<Done, ApiError>) {
         if let Some(key) = &entry.key {
             let answered = Answered { at: entry.at, revision: index, result: result.clone() };
             self.private.answered.insert(key.clone(), answered);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, StatusCode, Uri};
+use http::{HeaderName, HeaderValue, StatusCode};
 use mesh_proto::resource::ObjectKey;
 use regex::Regex;
 
@@ -374,6 +374,3 @@ pub struct Cors {
     /// Preflights whose origin is not allowed go to the backend (`FORWARD`, the default) or are answered here (`IGNORE`).
     pub forward_unmatched: bool,
 }
-
-/// A target made of scheme and authority only, for hosts that are passed through by name.
-pub type PassthroughTarget = Uri;

@@ -53,10 +53,7 @@ impl World {
     /// Returns every instance of every host, in order of host and id.
     pub fn instances(&self) -> impl Iterator<Item = InstanceRef<'_>> {
         self.registrations.iter().flat_map(|(host, registration)| {
-            registration
-                .instances
-                .iter()
-                .map(move |(id, instance)| InstanceRef { host: *host, id, instance })
+            registration.instances.iter().map(move |(id, instance)| InstanceRef { host: *host, id, instance })
         })
     }
 
@@ -83,7 +80,11 @@ impl World {
             })
     }
 
-    pub(super) fn register(&mut self, host: HostId, registration: &Registration) -> Result<(Done, Vec<Change>), ApiError> {
+    pub(super) fn register(
+        &mut self,
+        host: HostId,
+        registration: &Registration,
+    ) -> Result<(Done, Vec<Change>), ApiError> {
         self.known_host(host)?;
         let mut taken = Registration::default();
         let mut refused = BTreeMap::new();

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{Done, World, refuse};
 
 /// How many changes of resources are remembered for `history` and `rollback`.
-pub const HISTORY_KEPT: usize = 100;
+pub(super) const HISTORY_KEPT: usize = 100;
 
 /// One remembered change of resources.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,11 +35,7 @@ impl World {
     /// # Errors
     /// The first object whose precondition does not hold.
     pub fn outcomes(&self, batch: &Batch) -> Result<Vec<(ObjectKey, Outcome)>, ApiError> {
-        batch
-            .changes
-            .iter()
-            .map(|change| Ok((change.key.clone(), self.outcome(change)?)))
-            .collect()
+        batch.changes.iter().map(|change| Ok((change.key.clone(), self.outcome(change)?))).collect()
     }
 
     pub(super) fn change_resources(
@@ -81,14 +77,20 @@ impl World {
     /// When `to` is in the future, or older than the remembered history.
     pub fn rollback(&self, to: Revision) -> Result<Batch, ApiError> {
         if to > self.revision {
-            return Err(refuse(ErrorCode::NotFound, format!("revision {to} is not there yet; the newest is {}", self.revision)));
+            return Err(refuse(
+                ErrorCode::NotFound,
+                format!("revision {to} is not there yet; the newest is {}", self.revision),
+            ));
         }
         let history = &self.private.history;
-        if history.len() == HISTORY_KEPT && history.front().is_some_and(|oldest| to.0 + 1 < oldest.revision.0) {
+        if history.len() == HISTORY_KEPT && history.front().is_some_and(|oldest| to.0 + 1 < oldest.revision.0)
+        {
             let oldest = history.front().map_or(0, |oldest| oldest.revision.0);
             return Err(refuse(
                 ErrorCode::NotFound,
-                format!("revision {to} is older than what is remembered (the last {HISTORY_KEPT} changes, back to {oldest})"),
+                format!(
+                    "revision {to} is older than what is remembered (the last {HISTORY_KEPT} changes, back to {oldest})"
+                ),
             ));
         }
         let mut then: BTreeMap<&ObjectKey, Option<&Arc<Stored>>> = BTreeMap::new();
@@ -126,7 +128,9 @@ impl World {
     fn check_precondition(&self, change: &ResourceChange, present: Option<Revision>) -> Result<(), ApiError> {
         let key = &change.key;
         match (change.expect, present) {
-            (Precondition::Any, _) | (Precondition::Absent, None) | (Precondition::Present, Some(_)) => Ok(()),
+            (Precondition::Any, _) | (Precondition::Absent, None) | (Precondition::Present, Some(_)) => {
+                Ok(())
+            }
             (Precondition::At(wanted), Some(is)) if wanted == is => Ok(()),
             (Precondition::Absent, Some(is)) => {
                 Err(refuse(ErrorCode::Conflict, format!("{key} exists already{}", self.changed_by(key, is))))
@@ -146,13 +150,12 @@ impl World {
 
     /// Says who made a change, where the history still knows.
     fn changed_by(&self, key: &ObjectKey, revision: Revision) -> String {
-        let maker = self
-            .private
-            .history
-            .iter()
-            .rev()
-            .find(|entry| entry.revision == revision && entry.changes.iter().any(|(changed, ..)| changed == key));
-        maker.map_or_else(String::new, |entry| format!(" (changed at revision {revision} by {})", entry.author))
+        let maker = self.private.history.iter().rev().find(|entry| {
+            entry.revision == revision && entry.changes.iter().any(|(changed, ..)| changed == key)
+        });
+        maker.map_or_else(String::new, |entry| {
+            format!(" (changed at revision {revision} by {})", entry.author)
+        })
     }
 
     fn remember(
@@ -179,9 +182,12 @@ impl World {
 /// Returns the host names of a ServiceEntry that need a virtual address: exact names of an entry without addresses.
 fn hosts_wanting_addresses(object: &Object) -> Vec<String> {
     match &object.spec {
-        Spec::ServiceEntry(entry) if entry.addresses.is_empty() => {
-            entry.hosts.iter().filter(|host| !host.starts_with('*')).map(|host| host.to_ascii_lowercase()).collect()
-        }
+        Spec::ServiceEntry(entry) if entry.addresses.is_empty() => entry
+            .hosts
+            .iter()
+            .filter(|host| !host.starts_with('*'))
+            .map(|host| host.to_ascii_lowercase())
+            .collect(),
         _ => Vec::new(),
     }
 }

@@ -30,7 +30,9 @@ impl World {
         let Some(token) = self.private.tokens.get(id) else {
             return Err(refuse(
                 ErrorCode::Forbidden,
-                format!("token {id} is not one of this mesh, or was revoked; make one with: meshctl token create"),
+                format!(
+                    "token {id} is not one of this mesh, or was revoked; make one with: meshctl token create"
+                ),
             ));
         };
         if let Some(used) = &token.used {
@@ -72,7 +74,12 @@ impl World {
         }
     }
 
-    pub(super) fn join(&mut self, index: Revision, at: Timestamp, join: &Join) -> Result<(Done, Vec<Change>), ApiError> {
+    pub(super) fn join(
+        &mut self,
+        index: Revision,
+        at: Timestamp,
+        join: &Join,
+    ) -> Result<(Done, Vec<Change>), ApiError> {
         let role = self.usable_token(&join.token, at)?.role;
         self.free_name(&join.host.name)?;
         if let Some(token) = self.private.tokens.get_mut(&join.token) {
@@ -86,18 +93,25 @@ impl World {
     pub(super) fn remove_host(&mut self, id: HostId) -> Result<(Done, Vec<Change>), ApiError> {
         self.known_host(id)?;
         self.private.sealed_root.remove(&id.to_string());
-        let changes = vec![Change::Registration { host: id, registration: None }, Change::Host { id, host: None }];
+        let changes =
+            vec![Change::Registration { host: id, registration: None }, Change::Host { id, host: None }];
         Ok((Done::Ok, self.write(changes)))
     }
 
-    pub(super) fn create_token(&mut self, at: Timestamp, token: &Token) -> Result<(Done, Vec<Change>), ApiError> {
+    pub(super) fn create_token(
+        &mut self,
+        at: Timestamp,
+        token: &Token,
+    ) -> Result<(Done, Vec<Change>), ApiError> {
         if self.private.tokens.len() >= MAX_TOKENS {
             self.private.tokens.retain(|_, token| token.used.is_none() && token.expires > at);
         }
         if self.private.tokens.len() >= MAX_TOKENS {
             return Err(refuse(
                 ErrorCode::Unavailable,
-                format!("{MAX_TOKENS} unused tokens exist already; revoke some with: meshctl token revoke ID"),
+                format!(
+                    "{MAX_TOKENS} unused tokens exist already; revoke some with: meshctl token revoke ID"
+                ),
             ));
         }
         self.private.tokens.insert(token.id.clone(), token.clone());
@@ -107,7 +121,10 @@ impl World {
     pub(super) fn revoke_token(&mut self, id: &str) -> Result<(Done, Vec<Change>), ApiError> {
         match self.private.tokens.remove(id) {
             Some(_) => Ok((Done::Ok, Vec::new())),
-            None => Err(refuse(ErrorCode::NotFound, format!("there is no token {id}; list them with: meshctl token list"))),
+            None => Err(refuse(
+                ErrorCode::NotFound,
+                format!("there is no token {id}; list them with: meshctl token list"),
+            )),
         }
     }
 }
