@@ -8,7 +8,7 @@ pub(super) enum Row {
     /// What is done with a field, and with all below it.
     Field(&'static str, Status),
     /// The fields of a message that stands in several places.
-    Message(&'static str, &'static [Row]),
+    Message(&'static str, &'static [Self]),
 }
 
 const fn honoured(path: &'static str) -> Row {

@@ -74,7 +74,7 @@ pub(super) fn check_authorization(check: &mut Check, meta: &ObjectMeta, spec: &A
         for (path, to) in each(&format!("{path}.to"), rule.to.as_deref().unwrap_or_default()) {
             match &to.operation {
                 Some(part) if *part != Operation::default() => {
-                    operation(check, &format!("{path}.operation"), part)
+                    operation(check, &format!("{path}.operation"), part);
                 }
                 _ => check.error(format!("{path}.operation"), "must not be empty"),
             }

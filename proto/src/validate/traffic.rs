@@ -44,7 +44,7 @@ fn check_server(check: &mut Check, path: &str, server: &Server) {
     let plain = port.protocol.eq_ignore_ascii_case("HTTP") || port.protocol.eq_ignore_ascii_case("HTTP2");
     match &server.tls {
         None if wants_tls => {
-            check.error(format!("{path}.tls"), format!("must be there for {}", port.protocol))
+            check.error(format!("{path}.tls"), format!("must be there for {}", port.protocol));
         }
         Some(tls) if plain && !tls.https_redirect => {
             check.error(format!("{path}.tls"), format!("cannot be there for {}", port.protocol));

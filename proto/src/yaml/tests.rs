@@ -257,7 +257,7 @@ fn hostile_input_is_refused_soon() {
         ("aliases", bomb),
         ("flow depth", "[".repeat(100_000)),
         ("map depth", "{a: ".repeat(100_000)),
-        ("block depth", (0..400).map(|depth| format!("{}a:\n", " ".repeat(depth))).collect()),
+        ("block depth", (0..400).map(|depth| " ".repeat(depth) + "a:\n").collect()),
         ("dashes", "- ".repeat(100_000)),
         ("one huge line", "x".repeat(MAX_FILE_BYTES + 1)),
         ("one huge document", format!("a: {}", "x".repeat(MAX_DOCUMENT_BYTES))),
