@@ -52,3 +52,25 @@ fn every_kind_has_lines() {
         assert!(paths().any(|(of, _, _)| of == *kind), "{kind}");
     }
 }
+
+#[test]
+fn every_setting_of_the_mesh_has_a_line() {
+    // serde names all fields where it meets one it does not know.
+    let error = serde_json::from_str::<crate::resource::MeshConfig>(r#"{"?": 1}"#).unwrap_err().to_string();
+    let names: Vec<_> = error.split('`').skip(3).step_by(2).collect();
+    assert!(names.len() > 10, "{error}");
+    for name in names {
+        let below = |path: &str| path == name || path.starts_with(&format!("{name}."));
+        assert!(paths().any(|(kind, path, _)| kind == Kind::MeshConfig && below(path)), "{name}");
+    }
+}
+
+#[test]
+fn switching_off_what_is_always_on_is_refused() {
+    let text = "apiVersion: mesh.istio.io/v1alpha1\nkind: MeshConfig\nmetadata: {name: default}\nspec: {enableAutoMtls: false}\n";
+    let (documents, _) = yaml::read("m", text);
+    assert_eq!(
+        check(&documents[0])[0].to_string(),
+        r#"m:4:24: MeshConfig istio-system/default: spec.enableAutoMtls: "false" is not enforced yet: mutual TLS is always on between hosts; meshd takes true"#
+    );
+}

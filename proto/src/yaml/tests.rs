@@ -1,3 +1,4 @@
+use proptest::prelude::*;
 use std::time::{Duration, Instant};
 
 use super::*;
@@ -288,5 +289,33 @@ fn the_shares_of_kinds_in_messages_are_all_kinds() {
     let line = lines("apiVersion: x/v1\nkind: Nothing\nmetadata: {name: x}\n").join("\n");
     for kind in Kind::ALL {
         assert!(line.contains(kind.name()), "{line}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever is done to a file, every finding has a place inside it.
+    #[test]
+    fn a_damaged_file_is_read_to_its_end_without_panic(
+        cuts in proptest::collection::vec((any::<prop::sample::Index>(), 0_usize..8, ".{0,6}"), 1..6)
+    ) {
+        let mut text = REVIEWS.repeat(2).replacen("10\napi", "10\n---\napi", 1);
+        for (at, length, with) in cuts {
+            let from = text.floor_char_boundary(at.index(text.len() + 1));
+            let to = text.ceil_char_boundary((from + length).min(text.len()));
+            text.replace_range(from..to, &with);
+        }
+        let lines = text.lines().count().max(1);
+        let (documents, findings) = inspect("rules.yaml", &text);
+        for finding in findings {
+            let line = usize::try_from(finding.line.expect("a line")).expect("a number");
+            prop_assert!((1..=lines + 1).contains(&line), "{finding} in {text:?}");
+        }
+        for document in documents {
+            let json = serde_json::to_string(&document.object).expect("JSON");
+            let back: crate::resource::Object = serde_json::from_str(&json).expect("the same");
+            prop_assert_eq!(back, document.object);
+        }
     }
 }
