@@ -24,14 +24,33 @@ pub struct Token {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TokenError {
-    /// Not four parts, or another first part.
+    /// The text does not begin like a token.
     #[error(
-        "a join token is one line of the form mj1.ID.SECRET.PIN; copy the whole line that `meshctl token create` printed"
+        "this is not a join token: one begins with \"{PREFIX}.\" and is printed by \"meshctl token create\""
     )]
-    Form,
-    /// A part has the wrong length or letters.
-    #[error("the {0} of the join token is damaged; copy the whole line that `meshctl token create` printed")]
-    Part(&'static str),
+    NotAToken,
+    /// A token of another version.
+    #[error(
+        "this join token is of another version than \"{PREFIX}\": make one with the meshctl of this version"
+    )]
+    WrongVersion,
+    /// Something is missing at the end.
+    #[error(
+        "the join token is cut off: it has four parts parted by dots, the last of {PIN_CHARS} characters; copy the whole line"
+    )]
+    Truncated,
+    /// Something follows the token.
+    #[error("the join token has something after its end: copy that one line and nothing else")]
+    TooLong,
+    /// The id holds what an id cannot hold.
+    #[error("the id of the join token (its second part) is damaged: copy the line again")]
+    BadId,
+    /// The secret is not base32 of 128 bits.
+    #[error("the secret of the join token (its third part) is damaged: copy the line again")]
+    BadSecret,
+    /// The pin is not base64url of 256 bits.
+    #[error("the pin of the join token (its last part) is damaged: copy the line again")]
+    BadPin,
 }
 
 impl Token {
