@@ -24,7 +24,9 @@ pub struct JoinToken {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     /// Not four parts, or another first part.
-    #[error("a join token is one line of the form mj1.ID.SECRET.PIN; copy the whole line that `meshctl token create` printed")]
+    #[error(
+        "a join token is one line of the form mj1.ID.SECRET.PIN; copy the whole line that `meshctl token create` printed"
+    )]
     Form,
     /// A part has the wrong length or letters.
     #[error("the {0} of the join token is damaged; copy the whole line that `meshctl token create` printed")]

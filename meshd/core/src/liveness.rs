@@ -26,6 +26,8 @@ pub const MASS_LOSS_WINDOW: Duration = Duration::from_secs(60);
 pub const MASS_LOSS_HOSTS: usize = 5;
 /// More than one host in this many is a mass loss (20 %).
 const MASS_LOSS_SHARE: usize = 5;
+/// How much two reports of the same sign of life may differ, by rounding and by the network.
+const REPORT_JITTER: Duration = Duration::from_millis(50);
 /// Hosts declared gone in one entry.
 pub const GONE_PER_ENTRY: usize = 1_000;
 
@@ -88,12 +90,14 @@ impl Leases {
         }
     }
 
-    /// Notes that the stream of a host ended without a goodbye.
-    pub fn closed(&mut self, host: HostId, at: Instant) {
+    /// Notes that a stream of a host ended without a goodbye; it was last heard on it at `heard`.
+    ///
+    /// Says nothing when the host was heard elsewhere since: it only changed its server.
+    pub fn closed(&mut self, host: HostId, heard: Instant, now: Instant) {
         if let Some(lease) = self.hosts.get_mut(&host)
-            && lease.heard <= at
+            && lease.heard <= heard + REPORT_JITTER
         {
-            lease.closed.get_or_insert(at);
+            lease.closed.get_or_insert(now);
         }
     }
 
@@ -213,7 +217,7 @@ mod tests {
     fn closed_stream_makes_a_host_suspect_after_a_second() {
         let start = Instant::now();
         let mut leases = Leases::restart(start, hosts(3));
-        leases.closed(HostId(2), start);
+        leases.closed(HostId(2), start, start);
         assert_eq!(leases.due(start + Duration::from_millis(900)), Due::default());
         let due = leases.due(start + seconds(1)).changes;
         assert_eq!(due, [(HostId(2), Liveness::Suspect)]);
@@ -223,8 +227,17 @@ mod tests {
     fn host_that_came_back_to_another_server_is_live() {
         let start = Instant::now();
         let mut leases = Leases::restart(start, hosts(3));
-        leases.closed(HostId(2), start);
+        leases.closed(HostId(2), start, start);
         leases.heard(HostId(2), start + Duration::from_millis(300));
+        assert_eq!(leases.due(start + seconds(2)), Due::default());
+    }
+
+    #[test]
+    fn late_word_of_the_old_server_does_not_count() {
+        let start = Instant::now();
+        let mut leases = Leases::restart(start, hosts(3));
+        leases.heard(HostId(2), start + Duration::from_millis(300));
+        leases.closed(HostId(2), start, start + Duration::from_millis(400));
         assert_eq!(leases.due(start + seconds(2)), Due::default());
     }
 

@@ -60,7 +60,9 @@ impl Server {
         self.consensus.read_index(PATIENCE).await?;
         let named = self.consensus.facts().read(|world| world.host_named(name).map(|(id, _)| id));
         let Some(host) = named else {
-            return Err(error(ErrorCode::NotFound, format!("there is no host {name}; see: meshctl status")).into());
+            return Err(
+                error(ErrorCode::NotFound, format!("there is no host {name}; see: meshctl status")).into()
+            );
         };
         let votes = self.consensus.members().iter().any(|member| member.id == host && member.voter);
         if votes {
@@ -83,7 +85,8 @@ impl Server {
 
 /// SHA-256 of the public key of the newest root.
 fn root_pin(world: &World) -> Result<[u8; 32], ApiError> {
-    let unreadable = |what: String| error(ErrorCode::Unavailable, format!("the mesh's root certificate {what}"));
+    let unreadable =
+        |what: String| error(ErrorCode::Unavailable, format!("the mesh's root certificate {what}"));
     let root = world.mesh.roots.last().ok_or_else(|| unreadable("is missing".to_owned()))?;
     let der = BASE64.decode(root.as_bytes()).map_err(|source| unreadable(format!("is damaged: {source}")))?;
     let (_, certificate) =

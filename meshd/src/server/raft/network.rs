@@ -12,8 +12,8 @@ use mesh_proto::command::HostId;
 use raft::error::{InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, Unreachable};
 use raft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
 use raft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest,
-    VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse,
+    VoteRequest, VoteResponse,
 };
 use raft::{AnyError, EmptyNode, LogId};
 use serde::de::DeserializeOwned;
