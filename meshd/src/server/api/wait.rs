@@ -57,6 +57,6 @@ impl Server {
 }
 
 /// Nobody waits longer than an hour.
-const LONGEST: Duration = Duration::from_secs(3_600);
+const LONGEST: Duration = Duration::from_hours(1);
 /// Leases end without a report.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);

@@ -204,9 +204,10 @@ fn registered(world: &World, host: HostId, mut registration: Registration) -> Op
             instance.health = *health;
         }
     }
-    Some(match flipped == registration {
-        true => Command::Health { host, flips },
-        false => Command::Register { host, registration },
+    Some(if flipped == registration {
+        Command::Health { host, flips }
+    } else {
+        Command::Register { host, registration }
     })
 }
 

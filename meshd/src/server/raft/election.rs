@@ -93,7 +93,7 @@ impl Consensus {
 
     /// When this server last heard a leader or gave its vote.
     async fn last_heard(&self) -> Option<Instant> {
-        let heard = self.raft.with_raft_state(|state| state.vote_last_modified());
+        let heard = self.raft.with_raft_state(raft::RaftState::vote_last_modified);
         heard.await.ok().flatten().map(tokio::time::Instant::into_std)
     }
 

@@ -206,7 +206,7 @@ impl RaftLogReader<Types> for Store {
             Bound::Excluded(end) => *end,
             Bound::Unbounded => u64::MAX,
         };
-        self.read(start, end, usize::MAX).await.map_err(read_error)
+        self.read(start, end, usize::MAX).await.map_err(|error| read_error(&error))
     }
 
     async fn limited_get_log_entries(
@@ -214,7 +214,7 @@ impl RaftLogReader<Types> for Store {
         start: u64,
         end: u64,
     ) -> Result<Vec<Entry<Types>>, StorageError<NodeId>> {
-        self.read(start, end, MESSAGE_BYTES).await.map_err(read_error)
+        self.read(start, end, MESSAGE_BYTES).await.map_err(|error| read_error(&error))
     }
 }
 
@@ -276,7 +276,7 @@ impl RaftLogStorage<Types> for Store {
             Some(index) => self.read(index, index + 1, usize::MAX).await,
             None => Ok(Vec::new()),
         };
-        let before = before.map_err(read_error)?;
+        let before = before.map_err(|error| read_error(&error))?;
         {
             let mut tail = self.shared.tail();
             tail.last = before.last().map(|entry| entry.log_id).or(tail.purged);
@@ -560,8 +560,8 @@ fn any(message: String) -> AnyError {
     AnyError::error(message)
 }
 
-fn read_error(error: io::Error) -> StorageError<NodeId> {
-    StorageIOError::read_logs(AnyError::new(&error)).into()
+fn read_error(error: &io::Error) -> StorageError<NodeId> {
+    StorageIOError::read_logs(AnyError::new(error)).into()
 }
 
 fn vote_error(message: String) -> StorageError<NodeId> {

@@ -261,7 +261,7 @@ impl Mesh {
         self.server(id).call(request, "a test").await
     }
 
-    /// Writes a Sidecar-free ServiceEntry of that name under that key.
+    /// Writes a `ServiceEntry` of that name under that key.
     pub(super) async fn apply(&self, id: u64, name: &str, key: &str) -> Result<Applied, ApiError> {
         match self.call(id, Request::Apply(order(name, key))).await? {
             Response::Applied(applied) => Ok(applied),

@@ -303,7 +303,7 @@ async fn host_that_is_no_server_cannot_report_or_hide_its_name() {
     let (mesh, ..) = Mesh::of_three().await;
     let line = mesh.token().await;
     let agent = mesh.try_join("vm4", &line, wall_ms()).await.expect("joins").id.0;
-    let report = Call { author: String::new(), request: Request::Report(Default::default()), relayed: true };
+    let report = Call { author: String::new(), request: Request::Report(std::collections::BTreeMap::default()), relayed: true };
     let (why, _) = code(call_from(&mesh.server(1), agent, &report).await);
     assert_eq!(why, ErrorCode::Forbidden);
 

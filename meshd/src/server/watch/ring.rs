@@ -75,7 +75,7 @@ impl Ring {
 }
 
 /// Deltas younger than this are kept …
-const KEEP_FOR: Duration = Duration::from_secs(600);
+const KEEP_FOR: Duration = Duration::from_mins(10);
 /// … and as many changes as this, however old …
 const KEEP_CHANGES: usize = 100_000;
 /// … as long as they fit: 100,000 endpoints are 19 MB as JSON.

@@ -207,6 +207,6 @@ const KEEPALIVE: Duration = Duration::from_secs(2);
 /// An agent speaks every 2 s; after this long its stream is given up.
 const SILENCE: Duration = Duration::from_secs(10);
 /// How long an agent may leave a frame unread.
-const STALLED: Duration = Duration::from_secs(60);
+const STALLED: Duration = Duration::from_mins(1);
 /// Whole Worlds under way at the same time.
 const WORLDS: usize = 64;
