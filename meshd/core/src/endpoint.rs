@@ -20,16 +20,16 @@ pub struct EndpointState {
     pub consecutive_gateway: AtomicU32,
     /// How many times it was ejected; falls by one in each interval without ejection.
     pub ejections: AtomicU32,
-    /// Until when it is left alone, [`Moment`] in milliseconds; 0: it is not.
+    /// When it may return, [`Moment`] in milliseconds; it does at the first sweep after. 0: it is not ejected.
     pub ejected_until: AtomicU64,
     /// Requests and connections begun since the first Plan that had it.
     pub requests: AtomicU64,
 }
 
 impl EndpointState {
-    /// Whether it is left alone now.
-    pub fn is_ejected(&self, now: Moment) -> bool {
-        self.ejected_until.load(Ordering::Relaxed) > now.0
+    /// Whether it is left alone now: ejected, and no sweep has let it return.
+    pub fn is_ejected(&self) -> bool {
+        self.ejected_until.load(Ordering::Relaxed) != 0
     }
 
     /// Counts a request in; dropping what is returned counts it out.

@@ -14,8 +14,8 @@ use mesh_proto::command::{HostId, Revision};
 use mesh_proto::registration::Protocol;
 
 pub use cluster::{
-    Balancer, CircuitLimits, Cluster, ClusterName, ClusterState, Endpoint, HashKey, HashPolicy,
-    OutlierPolicy, TlsOrigination, UpstreamProtocol, UpstreamTls, Via,
+    Balancer, CircuitLimits, Cluster, ClusterName, ClusterState, Distribution, Endpoint, HashKey, HashPolicy,
+    LocalityPolicy, OutlierPolicy, TlsOrigination, UpstreamProtocol, UpstreamTls, Via,
 };
 pub use inbound::{Inbound, LocalInstance, LocalPort};
 pub use route::{
@@ -162,13 +162,15 @@ impl PortTable {
 #[derive(Clone, Debug)]
 pub struct HostTable<T> {
     exact: HashMap<Box<str>, Arc<T>>,
-    /// `(".example.com", value)`, longest suffix first; `""` is `*`.
-    wildcard: Vec<(Box<str>, Arc<T>)>,
+    /// By suffix: `.example.com` is `*.example.com`, `""` is `*`.
+    wildcard: HashMap<Box<str>, Arc<T>>,
+    /// The lengths of those suffixes, longest first: what a look-up costs depends on them, not on the hosts.
+    lengths: Vec<usize>,
 }
 
 impl<T> Default for HostTable<T> {
     fn default() -> Self {
-        Self { exact: HashMap::default(), wildcard: Vec::new() }
+        Self { exact: HashMap::default(), wildcard: HashMap::default(), lengths: Vec::new() }
     }
 }
 
@@ -176,22 +178,20 @@ impl<T> HostTable<T> {
     /// Adds a host unless it is there already; `*` and `*.suffix` are wildcards. Returns whether it was added.
     pub fn add(&mut self, host: &str, value: Arc<T>) -> bool {
         let host = host.to_ascii_lowercase();
-        let Some(suffix) = host.strip_prefix('*') else {
-            let free = !self.exact.contains_key(host.as_str());
-            if free {
-                self.exact.insert(host.into(), value);
-            }
-            return free;
+        let (names, name) = match host.strip_prefix('*') {
+            Some(suffix) => (&mut self.wildcard, suffix),
+            None => (&mut self.exact, host.as_str()),
         };
-        let at = self.wildcard.partition_point(|(other, _)| other.len() > suffix.len());
-        if self.wildcard[at..]
-            .iter()
-            .take_while(|(other, _)| other.len() == suffix.len())
-            .any(|(other, _)| **other == *suffix)
-        {
+        if names.contains_key(name) {
             return false;
         }
-        self.wildcard.insert(at, (suffix.into(), value));
+        names.insert(name.into(), value);
+        if host.starts_with('*') {
+            let length = host.len() - 1;
+            if let Err(at) = self.lengths.binary_search_by(|other| length.cmp(other)) {
+                self.lengths.insert(at, length);
+            }
+        }
         true
     }
 
@@ -199,15 +199,17 @@ impl<T> HostTable<T> {
     ///
     /// `*.example.com` takes `a.b.example.com`, not `example.com`. Source: Envoy's virtual host look-up.
     pub fn find(&self, host: &str) -> Option<&Arc<T>> {
-        self.exact.get(host).or_else(|| {
-            let fits = |suffix: &str| host.len() > suffix.len() && host.ends_with(suffix);
-            self.wildcard.iter().find(|(suffix, _)| suffix.is_empty() || fits(suffix)).map(|(_, value)| value)
-        })
+        if let Some(value) = self.exact.get(host) {
+            return Some(value);
+        }
+        // A wildcard takes at least one character, but `*` takes the empty name too.
+        let fitting = self.lengths.iter().filter(|length| **length < host.len() || **length == 0);
+        fitting.copied().find_map(|length| self.wildcard.get(host.get(host.len() - length..)?))
     }
 
     /// Whether no host is in it.
     pub fn is_empty(&self) -> bool {
-        self.exact.is_empty() && self.wildcard.is_empty()
+        self.exact.is_empty() && self.lengths.is_empty()
     }
 
     /// Returns every host pattern with its value, in no particular order.

@@ -256,11 +256,15 @@ impl ServerConfigs {
     pub(super) fn new(credentials: &Arc<Credentials>) -> Self {
         use Protocol::{Control, Hop, Join};
         let config = |callers, protocols| Arc::new(server_config(credentials, callers, protocols));
+        // No tickets on QUIC: its connections are long, and a resumed one could not be told from a full one.
+        let mut quic = server_config(credentials, Some(Callers::Any), &[Hop, Control]);
+        quic.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+        quic.send_tls13_tickets = 0;
         Self {
             hop: config(Some(Callers::Hop), &[Hop]),
             control: config(Some(Callers::Control), &[Control]),
             join: config(None, &[Join]),
-            quic: config(Some(Callers::Any), &[Hop, Control]),
+            quic: Arc::new(quic),
         }
     }
 

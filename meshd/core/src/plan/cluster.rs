@@ -54,6 +54,36 @@ pub struct Cluster {
     pub origins: Vec<ObjectKey>,
 }
 
+/// What locality counts for when an endpoint is chosen.
+///
+/// Prepared into the [`EndpointSet`](crate::balance::EndpointSet); a Plan is only read by the set it made.
+/// Source: Istio `localityLbSetting`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum LocalityPolicy {
+    /// Nothing: all endpoints are alike. The default, and always so without outlier detection and `distribute`.
+    #[default]
+    Ignore,
+    /// Near endpoints first, the next nearer ones when too few of them are well. Only with outlier detection.
+    Failover {
+        /// `(from, to)`: callers of region `from` go to region `to` before any other.
+        regions: Vec<(String, String)>,
+    },
+    /// Fixed shares.
+    Distribute(Vec<Distribution>),
+}
+
+/// The shares of traffic that begins in one locality.
+///
+/// Localities are written `region/zone/subzone`; `*` or a missing part stands for any.
+/// Source: Istio `localityLbSetting.distribute`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Distribution {
+    /// Where it begins.
+    pub from: String,
+    /// Where it goes and how much of it; localities that are not named get nothing.
+    pub to: Vec<(String, u32)>,
+}
+
 /// What is spoken to the application behind a cluster.
 ///
 /// Source: Istio `setUpstreamProtocol`: that of the service port, whatever the client speaks.
@@ -270,6 +300,10 @@ pub struct ClusterState {
     pub retries: AtomicU32,
     /// Endpoints ejected now.
     pub ejected: AtomicU32,
+    /// Grows with every ejection and return: what was counted before is out of date.
+    pub ejection_epoch: AtomicU32,
+    /// When endpoints are next allowed to return, [`Moment`](crate::endpoint::Moment) in milliseconds; 0: not yet set.
+    pub next_sweep: AtomicU64,
     /// Turn of the round robin.
     pub turn: AtomicU64,
     /// Requests refused because a limit was reached.

@@ -17,7 +17,7 @@ use mesh_proto::command::{
     Timestamp, VoterWish,
 };
 use mesh_proto::resource::Object;
-use mesh_proto::token::JoinToken;
+use mesh_proto::token::Token;
 use mesh_proto::watch::{Down, Hello, Up};
 use tokio::runtime::{Builder, Runtime};
 
@@ -163,7 +163,7 @@ impl Mesh {
     }
 
     pub(super) async fn try_join(&self, name: &str, line: &str, clock_ms: u64) -> Result<Joined, ApiError> {
-        let token: JoinToken = line.parse().expect("a token");
+        let token = Token::parse(line).expect("a token");
         let (exporter, host) = ([5; 32], new_host(name));
         let proof = join::proof(&token.secret, &exporter, name.as_bytes());
         let request = JoinRequest {

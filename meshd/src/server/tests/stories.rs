@@ -176,9 +176,9 @@ async fn token_is_used_once_and_refusals_differ() {
     let (_, clock) = code(mesh.try_join("vm3", &fresh, wall_ms() + 3_600_000).await);
     assert!(clock.contains("3600 s ahead") || clock.contains("3599 s ahead"), "{clock}");
 
-    let mut forged: mesh_proto::token::JoinToken = fresh.parse().expect("a token");
+    let mut forged = mesh_proto::token::Token::parse(&fresh).expect("a token");
     forged.secret = [0; 16];
-    let (why, proof) = code(mesh.try_join("vm3", &forged.to_string(), wall_ms()).await);
+    let (why, proof) = code(mesh.try_join("vm3", &forged.reveal(), wall_ms()).await);
     assert_eq!(why, ErrorCode::Forbidden);
     assert!(proof.contains("does not hold"), "{proof}");
     mesh.try_join("vm3", &fresh, wall_ms()).await.expect("refusals used nothing up");

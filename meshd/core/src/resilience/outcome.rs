@@ -1,0 +1,158 @@
+//! What became of one attempt to send a request to an endpoint.
+
+use http::{HeaderMap, StatusCode};
+
+use super::{Flag, grpc};
+
+/// What became of one attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The endpoint answered.
+    Answer {
+        /// Its status.
+        status: StatusCode,
+        /// `grpc-status` of the response *headers*: gRPC answers without a body ("trailers-only") carry it there.
+        /// One in trailers comes too late to try again.
+        grpc_status: Option<u32>,
+        /// Whether it carries `x-envoy-ratelimited`.
+        rate_limited: bool,
+    },
+    /// It did not.
+    Failed(Failure),
+}
+
+impl Outcome {
+    /// Reads what counts from the head of an answer.
+    pub fn of_answer(status: StatusCode, headers: &HeaderMap) -> Self {
+        Self::Answer {
+            status,
+            grpc_status: grpc::status_of(headers),
+            rate_limited: headers.contains_key("x-envoy-ratelimited"),
+        }
+    }
+}
+
+/// Why there is no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Failure {
+    /// No endpoint may be used.
+    NoEndpoint,
+    /// A limit of the cluster was reached.
+    Overflow,
+    /// No connection: refused, unreachable, TLS failed, wrong identity.
+    Connect,
+    /// No connection within the cluster's connect timeout.
+    ConnectTimeout,
+    /// The endpoint refused the stream before doing anything with it (`REFUSED_STREAM`, `GOAWAY` below its id).
+    RefusedStream,
+    /// The connection broke before any part of the request was sent on it.
+    ResetBeforeRequest,
+    /// The connection broke after that.
+    ConnectionLost,
+    /// The endpoint reset the stream.
+    RemoteReset,
+    /// What the endpoint sent is not HTTP.
+    Protocol,
+    /// One attempt took longer than `perTryTimeout`.
+    PerTryTimeout,
+    /// All attempts together took longer than the route's timeout. Never tried again.
+    RouteTimeout,
+}
+
+impl Failure {
+    /// Returns the flag for logs.
+    pub const fn flag(self) -> Flag {
+        match self {
+            Self::NoEndpoint => Flag::NoHealthyUpstream,
+            Self::Overflow => Flag::UpstreamOverflow,
+            Self::Connect | Self::ConnectTimeout => Flag::UpstreamConnectionFailure,
+            Self::RefusedStream | Self::RemoteReset => Flag::UpstreamRemoteReset,
+            Self::ResetBeforeRequest | Self::ConnectionLost => Flag::UpstreamConnectionTermination,
+            Self::Protocol => Flag::UpstreamProtocolError,
+            Self::PerTryTimeout | Self::RouteTimeout => Flag::UpstreamRequestTimeout,
+        }
+    }
+
+    /// Returns the status of the answer meshd gives instead.
+    pub const fn status(self) -> StatusCode {
+        match self {
+            Self::PerTryTimeout | Self::RouteTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::Protocol => StatusCode::BAD_GATEWAY,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// Returns the body of the answer meshd gives instead, Envoy's words.
+    ///
+    /// `retried`: at least one attempt went before this one.
+    pub fn body(self, retried: bool) -> String {
+        match self {
+            Self::NoEndpoint => "no healthy upstream".into(),
+            Self::PerTryTimeout | Self::RouteTimeout => "upstream request timeout".into(),
+            _ => {
+                let which = if retried { "retried and the latest reset reason" } else { "reset reason" };
+                format!(
+                    "upstream connect error or disconnect/reset before headers. {which}: {}",
+                    self.reason()
+                )
+            }
+        }
+    }
+
+    /// Returns the reason alone, Envoy's words.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::NoEndpoint => "no healthy upstream",
+            Self::Overflow => "overflow",
+            Self::Connect => "remote connection failure",
+            Self::ConnectTimeout => "connection timeout",
+            Self::RefusedStream => "remote refused stream reset",
+            Self::ResetBeforeRequest | Self::ConnectionLost => "connection termination",
+            Self::RemoteReset => "remote reset",
+            Self::Protocol => "protocol error",
+            Self::PerTryTimeout | Self::RouteTimeout => "timeout",
+        }
+    }
+
+    /// Whether the answer carries `x-envoy-overloaded: true`.
+    pub const fn overloaded(self) -> bool {
+        matches!(self, Self::Overflow)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_read_from_its_head() {
+        let mut headers = HeaderMap::new();
+        headers.insert("grpc-status", "14".parse().expect("a header value"));
+        headers.insert("x-envoy-ratelimited", "true".parse().expect("a header value"));
+        let outcome = Outcome::of_answer(StatusCode::OK, &headers);
+        let expected = Outcome::Answer { status: StatusCode::OK, grpc_status: Some(14), rate_limited: true };
+        assert_eq!(outcome, expected);
+    }
+
+    #[test]
+    fn local_answers_have_envoys_status_flag_and_words() {
+        let prefix = "upstream connect error or disconnect/reset before headers.";
+        let cases = [
+            (Failure::NoEndpoint, 503, "UH", "no healthy upstream".to_owned()),
+            (Failure::Overflow, 503, "UO", format!("{prefix} reset reason: overflow")),
+            (Failure::ConnectionLost, 503, "UC", format!("{prefix} reset reason: connection termination")),
+            (Failure::RouteTimeout, 504, "UT", "upstream request timeout".to_owned()),
+            (Failure::Protocol, 502, "UPE", format!("{prefix} reset reason: protocol error")),
+        ];
+        for (failure, status, flag, body) in cases {
+            assert_eq!(failure.status().as_u16(), status, "{failure:?}");
+            assert_eq!(failure.flag().letters(), flag, "{failure:?}");
+            assert_eq!(failure.body(false), body, "{failure:?}");
+        }
+        let retried = Failure::Connect.body(true);
+        assert!(
+            retried.ends_with("retried and the latest reset reason: remote connection failure"),
+            "{retried}"
+        );
+    }
+}

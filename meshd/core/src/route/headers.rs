@@ -1,0 +1,119 @@
+//! Header rules carried out, in Istio's order.
+//!
+//! Within one block: remove, then set, then add; values are made from the headers as they stand after the removal.
+//! With one destination the route's block runs first and the destination's wins; with several it is the other way
+//! round. Source: Istio `processDestination`, `processWeightedDestination`; Envoy `HeaderParser::evaluateHeaders`.
+//!
+//! Left to the proxy: `server: envoy` (which overwrites whatever a rule says) and the `x-` headers it adds itself.
+
+use std::net::SocketAddr;
+
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
+
+use super::template::{self, Seen};
+use crate::plan::{HeaderOps, HeaderRules, Rewrite};
+
+/// What variables in header values may ask for. The request's parts are those before any rewrite.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    /// Method.
+    pub method: &'a str,
+    /// Scheme.
+    pub scheme: &'a str,
+    /// Host as sent.
+    pub authority: &'a str,
+    /// Path and query.
+    pub path_and_query: &'a str,
+    /// What the caller speaks.
+    pub version: Version,
+    /// The caller's address.
+    pub downstream: SocketAddr,
+    /// The endpoint chosen, once there is one.
+    pub upstream: Option<SocketAddr>,
+    /// Status of the answer, once there is one.
+    pub status: Option<StatusCode>,
+    /// When the request began, in milliseconds since 1970.
+    pub started_ms: u64,
+    /// Name of this host.
+    pub host_name: &'a str,
+}
+
+/// Changes a request's headers.
+///
+/// `many_destinations`: whether the route lists two or more, whatever their weights.
+pub fn request(
+    route: Option<&HeaderRules>,
+    destination: Option<&HeaderRules>,
+    many_destinations: bool,
+    headers: &mut HeaderMap,
+    facts: &Facts<'_>,
+) {
+    for rules in in_order(route, destination, many_destinations) {
+        let make = |template: &_, headers: &HeaderMap| {
+            template::render(template, facts, &Seen { request: headers, response: None })
+        };
+        change(&rules.request, headers, make);
+    }
+}
+
+/// Changes an answer's headers. `sent` are the headers of its request.
+///
+/// Also for answers of the proxy's own (redirects, direct responses, aborts, 503), with `destination` where one was
+/// chosen; not for 404 "no route".
+pub fn response(
+    route: Option<&HeaderRules>,
+    destination: Option<&HeaderRules>,
+    many_destinations: bool,
+    headers: &mut HeaderMap,
+    sent: &HeaderMap,
+    facts: &Facts<'_>,
+) {
+    for rules in in_order(route, destination, many_destinations) {
+        let make = |template: &_, headers: &HeaderMap| {
+            template::render(template, facts, &Seen { request: sent, response: Some(headers) })
+        };
+        change(&rules.response, headers, make);
+    }
+}
+
+/// Returns the authority a request is sent on with, where a rule changes it: `rewrite.authority`, else the route's
+/// `set` of `host`, else the destination's.
+pub fn authority<'a>(
+    rewrite: Option<&'a Rewrite>,
+    route: Option<&'a HeaderRules>,
+    destination: Option<&'a HeaderRules>,
+) -> Option<&'a str> {
+    let rewritten = rewrite.and_then(|rewrite| rewrite.authority.as_deref());
+    let set = |rules: Option<&'a HeaderRules>| rules.and_then(|rules| rules.authority.as_deref());
+    rewritten.or_else(|| set(route)).or_else(|| set(destination))
+}
+
+fn in_order<'a>(
+    route: Option<&'a HeaderRules>,
+    destination: Option<&'a HeaderRules>,
+    many_destinations: bool,
+) -> impl Iterator<Item = &'a HeaderRules> {
+    let order = if many_destinations { [destination, route] } else { [route, destination] };
+    order.into_iter().flatten()
+}
+
+fn change(
+    ops: &HeaderOps,
+    headers: &mut HeaderMap,
+    make: impl Fn(&crate::plan::HeaderTemplate, &HeaderMap) -> Option<HeaderValue>,
+) {
+    for name in &ops.remove {
+        headers.remove(name);
+    }
+    let made = |list: &[(HeaderName, crate::plan::HeaderTemplate)], headers: &HeaderMap| {
+        let one = |(name, template): &(HeaderName, _)| Some((name.clone(), make(template, headers)?));
+        list.iter().filter_map(one).collect::<Vec<_>>()
+    };
+    let (set, add) = (made(&ops.set, headers), made(&ops.add, headers));
+    for (name, value) in set {
+        headers.insert(name, value);
+    }
+    for (name, value) in add {
+        headers.append(name, value);
+    }
+}

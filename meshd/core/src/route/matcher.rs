@@ -1,0 +1,102 @@
+//! Whether a condition holds for a request.
+//!
+//! Source: Istio `TranslateRouteMatch`, Envoy's `HeaderUtility`, `QueryParameterMatcher`, `PathMatcher`.
+
+use std::borrow::Cow;
+
+use http::header::{COOKIE, HeaderMap, HeaderName};
+
+use super::Call;
+use crate::plan::{HeaderTarget, Matcher, PathMatch, ValueMatch};
+
+/// Whether every condition holds.
+pub(crate) fn holds(matcher: &Matcher, call: &Call<'_>) -> bool {
+    let one = |condition: &Option<ValueMatch>, value: &str| {
+        condition.as_ref().is_none_or(|condition| value_holds(condition, value.as_bytes()))
+    };
+    matcher.path.as_ref().is_none_or(|path| path_holds(path, call.path))
+        && one(&matcher.method, call.method)
+        && one(&matcher.scheme, call.scheme)
+        && one(&matcher.authority, call.authority)
+        && matcher.headers.iter().all(|(target, condition)| header_holds(target, condition, call))
+        && matcher.without_headers.iter().all(|(target, condition)| !unwanted(target, condition, call))
+        && matcher.query.iter().all(|(name, condition)| query_holds(name, condition, call.query))
+}
+
+/// Whether a path without query meets a condition. Prefixes are plain bytes: `/api/v1` takes `/api/v1beta`.
+pub(crate) fn path_holds(condition: &PathMatch, path: &str) -> bool {
+    match condition {
+        PathMatch::Exact { value, ignore_case: false } => path == value,
+        PathMatch::Exact { value, ignore_case: true } => path.eq_ignore_ascii_case(value),
+        PathMatch::Prefix { value, ignore_case: false } => path.starts_with(value.as_str()),
+        PathMatch::Prefix { value, ignore_case: true } => {
+            path.as_bytes().get(..value.len()).is_some_and(|head| head.eq_ignore_ascii_case(value.as_bytes()))
+        }
+        PathMatch::Regex(regex) => regex.is_match(path),
+    }
+}
+
+/// Whether a value that is there meets a condition. Bytes that are not UTF-8 match no expression, as in RE2.
+pub(crate) fn value_holds(condition: &ValueMatch, value: &[u8]) -> bool {
+    match condition {
+        ValueMatch::Present => true,
+        ValueMatch::Exact(text) => value == text.as_bytes(),
+        ValueMatch::Prefix(text) => value.starts_with(text.as_bytes()),
+        ValueMatch::Regex(regex) => std::str::from_utf8(value).is_ok_and(|value| regex.is_match(value)),
+    }
+}
+
+/// Whether any line of a header meets the condition. An absent header meets none.
+fn header_holds(target: &HeaderTarget, condition: &ValueMatch, call: &Call<'_>) -> bool {
+    match target {
+        HeaderTarget::Field(name) => field_holds(name, condition, call.headers),
+        HeaderTarget::Path => value_holds(condition, call.path_and_query().as_bytes()),
+        HeaderTarget::Method => value_holds(condition, call.method.as_bytes()),
+        HeaderTarget::Authority => value_holds(condition, call.authority.as_bytes()),
+        HeaderTarget::Scheme => value_holds(condition, call.scheme.as_bytes()),
+    }
+}
+
+/// Whether a header is as `withoutHeaders` forbids. An absent one counts as the empty string, except that
+/// "present" asks whether it is there.
+fn unwanted(target: &HeaderTarget, condition: &ValueMatch, call: &Call<'_>) -> bool {
+    match target {
+        HeaderTarget::Field(name)
+            if !call.headers.contains_key(name) && !matches!(condition, ValueMatch::Present) =>
+        {
+            value_holds(condition, b"")
+        }
+        _ => header_holds(target, condition, call),
+    }
+}
+
+fn field_holds(name: &HeaderName, condition: &ValueMatch, headers: &HeaderMap) -> bool {
+    if *name == COOKIE {
+        return cookies(headers).is_some_and(|value| value_holds(condition, &value));
+    }
+    headers.get_all(name).iter().any(|line| value_holds(condition, line.as_bytes()))
+}
+
+/// Returns all cookies as one value: HTTP/2 may send them in crumbs.
+///
+/// Source: RFC 9113, section 8.2.3.
+fn cookies(headers: &HeaderMap) -> Option<Cow<'_, [u8]>> {
+    let mut lines = headers.get_all(COOKIE).iter();
+    let first = lines.next()?.as_bytes();
+    let mut joined = Cow::Borrowed(first);
+    for line in lines {
+        let joined = joined.to_mut();
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(line.as_bytes());
+    }
+    Some(joined)
+}
+
+/// Whether the first occurrence of a query parameter meets the condition; bytes are compared as sent. `?v` and `?v=`
+/// both have an empty `v`.
+fn query_holds(name: &str, condition: &ValueMatch, query: Option<&str>) -> bool {
+    let Some(query) = query else { return false };
+    let parameters = query.split('&').map(|part| part.split_once('=').unwrap_or((part, "")));
+    let first = parameters.into_iter().find(|(found, _)| *found == name);
+    first.is_some_and(|(_, value)| value_holds(condition, value.as_bytes()))
+}

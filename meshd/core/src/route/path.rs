@@ -1,0 +1,131 @@
+//! Paths brought to one form, so that a rule for `/admin` cannot be walked around by `/x/../admin`.
+//!
+//! Matching and forwarding both use the result. Source: Istio `pathNormalization: BASE`, which is Envoy's
+//! `normalize_path` by googleurl's `CanonicalizePath`, with escaped slashes kept and slashes not merged.
+
+use std::borrow::Cow;
+
+/// A path that no form can be found for: it holds an escaped or a plain NUL. The answer is 400.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the path holds a NUL")]
+pub struct BadPath;
+
+/// Splits a request target in origin form into path and query; a `#fragment` is cut off.
+///
+/// Source: Envoy with `http_reject_path_with_fragment: false`, which Istio sets.
+pub fn parts(target: &str) -> (&str, Option<&str>) {
+    let whole = target.split_once('#').map_or(target, |(whole, _)| whole);
+    whole.split_once('?').map_or((whole, None), |(path, query)| (path, Some(query)))
+}
+
+/// Brings a path (no query) to its one form.
+///
+/// `.` and `..` segments (also as `%2e`) are resolved, `\` becomes `/`, escapes of unreserved characters are
+/// decoded, characters that do not belong in a path are escaped. Slashes are not merged, `%2F` and `%5C` and every
+/// other escape stay as sent. Borrows when nothing changes, which is the usual case.
+pub fn normalise(raw: &str) -> Result<Cow<'_, str>, BadPath> {
+    if is_normal(raw.as_bytes()) {
+        return Ok(Cow::Borrowed(raw));
+    }
+    let bytes = raw.as_bytes();
+    let mut out = String::with_capacity(bytes.len() + 16);
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        if let Some(dot) = dot_at(bytes, at) {
+            at = take_dot(bytes, at + dot, &mut out);
+            continue;
+        }
+        match byte {
+            0 => return Err(BadPath),
+            b'\\' => out.push('/'),
+            b'%' => match escaped(bytes, at) {
+                Some(0) => return Err(BadPath),
+                Some(value) => {
+                    if is_unreserved(value) {
+                        out.push(char::from(value));
+                    } else {
+                        out.push_str(&raw[at..at + 3]);
+                    }
+                    at += 2;
+                }
+                None => out.push('%'),
+            },
+            _ if must_be_escaped(byte) => escape(byte, &mut out),
+            _ => out.push(char::from(byte)),
+        }
+        at += 1;
+    }
+    Ok(Cow::Owned(out))
+}
+
+/// Whether a path is in its one form for sure: the cheap test of the usual case.
+fn is_normal(bytes: &[u8]) -> bool {
+    let mut before = 0;
+    for &byte in bytes {
+        let special = matches!(byte, b'%' | b'\\') || byte == b'.' && before == b'/';
+        if special || must_be_escaped(byte) {
+            return false;
+        }
+        before = byte;
+    }
+    true
+}
+
+/// Takes in a dot that ends at `after`, and what it means: this folder, the one above, or just a dot.
+/// Returns where to go on.
+fn take_dot(bytes: &[u8], after: usize, out: &mut String) -> usize {
+    let is_slash = |at: usize| matches!(bytes.get(at), Some(b'/' | b'\\'));
+    let ends = |at: usize| at == bytes.len() || is_slash(at);
+    let skip = |at: usize| at + usize::from(is_slash(at));
+    if out.ends_with('/') {
+        if ends(after) {
+            return skip(after);
+        }
+        if let Some(second) = dot_at(bytes, after).filter(|second| ends(after + second)) {
+            back_up(out);
+            return skip(after + second);
+        }
+    }
+    out.push('.');
+    after
+}
+
+/// Cuts `out`, which ends in a slash, back to the slash before; the first slash stays.
+fn back_up(out: &mut String) {
+    let before = out.len().saturating_sub(1);
+    let end = out[..before].rfind('/').map_or(1, |slash| slash + 1);
+    out.truncate(end);
+}
+
+/// Returns the length of the dot at `at`, plain or escaped.
+fn dot_at(bytes: &[u8], at: usize) -> Option<usize> {
+    match bytes.get(at)? {
+        b'.' => Some(1),
+        b'%' if escaped(bytes, at) == Some(b'.') => Some(3),
+        _ => None,
+    }
+}
+
+/// Returns what the escape at `at` stands for.
+fn escaped(bytes: &[u8], at: usize) -> Option<u8> {
+    let digit = |at: usize| char::from(*bytes.get(at)?).to_digit(16);
+    u8::try_from(digit(at + 1)? * 16 + digit(at + 2)?).ok()
+}
+
+fn escape(byte: u8, out: &mut String) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    out.push('%');
+    out.push(char::from(DIGITS[usize::from(byte >> 4)]));
+    out.push(char::from(DIGITS[usize::from(byte & 15)]));
+}
+
+/// RFC 3986, section 2.3.
+fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
+}
+
+/// Source: googleurl's table of path characters.
+fn must_be_escaped(byte: u8) -> bool {
+    !(0x21..0x7f).contains(&byte)
+        || matches!(byte, b'"' | b'#' | b'<' | b'>' | b'?' | b'^' | b'`' | b'{' | b'|' | b'}')
+}
