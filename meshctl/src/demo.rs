@@ -118,9 +118,12 @@ impl Demo {
 
     /// From nothing to the first routed request.
     async fn bring_up(args: &DemoArgs, hosts: &mut Hosts, phases: &mut Phases) -> Result<Traffic> {
-        let ip_of = |hosts: &Hosts, name: &str| hosts.all.iter().find(|host| host.name == name).map(|host| host.ip);
-        let bound = services::bind(|name| ip_of(hosts, name).unwrap_or(hosts.all[0].ip))
-            .map_err(|error| Failure::new(Exit::NoAnswer, format!("services: {}", crate::exit::plain(&error))))?;
+        let ip_of =
+            |hosts: &Hosts, name: &str| hosts.all.iter().find(|host| host.name == name).map(|host| host.ip);
+        let bound =
+            services::bind(|name| ip_of(hosts, name).unwrap_or(hosts.all[0].ip)).map_err(|error| {
+                Failure::new(Exit::NoAnswer, format!("services: {}", crate::exit::plain(&error)))
+            })?;
         let registrations: Vec<_> =
             hosts.all.iter().map(|host| services::registration(&bound, host.name)).collect();
         let door = SocketAddr::new(hosts.all[0].ip, hosts::DOOR);
@@ -264,9 +267,10 @@ impl Demo {
         let host = order.host.as_str();
         let done = match order.act {
             control::Act::Start => self.hosts.start(host).map(|()| format!("{host} is starting")),
-            control::Act::Stop => {
-                self.hosts.stop(host, false).map(|()| format!("{host} is stopping: its services leave, its connections end"))
-            }
+            control::Act::Stop => self
+                .hosts
+                .stop(host, false)
+                .map(|()| format!("{host} is stopping: its services leave, its connections end")),
             control::Act::Kill => self.hosts.stop(host, true).map(|()| format!("{host} was killed")),
         };
         // The terminal that asked may be gone.

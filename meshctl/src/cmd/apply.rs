@@ -24,8 +24,10 @@ pub(crate) async fn run(args: &ApplyArgs, client: impl Fn() -> Result<Client>) -
     let rules = Rules::read(&paths, &args.namespace)?;
     rules.judge(args.strict)?;
     if args.dry_run == Some(DryRun::Client) {
-        let lines: String =
-            rules::keys(&rules.rules).iter().map(|key| format!("{} valid (dry run, not sent)\n", lower(key))).collect();
+        let lines: String = rules::keys(&rules.rules)
+            .iter()
+            .map(|key| format!("{} valid (dry run, not sent)\n", lower(key)))
+            .collect();
         say(&lines)?;
         return Ok(Exit::Done);
     }
@@ -98,7 +100,8 @@ impl Order {
         if self.prune {
             let keep: BTreeSet<_> = self.rules.iter().map(|rule| rule.object.key()).collect();
             let namespaces: BTreeSet<_> = keep.iter().map(|key| &key.namespace).collect();
-            let gone = current.iter().filter(|(key, _)| namespaces.contains(&key.namespace) && !keep.contains(key));
+            let gone =
+                current.iter().filter(|(key, _)| namespaces.contains(&key.namespace) && !keep.contains(key));
             changes.extend(gone.map(|(key, stored)| ResourceChange {
                 key: key.clone(),
                 object: None,
@@ -142,7 +145,10 @@ impl Order {
     fn placed(&self, findings: &[Finding]) -> Vec<Finding> {
         let mut findings = findings.to_vec();
         for finding in findings.iter_mut().filter(|finding| finding.file.is_none()) {
-            let rule = self.rules.iter().find(|rule| finding.object.as_ref() == Some(&rule.object.key().to_string()));
+            let rule = self
+                .rules
+                .iter()
+                .find(|rule| finding.object.as_ref() == Some(&rule.object.key().to_string()));
             if let Some(rule) = rule {
                 rule.place(finding);
             }
@@ -226,7 +232,10 @@ mod tests {
         let batch = order.batch(&stored(RULE, 12));
 
         assert_eq!(batch.changes[0].expect, Precondition::At(Revision(7)));
-        assert_eq!(batch.changes[0].object.as_ref().and_then(|object| object.metadata.resource_version), None);
+        assert_eq!(
+            batch.changes[0].object.as_ref().and_then(|object| object.metadata.resource_version),
+            None
+        );
         assert!(!order.may_retry());
     }
 
@@ -239,14 +248,19 @@ mod tests {
 
         let batch = order(RULE, true).batch(&current);
 
-        let gone: Vec<_> =
-            batch.changes.iter().filter(|change| change.object.is_none()).map(|change| change.key.to_string()).collect();
+        let gone: Vec<_> = batch
+            .changes
+            .iter()
+            .filter(|change| change.object.is_none())
+            .map(|change| change.key.to_string())
+            .collect();
         assert_eq!(gone, ["DestinationRule default/ratings"]);
     }
 
     #[test]
     fn findings_of_the_mesh_get_the_file_of_their_object() {
-        let finding = Finding::warning("missing-host", "spec.host", "no service").on(&"DestinationRule default/reviews");
+        let finding = Finding::warning("missing-host", "spec.host", "no service")
+            .on(&"DestinationRule default/reviews");
 
         let placed = order(RULE, false).placed(&[finding]);
 

@@ -77,11 +77,12 @@ fn meaning(old: &Object, new: &Object) -> Option<String> {
     if before.len() != after.len() {
         return None;
     }
+    let several = after.len() > 1;
     let mut routes = Vec::new();
     for (index, (before, after)) in before.iter().zip(&after).enumerate() {
         let shifts = shifts(before, after);
         if !shifts.is_empty() {
-            let which = if after.len() > 1 { format!("http[{index}] ") } else { String::new() };
+            let which = if several { format!("http[{index}] ") } else { String::new() };
             routes.push(format!("{which}{}", shifts.join(", ")));
         }
     }
@@ -114,7 +115,11 @@ pub(crate) fn weights(route: &HttpRoute) -> Vec<(String, i32)> {
         .iter()
         .map(|to| {
             let name = to.destination.as_ref().map_or_else(String::new, |destination| {
-                if destination.subset.is_empty() { destination.host.clone() } else { destination.subset.clone() }
+                if destination.subset.is_empty() {
+                    destination.host.clone()
+                } else {
+                    destination.subset.clone()
+                }
             });
             (name, if single { 100 } else { to.weight.unwrap_or(0) })
         })

@@ -35,7 +35,8 @@ fn filter(args: &PlanArgs) -> PlanFilter {
     PlanFilter { host: args.service.clone(), port: args.port }
 }
 
-const NOTHING: &str = "nothing of that name in the plan of this host; `meshctl service list` shows what there is";
+const NOTHING: &str =
+    "nothing of that name in the plan of this host; `meshctl service list` shows what there is";
 
 /// Routes in the order in which they are tried, grouped by host and port.
 fn routes_table(rows: &[RouteView]) -> String {

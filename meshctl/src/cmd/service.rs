@@ -1,5 +1,6 @@
 //! `meshctl service`: what this host offers, and what the mesh has.
 
+mod file;
 mod flags;
 
 use std::collections::BTreeMap;
@@ -20,7 +21,9 @@ pub(crate) async fn register(args: &RegisterArgs, client: impl Fn() -> Result<Cl
     let instances = flags::instances(args)?;
     let lines: String = instances
         .iter()
-        .map(|(id, instance)| format!("instance {id} of {}/{} registered\n", instance.namespace, instance.service))
+        .map(|(id, instance)| {
+            format!("instance {id} of {}/{} registered\n", instance.namespace, instance.service)
+        })
         .collect();
     register_instances(&client()?, instances).await?;
     say(&lines)?;
@@ -99,7 +102,8 @@ fn table(services: &[ServiceView]) -> String {
         }
         for (index, instance) in service.instances.iter().enumerate() {
             let first = index == 0;
-            let labels: Vec<_> = instance.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            let labels: Vec<_> =
+                instance.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
             columns.toned([
                 (if first { service.host.clone() } else { "\"".into() }, Tone::Plain),
                 (if first { ports.join(" ") } else { "\"".into() }, Tone::Plain),

@@ -61,7 +61,8 @@ fn line(status: &Status) -> String {
         );
     }
     let live = status.hosts.iter().filter(|host| host.liveness == Liveness::Live).count();
-    let voters = status.hosts.iter().filter(|host| matches!(host.role, HostRole::Leader | HostRole::Voter)).count();
+    let voters =
+        status.hosts.iter().filter(|host| matches!(host.role, HostRole::Leader | HostRole::Voter)).count();
     let leader = status.leader.as_deref().unwrap_or("none yet");
     format!(
         "mesh {} · {live} of {} live · {} · leader {leader} · revision {}\n",
@@ -73,8 +74,8 @@ fn line(status: &Status) -> String {
 }
 
 fn table(status: &Status) -> String {
-    let mut columns =
-        Columns::new(["NAME", "ROLE", "ADDRESS", "STATE", "REVISION", "SERVICES", "VERSION"]).numbers(&[4, 5]);
+    let mut columns = Columns::new(["NAME", "ROLE", "ADDRESS", "STATE", "REVISION", "SERVICES", "VERSION"])
+        .numbers(&[4, 5]);
     for host in &status.hosts {
         columns.toned([
             (host.name.clone(), Tone::Plain),
@@ -204,6 +205,9 @@ mesh cluster.local · 2 of 3 hosts live · 2 voters · leader vm1 · revision 42
         let mut status = status();
         status.hosts[1].clock_offset_ms = Some(-95_000);
 
-        assert!(plain(&whole(&status)).contains("warning: vm2: its clock is 95 s behind the leader's; set the time"));
+        assert!(
+            plain(&whole(&status))
+                .contains("warning: vm2: its clock is 95 s behind the leader's; set the time")
+        );
     }
 }

@@ -100,7 +100,10 @@ fn held(path: &Path) -> bool {
 fn bases() -> Vec<PathBuf> {
     let mut bases = Vec::new();
     if let Some(runtime) = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from) {
-        if runtime.is_absolute() && runtime.is_dir() && runtime.as_os_str().len() < MAX_BASE - "/meshd-demo".len() {
+        if runtime.is_absolute()
+            && runtime.is_dir()
+            && runtime.as_os_str().len() < MAX_BASE - "/meshd-demo".len()
+        {
             bases.push(runtime.join("meshd-demo"));
         }
     }
@@ -123,7 +126,10 @@ fn own(base: &Path) -> Result {
     }
     Err(Failure::new(
         Exit::Unreadable,
-        format!("{}: is not a folder that only you can enter; remove it and start the demo again", base.display()),
+        format!(
+            "{}: is not a folder that only you can enter; remove it and start the demo again",
+            base.display()
+        ),
     ))
 }
 

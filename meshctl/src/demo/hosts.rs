@@ -76,9 +76,12 @@ pub(crate) struct Hosts {
 /// Reads `--base`.
 pub(crate) fn addresses(base: &str) -> Result<[IpAddr; 3]> {
     let wrong = || {
-        Failure::usage(format!("--base {base}: must be the first three numbers of loopback addresses, such as 127.0.2"))
+        Failure::usage(format!(
+            "--base {base}: must be the first three numbers of loopback addresses, such as 127.0.2"
+        ))
     };
-    let parts: Vec<u8> = base.split('.').map(str::parse).collect::<std::result::Result<_, _>>().map_err(|_| wrong())?;
+    let parts: Vec<u8> =
+        base.split('.').map(str::parse).collect::<std::result::Result<_, _>>().map_err(|_| wrong())?;
     match parts[..] {
         [127, b, c] => Ok([1, 2, 3].map(|last| IpAddr::V4(Ipv4Addr::new(127, b, c, last)))),
         _ => Err(wrong()),
@@ -406,7 +409,10 @@ mod tests {
 
         let failure = check_ports(&ips, &base).expect_err("taken");
 
-        assert!(failure.message.contains(&format!("  {base}.2:15008 (mesh, TCP): address already in use")), "{failure}");
+        assert!(
+            failure.message.contains(&format!("  {base}.2:15008 (mesh, TCP): address already in use")),
+            "{failure}"
+        );
         assert!(failure.message.contains("meshctl demo --base 127.0.2"), "{failure}");
         assert_eq!(failure.message.lines().count(), 3, "{failure}");
     }

@@ -113,7 +113,8 @@ impl Judge {
     fn judge(&mut self, sample: &Sample, asked: &Asked) {
         let shares = if sample.signed_in { &asked.user } else { &asked.all };
         let (Some(shares), Ok(version)) = (shares, &sample.outcome) else { return };
-        let known = self.segments.iter_mut().find(|one| one.signed_in == sample.signed_in && one.asked == *shares);
+        let known =
+            self.segments.iter_mut().find(|one| one.signed_in == sample.signed_in && one.asked == *shares);
         let counts = match known {
             Some(segment) => &mut segment.counts,
             None => {

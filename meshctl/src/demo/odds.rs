@@ -62,7 +62,10 @@ mod tests {
             assert!(low == 0 || lower_tail(trials, share, low - 1) <= 0.005, "{trials} {share}: low {low}");
             assert!(lower_tail(trials, share, low) > 0.005, "{trials} {share}: low {low} is not tight");
             assert!(1.0 - lower_tail(trials, share, high) <= 0.005 + 1e-12, "{trials} {share}: high {high}");
-            assert!(1.0 - lower_tail(trials, share, high - 1) > 0.005, "{trials} {share}: high {high} is not tight");
+            assert!(
+                1.0 - lower_tail(trials, share, high - 1) > 0.005,
+                "{trials} {share}: high {high} is not tight"
+            );
         }
     }
 

@@ -11,7 +11,8 @@ use crate::words::{count, percent};
 /// Writes the summary.
 pub(crate) fn write(judge: &Judge, recent: &Recent, took: Duration) -> String {
     let mut columns =
-        Columns::new(["REVIEWS", "WHOSE", "ASKED", "MEASURED", "REQUESTS", "CHANCE ALLOWS", "VERDICT"]).numbers(&[2, 3, 4]);
+        Columns::new(["REVIEWS", "WHOSE", "ASKED", "MEASURED", "REQUESTS", "CHANCE ALLOWS", "VERDICT"])
+            .numbers(&[2, 3, 4]);
     let lines = judge.lines();
     for line in &lines {
         columns.toned(cells(line));
@@ -60,7 +61,10 @@ fn verdict(judge: &Judge, lines: &[Line]) -> (Tone, String) {
     }
     let beyond = lines.iter().filter(|line| !line.holds()).count();
     if beyond > 0 {
-        problems.push(format!("{} beyond what chance allows (odds of a false alarm: one in a million)", count(beyond, "share")));
+        problems.push(format!(
+            "{} beyond what chance allows (odds of a false alarm: one in a million)",
+            count(beyond, "share")
+        ));
     }
     (Tone::Bad, problems.join("; "))
 }
@@ -77,7 +81,12 @@ mod tests {
         let now = Instant::now();
         let shares = Some([("v1".to_owned(), 0.9), ("v2".to_owned(), 0.1)].into_iter().collect());
         let asked = Asked { all: shares.clone(), user: shares };
-        let one = |version: &str| Sample { done: now, signed_in: false, outcome: Ok(version.into()), latency_us: 2_000 };
+        let one = |version: &str| Sample {
+            done: now,
+            signed_in: false,
+            outcome: Ok(version.into()),
+            latency_us: 2_000,
+        };
         let mut samples = vec![one("v1"); 1_790];
         samples.extend(vec![one("v2"); 210]);
         let mut judge = Judge::default();

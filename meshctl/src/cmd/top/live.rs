@@ -52,11 +52,15 @@ pub(super) async fn run(client: &Client, scope: Scope, interval: Duration) -> Re
 
 fn view(frame: &mut Frame<'_>, rows: &[Rate], hosts: usize, time: Duration, trouble: Option<&str>) {
     let [head, body, foot] =
-        Layout::vertical([Constraint::Length(2), Constraint::Min(1), Constraint::Length(1)]).areas(frame.area());
+        Layout::vertical([Constraint::Length(2), Constraint::Min(1), Constraint::Length(1)])
+            .areas(frame.area());
     let total: f64 = rows.iter().map(|row| row.requests_per_second).sum();
     let line = match trouble {
         Some(trouble) => Line::styled(format!("no answer: {trouble}"), style(crate::output::Tone::Bad)),
-        None => Line::from(format!("{total:.0} requests/s · {hosts} hosts · over the last {:.0} s", time.as_secs_f64())),
+        None => Line::from(format!(
+            "{total:.0} requests/s · {hosts} hosts · over the last {:.0} s",
+            time.as_secs_f64()
+        )),
     };
     frame.render_widget(line, head);
     let heads = ["FROM", "TO", "VERSION", "REQ/S", "SHARE", "SUCCESS", "P50", "P99", "RETRIES/S"];
