@@ -99,8 +99,8 @@ mod tests {
             text,
             "
 REVIEWS  WHOSE       ASKED  MEASURED      REQUESTS  CHANCE ALLOWS  VERDICT
-v1       everybody  90.0 %    89.5 %  1790 of 2000  1729 to 1863   holds
-v2       everybody  10.0 %    10.5 %   210 of 2000  137 to 271     holds
+v1       everybody  90.0 %    89.5 %  1790 of 2000  1729 to 1864   holds
+v2       everybody  10.0 %    10.5 %   210 of 2000  136 to 271     holds
 
 2000 requests in 20 s, 0 failed · p50 2.00 ms · p99 2.00 ms (last 10 s)
 every version got its share, and no request failed

@@ -35,7 +35,9 @@ impl Server {
         let (answer, kept): (Arc<Answer>, _) = (Arc::new(answer), Arc::clone(&requests));
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                serve(stream, answer.as_ref(), &kept);
+                let serve = || serve(stream, answer.as_ref(), &kept);
+                // A test that panics in its answer hangs up, as a meshd that crashes does.
+                let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(serve));
             }
         });
         Self { home, requests }

@@ -64,12 +64,19 @@ fn view(frame: &mut Frame<'_>, rows: &[Rate], hosts: usize, time: Duration, trou
     };
     frame.render_widget(line, head);
     let heads = ["FROM", "TO", "VERSION", "REQ/S", "SHARE", "SUCCESS", "P50", "P99", "RETRIES/S"];
+    let rows: Vec<_> = rows.iter().map(cells).collect();
+    let widths = (0..heads.len()).map(|column| {
+        let cells = rows.iter().map(|row| row[column].0.chars().count());
+        let width = cells.chain([heads[column].len()]).max().unwrap_or(0);
+        Constraint::Length(u16::try_from(width).unwrap_or(u16::MAX))
+    });
+    let widths: Vec<_> = widths.collect();
     let table = Table::new(
-        rows.iter().map(|row| Row::new(cells(row).map(|(text, tone)| Cell::from(text).style(style(tone))))),
-        [24, 30, 10, 9, 9, 9, 10, 10, 10].map(Constraint::Max),
+        rows.into_iter().map(|row| Row::new(row.map(|(text, tone)| Cell::from(text).style(style(tone))))),
+        widths,
     )
     .header(Row::new(heads).style(Style::new().add_modifier(Modifier::BOLD)))
-    .column_spacing(1);
+    .column_spacing(2);
     frame.render_widget(table, body);
     frame.render_widget(Line::styled("q leaves", style(crate::output::Tone::Dim)), foot);
 }
