@@ -101,8 +101,8 @@ pub fn inspect(file: &str, text: &str) -> (Vec<Document>, Vec<Finding>) {
             read.findings.extend(found.into_iter().map(|finding| document.place(finding)));
         }
     }
-    read.findings.sort_by_key(|finding| (finding.line, finding.column));
-    read.findings.truncate(MAX_FINDINGS);
+    read.findings.sort_by_key(|finding| (finding.line.is_none(), finding.line, finding.column));
+    bound(file, &mut read.findings);
     let documents = read
         .documents
         .into_iter()
@@ -148,8 +148,19 @@ fn read_all(file: &str, text: &str) -> Read {
         }
         envelope::read(file, number, &part, &mut read);
     }
-    read.findings.truncate(MAX_FINDINGS);
+    bound(file, &mut read.findings);
     read
+}
+
+/// Keeps as many findings as are read by anybody. What is cut off may be an error, so the note about it is one.
+fn bound(file: &str, findings: &mut Vec<Finding>) {
+    if findings.len() > MAX_FINDINGS {
+        findings.truncate(MAX_FINDINGS - 1);
+        let message = format!("there is more to say than the {} findings above", findings.len());
+        findings.push(
+            in_file(file, Finding::error("too-many-findings", "", message)).with_hint("mend these first"),
+        );
+    }
 }
 
 fn in_file(file: &str, finding: Finding) -> Finding {
