@@ -8,6 +8,7 @@ pub mod autopilot;
 pub mod balance;
 pub mod election;
 pub mod endpoint;
+pub mod firewall;
 pub mod identity;
 pub mod liveness;
 pub mod plan;
