@@ -1,8 +1,8 @@
 //! Reads files of rules: many documents, every finding of each, every finding with its place.
 //!
-//! A file is split into documents first ([`split`]), so that a slip in one does not hide the others. Each is read into
-//! a tree with positions ([`tree`]), and the tree into types by a deserializer that does not stop at the first mistake
-//! ([`decode`]). JSON is read too, being YAML. Input is bounded: see [`MAX_FILE_BYTES`] and its neighbours.
+//! A file is split into documents first (`split`), so that a slip in one does not hide the others. Each is read into
+//! a tree with positions (`tree`), and the tree into types by a deserializer that does not stop at the first mistake
+//! (`decode`). JSON is read too, being YAML. Input is bounded: see [`MAX_FILE_BYTES`] and its neighbours.
 //!
 //! Whether values make sense is for `validate`, whether meshd carries them out is for `support`; [`inspect`] asks all.
 
