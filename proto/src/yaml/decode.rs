@@ -102,8 +102,8 @@ fn address(node: &Node) -> usize {
 /// Where a decoder stands; only written out for messages.
 enum Path<'p> {
     Root(&'p str),
-    Name(&'p Path<'p>, &'p str),
-    Index(&'p Path<'p>, usize),
+    Name(&'p Self, &'p str),
+    Index(&'p Self, usize),
 }
 
 impl Path<'_> {
@@ -233,12 +233,11 @@ impl<'de> Deserializer<'de> for Decoder<'de, '_> {
     }
 
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refusal> {
-        let value = match self.node.value {
-            Value::Bool(value) => value,
-            _ => {
-                self.wrong("true or false", None);
-                false
-            }
+        let value = if let Value::Bool(value) = self.node.value {
+            value
+        } else {
+            self.wrong("true or false", None);
+            false
         };
         visitor.visit_bool(value)
     }
@@ -308,9 +307,9 @@ impl<'de> Deserializer<'de> for Decoder<'de, '_> {
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refusal> {
         let Value::List(items) = &self.node.value else {
             self.wrong("a list", Some("put \"- \" in front of each item"));
-            return visitor.visit_seq(Items { parent: self, items: &[], index: 0 });
+            return visitor.visit_seq(Items { parent: self, all: &[], index: 0 });
         };
-        visitor.visit_seq(Items { parent: self, items, index: 0 })
+        visitor.visit_seq(Items { parent: self, all: items, index: 0 })
     }
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refusal> {
@@ -367,18 +366,18 @@ impl<'de> Decoder<'de, '_> {
             return visitor.visit_map(Entries {
                 parent: self,
                 fields,
-                entries: &[],
+                rest: &[],
                 next: None,
                 seen: BTreeSet::new(),
             });
         };
-        visitor.visit_map(Entries { parent: self, fields, entries, next: None, seen: BTreeSet::new() })
+        visitor.visit_map(Entries { parent: self, fields, rest: entries, next: None, seen: BTreeSet::new() })
     }
 }
 
 struct Items<'de, 'p> {
     parent: Decoder<'de, 'p>,
-    items: &'de [Node],
+    all: &'de [Node],
     index: usize,
 }
 
@@ -386,7 +385,7 @@ impl<'de> SeqAccess<'de> for Items<'de, '_> {
     type Error = Refusal;
 
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Refusal> {
-        while let Some(node) = self.items.get(self.index) {
+        while let Some(node) = self.all.get(self.index) {
             let path = Path::Index(self.parent.path, self.index);
             self.index += 1;
             if self.parent.notes.skips(node) {
@@ -403,7 +402,7 @@ struct Entries<'de, 'p> {
     parent: Decoder<'de, 'p>,
     /// The fields of a struct; none for a map with any keys.
     fields: Option<&'static [&'static str]>,
-    entries: &'de [(Key, Node)],
+    rest: &'de [(Key, Node)],
     next: Option<&'de (Key, Node)>,
     /// A key that comes twice is reported elsewhere; the first counts.
     seen: BTreeSet<&'de str>,
@@ -449,8 +448,8 @@ impl<'de> MapAccess<'de> for Entries<'de, '_> {
     type Error = Refusal;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Refusal> {
-        while let Some((entry, rest)) = self.entries.split_first() {
-            self.entries = rest;
+        while let Some((entry, rest)) = self.rest.split_first() {
+            self.rest = rest;
             let (key, node) = entry;
             if self.wants(key, node) {
                 self.next = Some(entry);
