@@ -5,6 +5,7 @@
 
 mod begin;
 mod carrier;
+mod desk;
 mod entrances;
 mod follow;
 mod logging;

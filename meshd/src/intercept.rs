@@ -78,13 +78,11 @@ pub enum Outcome {
 
 /// Does what `intercept.mode` asks for. Call it when all listeners are bound.
 ///
-/// What a crashed predecessor left is replaced, or removed where nothing is intercepted now. An error is returned
-/// for `mode = "on"` only; then nothing is left behind.
+/// What a crashed predecessor left is replaced. With `mode = "off"` nothing is touched: a table that is there belongs to
+/// another meshd (a demo beside the real one, say). An error is returned for `mode = "on"` only; then nothing is left
+/// behind.
 pub fn start(mode: InterceptMode, rules: &Intercept) -> Result<Outcome, InterceptError> {
     if mode == InterceptMode::Off {
-        if let Err(error) = remove() {
-            tracing::debug!(%error, "nothing of an earlier interception was removed");
-        }
         return Ok(Outcome::Off);
     }
     match apply(rules) {

@@ -16,9 +16,9 @@ use std::collections::BTreeMap;
 use tokio::sync::watch;
 
 use super::carrier::{Hosts, unavailable};
+use super::desk::Desk;
 use crate::agent::Published;
 use crate::server::Server;
-use crate::services::Desk;
 use crate::telemetry::Stats;
 use crate::transport::{FrameStream, Peer};
 
@@ -109,7 +109,10 @@ impl Requests {
             Request::Version => Response::Version { version: env!("CARGO_PKG_VERSION").into() },
             Request::Get(get) if get.stale => self.read_mirror(get),
             Request::Register { instances } => return Some(self.register(instances).await),
-            Request::Deregister { ids } => return Some(self.desk.deregister(ids).await.map(|()| Response::Done)),
+            Request::Deregister { ids } => {
+                let done = self.desk.deregister(self.id, ids, self.published.clone()).await;
+                return Some(done.map(|()| Response::Done));
+            }
             _ => return None,
         }))
     }
@@ -152,7 +155,7 @@ impl Requests {
         if let Some(why) = contradiction {
             return Err(refused(ErrorCode::Conflict, why));
         }
-        self.desk.register(instances).await.map(|()| Response::Done)
+        self.desk.register(self.id, instances, self.published.clone()).await.map(|()| Response::Done)
     }
 
     fn read_mirror(&self, get: &Get) -> Response {

@@ -18,6 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::carrier::Hosts;
+use super::desk::Desk;
 use super::follow::Follower;
 use super::notary::HostNotary;
 use super::requests::Requests;
@@ -30,7 +31,6 @@ use crate::drain::{self, Drain};
 use crate::identity::{HostKeys, Rotation, RotationHandle, RotationSettings};
 use crate::proxy::{self, Proxy};
 use crate::server::{Server, Setup};
-use crate::services::Desk;
 use crate::telemetry::Stats;
 use crate::transport::{Accepted, Credentials, Dialer, QuicListener, Service, SocketOptions, Trust};
 use crate::{agent, dns, health, intercept, systemd, task};
@@ -131,7 +131,7 @@ async fn serve(config: Config, state: HostState, raft: &Runtime) -> Result<()> {
     let socket = admin::bind_socket(&ground.config.listen.socket).await?;
     let ports = Ports::bind(&ground.config).await?;
 
-    let desk = Desk::start(&ground.config, ground.draining.clone())?;
+    let desk = Desk::start(&ground.config, ground.draining.clone());
     let health = health::start(desk.registration(), ground.draining.clone());
     let (outlets, published) = outlets();
     let (agent, problem) = Agent::new(agent_settings(&ground)?, offer(&desk, health), outlets.clone());
@@ -169,6 +169,7 @@ async fn serve(config: Config, state: HostState, raft: &Runtime) -> Result<()> {
     let follower = Follower {
         credentials: ground.credentials.clone(),
         rotation,
+        host: ground.state.id,
         intercepts_inbound: intercepts && ground.config.intercept.inbound,
         inbound_targets: BTreeSet::new(),
     };
@@ -275,7 +276,7 @@ fn start_rotation(
         credentials: ground.credentials.clone(),
         keys: ground.keys.clone(),
         host: ground.own_identity()?,
-        folder: ground.config.host.data.join("certificates"),
+        folder: begin::certificates(&ground.config.host.data),
     };
     let servers = ground.state.servers.clone();
     let (mut rotation, handle) = Rotation::new(settings, signer::signer(notary.clone(), hosts.clone(), published, servers));
@@ -288,12 +289,8 @@ fn start_interception(config: &Config, upstreams: &[std::net::SocketAddr], desk:
     let registration: Registration = desk.registration().borrow().clone();
     let rules = intercept::rules(config, upstreams, &registration);
     match intercept::start(config.intercept.mode, &rules)? {
-        intercept::Outcome::Applied => Ok(true),
-        intercept::Outcome::Off => Ok(false),
-        intercept::Outcome::Unavailable(why) => {
-            tracing::info!(why, "traffic is not intercepted; callers use listeners or the HTTP proxy port");
-            Ok(false)
-        }
+        intercept::Outcome::On => Ok(true),
+        intercept::Outcome::Off | intercept::Outcome::Unavailable(_) => Ok(false),
     }
 }
 
