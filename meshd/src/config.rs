@@ -13,7 +13,7 @@ use mesh_core::plan::{Locality, Workload};
 use mesh_proto::finding::Finding;
 use mesh_proto::registration::Protocol;
 
-pub use keys::{KEYS, Key, default_file, reference};
+pub use keys::{KEYS, Key, default_document, reference};
 
 pub(crate) mod document;
 mod keys;
@@ -25,6 +25,9 @@ mod tests;
 
 /// Where `meshd.toml` is looked for when no `--config` is given; there it may be absent.
 pub const DEFAULT_FILE: &str = "/etc/meshd/meshd.toml";
+
+/// The data folder where neither the file nor the command line names one.
+pub const DEFAULT_DATA: &str = "/var/lib/meshd";
 
 /// Everything that `meshd.toml` says, defaults filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]

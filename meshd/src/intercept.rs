@@ -9,12 +9,13 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Write as _};
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::process::{Command, Output, Stdio};
 
 use mesh_core::firewall::{self, DnsCapture, Intercept, SshSession, VIRTUAL_V4, VIRTUAL_V6};
 use mesh_proto::registration::Registration;
 
+use crate::config::words::is_on_this_host;
 use crate::config::{Config, InterceptMode};
 
 #[cfg(test)]
@@ -181,12 +182,7 @@ fn own_ports(config: &Config) -> BTreeSet<u16> {
 /// Returns the resolvers whose questions are caught; empty for all. See [`DnsCapture::only`].
 fn questions_to_catch(upstreams: &[SocketAddr]) -> Vec<IpAddr> {
     let addresses: Vec<IpAddr> = upstreams.iter().map(SocketAddr::ip).collect();
-    if addresses.iter().any(|address| is_local(*address)) { addresses } else { Vec::new() }
-}
-
-/// Whether an address is one of this host's own: only those can be bound.
-fn is_local(address: IpAddr) -> bool {
-    address.is_loopback() || UdpSocket::bind((address, 0)).is_ok()
+    if addresses.iter().any(|address| is_on_this_host(*address)) { addresses } else { Vec::new() }
 }
 
 /// Finds the SSH session in whose shell meshd runs, from `SSH_CONNECTION` (`PEER PORT HERE PORT`).

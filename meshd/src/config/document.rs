@@ -57,11 +57,9 @@ impl<'t> Document<'t> {
         self.report(span, Severity::Error, code, path, message);
     }
 
-    /// Returns `file:line:column` of a key, for messages that point at a second place.
-    pub(crate) fn place(&self, path: &str) -> String {
-        let Some(span) = self.place_of(path) else { return self.file.clone() };
-        let (line, column) = position(self.text, span.start);
-        format!("{}:{line}:{column}", self.file)
+    /// Returns line and column of a key, or of the nearest one above it.
+    pub(crate) fn position(&self, path: &str) -> Option<(u32, u32)> {
+        self.place_of(path).map(|span| position(self.text, span.start))
     }
 
     /// Returns everything found, in the order of the file.

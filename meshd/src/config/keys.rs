@@ -348,7 +348,7 @@ pub const KEYS: &[Key] = &[
 ];
 
 /// Returns a `meshd.toml` in which every key stands with its default, commented out.
-pub fn default_file() -> String {
+pub fn default_document() -> String {
     let mut out = String::from(
         "# meshd.toml: facts of this host. Every key is optional and stands here with its default.\n\
          # Rules for the whole mesh are not here: they are applied with `meshctl apply`.\n",

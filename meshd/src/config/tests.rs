@@ -19,7 +19,7 @@ fn an_empty_file_is_a_whole_configuration() {
 
 #[test]
 fn the_printed_file_says_the_defaults() {
-    let printed = default_file();
+    let printed = default_document();
     assert_eq!(parse(&printed).unwrap(), Config::default());
     let keys = |line: &str| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).map(str::to_owned);
     let spoken: String =

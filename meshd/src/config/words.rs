@@ -61,6 +61,11 @@ pub(crate) fn ip_address(text: &str) -> Result<IpAddr, String> {
     text.parse().map_err(|_| format!("{text:?} is not an IP address such as \"10.0.0.7\" or \"fd00::7\""))
 }
 
+/// Whether an address is one of this host's own: only those can be bound.
+pub(crate) fn is_on_this_host(address: IpAddr) -> bool {
+    address.is_loopback() || std::net::UdpSocket::bind((address, 0)).is_ok()
+}
+
 /// Reads `HOST:PORT`.
 pub(crate) fn host_and_port(text: &str) -> Result<(String, u16), String> {
     let parts = text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));

@@ -34,8 +34,14 @@ pub trait Carrier: Send + Sync + 'static {
     ///
     /// The other end must prove to be that very host. Gives up after `timeout`. Cancel safe: a
     /// dropped call is abandoned.
-    fn call(&self, to: HostId, at: SocketAddr, service: Service, body: Bytes, timeout: Duration)
-    -> Answer<'_>;
+    fn call(
+        &self,
+        to: HostId,
+        at: SocketAddr,
+        service: Service,
+        body: Bytes,
+        timeout: Duration,
+    ) -> Answer<'_>;
 }
 
 /// The other servers as this one sees them.
@@ -62,9 +68,7 @@ impl Peers {
         Self { me, carrier, facts, contacts: Mutex::default() }
     }
 
-    /// Calls a host at the address the World knows.
-    ///
-    /// `None` for `from` the first contact: an address given by someone else.
+    /// Calls a host at the address that the World knows.
     pub(super) async fn call(
         &self,
         to: HostId,
@@ -77,21 +81,17 @@ impl Peers {
             return Err(NoAnswer(format!("host {to} is not in the mesh any more")));
         };
         let began = Instant::now();
-        let answer = match tokio::time::timeout(timeout, self.carrier.call(to, at, service, body, timeout)).await
-        {
-            Ok(answer) => answer,
-            Err(_) => Err(NoAnswer(format!("{at} did not answer within {timeout:?}"))),
-        };
+        let answer =
+            match tokio::time::timeout(timeout, self.carrier.call(to, at, service, body, timeout)).await {
+                Ok(answer) => answer,
+                Err(_) => Err(NoAnswer(format!("{at} did not answer within {timeout:?}"))),
+            };
         self.contacts().entry(to).or_default().note(began, answer.is_ok());
         answer
     }
 
     pub(super) fn contact(&self, host: HostId) -> Contact {
         self.contacts().get(&host).copied().unwrap_or_default()
-    }
-
-    pub(super) fn me(&self) -> HostId {
-        self.me
     }
 
     fn contacts(&self) -> MutexGuard<'_, BTreeMap<HostId, Contact>> {
