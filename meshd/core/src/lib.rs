@@ -5,6 +5,7 @@
 //! simulator run the same code.
 
 pub mod balance;
+pub mod compile;
 pub mod endpoint;
 pub mod identity;
 pub mod plan;
