@@ -6,7 +6,7 @@
 
 pub mod autopilot;
 pub mod balance;
-pub mod election;
+pub mod compile;
 pub mod endpoint;
 pub mod firewall;
 pub mod identity;
