@@ -3,6 +3,7 @@
 pub mod drain;
 // pub mod identity;
 // pub mod server;
+pub mod proxy;
 pub mod task;
 pub mod telemetry;
 pub mod transport;
