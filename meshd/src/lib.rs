@@ -1,9 +1,15 @@
 //! The deeds of the mesh: sockets, TLS, QUIC, DNS, Raft, disk, systemd.
+//!
+//! `core` decides, this package does. Modules of one row do not import each other; `docs/ARCHITECTURE.md` says who
+//! may import whom, and a test keeps it so.
 
+pub mod admin;
+pub mod config;
 pub mod drain;
-// pub mod identity;
-// pub mod server;
+pub mod identity;
+pub mod intercept;
 pub mod proxy;
+pub mod server;
 pub mod task;
 pub mod telemetry;
 pub mod transport;

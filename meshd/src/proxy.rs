@@ -27,7 +27,7 @@ use tokio::sync::mpsc;
 
 use crate::drain::{self, Drain};
 use crate::telemetry::{AccessLog, Stats};
-use crate::transport::{Accepted, Dialer, SocketOptions, Transport, socket};
+use crate::transport::{Accepted, Dialer, QuicOptions, SocketOptions, Transport, socket};
 
 mod accept;
 mod body;
@@ -127,6 +127,8 @@ impl Default for Settings {
 pub struct Sockets {
     /// Every way in with its sockets: one for each worker; with fewer, some workers do not listen there.
     pub entrances: Vec<Entrance>,
+    /// The mesh port over UDP, served by one worker; `None`: hops and control traffic come over TCP only.
+    pub quic: Option<(std::net::UdpSocket, QuicOptions)>,
 }
 
 /// One way in.
@@ -228,12 +230,14 @@ pub fn start(shared: Shared, sockets: Sockets) -> Result<Proxy, StartError> {
             shares[index % workers].push((entrance.way.clone(), socket));
         }
     }
+    let mut quic = sockets.quic;
     let mut threads = Vec::with_capacity(workers);
     for (index, listeners) in shares.into_iter().enumerate() {
         let start = worker::Start {
             index,
             shared: shared.clone(),
             listeners,
+            quic: quic.take(),
             own: own.clone(),
             control: control.clone(),
             draining: draining.clone(),

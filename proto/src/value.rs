@@ -4,8 +4,11 @@ mod duration;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::marker::PhantomData;
+use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use duration::{Duration, DurationError};
 
@@ -118,13 +121,49 @@ impl Serialize for Base64 {
     }
 }
 
+impl FromStr for Base64 {
+    type Err = Base64Error;
+
+    fn from_str(text: &str) -> Result<Self, Base64Error> {
+        let plain = text.trim_end_matches('=').replace('-', "+").replace('_', "/");
+        data_encoding::BASE64_NOPAD.decode(plain.as_bytes()).map(Self).map_err(|_| Base64Error)
+    }
+}
+
 impl<'de> Deserialize<'de> for Base64 {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let plain = text.trim_end_matches('=').replace('-', "+").replace('_', "/");
-        data_encoding::BASE64_NOPAD
-            .decode(plain.as_bytes())
-            .map(Self)
-            .map_err(|_| de::Error::custom("must be base64"))
+        deserializer.deserialize_str(Parsed::new("bytes as base64"))
+    }
+}
+
+/// A text that is no base64.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be base64")]
+pub struct Base64Error;
+
+/// Reads a value by its text form.
+struct Parsed<T> {
+    wanted: &'static str,
+    kind: PhantomData<T>,
+}
+
+impl<T> Parsed<T> {
+    const fn new(wanted: &'static str) -> Self {
+        Self { wanted, kind: PhantomData }
+    }
+}
+
+impl<T> Visitor<'_> for Parsed<T>
+where
+    T: FromStr<Err: fmt::Display>,
+{
+    type Value = T;
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.wanted)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
     }
 }

@@ -4,9 +4,13 @@
 //! arguments, decisions go out as values. So the proxy, `meshctl explain`, the golden cases, the fuzzers and the
 //! simulator run the same code.
 
+pub mod autopilot;
 pub mod balance;
+pub mod election;
 pub mod endpoint;
+pub mod firewall;
 pub mod identity;
+pub mod liveness;
 pub mod plan;
 pub mod resilience;
 pub mod route;

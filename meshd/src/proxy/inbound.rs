@@ -29,7 +29,7 @@ use super::worker::{Caller, Worker};
 use super::tcp;
 use crate::task;
 use crate::telemetry::Counters;
-use crate::transport::{Accepted, LinkStream, Listener, Peer};
+use crate::transport::{Accepted, LinkStream, Listener, Peer, QuicListener, QuicOptions, Refused};
 
 /// Accepts on the mesh port until draining begins. What is no hop goes to the control plane.
 pub(super) async fn accept(worker: Rc<Worker>, socket: std::net::TcpListener) {
@@ -43,19 +43,39 @@ pub(super) async fn accept(worker: Rc<Worker>, socket: std::net::TcpListener) {
             () = draining.started() => return,
             accepted = listener.accept() => accepted,
         };
-        match accepted {
-            Ok(Accepted::Hop(peer, stream)) => {
-                task::spawn_local("hop", serve(worker.clone(), peer, stream));
+        took_in(&worker, accepted);
+    }
+}
+
+/// Accepts on the mesh port over QUIC, like [`accept`].
+pub(super) async fn accept_quic(worker: Rc<Worker>, socket: std::net::UdpSocket, options: QuicOptions) {
+    let mut listener = match QuicListener::new(socket, worker.dialer.credentials(), &options) {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!(%error, "cannot accept on the mesh port over QUIC"),
+    };
+    let mut draining = worker.draining.clone();
+    loop {
+        let accepted = tokio::select! {
+            () = draining.started() => return,
+            accepted = listener.accept() => accepted,
+        };
+        took_in(&worker, accepted);
+    }
+}
+
+fn took_in(worker: &Rc<Worker>, accepted: Result<Accepted, Refused>) {
+    match accepted {
+        Ok(Accepted::Hop(peer, stream)) => {
+            task::spawn_local("hop", serve(worker.clone(), peer, stream));
+        }
+        Ok(other) => {
+            if worker.control.try_send(other).is_err() {
+                tracing::warn!("control connection dropped: the control plane is too busy, or not running");
             }
-            Ok(other) => {
-                if worker.control.try_send(other).is_err() {
-                    tracing::warn!("control connection dropped: the control plane is too busy, or not running");
-                }
-            }
-            Err(refused) => {
-                Counters::add(&worker.shard.counters.refused_hops_total);
-                tracing::info!(peer = %refused.address, reason = %refused.fault, "hop refused");
-            }
+        }
+        Err(refused) => {
+            Counters::add(&worker.shard.counters.refused_hops_total);
+            tracing::info!(peer = %refused.address, reason = %refused.fault, "hop refused");
         }
     }
 }

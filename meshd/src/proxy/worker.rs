@@ -20,17 +20,18 @@ use tokio::sync::{mpsc, watch};
 use super::passthrough::Passthrough;
 use super::upstream::Pools;
 use super::wire::{Signal, Watch};
-use super::{Settings, Shared, Way, accept};
+use super::{Settings, Shared, Way, accept, inbound};
 use crate::drain::Draining;
 use crate::task;
 use crate::telemetry::{AccessLog, Counters, Shard};
-use crate::transport::{Accepted, Dialer};
+use crate::transport::{Accepted, Dialer, QuicOptions};
 
 /// What a worker begins with.
 pub(super) struct Start {
     pub(super) index: usize,
     pub(super) shared: Shared,
     pub(super) listeners: Vec<(Way, TcpListener)>,
+    pub(super) quic: Option<(std::net::UdpSocket, QuicOptions)>,
     pub(super) own: Arc<[SocketAddr]>,
     pub(super) control: mpsc::Sender<Accepted>,
     pub(super) draining: Draining,
@@ -118,7 +119,7 @@ pub(super) fn spawn(start: Start) -> io::Result<JoinHandle<()>> {
 }
 
 async fn run(start: Start) {
-    let Start { shared, listeners, own, control, draining, mut stopped, index } = start;
+    let Start { shared, listeners, quic, own, control, draining, mut stopped, index } = start;
     let mut plans = Cache::new(shared.plans);
     let view = Rc::new(View::new(plans.load().clone(), &[]));
     let worker = Rc::new(Worker {
@@ -140,6 +141,9 @@ async fn run(start: Start) {
     });
     for (way, socket) in listeners {
         accept::start(&worker, way, socket);
+    }
+    if let Some((socket, options)) = quic {
+        task::spawn_local("mesh accept over QUIC", inbound::accept_quic(worker.clone(), socket, options));
     }
     // Everything else holds its own listener of the drain; the worker itself must not keep it from ending.
     let house = Rc::downgrade(&worker);

@@ -72,6 +72,8 @@ pub struct FrameSender {
     io: WriteHalf<Box<dyn Stream>>,
     limit: usize,
     state: SendState,
+    /// A byte that goes out before the first frame.
+    preface: Option<u8>,
 }
 
 /// The receiving half of a [`FrameStream`].
@@ -86,7 +88,7 @@ impl FrameStream {
     pub fn new(io: impl Stream + 'static, limit: usize) -> Self {
         let (read, write) = tokio::io::split(Box::new(io) as Box<dyn Stream>);
         Self {
-            sender: FrameSender { io: write, limit, state: SendState::Whole },
+            sender: FrameSender { io: write, limit, state: SendState::Whole, preface: None },
             receiver: FrameReceiver { io: read, limit, buffer: BytesMut::new() },
         }
     }
@@ -109,6 +111,12 @@ impl FrameStream {
     /// Parts the two directions, for tasks that send and receive at the same time.
     pub fn into_split(self) -> (FrameSender, FrameReceiver) {
         (self.sender, self.receiver)
+    }
+
+    /// Sends `byte` ahead of the first frame, in the same write.
+    pub(crate) fn with_preface(mut self, byte: u8) -> Self {
+        self.sender.preface = Some(byte);
+        self
     }
 
     /// Sets another limit for both directions.
@@ -139,7 +147,8 @@ impl FrameSender {
         if std::mem::replace(&mut self.state, SendState::Midway) == SendState::Midway {
             return Err(FrameError::Broken);
         }
-        let mut both = Bytes::copy_from_slice(&header).chain(frame);
+        let head: Bytes = self.preface.take().into_iter().chain(header).collect();
+        let mut both = head.chain(frame);
         self.io.write_all_buf(&mut both).await?;
         self.io.flush().await?;
         self.state = SendState::Whole;
@@ -161,8 +170,12 @@ impl FrameReceiver {
             if let Some(frame) = self.take()? {
                 return Ok(Some(frame));
             }
-            if self.io.read_buf(&mut self.buffer).await? == 0 {
-                return self.end();
+            match self.io.read_buf(&mut self.buffer).await {
+                Ok(0) => return self.end(),
+                // TLS without close_notify: a frame knows its own length, so nothing can be cut off unseen.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return self.end(),
+                Ok(_) => {}
+                Err(error) => return Err(error.into()),
             }
         }
     }

@@ -21,7 +21,7 @@ use super::frame::{FrameError, FrameStream};
 use super::quic::{QuicDialer, QuicStream};
 use super::socket::SocketOptions;
 use super::tls::{Credentials, Protocol, client_config};
-use super::verify::{CertificateFault, Expect, Proven};
+use super::verify::{CertificateFault, Expect, Proven, Told};
 use super::{quic, tcp};
 
 /// How long connecting and shaking hands may take together.
@@ -256,27 +256,43 @@ impl Dialer {
         &self.0.quic
     }
 
-    /// Returns the configuration for a dial, made anew when the caller's certificate was renewed.
+    /// Returns the configuration for dials over TCP, made anew when the caller's certificate was renewed.
     pub(super) fn config(&self, key: &ConfigKey) -> Result<Arc<ClientConfig>, DialError> {
-        let certified = match &key.from {
-            Some(from) => {
-                Some(self.0.credentials.get(from).ok_or_else(|| DialError::NoCertificate(from.clone()))?)
-            }
-            None => None,
-        };
+        let certified = self.certified(key)?;
         let mut configs = self.configs();
         if let Some(known) = configs.get(key)
             && same_key(known.key.as_ref(), certified.as_ref())
         {
             return Ok(known.tls.clone());
         }
-        let trust = self.0.credentials.trust();
-        let tls = Arc::new(client_config(trust, certified.clone(), &key.expect, key.protocol));
+        let tls = Arc::new(self.make_config(key, certified.clone(), Told::default()));
         if configs.len() >= MAX_CONFIGS {
             configs.clear();
         }
         configs.insert(key.clone(), Config { key: certified, tls: tls.clone() });
         Ok(tls)
+    }
+
+    /// Makes a configuration for one dial, and where its verdict on the peer can be read.
+    pub(super) fn single_config(&self, key: &ConfigKey) -> Result<(ClientConfig, Told), DialError> {
+        let told = Told::default();
+        let config = self.make_config(key, self.certified(key)?, told.clone());
+        Ok((config, told))
+    }
+
+    fn make_config(&self, key: &ConfigKey, certified: Option<Arc<CertifiedKey>>, told: Told) -> ClientConfig {
+        let trust = self.0.credentials.trust();
+        client_config(trust, certified, &key.expect, key.protocol, told)
+    }
+
+    fn certified(&self, key: &ConfigKey) -> Result<Option<Arc<CertifiedKey>>, DialError> {
+        let Some(from) = &key.from else {
+            return Ok(None);
+        };
+        match self.0.credentials.get(from) {
+            Some(certified) => Ok(Some(certified)),
+            None => Err(DialError::NoCertificate(from.clone())),
+        }
     }
 
     /// Forgets a configuration and its sessions.

@@ -8,7 +8,10 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::message::message;
-use super::{DestinationRule, ServiceEntry, VirtualService, WorkloadEntry};
+use super::{
+    AuthorizationPolicy, DestinationRule, Gateway, MeshConfig, PeerAuthentication, RequestAuthentication,
+    ServiceEntry, Sidecar, Telemetry, VirtualService, WorkloadEntry, WorkloadGroup,
+};
 use crate::value::Labels;
 
 /// A kind of object.
@@ -22,12 +25,40 @@ pub enum Kind {
     ServiceEntry,
     /// An instance known by hand.
     WorkloadEntry,
+    /// What self-registering instances have in common.
+    WorkloadGroup,
+    /// A door into the mesh.
+    Gateway,
+    /// What a workload listens on and may reach.
+    Sidecar,
+    /// Whether callers must use mutual TLS.
+    PeerAuthentication,
+    /// Who may call what.
+    AuthorizationPolicy,
+    /// Whose tokens count.
+    RequestAuthentication,
+    /// What is measured, logged and traced.
+    Telemetry,
+    /// What holds for the whole mesh.
+    MeshConfig,
 }
 
 impl Kind {
     /// All kinds, in order.
-    pub const ALL: &[Self] =
-        &[Self::VirtualService, Self::DestinationRule, Self::ServiceEntry, Self::WorkloadEntry];
+    pub const ALL: &[Self] = &[
+        Self::VirtualService,
+        Self::DestinationRule,
+        Self::ServiceEntry,
+        Self::WorkloadEntry,
+        Self::WorkloadGroup,
+        Self::Gateway,
+        Self::Sidecar,
+        Self::PeerAuthentication,
+        Self::AuthorizationPolicy,
+        Self::RequestAuthentication,
+        Self::Telemetry,
+        Self::MeshConfig,
+    ];
 
     /// Returns the name users write.
     pub const fn name(self) -> &'static str {
@@ -36,24 +67,51 @@ impl Kind {
             Self::DestinationRule => "DestinationRule",
             Self::ServiceEntry => "ServiceEntry",
             Self::WorkloadEntry => "WorkloadEntry",
+            Self::WorkloadGroup => "WorkloadGroup",
+            Self::Gateway => "Gateway",
+            Self::Sidecar => "Sidecar",
+            Self::PeerAuthentication => "PeerAuthentication",
+            Self::AuthorizationPolicy => "AuthorizationPolicy",
+            Self::RequestAuthentication => "RequestAuthentication",
+            Self::Telemetry => "Telemetry",
+            Self::MeshConfig => "MeshConfig",
         }
     }
 
     /// Returns the API group, such as `networking.istio.io`.
     pub const fn group(self) -> &'static str {
         match self {
-            Self::VirtualService | Self::DestinationRule | Self::ServiceEntry | Self::WorkloadEntry => {
-                "networking.istio.io"
+            Self::VirtualService
+            | Self::DestinationRule
+            | Self::ServiceEntry
+            | Self::WorkloadEntry
+            | Self::WorkloadGroup
+            | Self::Gateway
+            | Self::Sidecar => "networking.istio.io",
+            Self::PeerAuthentication | Self::AuthorizationPolicy | Self::RequestAuthentication => {
+                "security.istio.io"
             }
+            Self::Telemetry => "telemetry.istio.io",
+            // Istio keeps these settings in a file of its package `istio.mesh.v1alpha1`.
+            Self::MeshConfig => "mesh.istio.io",
         }
     }
 
     /// Returns the versions that are read, newest first.
     pub const fn versions(self) -> &'static [&'static str] {
         match self {
-            Self::VirtualService | Self::DestinationRule | Self::ServiceEntry | Self::WorkloadEntry => {
-                &["v1", "v1beta1", "v1alpha3"]
+            Self::VirtualService
+            | Self::DestinationRule
+            | Self::ServiceEntry
+            | Self::WorkloadEntry
+            | Self::WorkloadGroup
+            | Self::Gateway
+            | Self::Sidecar => &["v1", "v1beta1", "v1alpha3"],
+            Self::PeerAuthentication | Self::AuthorizationPolicy | Self::RequestAuthentication => {
+                &["v1", "v1beta1"]
             }
+            Self::Telemetry => &["v1", "v1alpha1"],
+            Self::MeshConfig => &["v1alpha1"],
         }
     }
 
@@ -190,6 +248,22 @@ pub enum Spec {
     ServiceEntry(ServiceEntry),
     /// An instance known by hand.
     WorkloadEntry(WorkloadEntry),
+    /// What self-registering instances have in common.
+    WorkloadGroup(Box<WorkloadGroup>),
+    /// A door into the mesh.
+    Gateway(Gateway),
+    /// What a workload listens on and may reach.
+    Sidecar(Box<Sidecar>),
+    /// Whether callers must use mutual TLS.
+    PeerAuthentication(PeerAuthentication),
+    /// Who may call what.
+    AuthorizationPolicy(AuthorizationPolicy),
+    /// Whose tokens count.
+    RequestAuthentication(RequestAuthentication),
+    /// What is measured, logged and traced.
+    Telemetry(Telemetry),
+    /// What holds for the whole mesh.
+    MeshConfig(Box<MeshConfig>),
 }
 
 impl Spec {
@@ -200,6 +274,14 @@ impl Spec {
             Self::DestinationRule(_) => Kind::DestinationRule,
             Self::ServiceEntry(_) => Kind::ServiceEntry,
             Self::WorkloadEntry(_) => Kind::WorkloadEntry,
+            Self::WorkloadGroup(_) => Kind::WorkloadGroup,
+            Self::Gateway(_) => Kind::Gateway,
+            Self::Sidecar(_) => Kind::Sidecar,
+            Self::PeerAuthentication(_) => Kind::PeerAuthentication,
+            Self::AuthorizationPolicy(_) => Kind::AuthorizationPolicy,
+            Self::RequestAuthentication(_) => Kind::RequestAuthentication,
+            Self::Telemetry(_) => Kind::Telemetry,
+            Self::MeshConfig(_) => Kind::MeshConfig,
         }
     }
 
@@ -210,6 +292,14 @@ impl Spec {
             Kind::DestinationRule => Self::DestinationRule(Deserialize::deserialize(from)?),
             Kind::ServiceEntry => Self::ServiceEntry(Deserialize::deserialize(from)?),
             Kind::WorkloadEntry => Self::WorkloadEntry(Deserialize::deserialize(from)?),
+            Kind::WorkloadGroup => Self::WorkloadGroup(Deserialize::deserialize(from)?),
+            Kind::Gateway => Self::Gateway(Deserialize::deserialize(from)?),
+            Kind::Sidecar => Self::Sidecar(Deserialize::deserialize(from)?),
+            Kind::PeerAuthentication => Self::PeerAuthentication(Deserialize::deserialize(from)?),
+            Kind::AuthorizationPolicy => Self::AuthorizationPolicy(Deserialize::deserialize(from)?),
+            Kind::RequestAuthentication => Self::RequestAuthentication(Deserialize::deserialize(from)?),
+            Kind::Telemetry => Self::Telemetry(Deserialize::deserialize(from)?),
+            Kind::MeshConfig => Self::MeshConfig(Deserialize::deserialize(from)?),
         })
     }
 }

@@ -19,4 +19,18 @@ message! {
         /// Labels a workload must have.
         pub match_labels: Labels,
     }
+
+    /// Names a gateway or service a policy is for.
+    ///
+    /// Source: Istio `type.v1beta1.PolicyTargetReference`.
+    pub struct PolicyTargetReference {
+        /// The API group of the kind.
+        pub group: String,
+        /// The kind.
+        pub kind: String,
+        /// The name.
+        pub name: String,
+        /// The namespace; it must be the policy's own.
+        pub namespace: String,
+    }
 }
