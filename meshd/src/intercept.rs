@@ -36,13 +36,17 @@ pub enum InterceptError {
         package: &'static str,
     },
     /// The process may not change the network.
-    #[error("changing the firewall needs CAP_NET_ADMIN; start meshd from its unit or as root, or set intercept.mode = \"off\" ({said})")]
+    #[error(
+        "changing the firewall needs CAP_NET_ADMIN; start meshd from its unit or as root, or set intercept.mode = \"off\" ({said})"
+    )]
     NotPermitted {
         /// What the program said.
         said: String,
     },
     /// The kernel has no nftables, or no NAT in it.
-    #[error("this kernel cannot redirect with nftables (nf_tables, nft_redir, nft_fib and Linux 5.2 or newer are needed); set intercept.mode = \"off\" and use listeners or the HTTP proxy port ({said})")]
+    #[error(
+        "this kernel cannot redirect with nftables (nf_tables, nft_redir, nft_fib and Linux 5.2 or newer are needed); set intercept.mode = \"off\" and use listeners or the HTTP proxy port ({said})"
+    )]
     Kernel {
         /// What the program said.
         said: String,
@@ -197,9 +201,8 @@ const ROUTES: [(&str, &str, &str); 2] = [("-4", VIRTUAL_V4, "127.0.0.1"), ("-6",
 
 fn add_routes() -> Result<(), InterceptError> {
     let [v4, v6] = ROUTES.map(|(family, range, source)| {
-        let route = [
-            family, "route", "replace", "local", range, "dev", "lo", "proto", ROUTE_PROTOCOL, "src", source,
-        ];
+        let route =
+            [family, "route", "replace", "local", range, "dev", "lo", "proto", ROUTE_PROTOCOL, "src", source];
         ip(&route)
     });
     v4?;
@@ -222,7 +225,19 @@ fn remove_routes() -> Result<(), InterceptError> {
             Err(error) => return Err(error),
         };
         if String::from_utf8_lossy(&listed.stdout).contains(range) {
-            ip(&[family, "route", "del", "local", range, "dev", "lo", "table", "local", "proto", ROUTE_PROTOCOL])?;
+            ip(&[
+                family,
+                "route",
+                "del",
+                "local",
+                range,
+                "dev",
+                "lo",
+                "table",
+                "local",
+                "proto",
+                ROUTE_PROTOCOL,
+            ])?;
         }
     }
     Ok(())
@@ -276,7 +291,8 @@ fn refusal(program: &str, arguments: &[&str], said: String) -> InterceptError {
     if says(&["not permitted", "permission denied", "must be root"]) {
         return InterceptError::NotPermitted { said };
     }
-    if program == "nft" && says(&["not supported", "no such file", "protocol error", "unable to initialize"]) {
+    if program == "nft" && says(&["not supported", "no such file", "protocol error", "unable to initialize"])
+    {
         return InterceptError::Kernel { said };
     }
     InterceptError::Refused { command: format!("{program} {}", arguments.join(" ")), said }

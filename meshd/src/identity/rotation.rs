@@ -399,7 +399,7 @@ const SIGN_LIMIT: Duration = Duration::from_secs(10);
 /// How many requests are with the signer at once; a voter signs 20 a second for one host.
 const MAX_UNDER_WAY: usize = 8;
 /// How long rotation sleeps at most.
-const LOOK_AGAIN: Duration = Duration::from_secs(60);
+const LOOK_AGAIN: Duration = Duration::from_mins(1);
 
 #[cfg(test)]
 mod tests;

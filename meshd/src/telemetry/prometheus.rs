@@ -18,7 +18,12 @@ pub(super) fn write(stats: &Stats) -> String {
     for (labels, cells) in &edges {
         write_requests(&mut out, labels, cells);
     }
-    head(&mut out, "istio_request_duration_milliseconds", "histogram", "How long requests took, at their source.");
+    head(
+        &mut out,
+        "istio_request_duration_milliseconds",
+        "histogram",
+        "How long requests took, at their source.",
+    );
     for (labels, cells) in &edges {
         write_durations(&mut out, labels, cells);
     }
@@ -88,6 +93,23 @@ fn escape(value: &str) -> String {
 
 /// Istio's buckets, in milliseconds.
 const BOUNDS_MS: [f64; 19] = [
-    0.5, 1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1_000.0, 2_500.0, 5_000.0, 10_000.0, 30_000.0, 60_000.0,
-    300_000.0, 600_000.0, 1_800_000.0, 3_600_000.0,
+    0.5,
+    1.0,
+    5.0,
+    10.0,
+    25.0,
+    50.0,
+    100.0,
+    250.0,
+    500.0,
+    1_000.0,
+    2_500.0,
+    5_000.0,
+    10_000.0,
+    30_000.0,
+    60_000.0,
+    300_000.0,
+    600_000.0,
+    1_800_000.0,
+    3_600_000.0,
 ];

@@ -124,7 +124,7 @@ pub struct Refused {
 pub enum TlsFault {
     /// We refuse the peer's certificate.
     #[error("{0}")]
-    Certificate(CertificateFault),
+    Certificate(Box<CertificateFault>),
     /// The peer showed no certificate where one is demanded.
     #[error("the peer shows no certificate")]
     NoCertificate,
@@ -195,10 +195,9 @@ impl DialError {
     /// Returns the fault where the peer is another than expected.
     pub fn wrong_identity(&self) -> Option<&CertificateFault> {
         match self {
-            Self::Tls {
-                fault: TlsFault::Certificate(fault @ CertificateFault::WrongIdentity { .. }),
-                ..
-            } => Some(fault),
+            Self::Tls { fault: TlsFault::Certificate(fault), .. } => {
+                matches!(**fault, CertificateFault::WrongIdentity { .. }).then_some(&**fault)
+            }
             _ => None,
         }
     }
@@ -380,10 +379,14 @@ impl TlsFault {
         }
     }
 
+    pub(super) fn certificate(fault: CertificateFault) -> Self {
+        Self::Certificate(Box::new(fault))
+    }
+
     pub(super) fn of(error: &rustls::Error) -> Self {
         use rustls::Error as E;
         if let Some(fault) = CertificateFault::of(error) {
-            return Self::Certificate(fault);
+            return Self::certificate(fault);
         }
         match error {
             E::NoCertificatesPresented => Self::NoCertificate,
