@@ -8,6 +8,7 @@ pub mod config;
 pub mod drain;
 pub mod identity;
 pub mod intercept;
+pub mod proxy;
 pub mod server;
 pub mod task;
 pub mod telemetry;

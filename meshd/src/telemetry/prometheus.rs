@@ -33,12 +33,9 @@ pub(super) fn write(stats: &Stats) -> String {
         let _ = writeln!(out, "{name} {}", stats.total(read));
     }
     head(&mut out, "meshd_task_panics_total", "counter", "Tasks that ended in a panic. The bar is 0.");
-    let _ = writeln!(out, "meshd_task_panics_total {}", PANICS());
+    let _ = writeln!(out, "meshd_task_panics_total {}", super::task_panics());
     out
 }
-
-/// Where panics are counted.
-const PANICS: fn() -> u64 = crate::task::panics;
 
 fn head(out: &mut String, name: &str, kind: &str, help: &str) {
     let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
