@@ -15,7 +15,9 @@ use arc_swap::ArcSwap;
 use mesh_core::plan::Plan;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
 
+use crate::config::Config;
 use crate::drain::Draining;
 use crate::task;
 use answer::Verdict;
@@ -32,62 +34,123 @@ mod tests;
 
 /// How names are answered and passed on.
 #[derive(Clone, Debug)]
-pub struct Settings {
+struct Settings {
     /// Where other names are asked, in order, and which suffixes callers append.
-    pub resolvers: Resolvers,
+    resolvers: Resolvers,
     /// Until the caller gets SERVFAIL.
-    pub timeout: Duration,
+    timeout: Duration,
     /// How long callers may remember answers of the mesh.
-    pub ttl: Duration,
+    ttl: Duration,
     /// `SO_MARK` of the sockets to the resolvers.
-    pub mark: u32,
+    mark: u32,
 }
 
-impl Settings {
-    /// Takes the settings from `meshd.toml`, and the resolvers from there or from `/etc/resolv.conf`.
-    ///
-    /// Call it before interception begins.
-    pub fn new(config: &crate::config::Config) -> Self {
-        let mut resolvers = Resolvers::of_system();
-        if !config.dns.upstreams.is_empty() {
-            resolvers.servers.clone_from(&config.dns.upstreams);
+/// DNS being served.
+#[derive(Debug)]
+pub struct Dns {
+    running: Vec<JoinHandle<()>>,
+    addresses: Vec<SocketAddr>,
+}
+
+/// Why DNS is not served on an address.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "cannot serve DNS on {address} (listen.dns): {source}; another process may hold it: see `ss -lntup`, \
+     or set listen.dns in meshd.toml"
+)]
+pub struct DnsError {
+    address: SocketAddr,
+    source: io::Error,
+}
+
+/// Returns the resolvers for names outside the mesh: those of `meshd.toml`, else those of `/etc/resolv.conf`.
+///
+/// Call it before interception begins.
+pub fn upstreams(config: &Config) -> Vec<SocketAddr> {
+    let mut servers = match config.dns.upstreams.is_empty() {
+        true => Resolvers::of_system().servers,
+        false => config.dns.upstreams.clone(),
+    };
+    // Asking oneself would go round until the time is up.
+    servers.retain(|server| !config.listen.dns.contains(server));
+    servers
+}
+
+/// Serves on all addresses of `listen.dns` until draining begins.
+///
+/// An IPv6 address is left out, with a note in the log, where the host has no IPv6.
+pub async fn start(
+    config: &Config,
+    plans: Arc<ArcSwap<Plan>>,
+    upstreams: Vec<SocketAddr>,
+    draining: Draining,
+) -> Result<Dns, DnsError> {
+    let settings = Settings {
+        resolvers: Resolvers { servers: upstreams, search: Resolvers::of_system().search },
+        timeout: config.dns.timeout,
+        ttl: config.dns.ttl,
+        mark: config.intercept.mark,
+    };
+    let mut sockets = Vec::new();
+    for address in config.listen.dns.iter().copied() {
+        match Sockets::bind(address) {
+            Ok(bound) => sockets.push(bound),
+            Err(source) if address.is_ipv6() && has_no_ipv6(&source) => {
+                tracing::info!(%address, "no DNS on this address: the host has no IPv6");
+            }
+            Err(source) => return Err(DnsError { address, source }),
         }
-        // Asking oneself would go round until the time is up.
-        resolvers.servers.retain(|server| !config.listen.dns.contains(server));
-        Self { resolvers, timeout: config.dns.timeout, ttl: config.dns.ttl, mark: config.intercept.mark }
+    }
+    serve(sockets, plans, settings, &draining)
+}
+
+/// What the kernel says to a bind on `::1` where IPv6 is switched off.
+fn has_no_ipv6(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable
+        || error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
+}
+
+impl Dns {
+    /// Waits until all sockets are closed; draining must have begun.
+    pub async fn stop(self) {
+        for running in self.running {
+            // A panic was counted and logged by the task itself.
+            let _ = running.await;
+        }
+    }
+
+    /// Returns where it is served.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
     }
 }
 
 /// A bound address, UDP and TCP on one port.
 #[derive(Debug)]
-pub struct Sockets {
+struct Sockets {
+    address: SocketAddr,
     udp: UdpSocket,
     tcp: TcpListener,
 }
 
 impl Sockets {
     /// Binds both; with port 0 both get the same free port.
-    pub fn bind(address: SocketAddr) -> io::Result<Self> {
+    fn bind(address: SocketAddr) -> io::Result<Self> {
         let tcp = TcpListener::bind(address)?;
-        let udp = UdpSocket::bind(tcp.local_addr()?)?;
+        let address = tcp.local_addr()?;
+        let udp = UdpSocket::bind(address)?;
         tcp.set_nonblocking(true)?;
         udp.set_nonblocking(true)?;
-        Ok(Self { udp, tcp })
-    }
-
-    /// Returns the address.
-    pub fn address(&self) -> io::Result<SocketAddr> {
-        self.tcp.local_addr()
+        Ok(Self { address, udp, tcp })
     }
 }
 
-/// Answers on all sockets until draining begins. Fails only if a socket cannot be registered with the runtime.
-pub async fn run(
+fn serve(
     sockets: Vec<Sockets>,
     plans: Arc<ArcSwap<Plan>>,
     settings: Settings,
-    draining: Draining,
-) -> io::Result<()> {
+    draining: &Draining,
+) -> Result<Dns, DnsError> {
     let desk = Arc::new(Desk {
         plans,
         upstream: Upstream::new(&settings),
@@ -96,19 +159,16 @@ pub async fn run(
         forwards: Arc::new(Semaphore::new(MAX_FORWARDS)),
         connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
     });
-    let mut serving = Vec::new();
-    for Sockets { udp, tcp } in sockets {
-        let udp = Arc::new(tokio::net::UdpSocket::from_std(udp)?);
-        let tcp = tokio::net::TcpListener::from_std(tcp)?;
-        serving.push(task::spawn("dns-udp", serve_udp(udp, desk.clone(), draining.clone())));
-        serving.push(task::spawn("dns-tcp", serve_tcp(tcp, desk.clone(), draining.clone())));
+    let mut dns = Dns { running: Vec::new(), addresses: Vec::new() };
+    for Sockets { address, udp, tcp } in sockets {
+        let failed = |source| DnsError { address, source };
+        let udp = Arc::new(tokio::net::UdpSocket::from_std(udp).map_err(failed)?);
+        let tcp = tokio::net::TcpListener::from_std(tcp).map_err(failed)?;
+        dns.running.push(task::spawn("dns-udp", serve_udp(udp, desk.clone(), draining.clone())));
+        dns.running.push(task::spawn("dns-tcp", serve_tcp(tcp, desk.clone(), draining.clone())));
+        dns.addresses.push(address);
     }
-    drop(draining);
-    for served in serving {
-        // A panic was counted and logged by the task itself.
-        let _ = served.await;
-    }
-    Ok(())
+    Ok(dns)
 }
 
 /// What is needed to answer a question.

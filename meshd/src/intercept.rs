@@ -73,11 +73,11 @@ pub enum InterceptError {
 #[derive(Debug)]
 pub enum Outcome {
     /// Traffic is redirected.
-    On,
+    Applied,
     /// It is not, because `intercept.mode` says so.
     Off,
-    /// It is not, because it cannot be, and `intercept.mode = "auto"` accepts that.
-    Unavailable(InterceptError),
+    /// It is not, because it cannot be, and `intercept.mode = "auto"` accepts that. Says why.
+    Unavailable(String),
 }
 
 /// Does what `intercept.mode` asks for. Call it when all listeners are bound.
@@ -92,12 +92,9 @@ pub fn start(mode: InterceptMode, rules: &Intercept) -> Result<Outcome, Intercep
     match apply(rules) {
         Ok(()) => {
             tracing::info!(inbound = rules.inbound_targets.len(), dns = rules.dns.is_some(), "intercepting");
-            Ok(Outcome::On)
+            Ok(Outcome::Applied)
         }
-        Err(error) if mode == InterceptMode::Auto => {
-            tracing::info!(%error, "not intercepting; listeners and the HTTP proxy port work");
-            Ok(Outcome::Unavailable(error))
-        }
+        Err(error) if mode == InterceptMode::Auto => Ok(Outcome::Unavailable(error.to_string())),
         Err(error) => Err(error),
     }
 }
@@ -140,8 +137,6 @@ pub fn show() -> Result<Option<String>, InterceptError> {
 }
 
 /// Makes the rules from `meshd.toml`, the resolvers found before capture, and what this host offers.
-///
-/// `bound` are the addresses that meshd really listens on where they differ from the configuration (port 0).
 pub fn rules(config: &Config, upstreams: &[SocketAddr], registration: &Registration) -> Intercept {
     let listen = &config.listen;
     let port_of = |addresses: &[SocketAddr]| addresses.first().map(SocketAddr::port);
