@@ -59,7 +59,7 @@ fn settings(config: &Config) -> Settings {
             config::Transport::Quic => Transport::Quic,
         },
         limits: mesh_core::wire::guard::Limits {
-            head_bytes: limits.head_bytes,
+            header_bytes: limits.head_bytes,
             headers: limits.headers,
             uri_bytes: limits.uri_bytes,
             ..Default::default()

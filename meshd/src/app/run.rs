@@ -18,7 +18,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::carrier::Hosts;
-use super::desk::Desk;
 use super::follow::Follower;
 use super::notary::HostNotary;
 use super::requests::Requests;
@@ -31,6 +30,7 @@ use crate::drain::{self, Drain};
 use crate::identity::{HostKeys, Rotation, RotationHandle, RotationSettings};
 use crate::proxy::{self, Proxy};
 use crate::server::{Server, Setup};
+use crate::services::Desk;
 use crate::telemetry::Stats;
 use crate::transport::{Accepted, Credentials, Dialer, QuicListener, Service, SocketOptions, Trust};
 use crate::{agent, dns, health, intercept, systemd, task};
@@ -164,7 +164,7 @@ async fn serve(config: Config, state: HostState, raft: &Runtime) -> Result<()> {
     let control = std::mem::replace(&mut proxy.control, mpsc::channel(1).1);
     task::spawn("control", accept_control(control, server.clone(), requests.clone()));
     if let Some(quic) = quic {
-        task::spawn("mesh port, QUIC", accept_quic(quic, proxy.hops(), server.clone(), requests.clone()));
+        task::spawn("mesh port, QUIC", accept_quic(quic, server.clone(), requests.clone()));
     }
     let follower = Follower {
         credentials: ground.credentials.clone(),
@@ -433,13 +433,11 @@ async fn accept_control(
 
 async fn accept_quic(
     mut listener: QuicListener,
-    hops: proxy::Hops,
     server: Option<Arc<Server>>,
     requests: Arc<Requests>,
 ) {
     loop {
         match listener.accept().await {
-            Ok(hop @ Accepted::Hop(..)) => hops.send(hop).await,
             Ok(other) => hand_over(other, server.as_ref(), &requests),
             Err(refused) => tracing::debug!(%refused, "refused on the mesh port"),
         }
