@@ -116,7 +116,7 @@ pub fn join(config: &Config, arguments: &Join) -> Result<()> {
     };
     let joined = runtime.block_on(asked).with_context(|| format!("joining by way of {server}"))?;
 
-    let mut servers = joined.servers;
+    let mut servers = joined.servers.clone();
     if servers.is_empty() {
         servers.insert(HostId(0), server);
     }
