@@ -1,7 +1,7 @@
 //! The honesty table: what meshd does with each field of Istio's API.
 //!
 //! A field is honoured, refused by name at apply, or known to have no effect; never silently ignored. The table
-//! itself is in [`table`], one line a field; the page for users is made from [`paths`].
+//! itself is in `support::table`, one line a field; the page for users is made from [`paths`].
 
 mod table;
 

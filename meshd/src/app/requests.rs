@@ -11,7 +11,7 @@ use mesh_core::plan::Plan;
 use mesh_core::views;
 use mesh_proto::api::{ApiError, Call, ErrorCode, Get, HostStats, Request, Response, Scope};
 use mesh_proto::command::{HostId, Liveness};
-use mesh_proto::registration::Instance;
+use mesh_proto::registration::{Instance, Registration};
 use std::collections::BTreeMap;
 use tokio::sync::watch;
 
@@ -26,6 +26,9 @@ use crate::transport::{FrameStream, Peer};
 const PATIENCE: Duration = Duration::from_secs(4);
 /// How long a host may take to tell its counters.
 const STATS_LIMIT: Duration = Duration::from_secs(1);
+
+/// How long the mesh may take to know a registration.
+const AGREED_WITHIN: Duration = Duration::from_secs(5);
 
 /// Answers requests, from meshctl on this host and from other hosts.
 pub(super) struct Requests {
@@ -109,7 +112,7 @@ impl Requests {
             Request::Version => Response::Version { version: env!("CARGO_PKG_VERSION").into() },
             Request::Get(get) if get.stale => self.read_mirror(get),
             Request::Register { instances } => return Some(self.register(instances).await),
-            Request::Deregister { ids } => return Some(self.desk.deregister(ids).await.map(|()| Response::Done)),
+            Request::Deregister { ids } => return Some(self.deregister(ids).await),
             _ => return None,
         }))
     }
@@ -152,7 +155,41 @@ impl Requests {
         if let Some(why) = contradiction {
             return Err(refused(ErrorCode::Conflict, why));
         }
-        self.desk.register(instances).await.map(|()| Response::Done)
+        self.desk.register(instances).await?;
+        let known = |registration: Option<&Arc<Registration>>| {
+            instances.iter().all(|(id, wanted)| {
+                let agreed = registration.and_then(|registration| registration.instances.get(id));
+                agreed.is_some_and(|agreed| Instance { health: wanted.health, ..agreed.clone() } == *wanted)
+            })
+        };
+        self.wait_until_agreed(known).await
+    }
+
+    async fn deregister(&self, ids: &[String]) -> Result<Response, ApiError> {
+        self.desk.deregister(ids).await?;
+        let gone = |registration: Option<&Arc<Registration>>| {
+            registration.is_none_or(|registration| ids.iter().all(|id| !registration.instances.contains_key(id)))
+        };
+        self.wait_until_agreed(gone).await
+    }
+
+    /// Waits until the mesh knows this host's registration as it should be.
+    async fn wait_until_agreed(
+        &self,
+        wanted: impl Fn(Option<&Arc<Registration>>) -> bool,
+    ) -> Result<Response, ApiError> {
+        let mut published = self.published.clone();
+        let agreed = published.wait_for(|published| wanted(published.world.registrations.get(&self.id)));
+        match tokio::time::timeout(AGREED_WITHIN, agreed).await {
+            Ok(_) => Ok(Response::Done),
+            Err(_) => Err(refused(
+                ErrorCode::Timeout,
+                format!(
+                    "it is written down on this host, but the mesh did not take it in within {} s; see meshctl status, and the log of meshd",
+                    AGREED_WITHIN.as_secs()
+                ),
+            )),
+        }
     }
 
     fn read_mirror(&self, get: &Get) -> Response {

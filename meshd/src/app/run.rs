@@ -28,11 +28,11 @@ use crate::agent::{Agent, Connection, Mirror, Offer, Outlets, Published};
 use crate::config::Config;
 use crate::drain::{self, Drain};
 use crate::identity::{HostKeys, Rotation, RotationHandle, RotationSettings};
-use crate::proxy::{self, Proxy};
+use crate::proxy::Proxy;
 use crate::server::{Server, Setup};
 use crate::services::Desk;
 use crate::telemetry::Stats;
-use crate::transport::{Accepted, Credentials, Dialer, QuicListener, Service, SocketOptions, Trust};
+use crate::transport::{Accepted, Credentials, Dialer, Service, SocketOptions, Trust};
 use crate::{agent, dns, health, intercept, systemd, task};
 
 /// Serves until SIGTERM or SIGINT.
@@ -131,7 +131,7 @@ async fn serve(config: Config, state: HostState, raft: &Runtime) -> Result<()> {
     let socket = admin::bind_socket(&ground.config.listen.socket).await?;
     let ports = Ports::bind(&ground.config).await?;
 
-    let desk = Desk::start(&ground.config, ground.draining.clone())?;
+    let desk = Desk::start(&ground.config, ground.draining.clone());
     let health = health::start(desk.registration(), ground.draining.clone());
     let (outlets, published) = outlets();
     let (agent, problem) = Agent::new(agent_settings(&ground)?, offer(&desk, health), outlets.clone());
@@ -143,7 +143,6 @@ async fn serve(config: Config, state: HostState, raft: &Runtime) -> Result<()> {
     let hosts = Arc::new(Hosts::new(ground.dialer.clone()));
     let rotation = start_rotation(&ground, &notary, &hosts, published.clone())?;
 
-    let quic = entrances::quic(&ground.config, &ground.credentials);
     let upstreams = dns::upstreams(&ground.config);
     let dns = dns::start(&ground.config, outlets.plans.clone(), upstreams.clone(), ground.draining.clone()).await?;
     let mut proxy = entrances::start_proxy(&ground.config, &outlets, &ground.dialer, &ground.stats, ground.began)?;
@@ -163,12 +162,10 @@ async fn serve(config: Config, state: HostState, raft: &Runtime) -> Result<()> {
     });
     let control = std::mem::replace(&mut proxy.control, mpsc::channel(1).1);
     task::spawn("control", accept_control(control, server.clone(), requests.clone()));
-    if let Some(quic) = quic {
-        task::spawn("mesh port, QUIC", accept_quic(quic, proxy.hops(), server.clone(), requests.clone()));
-    }
     let follower = Follower {
         credentials: ground.credentials.clone(),
         rotation,
+        host: ground.state.id,
         intercepts_inbound: intercepts && ground.config.intercept.inbound,
         inbound_targets: BTreeSet::new(),
     };
@@ -275,7 +272,7 @@ fn start_rotation(
         credentials: ground.credentials.clone(),
         keys: ground.keys.clone(),
         host: ground.own_identity()?,
-        folder: ground.config.host.data.join("certificates"),
+        folder: begin::certificates(&ground.config.host.data),
     };
     let servers = ground.state.servers.clone();
     let (mut rotation, handle) = Rotation::new(settings, signer::signer(notary.clone(), hosts.clone(), published, servers));
@@ -289,11 +286,7 @@ fn start_interception(config: &Config, upstreams: &[std::net::SocketAddr], desk:
     let rules = intercept::rules(config, upstreams, &registration);
     match intercept::start(config.intercept.mode, &rules)? {
         intercept::Outcome::Applied => Ok(true),
-        intercept::Outcome::Off => Ok(false),
-        intercept::Outcome::Unavailable(why) => {
-            tracing::info!(why, "traffic is not intercepted; callers use listeners or the HTTP proxy port");
-            Ok(false)
-        }
+        intercept::Outcome::Off | intercept::Outcome::Unavailable(_) => Ok(false),
     }
 }
 
@@ -325,7 +318,7 @@ async fn start_server(
             mesh_proto::api::ErrorCode::Conflict => Ok(mesh_proto::command::Revision(0)),
             _ => Err(error),
         })?;
-        HostState { bootstrap: None, ..ground.state.clone() }.save(&ground.config.host.data)?;
+        ground.state.clone().begun().save(&ground.config.host.data)?;
     }
     Ok(Some(server))
 }
@@ -344,7 +337,7 @@ impl Ports {
             })
         }
         let mut ports = Self { admin: Vec::new(), metrics: Vec::new() };
-        for address in config.listen.admin {
+        if let Some(address) = config.listen.admin {
             ports.admin.push(bind("listen.admin", address).await?);
         }
         for address in &config.listen.metrics {
@@ -400,7 +393,7 @@ fn spawn_agent(agent: Agent) -> Result<AgentThread> {
         .name("meshd-agent".into())
         .spawn(move || {
             runtime.block_on(agent.run(stopped));
-            drop(end.send(()));
+            let _ = end.send(());
         })
         .context("starting the agent")?;
     Ok(AgentThread { stop, ended })
@@ -409,8 +402,8 @@ fn spawn_agent(agent: Agent) -> Result<AgentThread> {
 impl AgentThread {
     /// Says goodbye to the mesh.
     async fn stop(self) {
-        drop(self.stop.send(()));
-        drop(self.ended.await);
+        let _ = self.stop.send(());
+        let _ = self.ended.await;
     }
 }
 
@@ -431,21 +424,6 @@ async fn accept_control(
 ) {
     while let Some(accepted) = incoming.recv().await {
         hand_over(accepted, server.as_ref(), &requests);
-    }
-}
-
-async fn accept_quic(
-    mut listener: QuicListener,
-    hops: proxy::Hops,
-    server: Option<Arc<Server>>,
-    requests: Arc<Requests>,
-) {
-    loop {
-        match listener.accept().await {
-            Ok(hop @ Accepted::Hop(..)) => hops.send(hop).await,
-            Ok(other) => hand_over(other, server.as_ref(), &requests),
-            Err(refused) => tracing::debug!(%refused, "refused on the mesh port"),
-        }
     }
 }
 

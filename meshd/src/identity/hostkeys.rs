@@ -61,14 +61,14 @@ impl HostKeys {
     }
 
     fn read(host_path: &Path, host: &Secret, wrap_path: &Path, wrap: &Secret) -> Result<Self, FileError> {
-        let pem = std::str::from_utf8(host.reveal()).map_err(|e| FileError::damaged(host_path, e))?;
+        let pem = std::str::from_utf8(host.reveal()).map_err(|e| FileError::damaged(host_path, &e))?;
         let host = KeyPair::from_pkcs8_pem_and_sign_algo(pem, &PKCS_ECDSA_P256_SHA256)
-            .map_err(|_| FileError::damaged(host_path, "not a P-256 key in PEM"))?;
+            .map_err(|_| FileError::damaged(host_path, &"not a P-256 key in PEM"))?;
         let text = wrap.reveal().trim_ascii();
-        let seed = BASE64.decode(text).map_err(|_| FileError::damaged(wrap_path, "not base64"))?;
+        let seed = BASE64.decode(text).map_err(|_| FileError::damaged(wrap_path, &"not base64"))?;
         let wrap = PrivateKey::from_private_key(&X25519, &Zeroizing::new(seed))
-            .map_err(|_| FileError::damaged(wrap_path, "not an X25519 key"))?;
-        Self::with(host, wrap).ok_or_else(|| FileError::damaged(wrap_path, "not an X25519 key"))
+            .map_err(|_| FileError::damaged(wrap_path, &"not an X25519 key"))?;
+        Self::with(host, wrap).ok_or_else(|| FileError::damaged(wrap_path, &"not an X25519 key"))
     }
 
     fn with(host: KeyPair, wrap: PrivateKey) -> Option<Self> {

@@ -26,7 +26,7 @@ use crate::transport::verify::{self, Side};
 use crate::transport::{Credentials, Trust};
 
 mod store;
-use store::Store;
+pub(super) use store::Store;
 
 /// What rotation works on.
 #[derive(Debug, Clone)]
@@ -399,7 +399,7 @@ const SIGN_LIMIT: Duration = Duration::from_secs(10);
 /// How many requests are with the signer at once; a voter signs 20 a second for one host.
 const MAX_UNDER_WAY: usize = 8;
 /// How long rotation sleeps at most.
-const LOOK_AGAIN: Duration = Duration::from_secs(60);
+const LOOK_AGAIN: Duration = Duration::from_mins(1);
 
 #[cfg(test)]
 mod tests;

@@ -141,7 +141,7 @@ impl Server {
     }
 
     /// Answers another host, as far as it may ask.
-    async fn answer_host(&self, host: HostId, call: Call) -> Result<Response, ApiError> {
+    pub(crate) async fn answer_host(&self, host: HostId, call: Call) -> Result<Response, ApiError> {
         let is_server = self.consensus.members().iter().any(|member| member.id == host);
         let known =
             self.consensus.facts().read(|world| world.hosts.get(&host).map(|known| known.name.clone()));

@@ -56,6 +56,14 @@ impl Peer {
         }
     }
 
+    /// Returns the id of the host at the other end; `None` when it is no host of the mesh.
+    pub fn host(&self) -> Option<mesh_proto::command::HostId> {
+        match self.identity.as_ref()? {
+            Identity::Host { id, .. } => id.parse().ok().map(mesh_proto::command::HostId),
+            _ => None,
+        }
+    }
+
     pub(super) fn proven(mut self, proven: Proven) -> Self {
         self.identity = Some(proven.identity);
         self.serial = proven.serial;
@@ -124,7 +132,7 @@ pub struct Refused {
 pub enum TlsFault {
     /// We refuse the peer's certificate.
     #[error("{0}")]
-    Certificate(CertificateFault),
+    Certificate(Box<CertificateFault>),
     /// The peer showed no certificate where one is demanded.
     #[error("the peer shows no certificate")]
     NoCertificate,
@@ -195,10 +203,9 @@ impl DialError {
     /// Returns the fault where the peer is another than expected.
     pub fn wrong_identity(&self) -> Option<&CertificateFault> {
         match self {
-            Self::Tls {
-                fault: TlsFault::Certificate(fault @ CertificateFault::WrongIdentity { .. }),
-                ..
-            } => Some(fault),
+            Self::Tls { fault: TlsFault::Certificate(fault), .. } => {
+                matches!(**fault, CertificateFault::WrongIdentity { .. }).then_some(&**fault)
+            }
             _ => None,
         }
     }
@@ -380,10 +387,14 @@ impl TlsFault {
         }
     }
 
+    pub(super) fn certificate(fault: CertificateFault) -> Self {
+        Self::Certificate(Box::new(fault))
+    }
+
     pub(super) fn of(error: &rustls::Error) -> Self {
         use rustls::Error as E;
         if let Some(fault) = CertificateFault::of(error) {
-            return Self::Certificate(fault);
+            return Self::certificate(fault);
         }
         match error {
             E::NoCertificatesPresented => Self::NoCertificate,

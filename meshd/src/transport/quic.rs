@@ -145,7 +145,7 @@ impl Server {
                 .map_err(|error| TlsFault::Other(error.to_string()))?;
             let connecting = incoming.accept_with(Arc::new(config)).map_err(|error| fault_of(&error))?;
             let connection = connecting.await.map_err(|error| {
-                told.get().cloned().map_or_else(|| fault_of(&error), TlsFault::Certificate)
+                told.get().cloned().map_or_else(|| fault_of(&error), TlsFault::certificate)
             })?;
             let shown = self.caller(&connection, address);
             if let Err(fault) = &shown {
@@ -169,13 +169,13 @@ impl Server {
             .peer_identity()
             .and_then(|chain| chain.downcast::<Vec<CertificateDer<'static>>>().ok());
         let leaf = chain.as_ref().and_then(|chain| chain.first()).ok_or(TlsFault::NoCertificate)?;
-        let proven = verify::read(leaf).map_err(TlsFault::Certificate)?;
+        let proven = verify::read(leaf).map_err(TlsFault::certificate)?;
         let callers = match protocol {
             Protocol::Hop => Callers::Hop,
             Protocol::Control | Protocol::Join => Callers::Control,
         };
         if !callers.admit(&proven.identity) {
-            return Err(TlsFault::Certificate(CertificateFault::WrongKind(proven.identity)));
+            return Err(TlsFault::certificate(CertificateFault::WrongKind(proven.identity)));
         }
         let sni = data.server_name.as_deref();
         Ok(Caller {

@@ -163,6 +163,10 @@ impl Credentials {
     }
 
     /// Shows `key` for `identity` from the next handshake on.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "the key is handed over, but the swap may need to run twice"
+    )]
     pub fn install(&self, identity: &Identity, key: Arc<CertifiedKey>) {
         self.keys.rcu(|keys| {
             let mut keys = HashMap::clone(keys);

@@ -83,6 +83,7 @@ where
 /// How many values that their types refuse are found in one document.
 const MOST_ROUNDS: usize = 32;
 
+/// What is noticed in one round.
 struct Notes<'de> {
     slips: RefCell<Vec<Slip>>,
     /// Addresses of nodes that their types refused.
@@ -90,6 +91,14 @@ struct Notes<'de> {
 }
 
 impl Notes<'_> {
+    /// Keeps a mistake, made only while there are few enough to be read.
+    fn push(&self, slip: impl FnOnce() -> Slip) {
+        let mut slips = self.slips.borrow_mut();
+        if slips.len() < super::MAX_FINDINGS {
+            slips.push(slip());
+        }
+    }
+
     fn skips(&self, node: &Node) -> bool {
         self.left_out.contains(&address(node))
     }
@@ -158,8 +167,7 @@ impl Decoder<'_, '_> {
     }
 
     fn note(&self, code: &'static str, message: String, hint: Option<String>) {
-        let slip = Slip { code, at: self.place(), path: self.path.text(), message, hint };
-        self.notes.slips.borrow_mut().push(slip);
+        self.notes.push(|| Slip { code, at: self.place(), path: self.path.text(), message, hint });
     }
 
     fn wrong(&self, wanted: &str, hint: Option<&str>) {
@@ -419,17 +427,19 @@ impl<'de> Entries<'de, '_> {
             // An empty field is an absent one, as in Kubernetes.
             return !matches!(node.value, Value::Null);
         }
-        let hint = match nearest(&key.name, fields.iter().copied()) {
-            Some(name) => Some(format!("did you mean {name:?}?")),
-            None if fields.is_empty() => None,
-            None => Some(format!("there is {}", list(fields))),
-        };
-        self.parent.notes.slips.borrow_mut().push(Slip {
-            code: UNKNOWN_FIELD,
-            at: key.at,
-            path: join(&self.parent.path.text(), &key.name),
-            message: "unknown field".to_owned(),
-            hint,
+        self.parent.notes.push(|| {
+            let hint = match nearest(&key.name, fields.iter().copied()) {
+                Some(name) => Some(format!("did you mean {name:?}?")),
+                None if fields.is_empty() => None,
+                None => Some(format!("there is {}", list(fields))),
+            };
+            Slip {
+                code: UNKNOWN_FIELD,
+                at: key.at,
+                path: join(&self.parent.path.text(), &key.name),
+                message: "unknown field".to_owned(),
+                hint,
+            }
         });
         false
     }

@@ -247,6 +247,46 @@ fn there_is_one_mesh_config() {
 }
 
 #[test]
+fn bounds_are_named() {
+    let line = |text: &str| lines(text).join("\n");
+    assert_eq!(
+        line(&"[".repeat(1000)),
+        "rules.yaml:1:33: document 1: not YAML: it is nested more than 32 deep"
+    );
+    let many = line(&"- 1\n".repeat(60_000));
+    assert!(
+        many.ends_with("not YAML: it holds more than 50000 values; split it into several objects"),
+        "{many}"
+    );
+    let aliases = format!("a: &a [{}]\nb: [{}]\n", "x,".repeat(1000), "*a,".repeat(50));
+    assert!(
+        line(&aliases).ends_with("not YAML: its aliases repeat more than 20000 values"),
+        "{}",
+        line(&aliases)
+    );
+    assert!(
+        line(&" ".repeat(MAX_FILE_BYTES + 1))
+            .starts_with("rules.yaml: the file has 16 MB; at most 16 MB are read")
+    );
+}
+
+#[test]
+fn findings_that_are_cut_off_leave_an_error_behind() {
+    let routes = "  - match: [{statPrefix: x}]\n    route: [{destination: {host: a}}]\n".repeat(600);
+    let (_, findings) = inspect(
+        "rules.yaml",
+        &format!(
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: a}}\nspec:\n  hosts: [a]\n  http:\n{routes}"
+        ),
+    );
+    assert_eq!(findings.len(), MAX_FINDINGS);
+    assert_eq!(
+        findings.last().map(ToString::to_string).as_deref(),
+        Some("rules.yaml: there is more to say than the 499 findings above; mend these first")
+    );
+}
+
+#[test]
 fn hostile_input_is_refused_soon() {
     let bomb: String = std::iter::once("a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n".to_owned())
         .chain((1..20).map(|level| {

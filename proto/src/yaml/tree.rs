@@ -73,7 +73,7 @@ pub(super) fn parse(part: &Part<'_>) -> Result<Node, Mistake> {
 }
 
 /// Nodes of a document: several times those of the largest sensible rule.
-const MAX_NODES: usize = 100_000;
+const MAX_NODES: usize = 50_000;
 /// Istio's own messages nest about 16 deep. Each level costs some 20 KB of stack in a debug build.
 const MAX_DEPTH: usize = 32;
 /// Events that aliases may repeat.
@@ -83,15 +83,20 @@ fn mistake(error: &serde_saphyr::Error, part: &Part<'_>) -> Mistake {
     let at = error.location().map_or(Position { line: 1, column: 1 }, position);
     let text = error.without_snippet().to_string();
     let text = text.lines().next().unwrap_or_default();
-    // The place stands in front of our own message already.
-    let message = match text.rfind(" at line ") {
-        Some(end) => &text[..end],
-        None => text,
+    let message = match text {
+        text if text.starts_with("budget breached: Nodes") || text.starts_with("budget breached: Events") => {
+            format!("it holds more than {MAX_NODES} values; split it into several objects")
+        }
+        text if text.starts_with("recursion limit") || text.starts_with("budget breached: Depth") => {
+            format!("it is nested more than {MAX_DEPTH} deep")
+        }
+        text if text.starts_with("alias replay limit") => {
+            format!("its aliases repeat more than {MAX_REPLAYED} values")
+        }
+        // The place stands in front of our own message already.
+        text => shorten(text.split(" at line ").next().unwrap_or(text)),
     };
-    Mistake {
-        at: Position { line: at.line.saturating_add(part.line - 1), ..at },
-        message: message.to_owned(),
-    }
+    Mistake { at: Position { line: at.line.saturating_add(part.line - 1), ..at }, message }
 }
 
 fn position(location: Location) -> Position {
@@ -235,7 +240,7 @@ pub(crate) fn join(path: &str, name: &str) -> String {
 
 /// Keeps a message readable when somebody's text is a megabyte.
 pub(crate) fn shorten(text: &str) -> String {
-    const MOST: usize = 60;
+    const MOST: usize = 100;
     match text.char_indices().nth(MOST) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),

@@ -149,7 +149,7 @@ impl<'a> Field<'a> {
             (Method::Passthrough(_), Some(destination)) => self.at(destination),
             (Method::Least(weights) | Method::Passthrough(weights), _) => self.least(weights, rng),
             (Method::Random(weights), _) => self.random(weights, rng),
-            (Method::Turn(order), _) => self.next(order.as_deref(), turn.fetch_add(1, Ordering::Relaxed)),
+            (Method::Turn(order), _) => self.next(order.as_deref(), take_turn(turn, rng)),
             (Method::Ring(ring), _) => self.first(ring.from(hint.hash.unwrap_or_else(|| rng.next_u64()))),
             (Method::Maglev(table), _) => self.first(table.from(hint.hash.unwrap_or_else(|| rng.next_u64()))),
         }
@@ -308,6 +308,18 @@ impl<'a> Field<'a> {
 
     fn usable(&self, at: u32) -> Option<&'a Endpoint> {
         self.all.get(at as usize).filter(|endpoint| self.everyone || !endpoint.state.is_ejected())
+    }
+}
+
+/// Takes a turn. The first one is drawn, so that hosts that start together do not all begin with the same endpoint.
+fn take_turn(turn: &AtomicU64, rng: &mut impl RngCore) -> u64 {
+    match turn.fetch_add(1, Ordering::Relaxed) {
+        0 => {
+            let start = u64::from(rng.next_u32());
+            turn.fetch_add(start, Ordering::Relaxed);
+            start
+        }
+        turn => turn,
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Source: Envoy's `RING_HASH` (ketama).
 
+use std::fmt::Write;
+
 use super::draw::Weighted;
 use super::hash::xxh64;
 use super::schedule::gcd;
@@ -37,7 +39,7 @@ impl Ring {
         for (at, weight) in members {
             let Some(endpoint) = all.get(*at as usize) else { continue };
             let count = ((u128::from(weight / unit) * u128::from(minimum)) >> halvings).max(1);
-            points.extend((0..count).map(|number| (point(&endpoint.id, number), *at)));
+            points.extend(numbered(&endpoint.id, count).map(|point| (point, *at)));
         }
         points.sort_unstable();
         Self {
@@ -54,6 +56,14 @@ impl Ring {
     }
 }
 
-fn point(id: &str, number: u128) -> u64 {
-    xxh64(format!("{id}_{number}").as_bytes(), 0)
+/// Hashes `id_0`, `id_1`, …
+fn numbered(id: &str, count: u128) -> impl Iterator<Item = u64> {
+    let mut name = format!("{id}_");
+    let bare = name.len();
+    (0..count).map(move |number| {
+        name.truncate(bare);
+        // Writing into a String cannot fail.
+        let _ = write!(name, "{number}");
+        xxh64(name.as_bytes(), 0)
+    })
 }

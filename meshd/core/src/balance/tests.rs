@@ -109,7 +109,21 @@ fn round_robin_takes_turns() {
     let cluster = cluster(endpoints(3), Balancer::RoundRobin);
     let mut rng = SeededRng(10);
     let mut next = || position(&cluster, pick(&cluster, &Hint::default(), Moment(1), &mut rng).expect("one"));
-    assert_eq!([next(), next(), next(), next()], [0, 1, 2, 0]);
+    let first = next();
+    for turn in 1..10 {
+        assert_eq!(next(), (first + turn) % 3);
+    }
+}
+
+#[test]
+fn round_robin_begins_anywhere() {
+    let first = |seed| {
+        let cluster = cluster(endpoints(3), Balancer::RoundRobin);
+        position(&cluster, pick(&cluster, &Hint::default(), Moment(1), &mut SeededRng(seed)).expect("one"))
+    };
+    let mut counts = [0; 3];
+    (0..3_000).for_each(|seed| counts[first(seed)] += 1);
+    assert_shares(&counts, &[1; 3]);
 }
 
 #[test]

@@ -135,8 +135,9 @@ fn eject(
     let until =
         now.0.saturating_add(milliseconds(policy.base_ejection.saturating_mul(count).min(longest))).max(1);
     if state.ejected_until.compare_exchange(0, until, Ordering::Relaxed, Ordering::Relaxed).is_err() {
-        // Another worker was faster.
-        cluster.state.ejected.fetch_sub(1, Ordering::Relaxed);
+        // Another worker was faster. A sweep may have counted anew meanwhile: never below 0.
+        let one_less = |ejected: u32| ejected.checked_sub(1);
+        let _ = cluster.state.ejected.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less);
         return None;
     }
     state.ejections.store(count, Ordering::Relaxed);

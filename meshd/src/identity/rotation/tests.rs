@@ -13,6 +13,10 @@ fn reviews() -> Identity {
     Identity::workload(DOMAIN, "default", "reviews").unwrap()
 }
 
+type Chain = Vec<CertificateDer<'static>>;
+type Signer = Box<dyn Fn(Identity, Vec<u8>) -> std::future::Ready<Result<Chain, String>> + Send + Sync>;
+type Answer = Box<dyn Fn(Vec<u8>) -> Chain + Send + Sync>;
+
 /// One host, its folder, and the mesh that signs for it. Its clock is tokio's, which tests stop.
 struct Host {
     folder: tempfile::TempDir,
@@ -40,15 +44,7 @@ impl Host {
     }
 
     /// A meshd on this host, started anew: nothing but the folder is left of an earlier one.
-    fn start(
-        &self,
-    ) -> (
-        Arc<Credentials>,
-        Rotation<
-            impl Fn(Identity, Vec<u8>) -> std::future::Ready<Result<Vec<CertificateDer<'static>>, String>> + use<>,
-        >,
-        RotationHandle,
-    ) {
+    fn start(&self) -> (Arc<Credentials>, Rotation<Signer>, RotationHandle) {
         let credentials = Credentials::new(self.trust.clone());
         let settings = RotationSettings {
             credentials: credentials.clone(),
@@ -58,7 +54,7 @@ impl Host {
         };
         let (mesh, signed, is_up) = (self.mesh.clone(), self.signed.clone(), self.is_up.clone());
         let (wall, at) = self.started;
-        let signer = move |identity: Identity, csr: Vec<u8>| {
+        let signer: Signer = Box::new(move |identity: Identity, csr: Vec<u8>| {
             signed.fetch_add(1, Ordering::Relaxed);
             let now = wall + at.elapsed();
             std::future::ready(if is_up.load(Ordering::Relaxed) {
@@ -66,7 +62,7 @@ impl Host {
             } else {
                 Err("no voter answers".to_owned())
             })
-        };
+        });
         let (rotation, handle) = Rotation::new(settings, signer);
         (credentials, rotation, handle)
     }
@@ -87,7 +83,7 @@ async fn the_host_and_what_is_wanted_are_certified_and_the_rest_is_forgotten() {
     let machine = Host::new();
     let (credentials, mut rotation, handle) = machine.start();
     assert_eq!(rotation.restore().unwrap(), 0);
-    let running = tokio::spawn(rotation.run());
+    let running = crate::task::spawn("rotation", rotation.run());
     handle.want([reviews()].into());
     until(&handle, |s| is_certified(s, &host()) && is_certified(s, &reviews())).await;
     assert_eq!(credentials.host().as_deref(), Some(&host()));
@@ -104,7 +100,7 @@ async fn the_host_and_what_is_wanted_are_certified_and_the_rest_is_forgotten() {
 async fn a_restarted_host_serves_from_disk_before_any_network() {
     let machine = Host::new();
     let (_, rotation, handle) = machine.start();
-    let running = tokio::spawn(rotation.run());
+    let running = crate::task::spawn("rotation", rotation.run());
     handle.want([reviews()].into());
     until(&handle, |s| is_certified(s, &host()) && is_certified(s, &reviews())).await;
     drop(handle);
@@ -132,7 +128,7 @@ async fn a_damaged_certificate_on_disk_is_passed_over() {
 async fn a_certificate_is_renewed_around_half_its_life() {
     let machine = Host::new();
     let (credentials, rotation, handle) = machine.start();
-    let _running = tokio::spawn(rotation.run());
+    let _running = crate::task::spawn("rotation", rotation.run());
     until(&handle, |s| is_certified(s, &host())).await;
     let first = credentials.get(&host()).unwrap().cert.clone();
     let began = Instant::now();
@@ -154,7 +150,7 @@ async fn a_signer_that_fails_is_asked_again_until_it_answers() {
     let machine = Host::new();
     machine.is_up.store(false, Ordering::Relaxed);
     let (credentials, rotation, handle) = machine.start();
-    let _running = tokio::spawn(rotation.run());
+    let _running = crate::task::spawn("rotation", rotation.run());
     until(&handle, |s| s.get(&host()).is_some_and(|standing| standing.failures == 5)).await;
     let error = handle.standings().borrow()[&host()].error.clone();
     assert_eq!(error.as_deref(), Some("no voter answers"));
@@ -169,7 +165,7 @@ async fn an_answer_for_another_identity_or_key_is_not_installed() {
     let machine = Host::new();
     let (mesh, trust) = (machine.mesh.clone(), machine.trust.clone());
     let other_key = request(&KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap()).unwrap();
-    let answers: [Box<dyn Fn(Vec<u8>) -> Vec<CertificateDer<'static>> + Send + Sync>; 2] = [
+    let answers: [Answer; 2] = [
         {
             let mesh = mesh.clone();
             Box::new(move |csr| mesh.sign(&csr, &reviews(), SystemTime::now()))
@@ -186,7 +182,7 @@ async fn an_answer_for_another_identity_or_key_is_not_installed() {
         };
         let signer = move |_, csr| std::future::ready(Ok::<_, String>(answer(csr)));
         let (rotation, handle) = Rotation::new(settings, signer);
-        let running = tokio::spawn(rotation.run());
+        let running = crate::task::spawn("rotation", rotation.run());
         until(&handle, |s| s.get(&host()).is_some_and(|standing| standing.error.is_some())).await;
         assert!(credentials.identities().is_empty());
         drop(handle);

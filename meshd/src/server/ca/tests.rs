@@ -7,7 +7,7 @@ use crate::transport::Trust;
 use crate::transport::verify::{CertificateFault, Side, verify};
 
 const DOMAIN: &str = "mesh.test";
-const HOUR: Duration = Duration::from_secs(3600);
+const HOUR: Duration = Duration::from_hours(1);
 
 fn now() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)

@@ -171,7 +171,7 @@ async fn connect(
     })?;
     connecting.await.map_err(|error| match error {
         ConnectionError::TimedOut => DialError::TimedOut { address },
-        other => failed(told.get().cloned().map_or_else(|| fault_of(&other), TlsFault::Certificate)),
+        other => failed(told.get().cloned().map_or_else(|| fault_of(&other), TlsFault::certificate)),
     })
 }
 
@@ -223,6 +223,6 @@ fn write_fault(error: WriteError) -> TlsFault {
 }
 
 /// How long a connection without streams is kept once there are many.
-const UNUSED_LIMIT: Duration = Duration::from_secs(60);
+const UNUSED_LIMIT: Duration = Duration::from_mins(1);
 /// How many connections a dialer holds before it closes unused ones.
 const SWEEP_ABOVE: usize = 256;

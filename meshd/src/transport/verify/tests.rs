@@ -28,7 +28,7 @@ fn a_sound_certificate_proves_its_identity_serial_and_times() {
 #[test]
 fn each_fault_has_its_own_class() {
     let mesh = Mesh::new();
-    let hour = Duration::from_secs(3600);
+    let hour = Duration::from_hours(1);
     let class = |uris: &[&str], change: &dyn Fn(&mut rcgen::CertificateParams)| {
         verified(&mesh, uris, change).unwrap_err().class()
     };

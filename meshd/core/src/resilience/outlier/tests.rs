@@ -4,7 +4,9 @@ use std::sync::Barrier;
 use std::thread;
 
 use super::*;
+use crate::balance::chance::SeededRng;
 use crate::balance::fixture::{cluster, endpoints, outlier};
+use crate::balance::{Hint, pick};
 use crate::plan::Balancer;
 
 fn watched(count: u8, policy: OutlierPolicy) -> Cluster {
@@ -186,4 +188,32 @@ fn racing_workers_eject_no_more_than_allowed_and_count_right() {
         assert_eq!(ejected, 3);
         assert_eq!(cluster.state.ejected.load(Ordering::Relaxed), 3);
     }
+}
+
+#[test]
+fn workers_that_pick_eject_and_sweep_at_once_end_with_the_right_count() {
+    const WORKERS: u64 = 4;
+    let policy = OutlierPolicy { consecutive_5xx: 2, base_ejection: Duration::from_millis(20), ..outlier() };
+    let policy = OutlierPolicy { interval: Duration::from_millis(10), max_ejection_percent: 60, ..policy };
+    let cluster = watched(5, policy);
+    let start = Barrier::new(4);
+    thread::scope(|scope| {
+        for worker in 0..WORKERS {
+            let (cluster, start) = (&cluster, &start);
+            scope.spawn(move || {
+                let mut rng = SeededRng(worker);
+                start.wait();
+                for now in 2..5_000 {
+                    if let Some(picked) = pick(cluster, &Hint::default(), Moment(now), &mut rng) {
+                        record(cluster, picked, Answer::Status(500), Moment(now));
+                    }
+                }
+            });
+        }
+    });
+    // Two sweeps after all is over: everybody is back, nobody is counted.
+    sweep(&cluster, Moment(10_000));
+    sweep(&cluster, Moment(20_000));
+    assert!((0..5).all(|position| !is_ejected(&cluster, position)));
+    assert_eq!(cluster.state.ejected.load(Ordering::Relaxed), 0);
 }
