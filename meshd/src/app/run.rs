@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use arc_swap::ArcSwap;
@@ -79,6 +79,11 @@ fn runtime(name: &'static str) -> Result<Runtime> {
         .with_context(|| format!("starting {name}"))
 }
 
+/// The mark on every outgoing socket: interception lets it pass.
+fn socket_options(config: &Config) -> SocketOptions {
+    SocketOptions { mark: Some(config.intercept.mark) }
+}
+
 /// What is known before anything listens.
 struct Ground {
     config: Config,
@@ -104,7 +109,7 @@ impl Ground {
             .collect::<Result<_, _>>()
             .context("the mesh's roots in host.json are damaged")?;
         let credentials = Credentials::new(Trust::new(&state.mesh.trust_domain, roots)?);
-        let dialer = Dialer::new(credentials.clone(), SocketOptions { mark: Some(config.intercept.mark) });
+        let dialer = Dialer::new(credentials.clone(), socket_options(&config));
         let workers = entrances::workers(&config);
         let (drain, draining) = drain::channel();
         Ok(Self {
@@ -141,7 +146,7 @@ async fn serve(config: Config, state: HostState, raft: &Runtime) -> Result<()> {
 
     let notary = Arc::new(HostNotary::new(ground.state.id, ground.keys.clone()));
     let hosts = Arc::new(Hosts::new(ground.dialer.clone()));
-    let rotation = start_rotation(&ground, &notary, &hosts, published.clone())?;
+    let (rotation, certificates) = prepare_rotation(&ground, &notary, &hosts, published.clone())?;
 
     let upstreams = dns::upstreams(&ground.config);
     let dns = dns::start(&ground.config, outlets.plans.clone(), upstreams.clone(), ground.draining.clone()).await?;
@@ -149,6 +154,8 @@ async fn serve(config: Config, state: HostState, raft: &Runtime) -> Result<()> {
     let intercepts = start_interception(&ground.config, &upstreams, &desk)?;
 
     let server = start_server(&ground, raft, &notary, &hosts).await?;
+    task::spawn("certificates", rotation.run());
+    first_certificate(&certificates, &ground.own_identity()?).await;
     let requests = Arc::new(Requests {
         id: ground.state.id,
         name: ground.state.name.clone(),
@@ -164,7 +171,7 @@ async fn serve(config: Config, state: HostState, raft: &Runtime) -> Result<()> {
     task::spawn("control", accept_control(control, server.clone(), requests.clone()));
     let follower = Follower {
         credentials: ground.credentials.clone(),
-        rotation,
+        rotation: certificates,
         host: ground.state.id,
         intercepts_inbound: intercepts && ground.config.intercept.inbound,
         inbound_targets: BTreeSet::new(),
@@ -239,7 +246,8 @@ fn agent_settings(ground: &Ground) -> Result<agent::Settings> {
         facts: begin::facts(&ground.config, address),
         servers: ground.state.servers.clone(),
         mirror: Mirror::at(&ground.config.host.data),
-        dialer: ground.dialer.clone(),
+        // Its own: a QUIC connection lives on the runtime that made it.
+        dialer: Dialer::new(ground.credentials.clone(), socket_options(&ground.config)),
     })
 }
 
@@ -262,12 +270,13 @@ fn node(config: &Config, state: &HostState) -> Node {
     }
 }
 
-fn start_rotation(
+/// Installs the certificates on disk, and makes what renews them.
+fn prepare_rotation(
     ground: &Ground,
     notary: &Arc<HostNotary>,
     hosts: &Arc<Hosts>,
     published: watch::Receiver<Arc<Published>>,
-) -> Result<RotationHandle> {
+) -> Result<(Rotation<signer::Signer>, RotationHandle)> {
     let settings = RotationSettings {
         credentials: ground.credentials.clone(),
         keys: ground.keys.clone(),
@@ -275,10 +284,19 @@ fn start_rotation(
         folder: begin::certificates(&ground.config.host.data),
     };
     let servers = ground.state.servers.clone();
-    let (mut rotation, handle) = Rotation::new(settings, signer::signer(notary.clone(), hosts.clone(), published, servers));
+    let signer = signer::signer(notary.clone(), hosts.clone(), published, servers);
+    let (mut rotation, handle) = Rotation::new(settings, signer);
     rotation.restore()?;
-    task::spawn("certificates", rotation.run());
-    Ok(handle)
+    Ok((rotation, handle))
+}
+
+/// Waits a moment for the host's own certificate: without it, the first dials of the agent would fail. Where it does
+/// not come (no server answers), meshd goes on and the agent tries again.
+async fn first_certificate(certificates: &RotationHandle, host: &Identity) {
+    let mut standings = certificates.standings();
+    let certified =
+        standings.wait_for(|now| now.get(host).is_some_and(|standing| standing.validity.is_some()));
+    let _ = tokio::time::timeout(Duration::from_secs(2), certified).await;
 }
 
 fn start_interception(config: &Config, upstreams: &[std::net::SocketAddr], desk: &Desk) -> Result<bool> {
