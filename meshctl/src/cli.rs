@@ -22,7 +22,7 @@ Exit codes: 0 done, 1 findings or refused, 2 file unreadable, 3 conflict, 4 no q
 #[derive(Debug, Parser)]
 #[command(name = "meshctl", version, after_help = AFTER, max_term_width = 110, propagate_version = false)]
 pub(crate) struct Cli {
-    /// Unix socket of the meshd to speak to [env: MESHD_SOCKET] [default: /run/meshd/meshd.sock, else the demo's]
+    /// Unix socket of the meshd to speak to [env: `MESHD_SOCKET`] [default: /run/meshd/meshd.sock, else the demo's]
     #[arg(long, global = true, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
     /// Host of the running demo to speak to (vm1, vm2, vm3)
@@ -261,7 +261,7 @@ pub(crate) struct ValidateArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum ServiceCommand {
     /// Offer an instance of a service from this host
-    Register(RegisterArgs),
+    Register(Box<RegisterArgs>),
     /// Withdraw instances of this host
     #[command(
         after_help = "Examples:\n  meshctl service deregister reviews-v1\n  meshctl service deregister reviews"

@@ -198,7 +198,7 @@ impl Demo {
         let mut screen = if std::io::stdout().is_terminal() { Screen::open().ok() } else { None };
         let hints = self.hints();
         if screen.is_none() && args.duration.is_none() {
-            self.tell_hints(&hints);
+            tell_hints(&hints);
         }
         let end = tokio::time::sleep(args.duration.unwrap_or(Duration::from_hours(24 * 365)));
         tokio::pin!(end);
@@ -292,12 +292,12 @@ impl Demo {
             hint(format!("{program} top"), "who calls whom"),
         ]
     }
+}
 
-    fn tell_hints(&self, hints: &[Hint]) {
-        tell("try next, in another terminal:");
-        for hint in hints {
-            tell(&format!("  {:<52} {}", hint.command, paint(Tone::Dim, hint.about)));
-        }
+fn tell_hints(hints: &[Hint]) {
+    tell("try next, in another terminal:");
+    for hint in hints {
+        tell(&format!("  {:<52} {}", hint.command, paint(Tone::Dim, hint.about)));
     }
 }
 
@@ -313,7 +313,7 @@ async fn leave(screen: &mut Option<Screen>) {
 async fn apply(client: &crate::client::Client) -> Result {
     let rules = story::begin()?;
     let order = cmd::Order {
-        rules: rules.rules,
+        rules: rules.all,
         reason: "apply examples/canary".into(),
         prune: false,
         dry_run: false,

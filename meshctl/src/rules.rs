@@ -48,7 +48,7 @@ impl Rule {
 #[derive(Debug, Default)]
 pub(crate) struct Rules {
     /// The objects, in the order of the files.
-    pub(crate) rules: Vec<Rule>,
+    pub(crate) all: Vec<Rule>,
     /// What is to be said about them, in order of file, line, column.
     pub(crate) findings: Vec<Finding>,
     /// Number of files read.
@@ -82,10 +82,10 @@ impl Rules {
                 namespace.clone_into(&mut object.metadata.namespace);
             }
             let rule = Rule { object, document };
-            if let Some(first) = self.rules.iter().find(|other| other.object.key() == rule.object.key()) {
+            if let Some(first) = self.all.iter().find(|other| other.object.key() == rule.object.key()) {
                 self.findings.push(rule.twice(first));
             }
-            self.rules.push(rule);
+            self.all.push(rule);
         }
     }
 
@@ -118,7 +118,7 @@ impl Rules {
                 count(self.files, "file")
             )));
         }
-        if self.rules.is_empty() {
+        if self.all.is_empty() {
             return Err(Failure::refused(format!(
                 "no object in {}; nothing was changed",
                 count(self.files, "file")
@@ -279,7 +279,7 @@ spec:
         let mut rules = Rules::default();
         rules.add("a.yaml", RULE, "shop");
 
-        assert_eq!(rules.rules[0].object.metadata.namespace, "shop");
+        assert_eq!(rules.all[0].object.metadata.namespace, "shop");
     }
 
     #[test]

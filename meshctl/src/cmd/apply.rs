@@ -1,6 +1,7 @@
 //! `meshctl apply`: files in, one all-or-nothing change out.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -24,16 +25,16 @@ pub(crate) async fn run(args: &ApplyArgs, client: impl Fn() -> Result<Client>) -
     let rules = Rules::read(&paths, &args.namespace)?;
     rules.judge(args.strict)?;
     if args.dry_run == Some(DryRun::Client) {
-        let lines: String = rules::keys(&rules.rules)
-            .iter()
-            .map(|key| format!("{} valid (dry run, not sent)\n", lower(key)))
-            .collect();
+        let mut lines = String::new();
+        for key in rules::keys(&rules.all) {
+            let _ = writeln!(lines, "{} valid (dry run, not sent)", lower(&key));
+        }
         say(&lines)?;
         return Ok(Exit::Done);
     }
     let order = Order {
         reason: format!("apply {}", names(&paths)),
-        rules: rules.rules,
+        rules: rules.all,
         prune: args.prune,
         dry_run: args.dry_run.is_some(),
         strict: args.strict,
@@ -119,13 +120,7 @@ impl Order {
     fn print(&self, applied: &Applied) -> Result {
         let findings = self.placed(&applied.findings);
         rules::tell_findings(&findings);
-        let dry = if self.dry_run { " (dry run)" } else { "" };
-        let mut lines = String::new();
-        for (key, outcome) in &applied.results {
-            let (word, tone) = word(*outcome);
-            lines.push_str(&format!("{} {}{dry}\n", lower(key), paint(tone, word)));
-        }
-        say(&lines)
+        say(&outcomes(&applied.results, self.dry_run))
     }
 
     fn refusal(&self, error: ApiError) -> Failure {
@@ -169,6 +164,17 @@ fn change(object: &Object, current: &BTreeMap<ObjectKey, Stored>) -> ResourceCha
     ResourceChange { key, object: Some(object), expect }
 }
 
+/// One line for each object and what became of it.
+pub(crate) fn outcomes(results: &[(ObjectKey, Outcome)], dry_run: bool) -> String {
+    let dry = if dry_run { " (dry run)" } else { "" };
+    let mut lines = String::new();
+    for (key, outcome) in results {
+        let (word, tone) = word(*outcome);
+        let _ = writeln!(lines, "{} {}{dry}", lower(key), paint(tone, word));
+    }
+    lines
+}
+
 /// The word for what became of an object.
 pub(crate) fn word(outcome: Outcome) -> (&'static str, Tone) {
     match outcome {
@@ -192,7 +198,7 @@ mod tests {
         let mut rules = Rules::default();
         rules.add("rules.yaml", text, "default");
         assert!(rules.findings.is_empty(), "{:?}", rules.findings);
-        rules.rules
+        rules.all
     }
 
     fn order(text: &str, prune: bool) -> Order {

@@ -138,7 +138,7 @@ mod tests {
             "default",
         );
         let items: Vec<_> = rules
-            .rules
+            .all
             .into_iter()
             .map(|rule| Stored { object: rule.object, created: Revision(4), changed: Revision(7) })
             .collect();

@@ -4,6 +4,7 @@ mod file;
 mod flags;
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use mesh_proto::api::{InstanceView, Request, Response, ServiceView};
 use mesh_proto::command::Liveness;
@@ -19,12 +20,10 @@ use crate::words::count;
 /// Runs `service register`.
 pub(crate) async fn register(args: &RegisterArgs, client: impl Fn() -> Result<Client>) -> Result<Exit> {
     let instances = flags::instances(args)?;
-    let lines: String = instances
-        .iter()
-        .map(|(id, instance)| {
-            format!("instance {id} of {}/{} registered\n", instance.namespace, instance.service)
-        })
-        .collect();
+    let mut lines = String::new();
+    for (id, instance) in &instances {
+        let _ = writeln!(lines, "instance {id} of {}/{} registered", instance.namespace, instance.service);
+    }
     register_instances(&client()?, instances).await?;
     say(&lines)?;
     Ok(Exit::Done)

@@ -2,6 +2,7 @@
 
 use mesh_proto::api::{HostRole, HostStatus, Request, Response, Status};
 use mesh_proto::command::Liveness;
+use std::fmt::Write as _;
 
 use crate::client::{Client, answer};
 use crate::exit::{Exit, Result};
@@ -37,16 +38,17 @@ fn whole(status: &Status) -> String {
     text.push_str(&line(status));
     for host in &status.hosts {
         for problem in &host.problems {
-            text.push_str(&format!("{} {}: {problem}\n", paint(Tone::Bad, "problem:"), host.name));
+            let _ = writeln!(text, "{} {}: {problem}", paint(Tone::Bad, "problem:"), host.name);
         }
         if let Some(offset) = host.clock_offset_ms.filter(|offset| offset.abs() > CLOCK_LIMIT_MS) {
             let side = if offset > 0 { "ahead of" } else { "behind" };
-            text.push_str(&format!(
-                "{} {}: its clock is {} s {side} the leader's; set the time (chrony, systemd-timesyncd)\n",
+            let _ = writeln!(
+                text,
+                "{} {}: its clock is {} s {side} the leader's; set the time (chrony, systemd-timesyncd)",
                 paint(Tone::Warn, "warning:"),
                 host.name,
                 offset.abs() / 1_000
-            ));
+            );
         }
     }
     text

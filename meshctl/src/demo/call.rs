@@ -90,10 +90,11 @@ impl Caller {
         let (parts, body) = response.into_parts();
         let body =
             Limited::new(body, MAX_ANSWER).collect().await.map_err(|error| error.to_string())?.to_bytes();
-        if let Ok(mut idle) = self.idle.lock() {
-            if idle.len() < MAX_IDLE && !sender.is_closed() {
-                idle.push(sender);
-            }
+        if let Ok(mut idle) = self.idle.lock()
+            && idle.len() < MAX_IDLE
+            && !sender.is_closed()
+        {
+            idle.push(sender);
         }
         Ok((parts, body))
     }

@@ -1,5 +1,6 @@
 //! The end of `meshctl demo --for`: a table, and a verdict.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::judge::{Judge, Line, Recent};
@@ -18,16 +19,17 @@ pub(crate) fn write(judge: &Judge, recent: &Recent, took: Duration) -> String {
         columns.toned(cells(line));
     }
     let mut text = format!("\n{}", columns.render("no share was asked for while the demo ran"));
-    text.push_str(&format!(
+    let _ = write!(
+        text,
         "\n{} in {:.0} s, {} failed · p50 {} · p99 {} (last 10 s)\n",
         count(usize::try_from(judge.requests).unwrap_or(usize::MAX), "request"),
         took.as_secs_f64(),
         judge.failed,
         time(recent.p50_us),
         time(recent.p99_us),
-    ));
+    );
     for (reason, number) in &judge.reasons {
-        text.push_str(&format!("  {number} × {reason}\n"));
+        let _ = writeln!(text, "  {number} × {reason}");
     }
     let (tone, verdict) = verdict(judge, &lines);
     text.push_str(&paint(tone, &verdict));

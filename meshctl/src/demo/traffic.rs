@@ -161,9 +161,9 @@ fn keep(
 ) {
     let done = Instant::now();
     let latency_us = u64::try_from(done.saturating_duration_since(due).as_micros()).unwrap_or(u64::MAX);
-    if let Ok(mut samples) = samples.lock() {
-        if samples.len() < MAX_SAMPLES {
-            samples.push(Sample { done, signed_in, outcome, latency_us });
-        }
+    if let Ok(mut samples) = samples.lock()
+        && samples.len() < MAX_SAMPLES
+    {
+        samples.push(Sample { done, signed_in, outcome, latency_us });
     }
 }

@@ -13,7 +13,7 @@ use crate::screen::style;
 use crate::words::percent;
 
 /// Cells of the bar that shows a share.
-const BAR: usize = 20;
+const BAR: f64 = 20.0;
 
 /// A command to try, and what it shows.
 #[derive(Clone, Debug)]
@@ -104,7 +104,7 @@ fn version_row(row: &VersionRow) -> Row<'static> {
     reason = "a share times 40 is a small number"
 )]
 fn bar(share: f64) -> String {
-    let halves = (share.clamp(0.0, 1.0) * (BAR * 2) as f64).round() as usize;
+    let halves = (share.clamp(0.0, 1.0) * BAR * 2.0).round() as usize;
     let half = if halves % 2 == 1 { "╸" } else { "" };
     format!("{}{half}", "━".repeat(halves / 2))
 }
