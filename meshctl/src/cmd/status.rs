@@ -78,7 +78,9 @@ fn line(status: &Status) -> String {
 fn table(status: &Status) -> String {
     let mut columns = Columns::new(["NAME", "ROLE", "ADDRESS", "STATE", "REVISION", "SERVICES", "VERSION"])
         .numbers(&[4, 5]);
-    for host in &status.hosts {
+    let mut hosts: Vec<_> = status.hosts.iter().collect();
+    hosts.sort_by(|a, b| a.name.cmp(&b.name));
+    for host in hosts {
         columns.toned([
             (host.name.clone(), Tone::Plain),
             role(host),
@@ -120,7 +122,11 @@ fn revision(host: &HostStatus, newest: u64) -> (String, Tone) {
     }
 }
 
-fn services(host: &HostStatus) -> (String, Tone) {
+/// Healthy instances of all; those of a host that is not there serve nobody.
+pub(crate) fn services(host: &HostStatus) -> (String, Tone) {
+    if matches!(host.liveness, Liveness::Gone | Liveness::Left) {
+        return (format!("0/{}", host.instances), Tone::Dim);
+    }
     let tone = if host.healthy < host.instances { Tone::Warn } else { Tone::Plain };
     (format!("{}/{}", host.healthy, host.instances), tone)
 }
@@ -183,7 +189,7 @@ mod tests {
 NAME  ROLE      ADDRESS         STATE  REVISION  SERVICES  VERSION
 vm1   leader *  10.0.0.1:15008  live         42       2/2  0.1.0
 vm2   voter     10.0.0.2:15008  live         41       1/2  0.1.0
-vm3   agent     10.0.0.3:15008  gone         40       1/2  0.1.0
+vm3   agent     10.0.0.3:15008  gone         40       0/2  0.1.0
 
 mesh cluster.local · 2 of 3 hosts live · 2 voters · leader vm1 · revision 42
 "

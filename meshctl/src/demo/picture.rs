@@ -184,7 +184,7 @@ fn host_row(host: &super::hosts::Host, status: Option<&Status>) -> HostRow {
         revision: known
             .and_then(|known| known.live_revision)
             .map_or_else(|| "-".into(), |live| live.to_string()),
-        services: known.map_or_else(|| "-".into(), |known| format!("{}/{}", known.healthy, known.instances)),
+        services: known.map_or_else(|| "-".into(), |known| status::services(known).0),
     }
 }
 
