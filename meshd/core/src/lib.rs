@@ -7,6 +7,7 @@
 pub mod autopilot;
 pub mod balance;
 pub mod compile;
+pub mod election;
 pub mod endpoint;
 pub mod firewall;
 pub mod identity;

@@ -17,10 +17,11 @@ mod store;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::Cursor;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use mesh_core::election::Role;
 use mesh_core::world::Done;
@@ -113,13 +114,36 @@ pub struct Member {
 /// This server's part in the group.
 pub(super) struct Consensus {
     id: HostId,
-    raft: Raft<Types>,
-    store: Store,
+    folder: PathBuf,
+    /// Replaced when the log is opened anew after a failed write.
+    engine: ArcSwap<Engine>,
     facts: Arc<Facts>,
     peers: Arc<Peers>,
     network: Network,
     /// When a leader's message was last taken in.
     led: Mutex<Option<Instant>>,
+}
+
+/// openraft and the log under it.
+struct Engine {
+    raft: Raft<Types>,
+    store: Store,
+}
+
+impl Engine {
+    async fn open(id: HostId, folder: &Path, facts: Arc<Facts>, network: Network) -> Result<Self, OpenError> {
+        let (log, snapshots) = (folder.join("raft.redb"), folder.join("snapshots"));
+        let opened = tokio::task::spawn_blocking(move || -> Result<_, OpenError> {
+            // Snapshots first: their folder is made with all above it.
+            let machine = Machine::open(&snapshots, facts)?;
+            Ok((Store::open(&log)?, machine))
+        });
+        let (store, machine) = opened.await.map_err(|error| OpenError::State(error.to_string()))??;
+        let raft = Raft::new(id.0, Arc::new(config()?), network, store.clone(), machine)
+            .await
+            .map_err(|error| OpenError::State(error.to_string()))?;
+        Ok(Self { raft, store })
+    }
 }
 
 impl Consensus {
@@ -133,29 +157,37 @@ impl Consensus {
         carrier: Arc<dyn Carrier>,
         hub: Arc<Hub>,
     ) -> Result<Self, OpenError> {
-        let (log, snapshots) = (folder.join("raft.redb"), folder.join("snapshots"));
-        let opened = tokio::task::spawn_blocking(move || -> Result<_, OpenError> {
-            // Snapshots first: their folder is made with all above it.
-            let machine = Machine::open(&snapshots, hub)?;
-            Ok((Store::open(&log)?, machine))
-        });
-        let (store, machine) = opened.await.map_err(|error| OpenError::State(error.to_string()))??;
-        let facts = machine.facts();
+        let facts = Arc::new(Facts::new(hub));
         let peers = Arc::new(Peers::new(id, carrier, Arc::clone(&facts)));
         let network = Network { peers: Arc::clone(&peers) };
-        let raft = Raft::new(id.0, Arc::new(config()?), network.clone(), store.clone(), machine)
-            .await
-            .map_err(|error| OpenError::State(error.to_string()))?;
-        Ok(Self { id, raft, store, facts, peers, network, led: Mutex::default() })
+        let engine = Engine::open(id, folder, Arc::clone(&facts), network.clone()).await?;
+        let (engine, folder) = (ArcSwap::from_pointee(engine), folder.to_owned());
+        Ok(Self { id, folder, engine, facts, peers, network, led: Mutex::default() })
+    }
+
+    /// Opens log and snapshots anew after a failed write; the World is what they say.
+    async fn reopen(&self) -> Result<(), OpenError> {
+        let failed = self.engine.load_full();
+        // It has failed already: what it says to this is no news.
+        let _ = failed.raft.shutdown().await;
+        failed.store.close().await;
+        let engine =
+            Engine::open(self.id, &self.folder, Arc::clone(&self.facts), self.network.clone()).await?;
+        self.engine.store(Arc::new(engine));
+        Ok(())
+    }
+
+    fn raft(&self) -> Raft<Types> {
+        self.engine.load().raft.clone()
     }
 
     /// Begins a group of which this server is the only voter; does nothing on a later start.
     pub(super) async fn begin(&self) -> Result<(), ProposeError> {
-        if self.raft.is_initialized().await.map_err(fatal)? {
+        if self.raft().is_initialized().await.map_err(fatal)? {
             return Ok(());
         }
         let alone = BTreeSet::from([self.id.0]);
-        self.raft.initialize(alone).await.map_err(|error| ProposeError::Unavailable(error.to_string()))
+        self.raft().initialize(alone).await.map_err(|error| ProposeError::Unavailable(error.to_string()))
     }
 
     /// Puts an entry into the log and returns what applying it came to.
@@ -167,7 +199,7 @@ impl Consensus {
         if let Some(gap) = self.no_quorum() {
             return Err(ProposeError::NoQuorum(gap));
         }
-        let written = tokio::time::timeout(timeout, self.raft.client_write(Arc::new(entry))).await;
+        let written = tokio::time::timeout(timeout, self.raft().client_write(Arc::new(entry))).await;
         let answer = match written {
             Err(_) => return Err(ProposeError::Unknown(self.why_slow(timeout))),
             Ok(Err(error)) => return Err(refused(error)),
@@ -192,7 +224,7 @@ impl Consensus {
     /// Asks a majority whether this server leads, again while it cannot be known.
     async fn confirm_lead(&self) -> Result<(), ProposeError> {
         loop {
-            match self.raft.ensure_linearizable().await {
+            match self.raft().ensure_linearizable().await {
                 Ok(_) => return Ok(()),
                 Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(to))) => {
                     return Err(ProposeError::NotLeader(to.leader_id.map(HostId)));
@@ -220,8 +252,8 @@ impl Consensus {
         self.hear(from)?;
         let answer = match message {
             Message::Append(request) => serde_json::to_vec(&self.append(request).await),
-            Message::Vote(request) => serde_json::to_vec(&self.raft.vote(request).await),
-            Message::Snapshot(chunk) => serde_json::to_vec(&self.raft.install_snapshot(chunk).await),
+            Message::Vote(request) => serde_json::to_vec(&self.raft().vote(request).await),
+            Message::Snapshot(chunk) => serde_json::to_vec(&self.raft().install_snapshot(chunk).await),
             Message::Ask(question) => serde_json::to_vec(&self.opinion(&question).await?),
         };
         answer.map(Bytes::from).map_err(|error| error.to_string())
@@ -231,7 +263,7 @@ impl Consensus {
         &self,
         request: AppendEntriesRequest<Types>,
     ) -> Result<AppendEntriesResponse<NodeId>, RaftError<NodeId>> {
-        let answer = self.raft.append_entries(request).await;
+        let answer = self.raft().append_entries(request).await;
         if !matches!(answer, Ok(AppendEntriesResponse::HigherVote(_)) | Err(_)) {
             *self.led.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         }
@@ -259,9 +291,10 @@ impl Consensus {
     }
 
     async fn opinion(&self, question: &Question) -> Result<Opinion, String> {
-        let silence = self.raft.with_raft_state(|state| state.vote_last_modified().map(|at| at.elapsed()));
+        let raft = self.raft();
+        let silence = raft.with_raft_state(|state| state.vote_last_modified().map(|at| at.elapsed()));
         let silence = silence.await.map_err(|error| error.to_string())?;
-        let log_is_longer = self.store.last_log_id() > question.last_log_id;
+        let log_is_longer = self.engine.load().store.last_log_id() > question.last_log_id;
         let leads = self.role() == Role::Leader;
         let silence = if leads { Some(Duration::ZERO) } else { silence };
         let silence_ms = silence.map(|silence| u64::try_from(silence.as_millis()).unwrap_or(u64::MAX));
@@ -270,7 +303,7 @@ impl Consensus {
 
     /// Begins to copy the log to a host; returns when the change is agreed on, not when it caught up.
     pub(super) async fn add_standby(&self, id: HostId) -> Result<(), ProposeError> {
-        self.raft.add_learner(id.0, EmptyNode {}, false).await.map(drop).map_err(refused)
+        self.raft().add_learner(id.0, EmptyNode {}, false).await.map(drop).map_err(refused)
     }
 
     /// Stops copying the log to a standby.
@@ -295,7 +328,7 @@ impl Consensus {
     /// Ends a change of voters that a former leader left half done.
     pub(super) async fn settle_membership(&self) -> Result<(), ProposeError> {
         let voters = {
-            let metrics = self.raft.metrics();
+            let metrics = self.raft().metrics();
             let metrics = metrics.borrow();
             let configurations = metrics.membership_config.membership().get_joint_config().clone();
             if configurations.len() < 2 {
@@ -311,12 +344,12 @@ impl Consensus {
         change: ChangeMembers<NodeId, EmptyNode>,
         retain: bool,
     ) -> Result<(), ProposeError> {
-        self.raft.change_membership(change, retain).await.map(drop).map_err(refused)
+        self.raft().change_membership(change, retain).await.map(drop).map_err(refused)
     }
 
     /// What this server is now.
     pub(super) fn role(&self) -> Role {
-        role_of(&self.raft.metrics().borrow())
+        role_of(&self.watch().borrow())
     }
 
     /// Whether this server leads.
@@ -326,22 +359,22 @@ impl Consensus {
 
     /// The leader as far as this server knows; `None` while there is none.
     pub(super) fn leader(&self) -> Option<HostId> {
-        self.raft.metrics().borrow().current_leader.map(HostId)
+        self.watch().borrow().current_leader.map(HostId)
     }
 
     /// The present term.
     pub(super) fn term(&self) -> u64 {
-        self.raft.metrics().borrow().current_term
+        self.watch().borrow().current_term
     }
 
     /// The last entry in this server's log.
     pub(super) fn last_index(&self) -> u64 {
-        self.raft.metrics().borrow().last_log_index.unwrap_or(0)
+        self.watch().borrow().last_log_index.unwrap_or(0)
     }
 
     /// Why Raft stopped, if it did: a disk that refuses writes.
     pub(super) fn failure(&self) -> Option<String> {
-        let metrics = self.raft.metrics();
+        let metrics = self.raft().metrics();
         let state = metrics.borrow().running_state.clone();
         match state {
             Ok(()) | Err(Fatal::Stopped) => None,
@@ -351,7 +384,7 @@ impl Consensus {
 
     /// All members by id.
     pub(super) fn members(&self) -> Vec<Member> {
-        let metrics = self.raft.metrics();
+        let metrics = self.raft().metrics();
         let metrics = metrics.borrow();
         let membership = metrics.membership_config.membership();
         let voters: BTreeSet<NodeId> = membership.voter_ids().collect();
@@ -365,7 +398,7 @@ impl Consensus {
 
     /// Wakes at every change of role, leader, term, members or log.
     pub(super) fn watch(&self) -> watch::Receiver<RaftMetrics<NodeId, EmptyNode>> {
-        self.raft.metrics()
+        self.raft().metrics()
     }
 
     /// Says who is missing when a majority of voters does not answer this server.
@@ -430,7 +463,19 @@ impl Consensus {
     /// Asks for a snapshot now.
     #[cfg(test)]
     pub(super) async fn snapshot_now(&self) {
-        self.raft.trigger().snapshot().await.expect("running");
+        self.raft().trigger().snapshot().await.expect("running");
+    }
+
+    /// Tells one opening of the log from another.
+    #[cfg(test)]
+    pub(super) fn opened(&self) -> usize {
+        Arc::as_ptr(&self.engine.load()) as usize
+    }
+
+    /// Makes the next write to the log fail.
+    #[cfg(test)]
+    pub(super) fn fail_next_write(&self) {
+        self.engine.load().store.fail_next_write();
     }
 
     pub(super) fn facts(&self) -> &Arc<Facts> {
@@ -444,8 +489,9 @@ impl Consensus {
     /// Stops taking part and waits until the log is on disk.
     pub(super) async fn stop(&self) {
         // Both may have ended before us by a failed disk; there is nothing left to do then.
-        let _ = self.raft.shutdown().await;
-        let _ = self.store.flush().await;
+        let engine = self.engine.load_full();
+        let _ = engine.raft.shutdown().await;
+        engine.store.close().await;
     }
 }
 

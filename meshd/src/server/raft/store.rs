@@ -16,7 +16,7 @@ use std::ops::{Bound, RangeBounds};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use raft::storage::{LogFlushed, RaftLogStorage};
 use raft::{
@@ -58,14 +58,25 @@ pub(super) struct Store {
     jobs: mpsc::Sender<Job>,
 }
 
+#[cfg(test)]
+impl Store {
+    /// Makes the next write fail, as a full disk does.
+    pub(super) fn fail_next_write(&self) {
+        self.shared.broken.store(true, Ordering::Relaxed);
+    }
+}
+
 /// What readers and the writing thread share.
 #[derive(Debug)]
 struct Shared {
     path: PathBuf,
-    database: Database,
+    /// `None` once closed.
+    database: RwLock<Option<Database>>,
     tail: Mutex<Tail>,
     /// Bytes appended since a snapshot was last asked for.
     grown: AtomicUsize,
+    #[cfg(test)]
+    broken: std::sync::atomic::AtomicBool,
 }
 
 /// The youngest entries and the bounds of the log.
@@ -92,9 +103,14 @@ struct Cached {
 enum Work {
     Append(Vec<(u64, Vec<u8>)>),
     Vote(Vec<u8>),
-    Truncate { from: u64 },
-    Purge { upto: LogId<NodeId> },
-    Flush,
+    Truncate {
+        from: u64,
+    },
+    Purge {
+        upto: LogId<NodeId>,
+    },
+    /// Closes the file; nothing is done after it.
+    Close,
 }
 
 /// Whom to tell when the work is on disk.
@@ -122,9 +138,11 @@ impl Store {
         let (database, tail) = contained(path, || open_file(path))?;
         let shared = Arc::new(Shared {
             path: path.to_owned(),
-            database,
+            database: RwLock::new(Some(database)),
             tail: Mutex::new(tail),
             grown: AtomicUsize::new(0),
+            #[cfg(test)]
+            broken: std::sync::atomic::AtomicBool::new(false),
         });
         let (jobs, queue) = mpsc::channel(QUEUE);
         let writer = Arc::clone(&shared);
@@ -138,9 +156,12 @@ impl Store {
         Ok(Self { shared, jobs })
     }
 
-    /// Waits until everything handed over so far is on disk.
-    pub(super) async fn flush(&self) -> Result<(), String> {
-        self.submit(Work::Flush).await
+    /// Closes the file, whoever still holds a clone; every later call fails.
+    pub(super) async fn close(&self) {
+        // An error says that the thread has ended or that the disk failed: both leave nothing to do.
+        let _ = self.submit(Work::Close).await;
+        let closed = self.shared.database.write().unwrap_or_else(PoisonError::into_inner).take();
+        drop(closed);
     }
 
     /// The last entry, on disk or on its way there.
@@ -354,7 +375,9 @@ impl Shared {
     /// Reads `[start, end)` from the file, at most `budget` bytes but at least one entry.
     fn read_file(&self, start: u64, end: u64, budget: usize) -> io::Result<(Vec<Entry<Types>>, usize)> {
         let read = || -> Result<_, redb::Error> {
-            let table = self.database.begin_read()?.open_table(LOG)?;
+            let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+            let database = database.as_ref().ok_or_else(closed)?;
+            let table = database.begin_read()?.open_table(LOG)?;
             let (mut raw, mut spent) = (Vec::new(), 0);
             for row in table.range(start..end)? {
                 let bytes = row?.1.value().to_vec();
@@ -381,7 +404,12 @@ impl Shared {
 
     /// Puts a group of jobs into one durable transaction.
     fn commit(&self, jobs: &[Job]) -> Result<(), redb::Error> {
-        let mut transaction = self.database.begin_write()?;
+        #[cfg(test)]
+        if self.broken.load(Ordering::Relaxed) {
+            return Err(redb::Error::Io(io::Error::from(io::ErrorKind::StorageFull)));
+        }
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        let mut transaction = database.as_ref().ok_or_else(closed)?.begin_write()?;
         transaction.set_durability(Durability::Immediate)?;
         transaction.set_quick_repair(true);
         {
@@ -402,7 +430,7 @@ impl Shared {
                         log.retain_in(..=upto.index, |_, _| false)?;
                         facts.insert(PURGED, encode_or_empty(upto).as_slice())?;
                     }
-                    Work::Flush => {}
+                    Work::Close => {}
                 }
             }
             let committed = self.tail().committed;
@@ -481,8 +509,12 @@ fn write_until_closed(shared: &Shared, mut queue: mpsc::Receiver<Job>) {
         if failed.is_none() {
             note_durable(shared, &group);
         }
+        let close = group.iter().any(|job| matches!(job.work, Work::Close));
         for job in group.drain(..) {
             job.done.tell(failed.as_ref());
+        }
+        if close {
+            return;
         }
     }
     if failed.is_none() {
@@ -511,7 +543,7 @@ fn note_durable(shared: &Shared, group: &[Job]) {
             }
             Work::Truncate { from } => tail.durable = tail.durable.min(from.saturating_sub(1)),
             Work::Purge { upto } => tail.durable = tail.durable.max(upto.index),
-            Work::Vote(_) | Work::Flush => {}
+            Work::Vote(_) | Work::Close => {}
         }
     }
     tail.shrink();
@@ -550,6 +582,10 @@ fn encode_or_empty(value: &LogId<NodeId>) -> Vec<u8> {
 
 fn decode<T: serde::de::DeserializeOwned>(bytes: Option<Vec<u8>>) -> Result<Option<T>, serde_json::Error> {
     bytes.map(|bytes| serde_json::from_slice(&bytes)).transpose()
+}
+
+fn closed() -> redb::Error {
+    redb::Error::Io(io::Error::other("the file is closed"))
 }
 
 fn stopped() -> String {
