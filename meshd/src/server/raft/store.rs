@@ -9,6 +9,8 @@
 //! the gap must not reach the disk. How openraft reacts to that, and how meshd goes on serving
 //! reads, is [`super`]'s matter.
 
+mod file;
+
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io;
@@ -22,34 +24,12 @@ use raft::storage::{LogFlushed, RaftLogStorage};
 use raft::{
     AnyError, Entry, LogId, LogState, OptionalSend, RaftLogReader, StorageError, StorageIOError, Vote,
 };
-use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, Durability, ReadableDatabase};
 use tokio::sync::{mpsc, oneshot};
 
+pub use self::file::StoreError;
+use self::file::{COMMITTED, FACTS, LOG, PURGED, VOTE, open_file};
 use super::{NodeId, Types};
-
-/// Everything that can go wrong with the file of the log.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The file cannot be opened: no permission, no space, in use by another process.
-    #[error("cannot open the Raft log {path}: {reason}")]
-    Open {
-        /// The file.
-        path: PathBuf,
-        /// What the operating system or redb said.
-        reason: String,
-    },
-    /// The file's checksums do not hold, or it says things no log can say.
-    #[error(
-        "the Raft log {path} is damaged: {reason}; move the file away and join this host again, or \
-         restore a backup"
-    )]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What was found.
-        reason: String,
-    },
-}
 
 /// The log store given to openraft; clones share the file.
 #[derive(Clone, Debug)]
@@ -135,7 +115,15 @@ impl Store {
     ///
     /// **Errors**: [`StoreError::Damaged`] when a checksum does not hold; the file is left as it is.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
-        let (database, tail) = contained(path, || open_file(path))?;
+        let (database, found) = open_file(path)?;
+        let tail = Tail {
+            durable: found.last.map_or(0, |last| last.index),
+            last: found.last,
+            purged: found.purged,
+            vote: found.vote,
+            committed: found.committed,
+            ..Tail::default()
+        };
         let shared = Arc::new(Shared {
             path: path.to_owned(),
             database: RwLock::new(Some(database)),
@@ -443,61 +431,6 @@ impl Shared {
     }
 }
 
-fn open_file(path: &Path) -> Result<(Database, Tail), StoreError> {
-    let open = |reason: String| StoreError::Open { path: path.to_owned(), reason };
-    let damaged = |reason: String| StoreError::Damaged { path: path.to_owned(), reason };
-    make_private(path).map_err(|error| open(error.to_string()))?;
-    let database = Database::builder()
-        .set_cache_size(CACHE_BYTES)
-        .set_check_integrity_on_open(true)
-        .create(path)
-        .map_err(|error| match error {
-            redb::DatabaseError::Storage(redb::StorageError::Corrupted(reason)) => damaged(reason),
-            error => open(error.to_string()),
-        })?;
-    let tail = read_tail(&database).map_err(|error| damaged(error.to_string()))?;
-    Ok((database, tail))
-}
-
-/// Makes the file if it is missing, readable by its owner only.
-fn make_private(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let mut options = std::fs::OpenOptions::new();
-    options.append(true).create(true).mode(0o600).open(path)?;
-    Ok(())
-}
-
-fn read_tail(database: &Database) -> Result<Tail, Box<dyn std::error::Error>> {
-    let transaction = database.begin_write()?;
-    let tail = {
-        let log = transaction.open_table(LOG)?;
-        let facts = transaction.open_table(FACTS)?;
-        let fact = |name: &str| -> Result<Option<Vec<u8>>, redb::StorageError> {
-            Ok(facts.get(name)?.map(|value| value.value().to_vec()))
-        };
-        let last = log.last()?.map(|row| row.1.value().to_vec());
-        let last = decode::<Entry<Types>>(last)?.map(|entry| entry.log_id);
-        let purged: Option<LogId<NodeId>> = decode(fact(PURGED)?)?;
-        let first = log.first()?.map(|row| row.0.value());
-        let expected = purged.map_or(0, |purged| purged.index + 1);
-        if let Some(first) = first
-            && first != expected
-        {
-            return Err(format!("its first entry is {first}, expected {expected}").into());
-        }
-        Tail {
-            durable: last.map_or(0, |last| last.index),
-            last: last.max(purged),
-            purged,
-            vote: decode(fact(VOTE)?)?,
-            committed: decode(fact(COMMITTED)?)?,
-            ..Tail::default()
-        }
-    };
-    transaction.commit()?;
-    Ok(tail)
-}
-
 /// The writing thread: takes what has queued up, commits it as one, tells everyone.
 fn write_until_closed(shared: &Shared, mut queue: mpsc::Receiver<Job>) {
     let mut failed: Option<String> = None;
@@ -564,13 +497,6 @@ impl Done {
     }
 }
 
-/// Runs `open`, turning a panic of the store into an error that names the file.
-fn contained<T>(path: &Path, open: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
-    catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|_| {
-        Err(StoreError::Damaged { path: path.to_owned(), reason: "a page of it cannot be read".to_owned() })
-    })
-}
-
 fn encode<T: serde::Serialize>(value: &T) -> Result<Vec<u8>, String> {
     serde_json::to_vec(value).map_err(|error| error.to_string())
 }
@@ -578,10 +504,6 @@ fn encode<T: serde::Serialize>(value: &T) -> Result<Vec<u8>, String> {
 /// A log id always encodes: it is three numbers.
 fn encode_or_empty(value: &LogId<NodeId>) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()
-}
-
-fn decode<T: serde::de::DeserializeOwned>(bytes: Option<Vec<u8>>) -> Result<Option<T>, serde_json::Error> {
-    bytes.map(|bytes| serde_json::from_slice(&bytes)).transpose()
 }
 
 fn closed() -> redb::Error {
@@ -604,14 +526,6 @@ fn vote_error(message: String) -> StorageError<NodeId> {
     StorageIOError::write_vote(any(message)).into()
 }
 
-/// Index of the entry → the entry as JSON.
-const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
-/// Name → JSON: the vote, how far the log was purged, how far it is known to be committed.
-const FACTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("facts");
-const VOTE: &str = "vote";
-const PURGED: &str = "purged";
-const COMMITTED: &str = "committed";
-
 /// Jobs waiting for the disk; openraft itself keeps far fewer in flight.
 const QUEUE: usize = 256;
 /// Jobs in one transaction.
@@ -624,5 +538,3 @@ const TAIL_BYTES: usize = 8 << 20;
 const MESSAGE_BYTES: usize = 1 << 20;
 /// A snapshot is due after this many bytes of entries, even if they are few.
 const SNAPSHOT_BYTES: usize = 8 << 20;
-/// redb's page cache; its own default is 1 GiB.
-const CACHE_BYTES: usize = 16 << 20;
