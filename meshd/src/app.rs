@@ -5,7 +5,6 @@
 
 mod begin;
 mod carrier;
-mod desk;
 mod entrances;
 mod follow;
 mod logging;

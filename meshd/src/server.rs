@@ -190,6 +190,11 @@ impl Server {
         self.consensus.members()
     }
 
+    /// Whether this server takes part in the Raft group, as voter or standby.
+    pub fn is_member(&self) -> bool {
+        self.members().iter().any(|member| member.id == self.id)
+    }
+
     /// Servers an agent may turn to.
     pub fn servers(&self) -> BTreeMap<HostId, SocketAddr> {
         self.streams.servers()

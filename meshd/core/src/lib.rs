@@ -4,6 +4,7 @@
 //! arguments, decisions go out as values. So the proxy, `meshctl explain`, the golden cases, the fuzzers and the
 //! simulator run the same code.
 
+pub mod analyze;
 pub mod autopilot;
 pub mod balance;
 pub mod compile;
@@ -15,5 +16,6 @@ pub mod liveness;
 pub mod plan;
 pub mod resilience;
 pub mod route;
+pub mod views;
 pub mod wire;
 pub mod world;
