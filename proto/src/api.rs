@@ -100,6 +100,21 @@ pub enum Request {
     Version,
 }
 
+/// A [`Request`] on its way between hosts, on `Service::Api` and `Service::Sign`.
+///
+/// One frame, answered by one frame: `Result<Response, ApiError>` as JSON.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Call {
+    /// Who asks, for example `uid 0 on vm1`. A server takes it from other servers as it is; of any other host it
+    /// believes the person but not the host, and writes that host's own name behind it.
+    pub author: String,
+    /// What is asked.
+    pub request: Request,
+    /// True when a server passes it on to the one it takes for the leader, which must not pass it on again.
+    #[serde(default)]
+    pub relayed: bool,
+}
+
 impl Request {
     /// Whether only the leader can answer.
     pub fn needs_leader(&self) -> bool {

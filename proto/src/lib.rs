@@ -10,6 +10,7 @@ pub mod finding;
 pub mod registration;
 pub mod resource;
 pub mod support;
+pub mod token;
 pub mod validate;
 pub mod value;
 pub mod watch;

@@ -1,7 +1,139 @@
 //! Whether what an object says makes sense: Istio's own rules, without a look at other objects.
+//!
+//! Errors refuse the object; warnings are for what is taken as written and probably not meant. Whether a route's
+//! subset exists is a question about several objects, and not asked here. Findings carry field paths only; the reader
+//! of a file adds places ([`Document::place`](crate::yaml::Document::place)).
+//!
+//! Source: Istio `pkg/config/validation`, and the rules in the schema of its kinds.
+
+mod destination_rule;
+mod http;
+mod regex;
+mod security;
+mod service_entry;
+mod text;
+mod traffic;
+mod virtual_service;
+
 use crate::finding::Finding;
-use crate::resource::Object;
-/// x
-pub fn validate(_: &Object) -> Vec<Finding> {
-    Vec::new()
+use crate::resource::{Object, Spec};
+use crate::value::Duration;
+
+/// Says everything about an object that makes no sense.
+pub fn validate(object: &Object) -> Vec<Finding> {
+    let mut check = Check::default();
+    match &object.spec {
+        Spec::VirtualService(spec) => virtual_service::check(&mut check, spec),
+        Spec::DestinationRule(spec) => destination_rule::check(&mut check, spec),
+        Spec::ServiceEntry(spec) => service_entry::check(&mut check, spec),
+        Spec::WorkloadEntry(spec) => service_entry::check_workload(&mut check, "spec", spec),
+        Spec::WorkloadGroup(spec) => service_entry::check_group(&mut check, spec),
+        Spec::Gateway(spec) => traffic::check_gateway(&mut check, spec),
+        Spec::Sidecar(spec) => traffic::check_sidecar(&mut check, spec),
+        Spec::PeerAuthentication(spec) => security::check_peer(&mut check, spec),
+        Spec::AuthorizationPolicy(spec) => security::check_authorization(&mut check, &object.metadata, spec),
+        Spec::RequestAuthentication(spec) => security::check_request(&mut check, spec),
+        Spec::Telemetry(spec) => security::check_telemetry(&mut check, spec),
+        Spec::MeshConfig(_) => {}
+    }
+    for finding in &mut check.found {
+        finding.object = Some(object.key().to_string());
+    }
+    check.found
 }
+
+/// Collects findings.
+#[derive(Default)]
+struct Check {
+    found: Vec<Finding>,
+}
+
+impl Check {
+    fn error(&mut self, path: impl Into<String>, message: impl Into<String>) {
+        self.found.push(Finding::error("invalid", path, message));
+    }
+
+    fn warning(&mut self, path: impl Into<String>, message: impl Into<String>) {
+        self.found.push(Finding::warning("doubtful", path, message));
+    }
+
+    /// Takes the verdict of a rule about one value.
+    fn rule(&mut self, path: impl Into<String>, verdict: Result<(), String>) {
+        if let Err(message) = verdict {
+            self.error(path, message);
+        }
+    }
+
+    fn required(&mut self, path: impl Into<String>, text: &str) -> bool {
+        if text.is_empty() {
+            self.error(path, "must be there");
+        }
+        !text.is_empty()
+    }
+
+    fn port(&mut self, path: impl Into<String>, port: u16) {
+        if port == 0 {
+            self.error(path, "0 is not a port (1 to 65535)");
+        }
+    }
+
+    /// Istio's rule: at least a millisecond, and whole milliseconds.
+    fn duration(&mut self, path: impl Into<String>, span: Option<Duration>) {
+        let Some(span) = span else { return };
+        let nanos = span.get().as_nanos();
+        if nanos < 1_000_000 {
+            self.error(path, format!("{span} is too short (at least 1ms)"));
+        } else if nanos % 1_000_000 != 0 {
+            self.error(path, format!("{span} is finer than a millisecond"));
+        }
+    }
+
+    fn percent(&mut self, path: impl Into<String>, value: f64) {
+        if !(0.0..=100.0).contains(&value) {
+            self.error(path, format!("{value} is not a percentage (0 to 100)"));
+        }
+    }
+
+    fn not_negative(&mut self, path: impl Into<String>, value: i32) {
+        if value < 0 {
+            self.error(path, format!("{value} is negative"));
+        }
+    }
+
+    /// Reports names that come again.
+    fn unique<'t>(&mut self, what: &str, names: impl IntoIterator<Item = (String, &'t str)>) {
+        let mut seen = std::collections::BTreeMap::new();
+        for (path, name) in names {
+            if let Some(first) = seen.get(name) {
+                self.error(path, format!("{what} {name:?} is here twice (first at {first})"));
+            } else {
+                seen.insert(name, path);
+            }
+        }
+    }
+
+    /// Who sees an object: `.`, `*`, `~` or namespaces.
+    fn export_to(&mut self, names: &[String]) {
+        let path = |index: usize| format!("spec.exportTo[{index}]");
+        for (index, name) in names.iter().enumerate() {
+            if !matches!(name.as_str(), "." | "*" | "~") && text::label(name).is_err() {
+                self.error(path(index), format!("{name:?} is neither a namespace nor \".\", \"*\" or \"~\""));
+            }
+            if name != "." && matches!(name.as_str(), "*" | "~") && names.len() > 1 {
+                self.error(path(index), format!("{name:?} must stand alone"));
+            }
+        }
+        self.unique(
+            "the namespace",
+            names.iter().enumerate().map(|(index, name)| (path(index), name.as_str())),
+        );
+    }
+}
+
+/// Returns every item with its path.
+fn each<'i, T>(path: &str, items: &'i [T]) -> impl Iterator<Item = (String, &'i T)> {
+    items.iter().enumerate().map(move |(index, item)| (format!("{path}[{index}]"), item))
+}
+
+#[cfg(test)]
+mod tests;

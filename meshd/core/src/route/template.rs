@@ -155,7 +155,8 @@ fn variable(text: &str) -> Result<TemplatePart, BadTemplate> {
     })
 }
 
-fn protocol(version: http::Version) -> &'static str {
+/// Writes a version as `%PROTOCOL%` does.
+pub fn protocol(version: http::Version) -> &'static str {
     match version {
         http::Version::HTTP_10 => "HTTP/1.0",
         http::Version::HTTP_2 => "HTTP/2",
@@ -167,7 +168,7 @@ fn protocol(version: http::Version) -> &'static str {
 /// Writes a time as `2026-01-31T12:00:00.123Z`.
 ///
 /// Source: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`.
-fn iso_8601(unix_ms: u64) -> String {
+pub fn iso_8601(unix_ms: u64) -> String {
     let (days, ms) = (unix_ms / 86_400_000, unix_ms % 86_400_000);
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);

@@ -1,0 +1,263 @@
+//! Mirrors the World, compiles it, publishes Plans, and tells the mesh about this host.
+//!
+//! The agent is a host's only link to the control plane: one stream to one server, any server. It starts from the
+//! mirror on disk, so the data plane serves before the network answers and goes on when it stops answering. It
+//! decides nothing about traffic (`mesh_core::compile` does) and nothing about agreement (the servers do).
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use mesh_core::compile::compile;
+use mesh_core::plan::{Node, Plan};
+use mesh_core::world::World;
+use mesh_proto::command::{HostFacts, HostId, Revision};
+use mesh_proto::registration::{Health, Registration};
+use mesh_proto::watch::Change;
+use tokio::sync::{oneshot, watch};
+
+use crate::transport::Dialer;
+
+mod mirror;
+mod offer;
+mod servers;
+mod session;
+
+pub use mirror::{Mirror, MirrorError};
+pub use offer::effective_health;
+use servers::Servers;
+use session::{Ended, Session};
+
+/// Who this host is and whom it may ask.
+#[derive(Clone)]
+pub struct Settings {
+    /// Its id.
+    pub host: HostId,
+    /// The mesh it belongs to.
+    pub mesh: String,
+    /// Who calls from here, without the accounts of local instances (those follow the World).
+    pub node: Node,
+    /// What it says of itself.
+    pub facts: HostFacts,
+    /// Servers to begin with.
+    pub servers: BTreeMap<HostId, SocketAddr>,
+    /// Where the mirror is kept on disk.
+    pub mirror: Mirror,
+    /// How it reaches other hosts.
+    pub dialer: Dialer,
+}
+
+/// What the host offers, as it changes.
+pub struct Offer {
+    /// Everything registered here, without the word of the health checks.
+    pub registration: watch::Receiver<Registration>,
+    /// The last word of each health check, by instance id.
+    pub health: watch::Receiver<BTreeMap<String, Health>>,
+}
+
+/// What the agent tells the rest of meshd.
+#[derive(Clone)]
+pub struct Outlets {
+    /// The Plan that workers follow.
+    pub plans: Arc<ArcSwap<Plan>>,
+    /// Each Plan with the World it was made of, for what follows them (certificates, interception, health checks).
+    pub published: watch::Sender<Arc<Published>>,
+    /// How the stream to the control plane stands.
+    pub connection: watch::Sender<Connection>,
+}
+
+/// A Plan and the World it was made of.
+#[derive(Debug, Default)]
+pub struct Published {
+    /// The mirror.
+    pub world: Arc<World>,
+    /// The Plan.
+    pub plan: Arc<Plan>,
+    /// Servers known now.
+    pub servers: BTreeMap<HostId, SocketAddr>,
+}
+
+/// How the stream to the control plane stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Connection {
+    /// Following this server.
+    Following {
+        /// Its id.
+        server: HostId,
+    },
+    /// No server answers; the last Plan goes on.
+    Cut {
+        /// Since when.
+        since: Instant,
+        /// The last reason.
+        why: String,
+    },
+}
+
+/// Follows the mesh until told to stop.
+pub struct Agent {
+    settings: Settings,
+    offer: Offer,
+    outlets: Outlets,
+    servers: Servers,
+    world: Arc<World>,
+    plan: Arc<Plan>,
+    connected: bool,
+    saved: Revision,
+}
+
+impl Agent {
+    /// Makes the agent and publishes a Plan from the mirror on disk, if there is one.
+    ///
+    /// # Errors
+    /// When the mirror is there and damaged: it is named, put aside, and the agent begins without it.
+    pub fn new(settings: Settings, offer: Offer, outlets: Outlets) -> (Self, Option<MirrorError>) {
+        let (world, problem) = match settings.mirror.load(&settings.mesh) {
+            Ok(world) => (world.unwrap_or_default(), None),
+            Err(error) => (World::default(), Some(error)),
+        };
+        let servers = Servers::new(settings.host, settings.servers.clone());
+        let saved = world.revision;
+        let mut agent = Self {
+            settings,
+            offer,
+            outlets,
+            servers,
+            world: Arc::new(world),
+            plan: Arc::default(),
+            connected: false,
+            saved,
+        };
+        if agent.world.revision > Revision(0) {
+            agent.learn_servers_from_world();
+            agent.publish();
+        }
+        (agent, problem)
+    }
+
+    /// Follows servers, one after the other, until `stop` comes; then says goodbye.
+    pub async fn run(mut self, mut stop: oneshot::Receiver<()>) {
+        let mut cut_since = Instant::now();
+        loop {
+            let (id, address) = self.servers.next();
+            let ended = match Session::open(&self.settings, id, address, self.following()).await {
+                Ok(session) => {
+                    self.connected = true;
+                    self.servers.answered();
+                    self.outlets.connection.send_replace(Connection::Following { server: id });
+                    session.follow(&mut self, &mut stop).await
+                }
+                Err(why) => Ended::Lost(why),
+            };
+            if self.connected {
+                cut_since = Instant::now();
+                self.connected = false;
+            }
+            match ended {
+                Ended::Stopped => break,
+                Ended::Lost(why) => {
+                    tracing::debug!(server = %address, why, "control stream ended");
+                    self.outlets.connection.send_replace(Connection::Cut { since: cut_since, why });
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(self.servers.pause()) => {}
+                _ = &mut stop => break,
+            }
+        }
+        self.save();
+    }
+
+    /// Returns the revision to resume from.
+    fn following(&self) -> Option<Revision> {
+        (self.world.revision > Revision(0)).then_some(self.world.revision)
+    }
+
+    /// Starts anew from a whole World.
+    fn replace_world(&mut self, world: World) {
+        self.world = Arc::new(world);
+    }
+
+    /// Takes a delta in. Returns whether it fits what is here; if not, nothing was changed.
+    fn absorb(&mut self, from: Revision, to: Revision, changes: &[Change]) -> bool {
+        if from != self.world.revision || to < from {
+            return false;
+        }
+        Arc::make_mut(&mut self.world).absorb_all(to, changes);
+        true
+    }
+
+    /// Compiles what is known now and swaps it in.
+    fn publish(&mut self) {
+        let world = self.world_with_own_offer();
+        let node = Arc::new(offer::node_with_accounts(&self.settings, &world));
+        let began = Instant::now();
+        let plan = Arc::new(compile(&world, &node, Some(&self.plan)));
+        self.plan = plan.clone();
+        self.outlets.plans.store(plan.clone());
+        let servers = self.servers.known().clone();
+        self.outlets.published.send_replace(Arc::new(Published { world, plan, servers }));
+        tracing::debug!(
+            revision = self.world.revision.0,
+            compile_us = began.elapsed().as_micros(),
+            "plan published"
+        );
+    }
+
+    /// Returns the World with what this host knows better itself: the health of its own instances, and, while no
+    /// server answers, all that it offers.
+    fn world_with_own_offer(&mut self) -> Arc<World> {
+        let host = self.settings.host;
+        let agreed = self.world.registrations.get(&host);
+        let base = if self.connected || agreed.is_some() && !self.offer_changed_since(agreed) {
+            agreed.map(|registration| Registration::clone(registration))
+        } else {
+            Some(self.offer.registration.borrow().clone())
+        };
+        let Some(mut own) = base else { return self.world.clone() };
+        offer::set_health(&mut own, &self.offer.health.borrow());
+        if agreed.is_some_and(|agreed| **agreed == own) {
+            return self.world.clone();
+        }
+        let mut world = World::clone(&self.world);
+        world.registrations.insert(host, Arc::new(own));
+        Arc::new(world)
+    }
+
+    fn offer_changed_since(&self, agreed: Option<&Arc<Registration>>) -> bool {
+        let offered = self.offer.registration.borrow();
+        agreed.is_none_or(|agreed| agreed.instances.keys().ne(offered.instances.keys()))
+    }
+
+    /// What is offered now, with the word of the health checks.
+    fn offered(&self) -> Registration {
+        let mut registration = self.offer.registration.borrow().clone();
+        offer::set_health(&mut registration, &self.offer.health.borrow());
+        registration
+    }
+
+    fn learn_servers_from_world(&mut self) {
+        let addresses = self.world.hosts.iter().map(|(id, host)| (*id, host.facts.address)).collect();
+        self.servers.correct(&addresses);
+    }
+
+    /// Writes the mirror, when it changed since the last time.
+    fn save(&mut self) {
+        if self.saved == self.world.revision {
+            return;
+        }
+        match self.settings.mirror.save(&self.world) {
+            Ok(()) => self.saved = self.world.revision,
+            Err(error) => tracing::warn!(%error, "the mirror could not be saved; a restart would begin from an older one"),
+        }
+    }
+}
+
+/// Between two writes of the mirror.
+const SAVE_EVERY: Duration = Duration::from_secs(1);
+/// Between two words to the server.
+const KEEPALIVE: Duration = Duration::from_secs(2);
+/// Silence after which a server is given up.
+const SILENCE: Duration = Duration::from_secs(6);

@@ -1,0 +1,174 @@
+//! The mirror of the World on disk: what a restarted host serves from before any network answers.
+//!
+//! One file, `mirror.json`: a line with format and SHA-256, then the public facts as JSON. Written to a temporary
+//! file, synced, renamed. A damaged file is never taken for a shorter one: it is named and put aside.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use mesh_core::world::World;
+use mesh_proto::watch::{Change, PublicWorld};
+
+/// Where the mirror is kept.
+#[derive(Clone, Debug)]
+pub struct Mirror {
+    folder: PathBuf,
+}
+
+/// Why a mirror cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum MirrorError {
+    /// It cannot be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Its content is not what was written.
+    #[error("{path} is damaged ({why}); it was put aside as {aside}, and a server will send the World again")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        why: String,
+        /// Its new name.
+        aside: PathBuf,
+    },
+}
+
+const FORMAT: &str = "meshd-mirror 1";
+
+impl Mirror {
+    /// The mirror of the data folder `folder`.
+    pub fn at(folder: impl Into<PathBuf>) -> Self {
+        Self { folder: folder.into() }
+    }
+
+    /// Reads the mirror; `None` when there is none, or when it is of another mesh.
+    ///
+    /// # Errors
+    /// [`MirrorError`]; a damaged file has been put aside.
+    pub fn load(&self, mesh: &str) -> Result<Option<World>, MirrorError> {
+        let path = self.path();
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(MirrorError::Io { path, source }),
+        };
+        match decode(&bytes) {
+            Ok(public) => Ok(Some(World::from_public(&public)).filter(|world| world.mesh.id == mesh)),
+            Err(why) => {
+                let aside = path.with_extension("damaged");
+                std::fs::rename(&path, &aside).map_err(|source| MirrorError::Io { path: path.clone(), source })?;
+                Err(MirrorError::Damaged { path, why, aside })
+            }
+        }
+    }
+
+    /// Writes the mirror, wholly or not at all.
+    ///
+    /// # Errors
+    /// When the folder cannot be written; the former file is still there then.
+    pub fn save(&self, world: &World) -> Result<(), MirrorError> {
+        let path = self.path();
+        let write = || -> io::Result<()> {
+            let temporary = path.with_extension("tmp");
+            let mut file = File::create(&temporary)?;
+            file.write_all(&encode(&world.public())?)?;
+            file.sync_all()?;
+            std::fs::rename(&temporary, &path)?;
+            File::open(&self.folder)?.sync_all()
+        };
+        write().map_err(|source| MirrorError::Io { path: path.clone(), source })
+    }
+
+    /// The file.
+    pub fn path(&self) -> PathBuf {
+        Path::join(&self.folder, "mirror.json")
+    }
+}
+
+fn encode(public: &PublicWorld) -> io::Result<Vec<u8>> {
+    let body = serde_json::to_vec(public)?;
+    let mut bytes = format!("{FORMAT} {}\n", checksum(&body)).into_bytes();
+    bytes.extend_from_slice(&body);
+    Ok(bytes)
+}
+
+fn decode(bytes: &[u8]) -> Result<PublicWorld, String> {
+    let end = bytes.iter().position(|byte| *byte == b'\n').ok_or("it has no first line")?;
+    let (header, body) = (&bytes[..end], &bytes[end + 1..]);
+    let sum = std::str::from_utf8(header)
+        .ok()
+        .and_then(|header| header.strip_prefix(FORMAT))
+        .ok_or_else(|| format!("its first line is not {FORMAT:?} and a checksum"))?;
+    if sum.trim() != checksum(body) {
+        return Err("its checksum does not fit".into());
+    }
+    let public: PublicWorld = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    match public.facts.first() {
+        Some(Change::Mesh(_)) => Ok(public),
+        _ => Err("it does not say of which mesh it is".into()),
+    }
+}
+
+fn checksum(body: &[u8]) -> String {
+    data_encoding::HEXLOWER.encode(digest(&SHA256, body).as_ref())
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_proto::command::{Mesh, Revision};
+
+    use super::*;
+
+    fn world() -> World {
+        let mut world = World::default();
+        world.absorb_all(Revision(7), &[Change::Mesh(Mesh { id: "m".into(), ..Mesh::default() })]);
+        world
+    }
+
+    #[test]
+    fn what_was_saved_is_loaded() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mirror = Mirror::at(folder.path());
+
+        assert!(mirror.load("m").expect("no mirror is fine").is_none());
+        mirror.save(&world()).expect("saved");
+
+        assert_eq!(mirror.load("m").expect("sound"), Some(world()));
+    }
+
+    #[test]
+    fn the_mirror_of_another_mesh_is_not_used() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mirror = Mirror::at(folder.path());
+        mirror.save(&world()).expect("saved");
+
+        assert!(mirror.load("other").expect("sound").is_none());
+    }
+
+    #[test]
+    fn every_changed_byte_is_noticed_and_the_file_put_aside() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mirror = Mirror::at(folder.path());
+        mirror.save(&world()).expect("saved");
+        let sound = std::fs::read(mirror.path()).expect("a file");
+        for at in 0..sound.len() {
+            let mut damaged = sound.clone();
+            damaged[at] ^= 0x04;
+            std::fs::write(mirror.path(), &damaged).expect("written");
+
+            let error = mirror.load("m").expect_err("damage is noticed");
+
+            assert!(error.to_string().contains("is damaged"), "byte {at}: {error}");
+            assert!(!mirror.path().exists());
+        }
+        std::fs::write(mirror.path(), &sound[..sound.len() / 2]).expect("written");
+        assert!(mirror.load("m").is_err(), "a torn file is noticed");
+    }
+}

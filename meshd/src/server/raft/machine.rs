@@ -1,0 +1,206 @@
+//! The state machine under Raft: the authoritative World, in memory.
+//!
+//! Every committed entry goes through `World::apply`; the changes go to the watch hub, the answer to
+//! who proposed it. What is on disk is the newest snapshot file and the log after it: at start the
+//! two are put together again.
+
+use std::io::Cursor;
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+
+use mesh_core::world::{Snapshot as WorldSnapshot, World};
+use mesh_proto::command::Revision;
+use raft::storage::RaftStateMachine;
+use raft::{
+    AnyError, EmptyNode, Entry, EntryPayload, LogId, OptionalSend, RaftSnapshotBuilder, Snapshot,
+    SnapshotMeta, StorageError, StorageIOError, StoredMembership,
+};
+
+use super::snapshot::{Folder, SnapshotError};
+use super::{Answer, NodeId, Types};
+use crate::server::watch::Hub;
+
+/// The state machine given to openraft.
+#[derive(Clone, Debug)]
+pub(super) struct Machine {
+    facts: Arc<Facts>,
+    folder: Folder,
+}
+
+/// The World and how far the log has been applied to it. Written by the machine, read by everyone.
+#[derive(Debug)]
+pub(in crate::server) struct Facts {
+    state: RwLock<State>,
+    hub: Arc<Hub>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct State {
+    world: World,
+    applied: Option<LogId<NodeId>>,
+    membership: StoredMembership<NodeId, EmptyNode>,
+}
+
+impl Facts {
+    /// Lends the World for a short, synchronous look.
+    pub(in crate::server) fn read<T>(&self, look: impl FnOnce(&World) -> T) -> T {
+        look(&self.state().world)
+    }
+
+    fn state(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        change(&mut self.state.write().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Machine {
+    /// Opens the folder of snapshots and reads the newest one.
+    ///
+    /// **Errors**: [`SnapshotError::Damaged`] when it is not what was written.
+    pub(super) fn open(path: &Path, hub: Arc<Hub>) -> Result<Self, SnapshotError> {
+        let folder = Folder::open(path)?;
+        let state = match folder.newest()? {
+            None => State::default(),
+            Some(loaded) => State {
+                world: parse(&loaded.body)
+                    .map_err(|reason| SnapshotError::Damaged { path: path.to_owned(), reason })?,
+                applied: loaded.meta.last_log_id,
+                membership: loaded.meta.last_membership,
+            },
+        };
+        hub.restart(state.world.revision);
+        let facts = Arc::new(Facts { state: RwLock::new(state), hub });
+        Ok(Self { facts, folder })
+    }
+
+    pub(super) fn facts(&self) -> Arc<Facts> {
+        Arc::clone(&self.facts)
+    }
+
+    async fn on_disk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Folder) -> Result<T, SnapshotError> + Send + 'static,
+    ) -> Result<T, String> {
+        let folder = self.folder.clone();
+        match tokio::task::spawn_blocking(move || work(&folder)).await {
+            Ok(result) => result.map_err(|error| error.to_string()),
+            Err(error) => Err(format!("the snapshot task failed: {error}")),
+        }
+    }
+}
+
+impl RaftSnapshotBuilder<Types> for Machine {
+    async fn build_snapshot(&mut self) -> Result<Snapshot<Types>, StorageError<NodeId>> {
+        let State { world, applied, membership } = self.facts.state().clone();
+        let meta = SnapshotMeta {
+            last_log_id: applied,
+            last_membership: membership,
+            snapshot_id: applied.map_or_else(|| "0".to_owned(), |id| id.to_string()),
+        };
+        let head = meta.clone();
+        let body = self
+            .on_disk(move |folder| {
+                let body = serde_json::to_vec(&world.snapshot()).map_err(SnapshotError::encoding)?;
+                folder.write(&head, &body)?;
+                Ok(body)
+            })
+            .await
+            .map_err(|error| {
+                StorageIOError::write_snapshot(Some(meta.signature()), AnyError::error(error))
+            })?;
+        Ok(Snapshot { meta, snapshot: Box::new(Cursor::new(body)) })
+    }
+}
+
+impl RaftStateMachine<Types> for Machine {
+    type SnapshotBuilder = Self;
+
+    async fn applied_state(
+        &mut self,
+    ) -> Result<(Option<LogId<NodeId>>, StoredMembership<NodeId, EmptyNode>), StorageError<NodeId>> {
+        let state = self.facts.state();
+        Ok((state.applied, state.membership.clone()))
+    }
+
+    async fn apply<I>(&mut self, entries: I) -> Result<Vec<Answer>, StorageError<NodeId>>
+    where
+        I: IntoIterator<Item = Entry<Types>> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let hub = Arc::clone(&self.facts.hub);
+        Ok(self.facts.change(|state| {
+            let answers = entries.into_iter().map(|entry| state.apply(entry, &hub));
+            answers.collect()
+        }))
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn begin_receiving_snapshot(&mut self) -> Result<Box<Cursor<Vec<u8>>>, StorageError<NodeId>> {
+        Ok(Box::new(Cursor::new(Vec::new())))
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta<NodeId, EmptyNode>,
+        snapshot: Box<Cursor<Vec<u8>>>,
+    ) -> Result<(), StorageError<NodeId>> {
+        let (head, body) = (meta.clone(), snapshot.into_inner());
+        let world = self
+            .on_disk(move |folder| {
+                let world = parse(&body).map_err(SnapshotError::received)?;
+                folder.write(&head, &body)?;
+                Ok(world)
+            })
+            .await
+            .map_err(|error| {
+                StorageIOError::write_snapshot(Some(meta.signature()), AnyError::error(error))
+            })?;
+        let revision = world.revision;
+        self.facts.change(|state| {
+            *state = State { world, applied: meta.last_log_id, membership: meta.last_membership.clone() };
+        });
+        // What lies between the old and the new World is unknown: who watches begins again.
+        self.facts.hub.restart(revision);
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<Types>>, StorageError<NodeId>> {
+        let newest = self.on_disk(Folder::newest).await;
+        let newest = newest.map_err(|error| StorageIOError::read_snapshot(None, AnyError::error(error)))?;
+        Ok(newest.map(|loaded| Snapshot { meta: loaded.meta, snapshot: Box::new(Cursor::new(loaded.body)) }))
+    }
+}
+
+impl State {
+    fn apply(&mut self, entry: Entry<Types>, hub: &Hub) -> Answer {
+        self.applied = Some(entry.log_id);
+        match entry.payload {
+            EntryPayload::Blank => Answer::default(),
+            EntryPayload::Membership(membership) => {
+                self.membership = StoredMembership::new(Some(entry.log_id), membership);
+                Answer::default()
+            }
+            EntryPayload::Normal(command) => {
+                let index = Revision(entry.log_id.index);
+                let applied = self.world.apply(index, &command);
+                hub.publish(index, applied.changes);
+                Answer { revision: applied.revision, result: Some(applied.result) }
+            }
+        }
+    }
+}
+
+fn parse(body: &[u8]) -> Result<World, String> {
+    if body.is_empty() {
+        return Ok(World::default());
+    }
+    let snapshot: WorldSnapshot =
+        serde_json::from_slice(body).map_err(|error| format!("its World cannot be read: {error}"))?;
+    Ok(World::from_snapshot(snapshot))
+}

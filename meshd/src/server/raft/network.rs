@@ -1,0 +1,207 @@
+//! Raft's messages between servers, over `Service::Raft`.
+//!
+//! A message is one kind byte and JSON; a chunk of a snapshot carries its bytes behind the JSON. The
+//! answer is what openraft answered, as JSON. A message counts only when the caller's certificate
+//! names the host that the message speaks for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use mesh_proto::command::HostId;
+use raft::error::{InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, Unreachable};
+use raft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
+use raft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse,
+    VoteRequest, VoteResponse,
+};
+use raft::{AnyError, EmptyNode, LogId};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::{NodeId, Types};
+use crate::server::peers::Peers;
+use crate::transport::Service;
+
+/// A message of one server to another.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// New entries, or none: a heartbeat.
+    Append(AppendEntriesRequest<Types>),
+    /// A request for a vote.
+    Vote(VoteRequest<NodeId>),
+    /// A question before an election.
+    Ask(Question),
+    /// A piece of a snapshot.
+    Snapshot(InstallSnapshotRequest<Types>),
+}
+
+/// What a voter asks before it stands.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Question {
+    pub(super) last_log_id: Option<LogId<NodeId>>,
+}
+
+/// What it is told.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Opinion {
+    pub(super) silence_ms: Option<u64>,
+    pub(super) log_is_longer: bool,
+}
+
+/// Makes openraft's clients.
+#[derive(Clone, Debug)]
+pub(super) struct Network {
+    pub(super) peers: Arc<Peers>,
+}
+
+/// openraft's way to one peer.
+#[derive(Debug)]
+pub(super) struct Client {
+    peers: Arc<Peers>,
+    target: NodeId,
+}
+
+type CallError<E = raft::error::Infallible> = RPCError<NodeId, EmptyNode, RaftError<NodeId, E>>;
+
+impl Message {
+    pub(super) fn encode(&self) -> Result<Bytes, serde_json::Error> {
+        let mut frame = BytesMut::new();
+        frame.put_u8(self.kind());
+        match self {
+            Self::Append(request) => serde_json::to_writer((&mut frame).writer(), request)?,
+            Self::Vote(request) => serde_json::to_writer((&mut frame).writer(), request)?,
+            Self::Ask(question) => serde_json::to_writer((&mut frame).writer(), question)?,
+            Self::Snapshot(chunk) => {
+                let head = InstallSnapshotRequest::<Types> { data: Vec::new(), ..chunk.clone() };
+                let head = serde_json::to_vec(&head)?;
+                frame.put_u64(head.len() as u64);
+                frame.put_slice(&head);
+                frame.put_slice(&chunk.data);
+            }
+        }
+        Ok(frame.freeze())
+    }
+
+    /// Reads a message; the error says what is wrong with it.
+    pub(super) fn decode(frame: &[u8]) -> Result<Self, String> {
+        let (kind, body) = frame.split_first().ok_or("an empty message")?;
+        match *kind {
+            APPEND => json(body).map(Self::Append),
+            VOTE => json(body).map(Self::Vote),
+            ASK => json(body).map(Self::Ask),
+            SNAPSHOT => {
+                let (length, body) = body.split_first_chunk().ok_or("a cut off snapshot message")?;
+                let length = usize::try_from(u64::from_be_bytes(*length)).unwrap_or(usize::MAX);
+                let (head, data) = body.split_at_checked(length).ok_or("a cut off snapshot message")?;
+                let mut chunk: InstallSnapshotRequest<Types> = json(head)?;
+                chunk.data = data.to_vec();
+                Ok(Self::Snapshot(chunk))
+            }
+            other => Err(format!("a message of unknown kind {other}: a newer meshd?")),
+        }
+    }
+
+    /// The host a message claims to come from; `None` where it does not matter.
+    pub(super) fn speaks_for(&self) -> Option<HostId> {
+        let vote = match self {
+            Self::Append(request) => &request.vote,
+            Self::Vote(request) => &request.vote,
+            Self::Snapshot(chunk) => &chunk.vote,
+            Self::Ask(_) => return None,
+        };
+        vote.leader_id().voted_for().map(HostId)
+    }
+
+    fn kind(&self) -> u8 {
+        match self {
+            Self::Append(_) => APPEND,
+            Self::Vote(_) => VOTE,
+            Self::Ask(_) => ASK,
+            Self::Snapshot(_) => SNAPSHOT,
+        }
+    }
+}
+
+impl Network {
+    /// Asks a voter for its opinion; `None` when it does not answer in time.
+    pub(super) async fn ask(&self, target: HostId, question: Question, timeout: Duration) -> Option<Opinion> {
+        let body = Message::Ask(question).encode().ok()?;
+        let answer = self.peers.call(target, Service::Raft, body, timeout).await.ok()?;
+        serde_json::from_slice(&answer).ok()
+    }
+}
+
+impl RaftNetworkFactory<Types> for Network {
+    type Network = Client;
+
+    async fn new_client(&mut self, target: NodeId, _: &EmptyNode) -> Client {
+        Client { peers: Arc::clone(&self.peers), target }
+    }
+}
+
+impl Client {
+    async fn send<R, E>(&self, message: Message, option: &RPCOption) -> Result<R, CallError<E>>
+    where
+        R: DeserializeOwned,
+        E: DeserializeOwned + std::error::Error,
+    {
+        let body = message.encode().map_err(|error| RPCError::Network(NetworkError::new(&error)))?;
+        let target = HostId(self.target);
+        let answer = self
+            .peers
+            .call(target, Service::Raft, body, option.hard_ttl())
+            .await
+            .map_err(|error| RPCError::Unreachable(Unreachable::new(&error)))?;
+        let answer: Result<R, RaftError<NodeId, E>> = serde_json::from_slice(&answer)
+            .map_err(|_| RPCError::Unreachable(Unreachable::new(&refusal(&answer))))?;
+        answer.map_err(|error| RPCError::RemoteError(RemoteError::new(self.target, error)))
+    }
+}
+
+impl RaftNetwork<Types> for Client {
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<Types>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<NodeId>, CallError> {
+        self.send(Message::Append(request), &option).await
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        chunk: InstallSnapshotRequest<Types>,
+        option: RPCOption,
+    ) -> Result<InstallSnapshotResponse<NodeId>, CallError<InstallSnapshotError>> {
+        self.send(Message::Snapshot(chunk), &option).await
+    }
+
+    async fn vote(
+        &mut self,
+        request: VoteRequest<NodeId>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<NodeId>, CallError> {
+        self.send(Message::Vote(request), &option).await
+    }
+
+    /// A peer that does not answer is tried again soon, then less often.
+    fn backoff(&self) -> Backoff {
+        let steps = [100, 100, 200, 200, 500].map(Duration::from_millis);
+        Backoff::new(steps.into_iter().chain(std::iter::repeat(Duration::from_secs(1))))
+    }
+}
+
+fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
+    serde_json::from_slice(body).map_err(|error| format!("a message that cannot be read: {error}"))
+}
+
+/// What a server says that will not hear a message; see [`super::Consensus::receive`].
+fn refusal(answer: &[u8]) -> AnyError {
+    let text = String::from_utf8_lossy(&answer[..answer.len().min(500)]);
+    AnyError::error(format!("the peer refused: {text}"))
+}
+
+const APPEND: u8 = 1;
+const VOTE: u8 = 2;
+const ASK: u8 = 3;
+const SNAPSHOT: u8 = 4;

@@ -1,0 +1,256 @@
+//! Snapshots as files: a head line that says what is inside, then the World as JSON.
+//!
+//! A snapshot is written to a temporary file, synced, renamed, and the folder is synced: at every
+//! moment the newest complete snapshot is the one with the highest index in its name. A snapshot
+//! whose checksum does not hold is named and refused. An older one is never taken in its place:
+//! the log that leads from there to here may be gone.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use data_encoding::HEXLOWER;
+use raft::SnapshotMeta;
+use serde::{Deserialize, Serialize};
+
+use super::NodeId;
+
+type Meta = SnapshotMeta<NodeId, raft::EmptyNode>;
+
+/// What can go wrong with the folder of snapshots.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// The operating system refused: no permission, no space.
+    #[error("cannot {verb} the snapshot {path}: {source}")]
+    File {
+        /// What was tried.
+        verb: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The content is not what was written.
+    #[error(
+        "the snapshot {path} is damaged: {reason}; move the data folder away and join this host \
+         again, or restore a backup"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        reason: String,
+    },
+}
+
+impl SnapshotError {
+    /// The World could not be written as JSON: a defect, told like damage.
+    pub(super) fn encoding(error: serde_json::Error) -> Self {
+        failed("encode", Path::new("(new)"), io::Error::other(error))
+    }
+
+    /// A leader sent something that is no World.
+    pub(super) fn received(reason: String) -> Self {
+        Self::Damaged { path: PathBuf::from("(sent by the leader)"), reason }
+    }
+}
+
+/// The folder of snapshots of one server.
+#[derive(Clone, Debug)]
+pub(super) struct Folder {
+    path: PathBuf,
+}
+
+/// A snapshot read from disk, its checksum verified.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    pub(super) meta: Meta,
+    pub(super) body: Vec<u8>,
+}
+
+/// The head line of a file.
+#[derive(Debug, Serialize, Deserialize)]
+struct Head {
+    format: u32,
+    meta: Meta,
+    length: u64,
+    sha256: String,
+}
+
+impl Folder {
+    /// Opens the folder, makes it if missing, and clears away what a crash left half written.
+    pub(super) fn open(path: &Path) -> Result<Self, SnapshotError> {
+        fs::create_dir_all(path).map_err(|error| failed("make the folder of", path, error))?;
+        let folder = Self { path: path.to_owned() };
+        for entry in folder.entries()? {
+            if entry.extension().is_some_and(|extension| extension == "tmp") {
+                fs::remove_file(&entry).map_err(|error| failed("remove", &entry, error))?;
+            }
+        }
+        Ok(folder)
+    }
+
+    /// Writes a snapshot durably, then removes all older ones.
+    pub(super) fn write(&self, meta: &Meta, body: &[u8]) -> Result<(), SnapshotError> {
+        let head =
+            Head { format: FORMAT, meta: meta.clone(), length: body.len() as u64, sha256: checksum(body) };
+        let path = self.path.join(file_name(meta));
+        let temporary = path.with_extension("tmp");
+        self.write_file(&temporary, &head, body)
+            .and_then(|()| fs::rename(&temporary, &path))
+            .and_then(|()| File::open(&self.path)?.sync_all())
+            .map_err(|error| {
+                // A full disk is not helped by half a snapshot; the write error is the one to tell.
+                let _ = fs::remove_file(&temporary);
+                failed("write", &path, error)
+            })?;
+        self.remove_older(&path)
+    }
+
+    /// Reads the newest snapshot; `None` when there has never been one.
+    ///
+    /// **Errors**: [`SnapshotError::Damaged`] with the file's name when its content does not match
+    /// its checksum.
+    pub(super) fn newest(&self) -> Result<Option<Loaded>, SnapshotError> {
+        let Some(path) = self.snapshots()?.pop() else {
+            return Ok(None);
+        };
+        let content = fs::read(&path).map_err(|error| failed("read", &path, error))?;
+        match parse(content) {
+            Ok(loaded) => Ok(Some(loaded)),
+            Err(reason) => Err(SnapshotError::Damaged { path, reason }),
+        }
+    }
+
+    #[expect(clippy::unused_self, reason = "reads as the folder's own step")]
+    fn write_file(&self, path: &Path, head: &Head, body: &[u8]) -> io::Result<()> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let mut file =
+            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        serde_json::to_writer(&mut file, head)?;
+        file.write_all(b"\n")?;
+        file.write_all(body)?;
+        file.sync_all()
+    }
+
+    fn remove_older(&self, keep: &Path) -> Result<(), SnapshotError> {
+        for path in self.snapshots()? {
+            if path.as_path() < keep {
+                fs::remove_file(&path).map_err(|error| failed("remove", &path, error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// All complete snapshots, oldest first.
+    fn snapshots(&self) -> Result<Vec<PathBuf>, SnapshotError> {
+        let mut found = self.entries()?;
+        found.retain(|path| path.extension().is_some_and(|extension| extension == SUFFIX));
+        found.sort();
+        Ok(found)
+    }
+
+    fn entries(&self) -> Result<Vec<PathBuf>, SnapshotError> {
+        let list = || -> io::Result<Vec<PathBuf>> {
+            fs::read_dir(&self.path)?.map(|entry| entry.map(|entry| entry.path())).collect()
+        };
+        list().map_err(|error| failed("list the folder of", &self.path, error))
+    }
+}
+
+fn parse(mut content: Vec<u8>) -> Result<Loaded, String> {
+    let Some(end) = content.iter().position(|byte| *byte == b'\n') else {
+        return Err("it has no head line".to_owned());
+    };
+    let head: Head = serde_json::from_slice(&content[..end]).map_err(|error| format!("its head: {error}"))?;
+    if head.format != FORMAT {
+        return Err(format!("its format is {}, this meshd reads {FORMAT}", head.format));
+    }
+    let body = content.split_off(end + 1);
+    if body.len() as u64 != head.length {
+        return Err(format!("it holds {} bytes, {} were written", body.len(), head.length));
+    }
+    if checksum(&body) != head.sha256 {
+        return Err("its checksum does not match".to_owned());
+    }
+    Ok(Loaded { meta: head.meta, body })
+}
+
+/// Sorts by index, then term.
+fn file_name(meta: &Meta) -> String {
+    let (index, term) = meta.last_log_id.map_or((0, 0), |id| (id.index, id.leader_id.term));
+    format!("world-{index:020}-{term:020}.{SUFFIX}")
+}
+
+fn checksum(body: &[u8]) -> String {
+    HEXLOWER.encode(digest(&SHA256, body).as_ref())
+}
+
+fn failed(verb: &'static str, path: &Path, source: io::Error) -> SnapshotError {
+    SnapshotError::File { verb, path: path.to_owned(), source }
+}
+
+const SUFFIX: &str = "snapshot";
+const FORMAT: u32 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use raft::{CommittedLeaderId, LogId, StoredMembership};
+
+    fn meta(index: u64) -> Meta {
+        SnapshotMeta {
+            last_log_id: Some(LogId::new(CommittedLeaderId::new(1, 1), index)),
+            last_membership: StoredMembership::default(),
+            snapshot_id: format!("{index}"),
+        }
+    }
+
+    #[test]
+    fn newest_snapshot_is_read_back_and_older_ones_are_gone() {
+        let place = tempfile::tempdir().expect("a temporary folder");
+        let folder = Folder::open(place.path()).expect("open");
+        folder.write(&meta(9), b"nine").expect("write");
+        folder.write(&meta(10), b"ten").expect("write");
+        let loaded = folder.newest().expect("read").expect("one snapshot");
+        assert_eq!(loaded.body, b"ten");
+        assert_eq!(loaded.meta, meta(10));
+        assert_eq!(folder.snapshots().expect("list").len(), 1);
+    }
+
+    #[test]
+    fn changed_byte_is_refused_and_the_file_is_named() {
+        let place = tempfile::tempdir().expect("a temporary folder");
+        let folder = Folder::open(place.path()).expect("open");
+        folder.write(&meta(3), b"{\"a\":1}").expect("write");
+        let path = place.path().join(file_name(&meta(3)));
+        let mut content = fs::read(&path).expect("read");
+        *content.last_mut().expect("not empty") ^= 1;
+        fs::write(&path, content).expect("write");
+        let refusal = folder.newest().expect_err("refused").to_string();
+        assert!(refusal.contains(&file_name(&meta(3))), "{refusal}");
+        assert!(refusal.contains("checksum"), "{refusal}");
+    }
+
+    #[test]
+    fn truncated_snapshot_is_refused() {
+        let place = tempfile::tempdir().expect("a temporary folder");
+        let folder = Folder::open(place.path()).expect("open");
+        folder.write(&meta(3), b"0123456789").expect("write");
+        let path = place.path().join(file_name(&meta(3)));
+        let content = fs::read(&path).expect("read");
+        fs::write(&path, &content[..content.len() - 4]).expect("write");
+        let refusal = folder.newest().expect_err("refused").to_string();
+        assert!(refusal.contains("6 bytes, 10 were written"), "{refusal}");
+    }
+
+    #[test]
+    fn half_written_snapshot_of_a_crash_is_cleared_away() {
+        let place = tempfile::tempdir().expect("a temporary folder");
+        fs::write(place.path().join("world-1.tmp"), b"half").expect("write");
+        let folder = Folder::open(place.path()).expect("open");
+        assert!(folder.newest().expect("read").is_none());
+        assert!(!place.path().join("world-1.tmp").exists());
+    }
+}

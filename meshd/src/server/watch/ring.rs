@@ -1,0 +1,149 @@
+//! The deltas of the last while, in order of revision, bounded in age, number and bytes.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use mesh_proto::command::Revision;
+
+/// Deltas from `floor` up to the last one pushed.
+#[derive(Debug)]
+pub(super) struct Ring {
+    /// Whoever has this revision, or a later one, can resume.
+    floor: Revision,
+    deltas: VecDeque<Delta>,
+    changes: usize,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Delta {
+    from: Revision,
+    to: Revision,
+    at: Instant,
+    changes: usize,
+    frame: Bytes,
+}
+
+/// What a subscriber needs next.
+#[derive(Debug, PartialEq)]
+pub(super) enum Next {
+    /// This delta, which leads from one revision to another.
+    Delta { from: Revision, to: Revision, frame: Bytes },
+    /// Nothing yet: it has everything.
+    Nothing,
+    /// What lies between is gone: a whole World.
+    World,
+}
+
+impl Ring {
+    pub(super) fn new(floor: Revision) -> Self {
+        Self { floor, deltas: VecDeque::new(), changes: 0, bytes: 0 }
+    }
+
+    /// Adds what changed `between` two revisions that follow each other in the log.
+    pub(super) fn push(&mut self, at: Instant, between: (Revision, Revision), changes: usize, frame: Bytes) {
+        let (from, to) = between;
+        self.changes += changes;
+        self.bytes += frame.len();
+        self.deltas.push_back(Delta { from, to, at, changes, frame });
+        while self.has_too_much(at) {
+            let Some(oldest) = self.deltas.pop_front() else { return };
+            self.changes -= oldest.changes;
+            self.bytes -= oldest.frame.len();
+            self.floor = oldest.to;
+        }
+    }
+
+    pub(super) fn next(&self, cursor: Revision) -> Next {
+        if cursor < self.floor {
+            return Next::World;
+        }
+        let index = self.deltas.partition_point(|delta| delta.to <= cursor);
+        match self.deltas.get(index) {
+            Some(delta) => Next::Delta { from: delta.from, to: delta.to, frame: delta.frame.clone() },
+            None => Next::Nothing,
+        }
+    }
+
+    /// Old *and* many, or simply too large.
+    fn has_too_much(&self, now: Instant) -> bool {
+        let oldest = self.deltas.front().map(|delta| now.saturating_duration_since(delta.at));
+        let old = oldest.is_some_and(|age| age > KEEP_FOR);
+        (old && self.changes > KEEP_CHANGES) || self.bytes > KEEP_BYTES
+    }
+}
+
+/// Deltas younger than this are kept …
+const KEEP_FOR: Duration = Duration::from_mins(10);
+/// … and as many changes as this, however old …
+const KEEP_CHANGES: usize = 100_000;
+/// … as long as they fit: 100,000 endpoints are 19 MB as JSON.
+const KEEP_BYTES: usize = 64 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn push(ring: &mut Ring, at: Instant, from: u64, to: u64, changes: usize) {
+        ring.push(at, (Revision(from), Revision(to)), changes, frame(to));
+    }
+
+    fn frame(to: u64) -> Bytes {
+        Bytes::from(to.to_string())
+    }
+
+    fn delta(from: u64, to: u64) -> Next {
+        Next::Delta { from: Revision(from), to: Revision(to), frame: frame(to) }
+    }
+
+    #[test]
+    fn subscriber_gets_each_delta_once_and_in_order() {
+        let (mut ring, now) = (Ring::new(Revision(10)), Instant::now());
+        push(&mut ring, now, 10, 12, 1);
+        push(&mut ring, now, 14, 15, 1);
+        assert_eq!(ring.next(Revision(10)), delta(10, 12));
+        assert_eq!(ring.next(Revision(12)), delta(14, 15));
+        assert_eq!(ring.next(Revision(15)), Next::Nothing);
+    }
+
+    #[test]
+    fn subscriber_between_two_deltas_resumes_with_the_later_one() {
+        let (mut ring, now) = (Ring::new(Revision(10)), Instant::now());
+        push(&mut ring, now, 10, 12, 1);
+        push(&mut ring, now, 14, 15, 1);
+        assert_eq!(ring.next(Revision(13)), delta(14, 15));
+    }
+
+    #[test]
+    fn subscriber_older_than_the_ring_needs_a_world() {
+        assert_eq!(Ring::new(Revision(10)).next(Revision(9)), Next::World);
+    }
+
+    #[test]
+    fn subscriber_ahead_of_this_server_waits() {
+        assert_eq!(Ring::new(Revision(10)).next(Revision(99)), Next::Nothing);
+    }
+
+    #[test]
+    fn bytes_are_bounded_and_the_floor_rises() {
+        let (mut ring, now) = (Ring::new(Revision(0)), Instant::now());
+        let large = Bytes::from(vec![b'x'; KEEP_BYTES / 2]);
+        for to in 1..=3 {
+            ring.push(now, (Revision(to - 1), Revision(to)), 1, large.clone());
+        }
+        assert_eq!(ring.next(Revision(0)), Next::World);
+        assert!(matches!(ring.next(Revision(1)), Next::Delta { to: Revision(2), .. }));
+        assert!(ring.bytes <= KEEP_BYTES);
+    }
+
+    #[test]
+    fn old_deltas_stay_while_they_are_few() {
+        let (mut ring, now) = (Ring::new(Revision(0)), Instant::now());
+        push(&mut ring, now, 0, 1, 1);
+        push(&mut ring, now + 2 * KEEP_FOR, 1, 2, 1);
+        assert_eq!(ring.next(Revision(0)), delta(0, 1));
+        push(&mut ring, now + 2 * KEEP_FOR, 2, 3, KEEP_CHANGES);
+        assert_eq!(ring.next(Revision(0)), Next::World);
+    }
+}

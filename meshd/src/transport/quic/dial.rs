@@ -1,0 +1,228 @@
+//! Dialling over QUIC: one connection for each (own identity, peer, expectation), made when first needed.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use quinn::crypto::rustls::QuicClientConfig;
+use quinn::{
+    ClientConfig, ConnectError, Connection, ConnectionError, Endpoint, EndpointConfig, ReadError, WriteError,
+};
+use rustls::AlertDescription;
+use tokio::time::{Instant, timeout};
+
+use super::header::{self, SERVED};
+use super::stream::{QuicStream, WhenDropped};
+use super::{KEEP_ALIVE, UNKNOWN, transport_config};
+use crate::transport::link::{ConfigKey, DialError, Dialer, HANDSHAKE_LIMIT, HopTarget, TlsFault};
+use crate::transport::socket::{SocketOptions, outgoing_udp};
+use crate::transport::tcp::{connect_error, server_name};
+use crate::transport::tls::Protocol;
+
+/// The connections a dialer has open for hops, and the sockets they go out by.
+#[derive(Debug)]
+pub(in crate::transport) struct QuicDialer {
+    options: SocketOptions,
+    v4: OnceLock<Endpoint>,
+    v6: OnceLock<Endpoint>,
+    hops: Mutex<HashMap<(SocketAddr, ConfigKey), Slot>>,
+}
+
+/// The one connection of a pair; the lock is held while it is made, so that it is made once.
+type Slot = Arc<tokio::sync::Mutex<Option<Shared>>>;
+
+#[derive(Debug, Clone)]
+struct Shared {
+    connection: Connection,
+    /// One count for the slot, one for each open stream.
+    users: Arc<()>,
+    last_used: Instant,
+}
+
+impl QuicDialer {
+    pub(in crate::transport) fn new(options: SocketOptions) -> Self {
+        Self { options, v4: OnceLock::new(), v6: OnceLock::new(), hops: Mutex::default() }
+    }
+
+    fn endpoint(&self, peer: SocketAddr) -> io::Result<Endpoint> {
+        let cell = if peer.is_ipv4() { &self.v4 } else { &self.v6 };
+        if let Some(endpoint) = cell.get() {
+            return Ok(endpoint.clone());
+        }
+        let socket = outgoing_udp(peer, self.options)?;
+        let runtime = Arc::new(quinn::TokioRuntime);
+        let endpoint = Endpoint::new(EndpointConfig::default(), None, socket, runtime)?;
+        Ok(cell.get_or_init(|| endpoint).clone())
+    }
+
+    /// Returns the slot of a pair, and closes connections that nobody has used for [`UNUSED_LIMIT`].
+    fn slot(&self, address: SocketAddr, key: &ConfigKey) -> Slot {
+        let mut hops = self.hops.lock().unwrap_or_else(PoisonError::into_inner);
+        if hops.len() >= SWEEP_ABOVE {
+            hops.retain(|_, slot| is_in_use(slot));
+        }
+        hops.entry((address, key.clone())).or_default().clone()
+    }
+}
+
+fn is_in_use(slot: &Slot) -> bool {
+    let Ok(shared) = slot.try_lock() else {
+        return true;
+    };
+    shared.as_ref().is_some_and(|shared| {
+        Arc::strong_count(&shared.users) > 1 || shared.last_used.elapsed() < UNUSED_LIMIT
+    })
+}
+
+/// Opens a stream for a hop, on a connection that is there already or on a new one.
+pub(in crate::transport) async fn dial_hop(
+    dialer: &Dialer,
+    target: HopTarget<'_>,
+) -> Result<QuicStream, DialError> {
+    let address = target.address;
+    let both = async {
+        let key = ConfigKey {
+            protocol: Protocol::Hop,
+            from: Some(target.from.clone()),
+            expect: target.expect.clone(),
+        };
+        let header = header::header(target.sni).ok_or_else(|| DialError::BadName(target.sni.to_owned()))?;
+        let shared = hop_connection(dialer, &key, target).await?;
+        open_hop(&shared, &header, target).await.map_err(|fault| DialError::Tls { address, fault })
+    };
+    timeout(HANDSHAKE_LIMIT, both).await.unwrap_or(Err(DialError::TimedOut { address }))
+}
+
+async fn hop_connection(
+    dialer: &Dialer,
+    key: &ConfigKey,
+    target: HopTarget<'_>,
+) -> Result<Shared, DialError> {
+    let slot = dialer.quic().slot(target.address, key);
+    let mut slot = slot.lock().await;
+    if let Some(shared) = slot.as_mut()
+        && shared.connection.close_reason().is_none()
+    {
+        shared.last_used = Instant::now();
+        return Ok(shared.clone());
+    }
+    let connection = connect(dialer, target.address, Some(target.sni), key).await?;
+    let shared = Shared { connection, users: Arc::new(()), last_used: Instant::now() };
+    *slot = Some(shared.clone());
+    Ok(shared)
+}
+
+/// Asks for the name, and waits for the word that it is served: only then is the caller itself accepted, too.
+async fn open_hop(shared: &Shared, header: &[u8], target: HopTarget<'_>) -> Result<QuicStream, TlsFault> {
+    let (mut send, mut recv) = shared.connection.open_bi().await.map_err(|error| fault_of(&error))?;
+    send.write_all(header).await.map_err(write_fault)?;
+    let mut answer = [0; 1];
+    match recv.read(&mut answer).await {
+        Ok(Some(1)) if answer[0] == SERVED => {}
+        Ok(_) => return Err(TlsFault::NoProtocol),
+        Err(ReadError::Reset(UNKNOWN)) => return Err(TlsFault::UnknownName(target.sni.to_owned())),
+        Err(ReadError::ConnectionLost(error)) => return Err(fault_of(&error)),
+        Err(error) => return Err(TlsFault::Io(error.into())),
+    }
+    Ok(QuicStream::new(send, recv, WhenDropped::Reset, Some(shared.users.clone())))
+}
+
+/// Connects for control traffic, within `limit`.
+pub(in crate::transport) async fn control_connection(
+    dialer: &Dialer,
+    address: SocketAddr,
+    key: &ConfigKey,
+    limit: Duration,
+) -> Result<Connection, DialError> {
+    let connecting = connect(dialer, address, None, key);
+    timeout(limit, connecting).await.unwrap_or(Err(DialError::TimedOut { address }))
+}
+
+impl QuicStream {
+    /// Opens a stream for frames.
+    pub(in crate::transport) async fn open(connection: &Connection) -> Result<Self, ConnectionError> {
+        let (send, recv) = connection.open_bi().await?;
+        Ok(Self::new(send, recv, WhenDropped::Finish, None))
+    }
+}
+
+async fn connect(
+    dialer: &Dialer,
+    address: SocketAddr,
+    sni: Option<&str>,
+    key: &ConfigKey,
+) -> Result<Connection, DialError> {
+    let name = server_name(address, sni)?;
+    let (tls, told) = dialer.single_config(key)?;
+    let failed = |fault| DialError::Tls { address, fault };
+    let crypto =
+        QuicClientConfig::try_from(tls).map_err(|error| failed(TlsFault::Other(error.to_string())))?;
+    let mut transport = transport_config();
+    transport.keep_alive_interval(Some(KEEP_ALIVE));
+    let mut config = ClientConfig::new(Arc::new(crypto));
+    config.transport_config(Arc::new(transport));
+    let endpoint = dialer.quic().endpoint(address).map_err(|source| connect_error(address, source))?;
+    let connecting = endpoint.connect_with(config, address, &name.to_str()).map_err(|error| match error {
+        ConnectError::InvalidServerName(name) => DialError::BadName(name),
+        other => DialError::Connect { address, source: io::Error::other(other) },
+    })?;
+    connecting.await.map_err(|error| match error {
+        ConnectionError::TimedOut => DialError::TimedOut { address },
+        other => failed(told.get().cloned().map_or_else(|| fault_of(&other), TlsFault::certificate)),
+    })
+}
+
+/// Says in the words of TLS why a connection ended.
+pub(in crate::transport) fn fault_of(error: &ConnectionError) -> TlsFault {
+    match error {
+        ConnectionError::ConnectionClosed(close) => match alert(u64::from(close.error_code)) {
+            Some(AlertDescription::NoApplicationProtocol) => TlsFault::NoProtocol,
+            Some(alert) => TlsFault::Alert(alert),
+            None => TlsFault::Io(io::Error::other(error.clone())),
+        },
+        ConnectionError::TransportError(local) => match alert(u64::from(local.code)) {
+            Some(AlertDescription::NoApplicationProtocol) => TlsFault::NoProtocol,
+            Some(AlertDescription::CertificateRequired) => TlsFault::NoCertificate,
+            Some(_) => TlsFault::Other(local.reason.clone()),
+            None => TlsFault::Io(io::Error::other(error.clone())),
+        },
+        ConnectionError::ApplicationClosed(close) if close.error_code == super::REFUSED => {
+            TlsFault::Other(format!("the peer refuses this host: {}", String::from_utf8_lossy(&close.reason)))
+        }
+        ConnectionError::TimedOut => TlsFault::TimedOut,
+        other => TlsFault::Io(io::Error::other(other.clone())),
+    }
+}
+
+/// Reads the TLS alert out of a QUIC error code (RFC 9001, section 4.8).
+fn alert(code: u64) -> Option<AlertDescription> {
+    let byte = code.checked_sub(0x100)?;
+    u8::try_from(byte).ok().map(AlertDescription::from)
+}
+
+/// Reads from a failed read or write whether the peer refused the handshake.
+pub(in crate::transport) fn refusal(error: &(dyn Error + Send + Sync + 'static)) -> Option<TlsFault> {
+    let lost = match (error.downcast_ref::<ReadError>(), error.downcast_ref::<WriteError>()) {
+        (Some(ReadError::ConnectionLost(lost)), _) | (_, Some(WriteError::ConnectionLost(lost))) => lost,
+        _ => error.downcast_ref::<ConnectionError>()?,
+    };
+    match fault_of(lost) {
+        TlsFault::Io(_) | TlsFault::TimedOut => None,
+        fault => Some(fault),
+    }
+}
+
+fn write_fault(error: WriteError) -> TlsFault {
+    match error {
+        WriteError::ConnectionLost(error) => fault_of(&error),
+        other => TlsFault::Io(other.into()),
+    }
+}
+
+/// How long a connection without streams is kept once there are many.
+const UNUSED_LIMIT: Duration = Duration::from_mins(1);
+/// How many connections a dialer holds before it closes unused ones.
+const SWEEP_ABOVE: usize = 256;

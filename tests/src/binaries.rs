@@ -1,0 +1,43 @@
+//! The binaries under test, built before they are started.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::process::run;
+
+/// Where the binaries are.
+#[derive(Clone, Debug)]
+pub struct Binaries {
+    /// The mesh daemon.
+    pub meshd: PathBuf,
+    /// The command line.
+    pub meshctl: PathBuf,
+    /// A small service to be called.
+    pub service: PathBuf,
+}
+
+impl Binaries {
+    /// Builds `meshd`, `meshctl` and `lab-service` in the profile of this test, and tells where they are.
+    ///
+    /// # Errors
+    /// When they do not build; cargo's own words are in the error.
+    pub fn build() -> Result<Self> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace")?;
+        // target/PROFILE/deps/lab-… → target/PROFILE
+        let this = std::env::current_exe()?;
+        let folder = this.ancestors().nth(2).context("a target folder")?.to_owned();
+        let profile = match folder.file_name().and_then(|name| name.to_str()) {
+            Some("debug") | None => "dev",
+            Some(name) => name,
+        };
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.current_dir(root).args(["build", "--quiet", "--offline", "--profile", profile]);
+        cargo.args(["-p", "meshd", "-p", "meshctl", "-p", "mesh-lab", "--bins"]);
+        cargo.env("CARGO_TARGET_DIR", folder.parent().context("a target folder")?);
+        run(cargo)?.success()?;
+        let binary = |name: &str| folder.join(name);
+        Ok(Self { meshd: binary("meshd"), meshctl: binary("meshctl"), service: binary("lab-service") })
+    }
+}

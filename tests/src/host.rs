@@ -1,0 +1,281 @@
+//! One host: a network namespace with a data folder, a meshd and services.
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::namespace::sh;
+use crate::process::{Guarded, Output, run, run_with};
+use crate::{Binaries, eventually};
+
+/// A host of the lab.
+pub struct Host {
+    /// `vm1`, `vm2` …
+    pub name: String,
+    /// Its address on the bridge.
+    pub address: Ipv4Addr,
+    folder: PathBuf,
+    binaries: Binaries,
+    meshd: Option<Guarded>,
+    services: Vec<(String, Guarded)>,
+}
+
+/// What `curl` brought.
+#[derive(Clone, Debug)]
+pub struct Curl {
+    /// HTTP status; 0 when there was no answer.
+    pub status: u16,
+    /// The body.
+    pub body: String,
+    /// curl's own complaint.
+    pub complaint: String,
+}
+
+/// The state of the mesh, as `meshctl status -o json` tells it.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// Name of the leader.
+    pub leader: Option<String>,
+    /// Every host.
+    pub hosts: Vec<HostStatus>,
+}
+
+/// One host in [`Status`].
+#[derive(Clone, Debug)]
+pub struct HostStatus {
+    /// Its name.
+    pub name: String,
+    /// `leader`, `voter`, `standby`, `agent`.
+    pub role: String,
+    /// `live`, `suspect`, `gone`, `left`.
+    pub state: String,
+}
+
+impl Host {
+    pub(crate) fn new(number: u8, lab: &Path, binaries: Binaries) -> Result<Self> {
+        let name = format!("vm{number}");
+        let folder = lab.join(&name);
+        std::fs::create_dir_all(folder.join("services.d"))?;
+        let veth = format!("veth{number}");
+        sh(&["ip", "netns", "add", &name])?;
+        sh(&["ip", "link", "add", &veth, "type", "veth", "peer", "name", "eth0", "netns", &name])?;
+        sh(&["ip", "link", "set", &veth, "master", "br0", "up"])?;
+        let host = Self {
+            address: Ipv4Addr::new(198, 18, 0, number),
+            name,
+            folder,
+            binaries,
+            meshd: None,
+            services: Vec::new(),
+        };
+        host.shell(&format!(
+            "ip link set lo up && ip addr add {}/24 dev eth0 && ip addr add fd00::{number:x}/64 dev eth0 nodad && \
+             ip link set eth0 up && ip route add default via 198.18.0.254",
+            host.address
+        ))?
+        .success()?;
+        host.write_config("")?;
+        Ok(host)
+    }
+
+    /// Writes `meshd.toml`: what differs between hosts that share a file system, then `more`.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_config(&self, more: &str) -> Result<()> {
+        let folder = self.folder.display();
+        let text = format!(
+            "[host]\nname = \"{}\"\ndata = \"{folder}/data\"\nadvertise = \"{}\"\n\
+             [listen]\nsocket = \"{folder}/meshd.sock\"\n[services]\ndirectory = \"{folder}/services.d\"\n{more}\n",
+            self.name, self.address
+        );
+        std::fs::write(self.config(), text).context("writing meshd.toml")
+    }
+
+    /// Runs a command line on the host.
+    ///
+    /// # Errors
+    /// When it cannot be started; how it ended is in the output.
+    pub fn shell(&self, line: &str) -> Result<Output> {
+        let mut command = self.enter("sh");
+        command.args(["-c", line]);
+        run(command)
+    }
+
+    /// Runs `meshd` with arguments to its end.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn meshd(&self, arguments: &[&str]) -> Result<Output> {
+        run(self.meshd_command(arguments))
+    }
+
+    /// Joins the mesh of another host with a token on standard input.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn join(&self, address: &str, token: &str) -> Result<Output> {
+        run_with(self.meshd_command(&["join", address]), token)
+    }
+
+    /// Starts `meshd run` and waits until it answers.
+    ///
+    /// # Errors
+    /// With the log, when it does not answer within 10 s.
+    pub fn start(&mut self) -> Result<()> {
+        self.meshd = Some(Guarded::start(self.meshd_command(&["run"]), &self.log_file())?);
+        eventually(&format!("meshd answers on {}", self.name), || {
+            self.meshctl(&["version"])?.success().map(drop).with_context(|| self.log())
+        })
+    }
+
+    /// The running meshd.
+    ///
+    /// # Panics
+    /// When it was not started.
+    pub fn running(&mut self) -> &mut Guarded {
+        self.meshd.as_mut().expect("meshd was started on this host")
+    }
+
+    /// Kills meshd without warning.
+    pub fn crash(&mut self) {
+        if let Some(meshd) = self.meshd.take() {
+            meshd.kill();
+        }
+    }
+
+    /// Stops meshd as systemd would; returns its exit code.
+    ///
+    /// # Errors
+    /// When it cannot be waited for.
+    pub fn stop(&mut self) -> Result<Option<i32>> {
+        self.meshd.take().context("meshd runs")?.stop()
+    }
+
+    /// Runs `meshctl` against this host's meshd.
+    ///
+    /// # Errors
+    /// When it cannot be started; how it ended is in the output.
+    pub fn meshctl(&self, arguments: &[&str]) -> Result<Output> {
+        let mut command = self.enter(&self.binaries.meshctl.display().to_string());
+        command.env("MESHD_SOCKET", self.folder.join("meshd.sock")).args(arguments);
+        run(command)
+    }
+
+    /// The state of the mesh as this host tells it.
+    ///
+    /// # Errors
+    /// When meshctl fails or prints something else.
+    pub fn status(&self) -> Result<Status> {
+        let output = self.meshctl(&["status", "-o", "json"])?.success()?;
+        let json: Value = serde_json::from_str(&output.stdout).context(output.stdout.clone())?;
+        let status = &json["items"][0];
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let hosts = status["hosts"].as_array().context("hosts")?;
+        Ok(Status {
+            leader: status["leader"].as_str().map(str::to_owned),
+            hosts: hosts
+                .iter()
+                .map(|host| HostStatus {
+                    name: text(&host["name"]),
+                    role: text(&host["role"]),
+                    state: text(&host["liveness"]),
+                })
+                .collect(),
+        })
+    }
+
+    /// Runs unmodified `curl` on the host.
+    ///
+    /// # Errors
+    /// When curl cannot be started; a failed request is a `Curl` with status 0.
+    pub fn curl(&self, arguments: &[&str]) -> Result<Curl> {
+        let mut command = self.enter("curl");
+        command.args(["--silent", "--show-error", "--max-time", "10", "--write-out", "\n%{http_code}"]);
+        let output = run({
+            command.args(arguments);
+            command
+        })?;
+        let (body, status) = output.stdout.rsplit_once('\n').unwrap_or(("", "0"));
+        Ok(Curl { status: status.parse().unwrap_or(0), body: body.to_owned(), complaint: output.stderr })
+    }
+
+    /// Captures what crosses the host's interface until the returned process is stopped.
+    ///
+    /// # Errors
+    /// When tcpdump cannot be started or does not begin within 10 s.
+    pub fn watch_wire(&self, capture: &Path) -> Result<Guarded> {
+        let mut command = self.enter("tcpdump");
+        // Root of this user namespace only: tcpdump must not try to become somebody else.
+        command.args(["-i", "eth0", "-s", "0", "-U", "-Z", "root", "-w"]).arg(capture);
+        let log = self.folder.join("tcpdump.log");
+        let watcher = Guarded::start(command, &log)?;
+        eventually("tcpdump listens", || {
+            let said = std::fs::read_to_string(&log)?;
+            anyhow::ensure!(said.contains("listening on"), "{said}");
+            Ok(())
+        })?;
+        Ok(watcher)
+    }
+
+    /// Starts a small HTTP service on `127.0.0.1:port` that answers with `text` (see `lab-service`).
+    ///
+    /// # Errors
+    /// When it cannot be started or does not listen within 10 s.
+    pub fn serve(&mut self, name: &str, port: u16, text: &str) -> Result<()> {
+        let mut command = self.enter(&self.binaries.service.display().to_string());
+        command.args([&port.to_string(), text]);
+        let service = Guarded::start(command, &self.folder.join(format!("{name}.log")))?;
+        self.services.push((name.to_owned(), service));
+        eventually(&format!("{name} listens"), || {
+            self.shell(&format!("curl --silent --max-time 1 http://127.0.0.1:{port}/"))?.success().map(drop)
+        })
+    }
+
+    /// Kills a service that was started here.
+    pub fn kill_service(&mut self, name: &str) {
+        self.services.retain(|(other, _)| other != name);
+    }
+
+    /// Puts a file into `services.d`.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn services_file(&self, name: &str, text: &str) -> Result<()> {
+        std::fs::write(self.folder.join("services.d").join(name), text).context("writing into services.d")
+    }
+
+    /// What meshd wrote.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    /// The host's folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    fn meshd_command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.enter(&self.binaries.meshd.display().to_string());
+        command.args(arguments).arg("--config").arg(self.config());
+        command
+    }
+
+    fn config(&self) -> PathBuf {
+        self.folder.join("meshd.toml")
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.folder.join("meshd.log")
+    }
+
+    /// A command inside the host's network namespace.
+    fn enter(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{}", self.name)).arg("--").arg(program);
+        command
+    }
+}
