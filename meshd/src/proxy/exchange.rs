@@ -214,6 +214,7 @@ pub(crate) struct Relay {
 
 /// What counts a request as under way.
 #[derive(Default)]
+#[expect(dead_code, reason = "held for what dropping them does")]
 pub(crate) struct Guards {
     pub(crate) request: Option<Permit>,
     pub(crate) retry: Option<Permit>,

@@ -290,6 +290,9 @@ impl<'a> Inbound<'a> {
         let Some(head) = self.head(forward, matched, destination, &rules, timeout) else {
             return self.local(LocalReply::failure(Failure::Protocol, false), &rules, marks, exchange);
         };
+        if let Some(id) = head.headers.get(request::REQUEST_ID) {
+            exchange.request_id(id);
+        }
         let (hash, set_cookie) = self.hash(cluster);
         let source =
             (!body.is_end_stream()).then(|| Source::new(body, self.connection.worker.settings.replay_bytes));
