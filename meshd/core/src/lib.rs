@@ -9,6 +9,7 @@ pub mod balance;
 pub mod election;
 pub mod endpoint;
 pub mod firewall;
+pub mod health;
 pub mod identity;
 pub mod liveness;
 pub mod plan;
