@@ -36,13 +36,17 @@ pub enum InterceptError {
         package: &'static str,
     },
     /// The process may not change the network.
-    #[error("changing the firewall needs CAP_NET_ADMIN; start meshd from its unit or as root, or set intercept.mode = \"off\" ({said})")]
+    #[error(
+        "changing the firewall needs CAP_NET_ADMIN; start meshd from its unit or as root, or set intercept.mode = \"off\" ({said})"
+    )]
     NotPermitted {
         /// What the program said.
         said: String,
     },
     /// The kernel has no nftables, or no NAT in it.
-    #[error("this kernel cannot redirect with nftables (nf_tables, nft_redir, nft_fib and Linux 5.2 or newer are needed); set intercept.mode = \"off\" and use listeners or the HTTP proxy port ({said})")]
+    #[error(
+        "this kernel cannot redirect with nftables (nf_tables, nft_redir, nft_fib and Linux 5.2 or newer are needed); set intercept.mode = \"off\" and use listeners or the HTTP proxy port ({said})"
+    )]
     Kernel {
         /// What the program said.
         said: String,
@@ -69,7 +73,7 @@ pub enum InterceptError {
 #[derive(Debug)]
 pub enum Outcome {
     /// Traffic is redirected.
-    Applied,
+    On,
     /// It is not, because `intercept.mode` says so.
     Off,
     /// It is not, because it cannot be, and `intercept.mode = "auto"` accepts that. Says why.
@@ -78,21 +82,22 @@ pub enum Outcome {
 
 /// Does what `intercept.mode` asks for. Call it when all listeners are bound.
 ///
-/// What a crashed predecessor left is replaced, or removed where nothing is intercepted now. An error is returned
-/// for `mode = "on"` only; then nothing is left behind.
+/// What a crashed predecessor left is replaced. With `mode = "off"` nothing is touched: a table that is there belongs to
+/// another meshd (a demo beside the real one, say). An error is returned for `mode = "on"` only; then nothing is left
+/// behind.
 pub fn start(mode: InterceptMode, rules: &Intercept) -> Result<Outcome, InterceptError> {
     if mode == InterceptMode::Off {
-        if let Err(error) = remove() {
-            tracing::debug!(%error, "nothing of an earlier interception was removed");
-        }
         return Ok(Outcome::Off);
     }
     match apply(rules) {
         Ok(()) => {
             tracing::info!(inbound = rules.inbound_targets.len(), dns = rules.dns.is_some(), "intercepting");
-            Ok(Outcome::Applied)
+            Ok(Outcome::On)
         }
-        Err(error) if mode == InterceptMode::Auto => Ok(Outcome::Unavailable(error.to_string())),
+        Err(error) if mode == InterceptMode::Auto => {
+            tracing::info!(%error, "not intercepting; listeners and the HTTP proxy port work");
+            Ok(Outcome::Unavailable(error.to_string()))
+        }
         Err(error) => Err(error),
     }
 }
@@ -192,9 +197,8 @@ const ROUTES: [(&str, &str, &str); 2] = [("-4", VIRTUAL_V4, "127.0.0.1"), ("-6",
 
 fn add_routes() -> Result<(), InterceptError> {
     let [v4, v6] = ROUTES.map(|(family, range, source)| {
-        let route = [
-            family, "route", "replace", "local", range, "dev", "lo", "proto", ROUTE_PROTOCOL, "src", source,
-        ];
+        let route =
+            [family, "route", "replace", "local", range, "dev", "lo", "proto", ROUTE_PROTOCOL, "src", source];
         ip(&route)
     });
     v4?;
@@ -217,7 +221,7 @@ fn remove_routes() -> Result<(), InterceptError> {
             Err(error) => return Err(error),
         };
         if String::from_utf8_lossy(&listed.stdout).contains(range) {
-            ip(&[family, "route", "del", "local", range, "dev", "lo", "table", "local", "proto", ROUTE_PROTOCOL])?;
+            ip(&[family, "route", "del", "local", range, "dev", "lo", "proto", ROUTE_PROTOCOL])?;
         }
     }
     Ok(())
@@ -271,7 +275,8 @@ fn refusal(program: &str, arguments: &[&str], said: String) -> InterceptError {
     if says(&["not permitted", "permission denied", "must be root"]) {
         return InterceptError::NotPermitted { said };
     }
-    if program == "nft" && says(&["not supported", "no such file", "protocol error", "unable to initialize"]) {
+    if program == "nft" && says(&["not supported", "no such file", "protocol error", "unable to initialize"])
+    {
         return InterceptError::Kernel { said };
     }
     InterceptError::Refused { command: format!("{program} {}", arguments.join(" ")), said }

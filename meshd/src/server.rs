@@ -30,10 +30,10 @@ use mesh_proto::finding::Finding;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
-pub use self::peers::{Answer, Carrier, NoAnswer};
-pub use self::raft::{Member, OpenError, ProposeError, Proposed, SnapshotError, StoreError};
 use self::leases::{Heard, Keeper};
+pub use self::peers::{Answer, Carrier, NoAnswer};
 use self::raft::Consensus;
+pub use self::raft::{Member, OpenError, ProposeError, Proposed, SnapshotError, StoreError};
 use self::watch::{Hub, Streams};
 use crate::transport::{FrameStream, Service};
 
@@ -139,7 +139,9 @@ impl Server {
     pub fn serve(self: &Arc<Self>, host: HostId, service: Service, stream: FrameStream) {
         let server = Arc::clone(self);
         match service {
-            Service::Raft => self.spawn(&self.raft_runtime, async move { server.serve_raft(host, stream).await }),
+            Service::Raft => {
+                self.spawn(&self.raft_runtime, async move { server.serve_raft(host, stream).await })
+            }
             Service::Api | Service::Sign => {
                 self.spawn(&self.work_runtime, async move { server.serve_calls(host, stream).await });
             }
@@ -175,6 +177,11 @@ impl Server {
     /// The members of the Raft group.
     pub fn members(&self) -> Vec<Member> {
         self.consensus.members()
+    }
+
+    /// Whether this server takes part in the Raft group, as voter or standby.
+    pub fn is_member(&self) -> bool {
+        self.members().iter().any(|member| member.id == self.id)
     }
 
     /// Servers an agent may turn to.
@@ -239,7 +246,12 @@ impl Server {
     }
 
     /// Stamps a command and puts it into the log. This server must lead.
-    async fn propose(&self, command: Command, author: &str, key: Option<String>) -> Result<Proposed, ApiError> {
+    async fn propose(
+        &self,
+        command: Command,
+        author: &str,
+        key: Option<String>,
+    ) -> Result<Proposed, ApiError> {
         self.check_space()?;
         let entry = Entry { at: Timestamp(wall_ms()), author: author.to_owned(), key, command };
         Ok(self.consensus.propose(entry, PATIENCE).await?)
@@ -264,9 +276,9 @@ impl Server {
 
     /// Name of this host, or its id before it is known.
     fn name(&self) -> String {
-        self.consensus
-            .facts()
-            .read(|world| world.hosts.get(&self.id).map_or_else(|| format!("host {}", self.id), |host| host.name.clone()))
+        self.consensus.facts().read(|world| {
+            world.hosts.get(&self.id).map_or_else(|| format!("host {}", self.id), |host| host.name.clone())
+        })
     }
 
     /// Lets the leases know whether this server leads.

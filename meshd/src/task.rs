@@ -1,9 +1,10 @@
 //! Named tasks: every task has a name, and a panic in one ends that task only, is counted and logged with its name.
 
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::task::JoinHandle;
+
+use crate::telemetry;
 
 /// Spawns a task on the runtime of this thread.
 #[expect(clippy::disallowed_methods, reason = "the one place that names tasks")]
@@ -30,24 +31,16 @@ where
     })
 }
 
-/// Returns how many tasks have panicked since the start. The bar is 0.
-pub fn panics() -> u64 {
-    PANICS.load(Ordering::Relaxed)
-}
-
 /// Is dropped while unwinding when the task it lives in panics.
 struct Watch(&'static str);
 
 impl Drop for Watch {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            PANICS.fetch_add(1, Ordering::Relaxed);
-            tracing::error!(task = self.0, "task panicked");
+            telemetry::task_panicked(self.0);
         }
     }
 }
-
-static PANICS: AtomicU64 = AtomicU64::new(0);
 
 #[cfg(test)]
 mod tests {
@@ -55,11 +48,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_counted_and_ends_its_task_only() {
-        let before = panics();
+        let before = telemetry::task_panics();
 
         let ended = spawn("test", async { panic!("as asked") }).await;
 
         assert!(ended.is_err_and(|error| error.is_panic()));
-        assert_eq!(panics(), before + 1);
+        assert!(telemetry::task_panics() > before);
     }
 }

@@ -4,6 +4,7 @@
 //! lock guards the list of cells, taken when a new edge appears and when someone reads.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use foldhash::{HashMap, HashMapExt};
 use mesh_proto::api::EdgeStats;
@@ -20,6 +21,19 @@ mod edge;
 mod histogram;
 mod prometheus;
 mod shard;
+
+/// Tells of a task that ended in a panic. The bar is 0.
+pub fn task_panicked(task: &'static str) {
+    PANICS.fetch_add(1, Ordering::Relaxed);
+    tracing::error!(task, "task panicked");
+}
+
+/// Returns how many tasks have panicked since the start.
+pub fn task_panics() -> u64 {
+    PANICS.load(Ordering::Relaxed)
+}
+
+static PANICS: AtomicU64 = AtomicU64::new(0);
 
 /// All counters of the data plane.
 #[derive(Debug)]

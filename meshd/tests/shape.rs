@@ -26,7 +26,8 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
 /// Reads the block ```` ```layers ```` of the architecture page: module → modules it may import.
 fn layers() -> BTreeMap<String, BTreeSet<String>> {
     let page = std::fs::read_to_string(root().join("docs/ARCHITECTURE.md")).expect("docs/ARCHITECTURE.md");
-    let block = page.split("```layers\n").nth(1).expect("a layers block").split("```").next().expect("its end");
+    let block =
+        page.split("```layers\n").nth(1).expect("a layers block").split("```").next().expect("its end");
     block
         .lines()
         .map(|line| {
@@ -56,7 +57,8 @@ fn imports(text: &str) -> BTreeSet<String> {
                 let rest = &line[at + prefix.len()..];
                 let end = rest.find(|c: char| !c.is_ascii_lowercase() && c != '_').unwrap_or(rest.len());
                 if let Some(group) = rest.strip_prefix('{') {
-                    let names = group.split(',').map(|name| name.trim().split("::").next().unwrap_or_default());
+                    let names =
+                        group.split(',').map(|name| name.trim().split("::").next().unwrap_or_default());
                     found.extend(names.map(|name| name.trim_end_matches("};").to_owned()));
                 } else if end > 0 {
                     found.insert(rest[..end].to_owned());
@@ -88,7 +90,10 @@ fn modules_import_only_what_their_layer_allows() {
             continue;
         }
         let Some(allowed) = layers.get(&module) else {
-            broken.push(format!("{}: module {module} is not in the layers of docs/ARCHITECTURE.md", file.display()));
+            broken.push(format!(
+                "{}: module {module} is not in the layers of docs/ARCHITECTURE.md",
+                file.display()
+            ));
             continue;
         };
         let text = without_tests(&file, &std::fs::read_to_string(&file).expect("a source file"));
@@ -105,7 +110,10 @@ fn modules_import_only_what_their_layer_allows() {
 fn every_layer_of_the_page_exists() {
     let source = root().join("meshd/src");
     for module in layers().keys() {
-        assert!(source.join(format!("{module}.rs")).exists(), "{module} of docs/ARCHITECTURE.md is not in meshd/src");
+        assert!(
+            source.join(format!("{module}.rs")).exists(),
+            "{module} of docs/ARCHITECTURE.md is not in meshd/src"
+        );
     }
 }
 
@@ -114,7 +122,8 @@ fn no_file_is_longer_than_can_be_read() {
     let mut long = Vec::new();
     for folder in ["proto/src", "meshd/core/src", "meshd/src", "meshctl/src", "tests/src"] {
         for file in rust_files(&root().join(folder)) {
-            let lines = without_tests(&file, &std::fs::read_to_string(&file).expect("a source file")).lines().count();
+            let lines =
+                without_tests(&file, &std::fs::read_to_string(&file).expect("a source file")).lines().count();
             if lines > MAX_LINES {
                 long.push(format!("{}: {lines} lines; split it by what it knows", file.display()));
             }
@@ -126,8 +135,11 @@ fn no_file_is_longer_than_can_be_read() {
 #[test]
 fn core_does_no_io_and_knows_no_runtime() {
     let manifest = std::fs::read_to_string(root().join("meshd/core/Cargo.toml")).expect("core's manifest");
-    let dependencies = manifest.split("[dependencies]").nth(1).expect("dependencies").split("\n[").next().expect("an end");
-    for forbidden in ["tokio", "hyper", "rustls", "openraft", "raft", "quinn", "redb", "tracing", "socket2", "rustix"] {
+    let dependencies =
+        manifest.split("[dependencies]").nth(1).expect("dependencies").split("\n[").next().expect("an end");
+    for forbidden in
+        ["tokio", "hyper", "rustls", "openraft", "raft", "quinn", "redb", "tracing", "socket2", "rustix"]
+    {
         assert!(
             !dependencies.lines().any(|line| line.split(['.', ' ', '=']).next() == Some(forbidden)),
             "core must not depend on {forbidden}"

@@ -1,7 +1,7 @@
 //! The honesty table: what meshd does with each field of Istio's API.
 //!
 //! A field is honoured, refused by name at apply, or known to have no effect; never silently ignored. The table
-//! itself is in [`table`], one line a field; the page for users is made from [`paths`].
+//! itself is in `support::table`, one line a field; the page for users is made from [`paths`].
 
 mod table;
 
@@ -153,19 +153,21 @@ fn has_below(kind: Kind, prefix: &str) -> bool {
     fields(kind).range(prefix.to_owned()..).next().is_some_and(|(path, _)| path.starts_with(prefix))
 }
 
-/// Whether a value asks for nothing: `false` and the empty list are what an absent field means.
+/// Whether a value is the same as none. `false` is not: some fields are on by default.
 fn is_unused(node: &Node) -> bool {
     match &node.value {
-        Value::Null | Value::Bool(false) => true,
+        Value::Null => true,
         Value::List(items) => items.is_empty(),
         _ => false,
     }
 }
 
-/// Returns the texts of a field, with their paths: of the value or of the items of a list.
+/// Returns the texts (or the truth) of a field, with their paths: of the value or of the items of a list.
 fn texts<'n>(node: &'n Node, path: &str) -> Vec<(String, &'n str)> {
     match &node.value {
         Value::Text(text) => vec![(path.to_owned(), text)],
+        Value::Bool(true) => vec![(path.to_owned(), "true")],
+        Value::Bool(false) => vec![(path.to_owned(), "false")],
         Value::List(items) => items
             .iter()
             .enumerate()

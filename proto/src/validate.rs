@@ -31,7 +31,7 @@ pub fn validate(object: &Object) -> Vec<Finding> {
         Spec::Gateway(spec) => traffic::check_gateway(&mut check, spec),
         Spec::Sidecar(spec) => traffic::check_sidecar(&mut check, spec),
         Spec::PeerAuthentication(spec) => security::check_peer(&mut check, spec),
-        Spec::AuthorizationPolicy(spec) => security::check_authorization(&mut check, spec),
+        Spec::AuthorizationPolicy(spec) => security::check_authorization(&mut check, &object.metadata, spec),
         Spec::RequestAuthentication(spec) => security::check_request(&mut check, spec),
         Spec::Telemetry(spec) => security::check_telemetry(&mut check, spec),
         Spec::MeshConfig(_) => {}

@@ -1,8 +1,8 @@
 //! Reads files of rules: many documents, every finding of each, every finding with its place.
 //!
-//! A file is split into documents first ([`split`]), so that a slip in one does not hide the others. Each is read into
-//! a tree with positions ([`tree`]), and the tree into types by a deserializer that does not stop at the first mistake
-//! ([`decode`]). JSON is read too, being YAML. Input is bounded: see [`MAX_FILE_BYTES`] and its neighbours.
+//! A file is split into documents first (`split`), so that a slip in one does not hide the others. Each is read into
+//! a tree with positions (`tree`), and the tree into types by a deserializer that does not stop at the first mistake
+//! (`decode`). JSON is read too, being YAML. Input is bounded: see [`MAX_FILE_BYTES`] and its neighbours.
 //!
 //! Whether values make sense is for `validate`, whether meshd carries them out is for `support`; [`inspect`] asks all.
 
@@ -101,8 +101,8 @@ pub fn inspect(file: &str, text: &str) -> (Vec<Document>, Vec<Finding>) {
             read.findings.extend(found.into_iter().map(|finding| document.place(finding)));
         }
     }
-    read.findings.sort_by_key(|finding| (finding.line, finding.column));
-    read.findings.truncate(MAX_FINDINGS);
+    read.findings.sort_by_key(|finding| (finding.line.is_none(), finding.line, finding.column));
+    bound(file, &mut read.findings);
     let documents = read
         .documents
         .into_iter()
@@ -148,8 +148,19 @@ fn read_all(file: &str, text: &str) -> Read {
         }
         envelope::read(file, number, &part, &mut read);
     }
-    read.findings.truncate(MAX_FINDINGS);
+    bound(file, &mut read.findings);
     read
+}
+
+/// Keeps as many findings as are read by anybody. What is cut off may be an error, so the note about it is one.
+fn bound(file: &str, findings: &mut Vec<Finding>) {
+    if findings.len() > MAX_FINDINGS {
+        findings.truncate(MAX_FINDINGS - 1);
+        let message = format!("there is more to say than the {} findings above", findings.len());
+        findings.push(
+            in_file(file, Finding::error("too-many-findings", "", message)).with_hint("mend these first"),
+        );
+    }
 }
 
 fn in_file(file: &str, finding: Finding) -> Finding {

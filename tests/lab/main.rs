@@ -1,3 +1,63 @@
 //! Stories about whole meshes, told with the real binaries on hosts that are network namespaces.
 
 mod bare;
+mod binomial;
+mod canary;
+mod first_hour;
+mod harmless;
+mod outage;
+mod refusals;
+mod wire;
+
+use anyhow::Result;
+use mesh_lab::{Lab, eventually};
+
+/// Three hosts: `web` on vm1 calls `reviews` v1 on vm2 and v2 on vm3.
+fn reviews_on_two_hosts() -> Result<Lab> {
+    let mut lab = Lab::mesh(3)?;
+    for (number, version) in [(2, "v1"), (3, "v2")] {
+        lab.vm(number).serve("reviews", 9080, &format!("reviews {version}"))?;
+        lab.vm(number).services_file("reviews.toml", &reviews(version))?;
+    }
+    eventually("both versions are known on vm1", || {
+        let list = lab.vm(1).meshctl(&["service", "list", "-o", "json"])?.success()?.stdout;
+        anyhow::ensure!(list.contains("\"v1\"") && list.contains("\"v2\""), "{list}");
+        Ok(())
+    })?;
+    Ok(lab)
+}
+
+/// A file of `services.d` for one version of `reviews` on port 9080.
+fn reviews(version: &str) -> String {
+    format!(
+        "[[service]]\nname = \"reviews\"\nlabels = {{ version = \"{version}\" }}\naccount = \"reviews\"\n\
+         [[service.port]]\nnumber = 9080\nprotocol = \"http\"\n"
+    )
+}
+
+/// Istio's canary: subsets v1 and v2 of `reviews`, with these weights.
+fn canary(v1: u32, v2: u32) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: reviews}}
+spec:
+  host: reviews
+  subsets:
+  - {{name: v1, labels: {{version: v1}}}}
+  - {{name: v2, labels: {{version: v2}}}}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: reviews}}
+spec:
+  hosts: [reviews]
+  http:
+  - route:
+    - destination: {{host: reviews, subset: v1}}
+      weight: {v1}
+    - destination: {{host: reviews, subset: v2}}
+      weight: {v2}
+"
+    )
+}

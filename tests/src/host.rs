@@ -203,6 +203,24 @@ impl Host {
         Ok(Curl { status: status.parse().unwrap_or(0), body: body.to_owned(), complaint: output.stderr })
     }
 
+    /// Captures what crosses the host's interface until the returned process is stopped.
+    ///
+    /// # Errors
+    /// When tcpdump cannot be started or does not begin within 10 s.
+    pub fn watch_wire(&self, capture: &Path) -> Result<Guarded> {
+        let mut command = self.enter("tcpdump");
+        // Root of this user namespace only: tcpdump must not try to become somebody else.
+        command.args(["-i", "eth0", "-s", "0", "-U", "-Z", "root", "-w"]).arg(capture);
+        let log = self.folder.join("tcpdump.log");
+        let watcher = Guarded::start(command, &log)?;
+        eventually("tcpdump listens", || {
+            let said = std::fs::read_to_string(&log)?;
+            anyhow::ensure!(said.contains("listening on"), "{said}");
+            Ok(())
+        })?;
+        Ok(watcher)
+    }
+
     /// Starts a small HTTP service on `127.0.0.1:port` that answers with `text` (see `lab-service`).
     ///
     /// # Errors

@@ -13,7 +13,7 @@ mod wait;
 
 pub use binaries::Binaries;
 pub use host::{Curl, Host};
-pub use namespace::story;
+pub use namespace::{story, which};
 pub use process::{Guarded, Output};
 pub use wait::{eventually, eventually_within};
 

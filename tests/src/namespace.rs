@@ -26,7 +26,17 @@ pub fn story(name: &str, tell: impl FnOnce() -> Result<()>) {
     }
     let this = std::env::current_exe().expect("a test has a file");
     let status = Command::new("unshare")
-        .args(["--user", "--map-root-user", "--net", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child", "--"])
+        .args([
+            "--user",
+            "--map-root-user",
+            "--net",
+            "--mount",
+            "--pid",
+            "--mount-proc",
+            "--fork",
+            "--kill-child",
+            "--",
+        ])
         .arg(this)
         .args(["--exact", name, "--nocapture", "--test-threads=1"])
         .env(INSIDE, "1")
@@ -53,9 +63,12 @@ fn can_run() -> Result<()> {
 }
 
 /// Finds a program in `PATH` or where systems keep those for root.
-pub(crate) fn which(tool: &str) -> Option<std::path::PathBuf> {
+pub fn which(tool: &str) -> Option<std::path::PathBuf> {
     let path = std::env::var("PATH").unwrap_or_default();
-    path.split(':').chain(["/usr/sbin", "/sbin"]).map(|folder| std::path::Path::new(folder).join(tool)).find(|file| file.is_file())
+    path.split(':')
+        .chain(["/usr/sbin", "/sbin"])
+        .map(|folder| std::path::Path::new(folder).join(tool))
+        .find(|file| file.is_file())
 }
 
 /// Gives this namespace a `/run` and a resolver configuration of its own.

@@ -158,6 +158,12 @@ fn is_dead(view: &View<'_>, member: &Member) -> bool {
 mod tests {
     use super::*;
 
+    /// Some moment; which one does not matter.
+    #[expect(clippy::disallowed_methods, reason = "an Instant cannot be made otherwise")]
+    fn some_moment() -> Instant {
+        Instant::now()
+    }
+
     struct Group {
         now: Instant,
         members: Vec<Member>,
@@ -168,7 +174,7 @@ mod tests {
         /// Host 1 leads and is the only voter.
         fn new() -> Self {
             let mut group = Self {
-                now: Instant::now() + Duration::from_secs(1_000),
+                now: some_moment() + Duration::from_secs(1_000),
                 members: Vec::new(),
                 eligible: Vec::new(),
             };

@@ -1,91 +1,76 @@
-//! Which endpoint: `pick(&Cluster, …)`.
+//! Which endpoint: [`pick`].
+//!
+//! Everything that does not change between two Plans is prepared in [`EndpointSet::new`]: who may be chosen at all, in
+//! which order localities come, whose turn it is by weight, rings and tables of hashes. So a pick neither allocates
+//! nor locks; while nobody is ejected it looks at two or three endpoints, however many there are.
+//!
+//! Who may be chosen, from the outside in:
+//! 1. never: endpoints whose health check fails, that are draining, whose host is gone or has left, of weight 0. There
+//!    is no panic mode for these: Istio does not even tell Envoy about them;
+//! 2. endpoints of hosts that fell silent only while no other can be used (differs: Istio has no such layer);
+//! 3. localities in order of nearness or by fixed shares, see [`LocalityPolicy`](crate::plan::LocalityPolicy);
+//! 4. not those that [`outlier`] detection has ejected, unless fewer than
+//!    `minHealthPercent` are left.
+//!
+//! Source: Istio `loadBalancer`; Envoy's load balancing policies.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use http::HeaderMap;
-use mesh_proto::command::Liveness;
-use mesh_proto::registration::Health;
 use rand_core::RngCore;
 
 use crate::endpoint::Moment;
-use crate::plan::{Balancer, Cluster, Endpoint, HashPolicy, Locality, LocalityPolicy};
+use crate::plan::{Cluster, Endpoint};
+use crate::resilience::outlier;
 
 pub(crate) mod chance;
+mod draw;
+#[cfg(test)]
+pub(crate) mod fixture;
+mod hash;
+mod key;
+mod level;
+mod locality;
+mod maglev;
+mod ring;
+mod schedule;
+mod set;
+#[cfg(test)]
+mod tests;
+
+pub use key::{HashKeyOutcome, hash_key};
+pub use set::EndpointSet;
 
 /// What is known of a request when its endpoint is chosen.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Hint<'a> {
     /// Key of consistent hashing, from [`hash_key`]; without one such balancers draw at random.
     pub hash: Option<u64>,
-    /// Ids of endpoints tried already. Avoided, unless all draws hit one of them; hashing does not look at it.
+    /// Ids of endpoints tried already. Avoided while there is another; hashing does not look at it.
     pub avoid: &'a [Arc<str>],
-    /// Where the connection was going, for [`Balancer::Passthrough`]. `None` where that is a virtual address.
+    /// Where the connection was going, for [`Balancer::Passthrough`](crate::plan::Balancer::Passthrough). `None` where
+    /// that is not known or a virtual address: the less busy of two is chosen then.
     pub destination: Option<SocketAddr>,
 }
 
-/// Picks an endpoint.
+/// Picks an endpoint for one attempt.
+///
+/// Returns `None` when none may be used: 503 `no healthy upstream`, flag `UH`. With passthrough it means that the
+/// destination is none of the endpoints; the connection goes where it was going.
 pub fn pick<'a>(
     cluster: &'a Cluster,
-    _hint: &Hint<'_>,
-    _now: Moment,
+    hint: &Hint<'_>,
+    now: Moment,
     rng: &mut impl RngCore,
 ) -> Option<&'a Endpoint> {
-    let usable = |endpoint: &&Endpoint| {
-        endpoint.weight > 0
-            && endpoint.health == Health::Healthy
-            && endpoint.liveness == Liveness::Live
-            && !endpoint.state.is_ejected()
-    };
-    let count = cluster.endpoints.all.iter().filter(usable).count();
-    let nth = usize::try_from(chance::below(count as u64, rng)).unwrap_or(0);
-    cluster.endpoints.all.iter().filter(usable).nth(nth)
-}
-
-/// What the key of consistent hashing is for a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HashKeyOutcome {
-    /// This.
-    Hash(u64),
-    /// This; and the caller is given a cookie, so that it comes again with the same key.
-    MakeCookie {
-        /// The key.
-        hash: u64,
-        /// Value of a `set-cookie` line of the answer: `name="hex"; Max-Age=60; Path=/app; HttpOnly`.
-        set_cookie: String,
-    },
-    /// None: the request is balanced freely.
-    None,
-}
-
-/// Finds the key of consistent hashing. `query` is without `?`; chance makes new cookies.
-pub fn hash_key(
-    _policy: &HashPolicy,
-    _headers: &HeaderMap,
-    _query: Option<&str>,
-    _source: IpAddr,
-    _rng: &mut impl RngCore,
-) -> HashKeyOutcome {
-    HashKeyOutcome::None
-}
-
-/// The endpoints of a cluster, prepared for choosing.
-#[derive(Debug, Default)]
-pub struct EndpointSet {
-    /// All of them, in a fixed order (host id, instance id).
-    pub all: Vec<Endpoint>,
-}
-
-impl EndpointSet {
-    /// Prepares endpoints for choosing: priorities by locality, schedules, rings and tables.
-    ///
-    /// `endpoints` are in a fixed order (host id, instance id); `from` is the caller's locality.
-    pub fn new(
-        endpoints: Vec<Endpoint>,
-        _balancer: &Balancer,
-        _locality: &LocalityPolicy,
-        _from: &Locality,
-    ) -> Self {
-        Self { all: endpoints }
-    }
+    let watch = cluster.outlier.as_ref().map(|policy| {
+        outlier::sweep(cluster, now);
+        level::Watch {
+            // Pairs with the release in `outlier`: who sees the new epoch sees the ejection, too.
+            epoch: cluster.state.ejection_epoch.load(Ordering::Acquire),
+            min_health_percent: policy.min_health_percent,
+        }
+    });
+    cluster.endpoints.pick(hint, watch, &cluster.state.turn, rng)
 }

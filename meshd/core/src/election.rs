@@ -103,6 +103,12 @@ fn draw(rng: &mut impl RngCore) -> Duration {
 mod tests {
     use super::*;
 
+    /// Some moment; which one does not matter.
+    #[expect(clippy::disallowed_methods, reason = "an Instant cannot be made otherwise")]
+    fn some_moment() -> Instant {
+        Instant::now()
+    }
+
     struct Counting(u32);
 
     impl RngCore for Counting {
@@ -124,7 +130,7 @@ mod tests {
 
     #[test]
     fn timeout_is_drawn_anew_after_each_sign_of_life() {
-        let (start, mut rng) = (Instant::now(), Counting(7));
+        let (start, mut rng) = (some_moment(), Counting(7));
         let mut driver = Driver::new(start, &mut rng);
         let mut seen = std::collections::BTreeSet::new();
         for beat in 1..=50 {
@@ -139,7 +145,7 @@ mod tests {
 
     #[test]
     fn old_news_moves_nothing() {
-        let (start, mut rng) = (Instant::now(), Counting(7));
+        let (start, mut rng) = (some_moment(), Counting(7));
         let mut driver = Driver::new(start, &mut rng);
         let due = driver.due(Role::Voter);
         driver.heard(start, &mut rng);
@@ -148,7 +154,7 @@ mod tests {
 
     #[test]
     fn only_voters_stand() {
-        let (start, mut rng) = (Instant::now(), Counting(7));
+        let (start, mut rng) = (some_moment(), Counting(7));
         let driver = Driver::new(start, &mut rng);
         assert_eq!(driver.due(Role::Leader), None);
         assert_eq!(driver.due(Role::Bystander), None);

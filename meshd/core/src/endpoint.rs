@@ -18,10 +18,12 @@ pub struct EndpointState {
     pub consecutive_5xx: AtomicU32,
     /// Gateway errors in a row.
     pub consecutive_gateway: AtomicU32,
-    /// How many times it was ejected; falls by one in each interval without ejection.
+    /// What the base ejection time is multiplied by: grows with every ejection, falls by one in each interval without.
     pub ejections: AtomicU32,
     /// When it may return, [`Moment`] in milliseconds; it does at the first sweep after. 0: it is not ejected.
     pub ejected_until: AtomicU64,
+    /// When the last ejection ended, [`Moment`] in milliseconds.
+    pub returned_at: AtomicU64,
     /// Requests and connections begun since the first Plan that had it.
     pub requests: AtomicU64,
 }
@@ -30,6 +32,16 @@ impl EndpointState {
     /// Whether it is left alone now: ejected, and no sweep has let it return.
     pub fn is_ejected(&self) -> bool {
         self.ejected_until.load(Ordering::Relaxed) != 0
+    }
+
+    /// Starts counting failures in a row anew.
+    pub(crate) fn forget_failures(&self) {
+        for counter in [&self.consecutive_5xx, &self.consecutive_gateway] {
+            // Mostly 0 already; looking first leaves the cache line to its readers.
+            if counter.load(Ordering::Relaxed) != 0 {
+                counter.store(0, Ordering::Relaxed);
+            }
+        }
     }
 
     /// Counts a request in; dropping what is returned counts it out.

@@ -4,8 +4,10 @@
 //! arguments, decisions go out as values. So the proxy, `meshctl explain`, the golden cases, the fuzzers and the
 //! simulator run the same code.
 
+pub mod analyze;
 pub mod autopilot;
 pub mod balance;
+pub mod compile;
 pub mod election;
 pub mod endpoint;
 pub mod firewall;
@@ -15,5 +17,6 @@ pub mod liveness;
 pub mod plan;
 pub mod resilience;
 pub mod route;
+pub mod views;
 pub mod wire;
 pub mod world;

@@ -21,11 +21,13 @@ pub const CLOSED_SUSPECT_AFTER: Duration = Duration::from_secs(1);
 /// A host not heard of for this long is gone: its endpoints are removed.
 pub const GONE_AFTER: Duration = Duration::from_secs(10);
 /// Losses within this window count together for the mass-loss guard.
-pub const MASS_LOSS_WINDOW: Duration = Duration::from_secs(60);
+pub const MASS_LOSS_WINDOW: Duration = Duration::from_mins(1);
 /// Fewer losses than this are never a mass loss.
 pub const MASS_LOSS_HOSTS: usize = 5;
 /// More than one host in this many is a mass loss (20 %).
 const MASS_LOSS_SHARE: usize = 5;
+/// How much two reports of the same sign of life may differ, by rounding and by the network.
+const REPORT_JITTER: Duration = Duration::from_millis(50);
 /// Hosts declared gone in one entry.
 pub const GONE_PER_ENTRY: usize = 1_000;
 
@@ -88,12 +90,14 @@ impl Leases {
         }
     }
 
-    /// Notes that the stream of a host ended without a goodbye.
-    pub fn closed(&mut self, host: HostId, at: Instant) {
+    /// Notes that a stream of a host ended without a goodbye; it was last heard on it at `heard`.
+    ///
+    /// Says nothing when the host was heard elsewhere since: it only changed its server.
+    pub fn closed(&mut self, host: HostId, heard: Instant, now: Instant) {
         if let Some(lease) = self.hosts.get_mut(&host)
-            && lease.heard <= at
+            && lease.heard <= heard + REPORT_JITTER
         {
-            lease.closed.get_or_insert(at);
+            lease.closed.get_or_insert(now);
         }
     }
 
@@ -187,6 +191,12 @@ impl Lease {
 mod tests {
     use super::*;
 
+    /// Some moment; which one does not matter.
+    #[expect(clippy::disallowed_methods, reason = "an Instant cannot be made otherwise")]
+    fn some_moment() -> Instant {
+        Instant::now()
+    }
+
     fn hosts(count: u64) -> impl Iterator<Item = (HostId, Liveness)> {
         (1..=count).map(|id| (HostId(id), Liveness::Live))
     }
@@ -197,7 +207,7 @@ mod tests {
 
     #[test]
     fn silent_host_becomes_suspect_then_gone() {
-        let start = Instant::now();
+        let start = some_moment();
         let mut leases = Leases::restart(start, hosts(3));
         for host in [1, 2] {
             leases.heard(HostId(host), start + seconds(9));
@@ -211,9 +221,9 @@ mod tests {
 
     #[test]
     fn closed_stream_makes_a_host_suspect_after_a_second() {
-        let start = Instant::now();
+        let start = some_moment();
         let mut leases = Leases::restart(start, hosts(3));
-        leases.closed(HostId(2), start);
+        leases.closed(HostId(2), start, start);
         assert_eq!(leases.due(start + Duration::from_millis(900)), Due::default());
         let due = leases.due(start + seconds(1)).changes;
         assert_eq!(due, [(HostId(2), Liveness::Suspect)]);
@@ -221,16 +231,25 @@ mod tests {
 
     #[test]
     fn host_that_came_back_to_another_server_is_live() {
-        let start = Instant::now();
+        let start = some_moment();
         let mut leases = Leases::restart(start, hosts(3));
-        leases.closed(HostId(2), start);
+        leases.closed(HostId(2), start, start);
         leases.heard(HostId(2), start + Duration::from_millis(300));
         assert_eq!(leases.due(start + seconds(2)), Due::default());
     }
 
     #[test]
+    fn late_word_of_the_old_server_does_not_count() {
+        let start = some_moment();
+        let mut leases = Leases::restart(start, hosts(3));
+        leases.heard(HostId(2), start + Duration::from_millis(300));
+        leases.closed(HostId(2), start, start + Duration::from_millis(400));
+        assert_eq!(leases.due(start + seconds(2)), Due::default());
+    }
+
+    #[test]
     fn goodbye_is_gone_at_once() {
-        let start = Instant::now();
+        let start = some_moment();
         let mut leases = Leases::restart(start, hosts(3));
         leases.left(HostId(1));
         assert_eq!(leases.due(start).changes, [(HostId(1), Liveness::Left)]);
@@ -238,7 +257,7 @@ mod tests {
 
     #[test]
     fn gone_host_stays_gone_until_heard() {
-        let start = Instant::now();
+        let start = some_moment();
         let mut leases = Leases::restart(start, [(HostId(4), Liveness::Gone)]);
         assert_eq!(leases.due(start + seconds(1)), Due::default());
         leases.heard(HostId(4), start + seconds(1));
@@ -248,7 +267,7 @@ mod tests {
 
     #[test]
     fn what_is_agreed_is_not_proposed_again() {
-        let start = Instant::now();
+        let start = some_moment();
         let mut leases = Leases::restart(start, hosts(1));
         let later = start + seconds(6);
         assert_eq!(leases.due(later).changes.len(), 1);
@@ -258,7 +277,7 @@ mod tests {
 
     #[test]
     fn mass_loss_freezes_removal() {
-        let start = Instant::now();
+        let start = some_moment();
         let mut leases = Leases::restart(start, hosts(40));
         for host in 21..=40 {
             leases.heard(HostId(host), start + seconds(12));
@@ -277,7 +296,7 @@ mod tests {
 
     #[test]
     fn four_lost_hosts_of_a_small_mesh_are_removed() {
-        let start = Instant::now();
+        let start = some_moment();
         let mut leases = Leases::restart(start, hosts(7));
         for host in 5..=7 {
             leases.heard(HostId(host), start + seconds(10));

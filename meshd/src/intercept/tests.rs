@@ -226,9 +226,11 @@ fn questions_of_local_processes_reach_meshd_and_answers_come_back() {
         let _neighbour = Neighbour::connect();
         let rules = intercept();
         apply(&rules).unwrap();
-        for (here, resolver) in
-            [("127.0.0.1:15053", "198.18.0.2:53"), ("[::1]:15053", "[fd00::2]:53"), ("127.0.0.1:15053", "127.0.0.53:53")]
-        {
+        for (here, resolver) in [
+            ("127.0.0.1:15053", "198.18.0.2:53"),
+            ("[::1]:15053", "[fd00::2]:53"),
+            ("127.0.0.1:15053", "127.0.0.53:53"),
+        ] {
             let meshd = UdpSocket::bind(here).unwrap();
             let any = if here.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
             let asker = UdpSocket::bind(any).unwrap();
@@ -271,8 +273,14 @@ fn removal_leaves_the_host_as_it_was_found() {
         ok("nft add chain inet somebody_else c { type nat hook output priority -100 ; }");
         ok("ip route add local 240.241.0.0/16 dev lo proto static");
         let state = || {
-            ["nft list ruleset", "ip route show table all", "ip -6 route show table all", "ip rule", "ip address"]
-                .map(said)
+            [
+                "nft list ruleset",
+                "ip route show table all",
+                "ip -6 route show table all",
+                "ip rule",
+                "ip address",
+            ]
+            .map(said)
         };
         let before = state();
         apply(&intercept()).unwrap();
@@ -287,6 +295,9 @@ fn removal_leaves_the_host_as_it_was_found() {
         remove().unwrap();
         start(InterceptMode::Off, &intercept()).unwrap();
         assert_eq!(state(), before);
+        assert!(matches!(start(InterceptMode::On, &intercept()), Ok(Outcome::On)));
+        start(InterceptMode::Off, &intercept()).unwrap();
+        assert!(is_present().unwrap(), "what another meshd put in stays");
     });
 }
 
@@ -322,9 +333,18 @@ fn a_missing_program_is_named_with_its_package() {
 #[test]
 fn a_kernel_without_nat_is_told_apart_from_a_missing_privilege() {
     let said = |text: &str| refusal("nft", &["-f", "-"], text.into());
-    assert!(matches!(said("Error: Could not process rule: Operation not supported"), InterceptError::Kernel { .. }));
-    assert!(matches!(said("Error: Could not process rule: No such file or directory"), InterceptError::Kernel { .. }));
-    assert!(matches!(said("Operation not permitted (you must be root)"), InterceptError::NotPermitted { .. }));
+    assert!(matches!(
+        said("Error: Could not process rule: Operation not supported"),
+        InterceptError::Kernel { .. }
+    ));
+    assert!(matches!(
+        said("Error: Could not process rule: No such file or directory"),
+        InterceptError::Kernel { .. }
+    ));
+    assert!(matches!(
+        said("Operation not permitted (you must be root)"),
+        InterceptError::NotPermitted { .. }
+    ));
 }
 
 #[test]

@@ -82,7 +82,10 @@ impl Server {
         let answer = self.consensus.peers().call(leader, Service::Api, body.into(), timeout).await;
         let answer = answer.map_err(|source| Failure::Again(Some(source.to_string())))?;
         let answer: Result<Response, ApiError> = serde_json::from_slice(&answer).map_err(|source| {
-            Failure::Final(error(ErrorCode::Unavailable, format!("the leader's answer cannot be read: {source}")))
+            Failure::Final(error(
+                ErrorCode::Unavailable,
+                format!("the leader's answer cannot be read: {source}"),
+            ))
         })?;
         answer.map_err(|error| match error.code {
             ErrorCode::Unavailable if error.message == NOT_LEADER => Failure::Again(None),
@@ -138,9 +141,10 @@ impl Server {
     }
 
     /// Answers another host, as far as it may ask.
-    async fn answer_host(&self, host: HostId, call: Call) -> Result<Response, ApiError> {
+    pub(crate) async fn answer_host(&self, host: HostId, call: Call) -> Result<Response, ApiError> {
         let is_server = self.consensus.members().iter().any(|member| member.id == host);
-        let known = self.consensus.facts().read(|world| world.hosts.get(&host).map(|known| known.name.clone()));
+        let known =
+            self.consensus.facts().read(|world| world.hosts.get(&host).map(|known| known.name.clone()));
         let Some(name) = known else {
             let message = format!("host {host} is not in this mesh any more: join again with a new token");
             return Err(error(ErrorCode::Forbidden, message));
@@ -169,7 +173,8 @@ impl Server {
             return error(ErrorCode::Unavailable, reason);
         }
         let tried = last.map_or_else(String::new, |reason| format!(" ({reason})"));
-        let message = format!("no quorum: no leader answered within {PATIENCE:?}{tried}; try again in a moment");
+        let message =
+            format!("no quorum: no leader answered within {PATIENCE:?}{tried}; try again in a moment");
         error(ErrorCode::NoQuorum, message)
     }
 }

@@ -55,7 +55,8 @@ impl Server {
 
     fn next_step(&self, elected: Instant) -> Option<Step> {
         let last = self.consensus.last_index();
-        let members: Vec<Member> = self.consensus.members().iter().map(|member| self.seen(member, elected, last)).collect();
+        let members: Vec<Member> =
+            self.consensus.members().iter().map(|member| self.seen(member, elected, last)).collect();
         let (eligible, known) = self.consensus.facts().read(|world| (eligible(world), known(world)));
         decide(&View {
             now: Instant::now(),

@@ -15,6 +15,8 @@ mod snapshot;
 mod store;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::io::Cursor;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -109,7 +111,6 @@ pub struct Member {
 }
 
 /// This server's part in the group.
-#[derive(Debug)]
 pub(super) struct Consensus {
     id: HostId,
     raft: Raft<Types>,
@@ -184,16 +185,26 @@ impl Consensus {
         if let Some(gap) = self.no_quorum() {
             return Err(ProposeError::NoQuorum(gap));
         }
-        match tokio::time::timeout(timeout, self.raft.ensure_linearizable()).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(to)))) => {
-                Err(ProposeError::NotLeader(to.leader_id.map(HostId)))
+        let confirmed = tokio::time::timeout(timeout, self.confirm_lead());
+        confirmed.await.unwrap_or_else(|_| Err(ProposeError::NoQuorum(self.why_slow(timeout))))
+    }
+
+    /// Asks a majority whether this server leads, again while it cannot be known.
+    async fn confirm_lead(&self) -> Result<(), ProposeError> {
+        loop {
+            match self.raft.ensure_linearizable().await {
+                Ok(_) => return Ok(()),
+                Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(to))) => {
+                    return Err(ProposeError::NotLeader(to.leader_id.map(HostId)));
+                }
+                Err(RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(_))) => {
+                    if let Some(gap) = self.no_quorum() {
+                        return Err(ProposeError::NoQuorum(gap));
+                    }
+                }
+                Err(RaftError::Fatal(error)) => return Err(fatal(error)),
             }
-            Ok(Err(RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(_)))) => {
-                Err(ProposeError::NoQuorum(self.why_slow(timeout)))
-            }
-            Ok(Err(RaftError::Fatal(error))) => Err(fatal(error)),
-            Err(_) => Err(ProposeError::NoQuorum(self.why_slow(timeout))),
+            tokio::time::sleep(mesh_core::election::HEARTBEAT).await;
         }
     }
 
@@ -239,9 +250,8 @@ impl Consensus {
     /// has not yet read about. A server that knows nobody hears every host of the mesh.
     fn hear(&self, from: HostId) -> Result<(), String> {
         let members = self.members();
-        let may_lead = |id| {
-            self.facts.read(|world| world.hosts.get(&id).is_some_and(|host| host.voter_eligible))
-        };
+        let may_lead =
+            |id| self.facts.read(|world| world.hosts.get(&id).is_some_and(|host| host.voter_eligible));
         if members.is_empty() || members.iter().any(|member| member.id == from) || may_lead(from) {
             return Ok(());
         }
@@ -249,12 +259,9 @@ impl Consensus {
     }
 
     async fn opinion(&self, question: &Question) -> Result<Opinion, String> {
-        let asked = question.last_log_id;
-        let state = self.raft.with_raft_state(move |state| {
-            let silence = state.vote_last_modified().map(|at| at.elapsed());
-            (silence, state.last_log_id().copied() > asked)
-        });
-        let (silence, log_is_longer) = state.await.map_err(|error| error.to_string())?;
+        let silence = self.raft.with_raft_state(|state| state.vote_last_modified().map(|at| at.elapsed()));
+        let silence = silence.await.map_err(|error| error.to_string())?;
+        let log_is_longer = self.store.last_log_id() > question.last_log_id;
         let leads = self.role() == Role::Leader;
         let silence = if leads { Some(Duration::ZERO) } else { silence };
         let silence_ms = silence.map(|silence| u64::try_from(silence.as_millis()).unwrap_or(u64::MAX));
@@ -299,7 +306,11 @@ impl Consensus {
         self.change(ChangeMembers::ReplaceAllVoters(voters), true).await
     }
 
-    async fn change(&self, change: ChangeMembers<NodeId, EmptyNode>, retain: bool) -> Result<(), ProposeError> {
+    async fn change(
+        &self,
+        change: ChangeMembers<NodeId, EmptyNode>,
+        retain: bool,
+    ) -> Result<(), ProposeError> {
         self.raft.change_membership(change, retain).await.map(drop).map_err(refused)
     }
 
@@ -387,7 +398,9 @@ impl Consensus {
 
     fn describe_silent(&self, silent: &BTreeMap<HostId, Option<Instant>>, now: Instant) -> String {
         let names: Vec<String> = self.facts.read(|world| {
-            let name = |id: &HostId| world.hosts.get(id).map_or_else(|| format!("host {id}"), |host| host.name.clone());
+            let name = |id: &HostId| {
+                world.hosts.get(id).map_or_else(|| format!("host {id}"), |host| host.name.clone())
+            };
             silent.keys().map(name).collect()
         });
         let verb = if names.len() == 1 { "does" } else { "do" };
@@ -398,7 +411,11 @@ impl Consensus {
 
     fn why_slow(&self, timeout: Duration) -> String {
         self.no_quorum().map_or_else(
-            || format!("no majority of voters confirmed it within {timeout:?}; it may still be done"),
+            || {
+                format!(
+                    "no quorum: no majority of voters confirmed it within {timeout:?}; it may still be done"
+                )
+            },
             |gap| format!("{gap}; what was asked may still be done once they are back"),
         )
     }
@@ -408,6 +425,12 @@ impl Consensus {
             return Err(ProposeError::Unavailable(reason));
         }
         if self.leads() { Ok(()) } else { Err(ProposeError::NotLeader(self.leader())) }
+    }
+
+    /// Asks for a snapshot now.
+    #[cfg(test)]
+    pub(super) async fn snapshot_now(&self) {
+        self.raft.trigger().snapshot().await.expect("running");
     }
 
     pub(super) fn facts(&self) -> &Arc<Facts> {
@@ -423,6 +446,12 @@ impl Consensus {
         // Both may have ended before us by a failed disk; there is nothing left to do then.
         let _ = self.raft.shutdown().await;
         let _ = self.store.flush().await;
+    }
+}
+
+impl fmt::Debug for Consensus {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Consensus").field("id", &self.id).finish_non_exhaustive()
     }
 }
 

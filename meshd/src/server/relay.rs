@@ -36,7 +36,9 @@ impl Server {
         if self.consensus.leads() {
             self.note_leadership();
             self.keeper.report(reports, Instant::now(), wall_ms());
-        } else if let Err(error) = self.ask_leader(Request::Report(reports), &self.name(), Instant::now() + REPORT_EVERY).await {
+        } else if let Err(error) =
+            self.ask_leader(Request::Report(reports), &self.name(), Instant::now() + REPORT_EVERY).await
+        {
             // Said again within a second, to whoever leads then.
             tracing::debug!(%error, "the leader does not take reports");
         }

@@ -17,7 +17,7 @@ use mesh_proto::watch::{Change, Down};
 use tokio::sync::watch;
 
 use self::ring::{Next, Ring};
-pub(super) use self::stream::{Streams, StreamEnd};
+pub(super) use self::stream::Streams;
 
 /// The deltas of the last while and the newest revision. One per server.
 #[derive(Debug)]
@@ -38,14 +38,13 @@ impl Hub {
     }
 
     /// Adds what the entry at `revision` changed; nothing, for a refused one.
+    ///
+    /// Called by one task only, in the order of the log.
     pub(super) fn publish(&self, revision: Revision, changes: Vec<Change>) {
-        {
-            let mut ring = self.ring();
-            if !changes.is_empty() {
-                let count = changes.len();
-                let delta = Down::Delta { from: ring.last(), to: revision, changes };
-                ring.push(Instant::now(), revision, count, encode(&delta));
-            }
+        let (from, count) = (*self.head.borrow(), changes.len());
+        if count > 0 {
+            let delta = encode(&Down::Delta { from, to: revision, changes });
+            self.ring().push(Instant::now(), (from, revision), count, delta);
         }
         self.head.send_replace(revision);
     }

@@ -128,7 +128,8 @@ fn write_all(format: Format, records: &Receiver<Record>, mut out: impl Write) {
 
 /// Source: Envoy's default access log format.
 fn text(record: &Record) -> String {
-    let upstream = record.upstream_duration.map_or_else(|| "-".to_owned(), |time| time.as_millis().to_string());
+    let upstream =
+        record.upstream_duration.map_or_else(|| "-".to_owned(), |time| time.as_millis().to_string());
     format!(
         "[{}] \"{} {} {}\" {} {} {} {} {} {} \"{}\" \"{}\" \"{}\" \"{}\" \"{}\"\n",
         start_time(record),
@@ -154,7 +155,9 @@ fn shown(text: &str) -> String {
     if text.is_empty() {
         return "-".to_owned();
     }
-    text.chars().flat_map(|c| if c == '"' || c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+    text.chars()
+        .flat_map(|c| if c == '"' || c.is_control() { c.escape_default().collect() } else { vec![c] })
+        .collect()
 }
 
 #[derive(Serialize)]

@@ -106,7 +106,8 @@ impl EdgeCell {
         self.outcomes.iter().filter_map(|slot| {
             let what = slot.what.load(Ordering::Relaxed);
             let status = u16::try_from(what & 0xffff).unwrap_or(0);
-            let flag = (what >> 16 & 0xff).checked_sub(1).and_then(|index| Flag::ALL.get(index as usize).copied());
+            let flag =
+                (what >> 16 & 0xff).checked_sub(1).and_then(|index| Flag::ALL.get(index as usize).copied());
             (what != 0).then(|| (status, flag, slot.count.load(Ordering::Relaxed)))
         })
     }

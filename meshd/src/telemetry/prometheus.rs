@@ -18,7 +18,12 @@ pub(super) fn write(stats: &Stats) -> String {
     for (labels, cells) in &edges {
         write_requests(&mut out, labels, cells);
     }
-    head(&mut out, "istio_request_duration_milliseconds", "histogram", "How long requests took, at their source.");
+    head(
+        &mut out,
+        "istio_request_duration_milliseconds",
+        "histogram",
+        "How long requests took, at their source.",
+    );
     for (labels, cells) in &edges {
         write_durations(&mut out, labels, cells);
     }
@@ -28,12 +33,9 @@ pub(super) fn write(stats: &Stats) -> String {
         let _ = writeln!(out, "{name} {}", stats.total(read));
     }
     head(&mut out, "meshd_task_panics_total", "counter", "Tasks that ended in a panic. The bar is 0.");
-    let _ = writeln!(out, "meshd_task_panics_total {}", PANICS());
+    let _ = writeln!(out, "meshd_task_panics_total {}", super::task_panics());
     out
 }
-
-/// Where panics are counted.
-const PANICS: fn() -> u64 = crate::task::panics;
 
 fn head(out: &mut String, name: &str, kind: &str, help: &str) {
     let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
@@ -91,6 +93,23 @@ fn escape(value: &str) -> String {
 
 /// Istio's buckets, in milliseconds.
 const BOUNDS_MS: [f64; 19] = [
-    0.5, 1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1_000.0, 2_500.0, 5_000.0, 10_000.0, 30_000.0, 60_000.0,
-    300_000.0, 600_000.0, 1_800_000.0, 3_600_000.0,
+    0.5,
+    1.0,
+    5.0,
+    10.0,
+    25.0,
+    50.0,
+    100.0,
+    250.0,
+    500.0,
+    1_000.0,
+    2_500.0,
+    5_000.0,
+    10_000.0,
+    30_000.0,
+    60_000.0,
+    300_000.0,
+    600_000.0,
+    1_800_000.0,
+    3_600_000.0,
 ];

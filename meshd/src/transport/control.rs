@@ -188,13 +188,11 @@ impl ControlClient {
     pub async fn call(&self, service: Service, body: Bytes, limit: Duration) -> Result<Bytes, CallError> {
         check_length(service, &body)?;
         let sent = AtomicBool::new(false);
-        match timeout(limit, self.exchange(service, body, &sent)).await {
-            Ok(result) => result,
-            Err(_) => {
-                let delivery = if sent.load(Ordering::Relaxed) { Delivery::Maybe } else { Delivery::No };
-                Err(CallError::TimedOut { address: self.0.address, limit, delivery })
-            }
+        if let Ok(result) = timeout(limit, self.exchange(service, body, &sent)).await {
+            return result;
         }
+        let delivery = if sent.load(Ordering::Relaxed) { Delivery::Maybe } else { Delivery::No };
+        Err(CallError::TimedOut { address: self.0.address, limit, delivery })
     }
 
     /// Opens a stream of its own and sends its first frame.
@@ -280,8 +278,12 @@ impl ControlClient {
                 drop(quic);
                 Ok(QuicStream::open(&connection).await.ok())
             }
-            Err(DialError::Tls { fault: TlsFault::Io(_) | TlsFault::TimedOut, .. })
-            | Err(DialError::TimedOut { .. } | DialError::Connect { .. } | DialError::Refused { .. }) => {
+            Err(
+                DialError::Tls { fault: TlsFault::Io(_) | TlsFault::TimedOut, .. }
+                | DialError::TimedOut { .. }
+                | DialError::Connect { .. }
+                | DialError::Refused { .. },
+            ) => {
                 // Others that wait for the lock go straight to TCP; whether that works decides for how long.
                 quic.rests_until = Some(Instant::now() + UDP_PAUSE);
                 Ok(None)
@@ -374,13 +376,13 @@ fn limit_silence(stream: &TcpStream) {
 /// How long a handshake over UDP may take before TCP is tried.
 pub const UDP_PATIENCE: Duration = Duration::from_millis(300);
 /// How long UDP is left alone once TCP alone got through.
-pub const UDP_REST: Duration = Duration::from_secs(5 * 60);
+pub const UDP_REST: Duration = Duration::from_mins(5);
 /// How many calls one client has under way.
 pub const MAX_CALLS: usize = 256;
 /// How long UDP is left alone until it is known whether TCP gets through: longer than a TCP handshake may take.
 const UDP_PAUSE: Duration = Duration::from_secs(12);
 /// How old a connection may grow, so that both ends prove themselves again. Source: `maxConnectionAge`.
-const MAX_AGE: Duration = Duration::from_secs(12 * 60 * 60);
+const MAX_AGE: Duration = Duration::from_hours(12);
 /// How long a TLS connection waits for its next call.
 const MAX_IDLE: Duration = Duration::from_secs(30);
 /// How many TLS connections wait for their next call.

@@ -170,8 +170,12 @@ impl FrameReceiver {
             if let Some(frame) = self.take()? {
                 return Ok(Some(frame));
             }
-            if self.io.read_buf(&mut self.buffer).await? == 0 {
-                return self.end();
+            match self.io.read_buf(&mut self.buffer).await {
+                Ok(0) => return self.end(),
+                // TLS without close_notify: a frame knows its own length, so nothing can be cut off unseen.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return self.end(),
+                Ok(_) => {}
+                Err(error) => return Err(error.into()),
             }
         }
     }

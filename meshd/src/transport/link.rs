@@ -21,7 +21,7 @@ use super::frame::{FrameError, FrameStream};
 use super::quic::{QuicDialer, QuicStream};
 use super::socket::SocketOptions;
 use super::tls::{Credentials, Protocol, client_config};
-use super::verify::{CertificateFault, Expect, Proven};
+use super::verify::{CertificateFault, Expect, Proven, Told};
 use super::{quic, tcp};
 
 /// How long connecting and shaking hands may take together.
@@ -53,6 +53,14 @@ impl Peer {
             serial: Vec::new(),
             validity: None,
             transport,
+        }
+    }
+
+    /// Returns the id of the host at the other end; `None` when it is no host of the mesh.
+    pub fn host(&self) -> Option<mesh_proto::command::HostId> {
+        match self.identity.as_ref()? {
+            Identity::Host { id, .. } => id.parse().ok().map(mesh_proto::command::HostId),
+            _ => None,
         }
     }
 
@@ -124,7 +132,7 @@ pub struct Refused {
 pub enum TlsFault {
     /// We refuse the peer's certificate.
     #[error("{0}")]
-    Certificate(CertificateFault),
+    Certificate(Box<CertificateFault>),
     /// The peer showed no certificate where one is demanded.
     #[error("the peer shows no certificate")]
     NoCertificate,
@@ -195,10 +203,9 @@ impl DialError {
     /// Returns the fault where the peer is another than expected.
     pub fn wrong_identity(&self) -> Option<&CertificateFault> {
         match self {
-            Self::Tls {
-                fault: TlsFault::Certificate(fault @ CertificateFault::WrongIdentity { .. }),
-                ..
-            } => Some(fault),
+            Self::Tls { fault: TlsFault::Certificate(fault), .. } => {
+                matches!(**fault, CertificateFault::WrongIdentity { .. }).then_some(&**fault)
+            }
             _ => None,
         }
     }
@@ -256,27 +263,43 @@ impl Dialer {
         &self.0.quic
     }
 
-    /// Returns the configuration for a dial, made anew when the caller's certificate was renewed.
+    /// Returns the configuration for dials over TCP, made anew when the caller's certificate was renewed.
     pub(super) fn config(&self, key: &ConfigKey) -> Result<Arc<ClientConfig>, DialError> {
-        let certified = match &key.from {
-            Some(from) => {
-                Some(self.0.credentials.get(from).ok_or_else(|| DialError::NoCertificate(from.clone()))?)
-            }
-            None => None,
-        };
+        let certified = self.certified(key)?;
         let mut configs = self.configs();
         if let Some(known) = configs.get(key)
             && same_key(known.key.as_ref(), certified.as_ref())
         {
             return Ok(known.tls.clone());
         }
-        let trust = self.0.credentials.trust();
-        let tls = Arc::new(client_config(trust, certified.clone(), &key.expect, key.protocol));
+        let tls = Arc::new(self.make_config(key, certified.clone(), Told::default()));
         if configs.len() >= MAX_CONFIGS {
             configs.clear();
         }
         configs.insert(key.clone(), Config { key: certified, tls: tls.clone() });
         Ok(tls)
+    }
+
+    /// Makes a configuration for one dial, and where its verdict on the peer can be read.
+    pub(super) fn single_config(&self, key: &ConfigKey) -> Result<(ClientConfig, Told), DialError> {
+        let told = Told::default();
+        let config = self.make_config(key, self.certified(key)?, told.clone());
+        Ok((config, told))
+    }
+
+    fn make_config(&self, key: &ConfigKey, certified: Option<Arc<CertifiedKey>>, told: Told) -> ClientConfig {
+        let trust = self.0.credentials.trust();
+        client_config(trust, certified, &key.expect, key.protocol, told)
+    }
+
+    fn certified(&self, key: &ConfigKey) -> Result<Option<Arc<CertifiedKey>>, DialError> {
+        let Some(from) = &key.from else {
+            return Ok(None);
+        };
+        match self.0.credentials.get(from) {
+            Some(certified) => Ok(Some(certified)),
+            None => Err(DialError::NoCertificate(from.clone())),
+        }
     }
 
     /// Forgets a configuration and its sessions.
@@ -364,10 +387,14 @@ impl TlsFault {
         }
     }
 
+    pub(super) fn certificate(fault: CertificateFault) -> Self {
+        Self::Certificate(Box::new(fault))
+    }
+
     pub(super) fn of(error: &rustls::Error) -> Self {
         use rustls::Error as E;
         if let Some(fault) = CertificateFault::of(error) {
-            return Self::Certificate(fault);
+            return Self::certificate(fault);
         }
         match error {
             E::NoCertificatesPresented => Self::NoCertificate,

@@ -27,8 +27,8 @@ use super::frame::FrameStream;
 use super::link::{Accepted, HANDSHAKE_LIMIT, LinkStream, Peer, Refused, TlsFault, Transport};
 use super::secret::Secret;
 use super::socket;
-use super::tls::{Credentials, Protocol, ServerConfigs};
-use super::verify::{self, Callers, CertificateFault};
+use super::tls::{Credentials, Protocol, quic_server_config};
+use super::verify::{self, Callers, CertificateFault, Told};
 
 mod dial;
 mod header;
@@ -71,6 +71,7 @@ pub struct QuicListener {
 #[derive(Debug, Clone)]
 struct Server {
     credentials: Arc<Credentials>,
+    transport: Arc<TransportConfig>,
     handshakes: Arc<Semaphore>,
     accepted: mpsc::Sender<Result<Accepted, Refused>>,
 }
@@ -82,15 +83,15 @@ impl QuicListener {
         credentials: &Arc<Credentials>,
         options: &QuicOptions,
     ) -> io::Result<Self> {
-        let crypto =
-            QuicServerConfig::try_from(ServerConfigs::new(credentials).quic).map_err(io::Error::other)?;
-        let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-        config.transport_config(Arc::new(transport_config()));
+        // Each connection gets a configuration of its own; this one only opens the port.
+        let (config, _) =
+            server_config(credentials, Arc::new(transport_config())).map_err(io::Error::other)?;
         let runtime = Arc::new(quinn::TokioRuntime);
         let endpoint = Endpoint::new(endpoint_config(options), Some(config), socket, runtime)?;
         let (sender, accepted) = mpsc::channel(QUEUE);
         let server = Server {
             credentials: credentials.clone(),
+            transport: Arc::new(transport_config()),
             handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
             accepted: sender,
         };
@@ -140,7 +141,12 @@ impl Server {
         let address = socket::unmapped(incoming.remote_address());
         let handshake = async {
             let _permit = self.handshakes.acquire().await;
-            let connection = incoming.await.map_err(|error| fault_of(&error))?;
+            let (config, told) = server_config(&self.credentials, self.transport.clone())
+                .map_err(|error| TlsFault::Other(error.to_string()))?;
+            let connecting = incoming.accept_with(Arc::new(config)).map_err(|error| fault_of(&error))?;
+            let connection = connecting.await.map_err(|error| {
+                told.get().cloned().map_or_else(|| fault_of(&error), TlsFault::certificate)
+            })?;
             let shown = self.caller(&connection, address);
             if let Err(fault) = &shown {
                 connection.close(REFUSED, fault.to_string().as_bytes());
@@ -163,13 +169,13 @@ impl Server {
             .peer_identity()
             .and_then(|chain| chain.downcast::<Vec<CertificateDer<'static>>>().ok());
         let leaf = chain.as_ref().and_then(|chain| chain.first()).ok_or(TlsFault::NoCertificate)?;
-        let proven = verify::read(leaf).map_err(TlsFault::Certificate)?;
+        let proven = verify::read(leaf).map_err(TlsFault::certificate)?;
         let callers = match protocol {
             Protocol::Hop => Callers::Hop,
             Protocol::Control | Protocol::Join => Callers::Control,
         };
         if !callers.admit(&proven.identity) {
-            return Err(TlsFault::Certificate(CertificateFault::WrongKind(proven.identity)));
+            return Err(TlsFault::certificate(CertificateFault::WrongKind(proven.identity)));
         }
         let sni = data.server_name.as_deref();
         Ok(Caller {
@@ -283,6 +289,17 @@ fn transport_config() -> TransportConfig {
         .datagram_receive_buffer_size(None)
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW));
     config
+}
+
+/// Makes the configuration of one connection, and where the verdict on its client can be read.
+fn server_config(
+    credentials: &Arc<Credentials>,
+    transport: Arc<TransportConfig>,
+) -> Result<(quinn::ServerConfig, Told), quinn::crypto::rustls::NoInitialCipherSuite> {
+    let (tls, told) = quic_server_config(credentials);
+    let mut config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
+    config.transport_config(transport);
+    Ok((config, told))
 }
 
 fn endpoint_config(options: &QuicOptions) -> EndpointConfig {

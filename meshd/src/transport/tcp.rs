@@ -131,7 +131,7 @@ impl Server {
             let leaf = chain.first().ok_or(TlsFault::NoCertificate)?;
             verify::read(leaf)
         };
-        proven.map_err(TlsFault::Certificate)
+        proven.map_err(TlsFault::certificate)
     }
 }
 
@@ -158,7 +158,7 @@ pub(super) async fn dial(
         Ok(Ok(link)) => Ok(link),
         Ok(Err(Attempt::Failed(error))) => Err(error),
         Ok(Err(Attempt::StaleSession(fault))) => {
-            Err(DialError::Tls { address, fault: TlsFault::Certificate(fault) })
+            Err(DialError::Tls { address, fault: TlsFault::certificate(fault) })
         }
         Err(_) => Err(DialError::TimedOut { address }),
     }
@@ -198,7 +198,7 @@ async fn attempt(
         verify::verify_expected(trust, &key.expect, chain, UnixTime::now()).map_err(Attempt::StaleSession)?
     } else {
         let leaf = chain.first().ok_or(TlsFault::NoCertificate).map_err(failed)?;
-        verify::read(leaf).map_err(|fault| failed(TlsFault::Certificate(fault)))?
+        verify::read(leaf).map_err(|fault| failed(TlsFault::certificate(fault)))?
     };
     Ok((stream, proven))
 }

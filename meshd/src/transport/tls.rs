@@ -16,7 +16,9 @@ use rustls::server::{ClientHello, ResolvesServerCert, ServerSessionMemoryCache, 
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ServerConfig, SignatureScheme};
 
-use super::verify::{Callers, CertificateFault, ClientVerifier, Expect, MAX_CHAIN, Proven, ServerVerifier};
+use super::verify::{
+    Callers, CertificateFault, ClientVerifier, Expect, MAX_CHAIN, Proven, ServerVerifier, Told,
+};
 
 /// What a connection to the mesh port is for; named by ALPN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -161,6 +163,10 @@ impl Credentials {
     }
 
     /// Shows `key` for `identity` from the next handshake on.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "the key is handed over, but the swap may need to run twice"
+    )]
     pub fn install(&self, identity: &Identity, key: Arc<CertifiedKey>) {
         self.keys.rcu(|keys| {
             let mut keys = HashMap::clone(keys);
@@ -242,29 +248,23 @@ impl Credentials {
     }
 }
 
-/// The server side of the mesh port: one configuration for each protocol, and one for QUIC.
+/// The server side of the mesh port: one configuration for each protocol.
 #[derive(Debug, Clone)]
 pub(super) struct ServerConfigs {
     hop: Arc<ServerConfig>,
     control: Arc<ServerConfig>,
     join: Arc<ServerConfig>,
-    /// Hops and control traffic in one, since QUIC cannot choose after the first packet.
-    pub(super) quic: Arc<ServerConfig>,
 }
 
 impl ServerConfigs {
     pub(super) fn new(credentials: &Arc<Credentials>) -> Self {
         use Protocol::{Control, Hop, Join};
-        let config = |callers, protocols| Arc::new(server_config(credentials, callers, protocols));
-        // No tickets on QUIC: its connections are long, and a resumed one could not be told from a full one.
-        let mut quic = server_config(credentials, Some(Callers::Any), &[Hop, Control]);
-        quic.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
-        quic.send_tls13_tickets = 0;
+        let config =
+            |callers, protocols| Arc::new(server_config(credentials, callers, protocols, Told::default()));
         Self {
             hop: config(Some(Callers::Hop), &[Hop]),
             control: config(Some(Callers::Control), &[Control]),
             join: config(None, &[Join]),
-            quic: Arc::new(quic),
         }
     }
 
@@ -282,10 +282,24 @@ impl ServerConfigs {
     }
 }
 
+/// Makes the server side of one QUIC connection: hops and control traffic in one, since QUIC cannot choose after the
+/// first packet.
+///
+/// No tickets: its connections are long, and a resumed one could not be told from a full one.
+pub(super) fn quic_server_config(credentials: &Arc<Credentials>) -> (Arc<ServerConfig>, Told) {
+    let told = Told::default();
+    let protocols = [Protocol::Hop, Protocol::Control];
+    let mut config = server_config(credentials, Some(Callers::Any), &protocols, told.clone());
+    config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    (Arc::new(config), told)
+}
+
 fn server_config(
     credentials: &Arc<Credentials>,
     callers: Option<Callers>,
     protocols: &[Protocol],
+    told: Told,
 ) -> ServerConfig {
     let builder = ServerConfig::builder_with_provider(provider().clone())
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -294,6 +308,7 @@ fn server_config(
         Some(callers) => builder.with_client_cert_verifier(Arc::new(ClientVerifier {
             trust: credentials.trust.clone(),
             callers,
+            told,
         })),
         None => builder.with_no_client_auth(),
     };
@@ -313,8 +328,9 @@ pub(super) fn client_config(
     key: Option<Arc<CertifiedKey>>,
     expect: &Expect,
     protocol: Protocol,
+    told: Told,
 ) -> ClientConfig {
-    let verifier = Arc::new(ServerVerifier { trust: trust.clone(), expect: expect.clone() });
+    let verifier = Arc::new(ServerVerifier { trust: trust.clone(), expect: expect.clone(), told });
     let builder = ClientConfig::builder_with_provider(provider().clone())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("aws-lc-rs has TLS 1.3 suites")

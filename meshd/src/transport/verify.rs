@@ -5,7 +5,7 @@
 //! was expected. Sources: shared rules of SPIFFE X.509-SVID sections 2 and 5; RFC 5280.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use mesh_core::identity::Identity;
@@ -95,8 +95,8 @@ pub enum CertificateFault {
         /// The beginning of validity, seconds since 1970.
         not_before: u64,
     },
-    /// A signature in the chain or in the handshake does not fit.
-    #[error("a signature of the certificate does not verify")]
+    /// The handshake is not signed with the certificate's key.
+    #[error("the handshake is not signed with the key of the certificate")]
     BadSignature,
     /// The extended key usage does not allow this side of TLS.
     #[error("the certificate is not for this use (extended key usage)")]
@@ -393,8 +393,8 @@ fn fault_of(error: &webpki::Error) -> CertificateFault {
         E::CertNotValidYet { time, not_before } => {
             CertificateFault::NotYetValid { time: time.as_secs(), not_before: not_before.as_secs() }
         }
-        E::UnknownIssuer => CertificateFault::UnknownIssuer,
-        E::InvalidSignatureForPublicKey => CertificateFault::BadSignature,
+        // A root of the same name with another key is another mesh's.
+        E::UnknownIssuer | E::InvalidSignatureForPublicKey => CertificateFault::UnknownIssuer,
         E::RequiredEkuNotFoundContext(_) | E::EmptyEkuExtension => CertificateFault::WrongPurpose,
         other => CertificateFault::Other(format!("{other:?}")),
     }
@@ -420,11 +420,15 @@ fn algorithms() -> WebPkiSupportedAlgorithms {
     provider().signature_verification_algorithms
 }
 
+/// Where a verifier that serves one handshake leaves its verdict: QUIC passes on no more than the text of an error.
+pub(super) type Told = Arc<OnceLock<CertificateFault>>;
+
 /// Checks the certificate of a server we dialled.
 #[derive(Debug)]
 pub(super) struct ServerVerifier {
     pub(super) trust: Arc<Trust>,
     pub(super) expect: Expect,
+    pub(super) told: Told,
 }
 
 impl ServerCertVerifier for ServerVerifier {
@@ -437,8 +441,10 @@ impl ServerCertVerifier for ServerVerifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let chain = whole(end_entity, intermediates);
-        verify_expected(&self.trust, &self.expect, &chain, now)?;
-        Ok(ServerCertVerified::assertion())
+        match verify_expected(&self.trust, &self.expect, &chain, now) {
+            Ok(_) => Ok(ServerCertVerified::assertion()),
+            Err(fault) => Err(tell(&self.told, fault)),
+        }
     }
 
     fn verify_tls12_signature(
@@ -469,6 +475,7 @@ impl ServerCertVerifier for ServerVerifier {
 pub(super) struct ClientVerifier {
     pub(super) trust: Arc<Trust>,
     pub(super) callers: Callers,
+    pub(super) told: Told,
 }
 
 impl ClientCertVerifier for ClientVerifier {
@@ -483,11 +490,11 @@ impl ClientCertVerifier for ClientVerifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let chain = whole(end_entity, intermediates);
-        let proven = verify(&self.trust, &chain, Side::Client, now)?;
-        if !self.callers.admit(&proven.identity) {
-            return Err(CertificateFault::WrongKind(proven.identity).into());
+        match verify(&self.trust, &chain, Side::Client, now) {
+            Ok(proven) if self.callers.admit(&proven.identity) => Ok(ClientCertVerified::assertion()),
+            Ok(proven) => Err(tell(&self.told, CertificateFault::WrongKind(proven.identity))),
+            Err(fault) => Err(tell(&self.told, fault)),
         }
-        Ok(ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -511,6 +518,12 @@ impl ClientCertVerifier for ClientVerifier {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         algorithms().supported_schemes()
     }
+}
+
+fn tell(told: &Told, fault: CertificateFault) -> Error {
+    // A second fault can only come from a verifier that serves many handshakes, and there nobody reads it.
+    let _ = told.set(fault.clone());
+    fault.into()
 }
 
 fn whole<'a>(

@@ -51,10 +51,10 @@ message! {
 
     /// A rule: all of its parts that are set must match.
     pub struct Rule {
-        /// Who calls; one must match.
-        pub from: Vec<RuleFrom>,
-        /// What is called; one must match.
-        pub to: Vec<RuleTo>,
+        /// Who calls; one must match. Absent means anybody; empty is refused by validation.
+        pub from: Option<Vec<RuleFrom>>,
+        /// What is called; one must match. Absent means anything; empty is refused by validation.
+        pub to: Option<Vec<RuleTo>>,
         /// More conditions; all must hold.
         pub when: Vec<Condition>,
     }

@@ -8,7 +8,7 @@ pub(super) enum Row {
     /// What is done with a field, and with all below it.
     Field(&'static str, Status),
     /// The fields of a message that stands in several places.
-    Message(&'static str, &'static [Row]),
+    Message(&'static str, &'static [Self]),
 }
 
 const fn honoured(path: &'static str) -> Row {
@@ -236,7 +236,7 @@ const OUTLIER_DETECTION: &[Row] = &[
     honoured("maxEjectionPercent"),
     honoured("minHealthPercent"),
     refused("consecutiveErrors", "is the former name of consecutive5xxErrors; use that"),
-    refused("splitExternalLocalOriginErrors", "is not enforced yet: failures to connect count like 5xx"),
+    only("splitExternalLocalOriginErrors", &["false"], "failures to connect count like 5xx"),
     refused("consecutiveLocalOriginFailures", "is not enforced yet: failures to connect count like 5xx"),
     refused("outlierDetectionHttpErrorCodes", "is not enforced yet: 5xx are the failures"),
 ];
@@ -303,14 +303,14 @@ const MESH_CONFIG: &[Row] = &[
         "outboundTrafficPolicy.egressProxy",
         "is not enforced yet: traffic to unknown hosts goes straight there",
     ),
-    refused("rootNamespace", "is not enforced yet: it is istio-system"),
-    refused("enableAutoMtls", "is not enforced yet: mutual TLS is always on between hosts"),
+    only("rootNamespace", &["istio-system"], "the root namespace is fixed"),
+    only("enableAutoMtls", &["true"], "mutual TLS is always on between hosts"),
     refused("pathNormalization", "is not enforced yet: it is BASE"),
     refused("defaultHttpRetryPolicy", "is not enforced yet; write retries in each route"),
     refused("accessLogFile", "is not enforced yet"),
     refused("accessLogFormat", "is not enforced yet"),
     refused("accessLogEncoding", "is not enforced yet"),
-    refused("enableTracing", "is not enforced yet"),
+    only("enableTracing", &["false"], "requests are not traced"),
     refused(
         "connectTimeout",
         "is not enforced yet; use connectionPool.tcp.connectTimeout of a DestinationRule",

@@ -1,1 +1,76 @@
+use super::*;
+use crate::yaml;
 
+#[test]
+fn what_is_said_of_a_field_holds_for_all_below_it() {
+    let status = |kind, path| super::status(kind, path);
+    assert_eq!(status(Kind::VirtualService, "http[].timeout"), Some(Status::Honoured));
+    assert!(matches!(
+        status(Kind::DestinationRule, "trafficPolicy.tunnel.targetHost"),
+        Some(Status::Refused(_))
+    ));
+    assert!(matches!(status(Kind::Sidecar, "egress[].hosts"), Some(Status::Refused(_))));
+    assert_eq!(status(Kind::VirtualService, "http[].nonsense"), None);
+    assert_eq!(status(Kind::VirtualService, "http[].timeouts"), None);
+}
+
+#[test]
+fn an_unused_refused_field_is_no_finding() {
+    let text = |value: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: a}}\nspec:\n  hosts: [a]\n  gateways: {value}\n  http: [{{route: [{{destination: {{host: a}}}}]}}]\n"
+        )
+    };
+    let found = |value: &str| {
+        let (documents, findings) = yaml::read("a", &text(value));
+        assert!(findings.is_empty(), "{findings:?}");
+        check(&documents[0]).iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert!(found("[]").is_empty());
+    assert!(found("[mesh]").is_empty());
+    assert_eq!(
+        found("[mesh, front]"),
+        [
+            r#"a:6:20: VirtualService default/a: spec.gateways[1]: "front" is not enforced yet: there are no gateways yet; meshd takes mesh"#
+        ]
+    );
+}
+
+#[test]
+fn a_field_without_effect_is_a_warning() {
+    let text = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: a}\nspec:\n  hosts: [a]\n  http: [{match: [{statPrefix: x}], route: [{destination: {host: a}}]}]\n";
+    let (documents, _) = yaml::read("a", text);
+    let found = check(&documents[0]);
+    assert_eq!(found.len(), 1);
+    assert!(!found[0].is_error());
+    assert!(found[0].to_string().starts_with("a:6:32: warning: "), "{}", found[0]);
+}
+
+#[test]
+fn every_kind_has_lines() {
+    for kind in Kind::ALL {
+        assert!(paths().any(|(of, _, _)| of == *kind), "{kind}");
+    }
+}
+
+#[test]
+fn every_setting_of_the_mesh_has_a_line() {
+    // serde names all fields where it meets one it does not know.
+    let error = serde_json::from_str::<crate::resource::MeshConfig>(r#"{"?": 1}"#).unwrap_err().to_string();
+    let names: Vec<_> = error.split('`').skip(3).step_by(2).collect();
+    assert!(names.len() > 10, "{error}");
+    for name in names {
+        let below = |path: &str| path == name || path.starts_with(&format!("{name}."));
+        assert!(paths().any(|(kind, path, _)| kind == Kind::MeshConfig && below(path)), "{name}");
+    }
+}
+
+#[test]
+fn switching_off_what_is_always_on_is_refused() {
+    let text = "apiVersion: mesh.istio.io/v1alpha1\nkind: MeshConfig\nmetadata: {name: default}\nspec: {enableAutoMtls: false}\n";
+    let (documents, _) = yaml::read("m", text);
+    assert_eq!(
+        check(&documents[0])[0].to_string(),
+        r#"m:4:24: MeshConfig istio-system/default: spec.enableAutoMtls: "false" is not enforced yet: mutual TLS is always on between hosts; meshd takes true"#
+    );
+}

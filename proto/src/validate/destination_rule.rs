@@ -133,13 +133,10 @@ fn consistent_hash(check: &mut Check, path: &str, hash: &ConsistentHashLb) {
     if let Some(cookie) = &hash.http_cookie {
         http_cookie(check, &format!("{path}.httpCookie"), cookie);
     }
-    if let Some(size) = hash.maglev.as_ref().and_then(|maglev| maglev.table_size) {
-        if size > MOST_MAGLEV || !is_prime(size) {
-            check.error(
-                format!("{path}.maglev.tableSize"),
-                format!("{size} is not a prime up to {MOST_MAGLEV}"),
-            );
-        }
+    if let Some(size) = hash.maglev.as_ref().and_then(|maglev| maglev.table_size)
+        && (size > MOST_MAGLEV || !is_prime(size))
+    {
+        check.error(format!("{path}.maglev.tableSize"), format!("{size} is not a prime up to {MOST_MAGLEV}"));
     }
     let ring = hash.ring_hash.as_ref().and_then(|ring| ring.minimum_ring_size);
     for (field, size) in [("ringHash.minimumRingSize", ring), ("minimumRingSize", hash.minimum_ring_size)] {
@@ -162,8 +159,7 @@ const MOST_MAGLEV: u64 = 5_000_011;
 const MOST_RING: u64 = 8 << 20;
 
 fn is_prime(number: u64) -> bool {
-    number >= 2
-        && (2..).take_while(|divisor| divisor * divisor <= number).all(|divisor| number % divisor != 0)
+    number >= 2 && (2..=number.isqrt()).all(|divisor| !number.is_multiple_of(divisor))
 }
 
 fn http_cookie(check: &mut Check, path: &str, cookie: &HttpCookie) {
@@ -237,7 +233,7 @@ fn locality(text: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn connection_pool(check: &mut Check, path: &str, pool: &ConnectionPoolSettings) {
+pub(super) fn connection_pool(check: &mut Check, path: &str, pool: &ConnectionPoolSettings) {
     if pool.tcp.is_none() && pool.http.is_none() {
         check.error(path, "must have tcp or http");
     }
@@ -307,7 +303,7 @@ fn outlier_detection(check: &mut Check, path: &str, outlier: &OutlierDetection) 
     }
 }
 
-pub(super) fn client_tls(check: &mut Check, path: &str, tls: &ClientTlsSettings) {
+fn client_tls(check: &mut Check, path: &str, tls: &ClientTlsSettings) {
     let unchecked = tls.insecure_skip_verify == Some(true);
     if unchecked && matches!(tls.mode, ClientTlsMode::Simple | ClientTlsMode::Mutual) {
         let beside = [

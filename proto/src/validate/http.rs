@@ -86,10 +86,10 @@ fn outcome(check: &mut Check, path: &str, route: &HttpRoute, delegate: bool) {
             "a VirtualService without hosts is a delegate, and must not delegate further",
         );
     }
-    if let Some(target) = &route.delegate {
-        if check.required(format!("{path}.delegate.name"), &target.name) {
-            check.rule(format!("{path}.delegate.name"), text::fqdn(&target.name));
-        }
+    if let Some(target) = &route.delegate
+        && check.required(format!("{path}.delegate.name"), &target.name)
+    {
+        check.rule(format!("{path}.delegate.name"), text::fqdn(&target.name));
     }
     for (answer, used) in
         [("redirect", route.redirect.is_some()), ("directResponse", route.direct_response.is_some())]
@@ -454,7 +454,7 @@ fn cors(check: &mut Check, path: &str, cors: &CorsPolicy) {
     for (path, origin) in each(&format!("{path}.allowOrigins"), &cors.allow_origins) {
         match origin {
             StringMatch::Exact(text) if text.is_empty() => {
-                check.error(format!("{path}.exact"), "an origin must not be empty")
+                check.error(format!("{path}.exact"), "an origin must not be empty");
             }
             StringMatch::Present => check.error(path, "must have one of exact, prefix and regex"),
             other => string_match(check, &path, other),

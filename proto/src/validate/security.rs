@@ -2,8 +2,8 @@
 
 use super::{Check, each, text};
 use crate::resource::{
-    AuthorizationAction, AuthorizationPolicy, JwtRule, MatchLabels, Operation, PeerAuthentication,
-    PolicyTargetReference, RequestAuthentication, Source, TagOperation, Telemetry,
+    AuthorizationAction, AuthorizationPolicy, JwtRule, MatchLabels, ObjectMeta, Operation,
+    PeerAuthentication, PolicyTargetReference, RequestAuthentication, Source, TagOperation, Telemetry,
 };
 
 pub(super) fn check_peer(check: &mut Check, spec: &PeerAuthentication) {
@@ -44,7 +44,10 @@ fn selector(
     }
 }
 
-pub(super) fn check_authorization(check: &mut Check, spec: &AuthorizationPolicy) {
+pub(super) fn check_authorization(check: &mut Check, meta: &ObjectMeta, spec: &AuthorizationPolicy) {
+    if let Some(value) = meta.annotations.get(DRY_RUN) {
+        dry_run(check, value, spec.action);
+    }
     selector(check, spec.selector.as_ref(), spec.target_ref.as_ref(), &spec.target_refs);
     let provider = spec.provider.as_ref().is_some_and(|provider| !provider.name.is_empty());
     if spec.action == AuthorizationAction::Custom && !provider {
@@ -54,16 +57,24 @@ pub(super) fn check_authorization(check: &mut Check, spec: &AuthorizationPolicy)
         check.error("spec.provider", "is for the action CUSTOM only");
     }
     for (path, rule) in each("spec.rules", &spec.rules) {
-        for (path, from) in each(&format!("{path}.from"), &rule.from) {
+        // Absent means anybody; empty was hardly meant so.
+        let empty = [
+            ("from", rule.from.as_ref().is_some_and(Vec::is_empty)),
+            ("to", rule.to.as_ref().is_some_and(Vec::is_empty)),
+        ];
+        for (field, _) in empty.iter().filter(|(_, empty)| *empty) {
+            check.error(format!("{path}.{field}"), "must not be empty; leave it out for any");
+        }
+        for (path, from) in each(&format!("{path}.from"), rule.from.as_deref().unwrap_or_default()) {
             match &from.source {
                 Some(part) if *part != Source::default() => source(check, &format!("{path}.source"), part),
                 _ => check.error(format!("{path}.source"), "must not be empty"),
             }
         }
-        for (path, to) in each(&format!("{path}.to"), &rule.to) {
+        for (path, to) in each(&format!("{path}.to"), rule.to.as_deref().unwrap_or_default()) {
             match &to.operation {
                 Some(part) if *part != Operation::default() => {
-                    operation(check, &format!("{path}.operation"), part)
+                    operation(check, &format!("{path}.operation"), part);
                 }
                 _ => check.error(format!("{path}.operation"), "must not be empty"),
             }
@@ -81,6 +92,17 @@ pub(super) fn check_authorization(check: &mut Check, spec: &AuthorizationPolicy)
                 }
             }
         }
+    }
+}
+
+const DRY_RUN: &str = "istio.io/dry-run";
+
+fn dry_run(check: &mut Check, value: &str, action: AuthorizationAction) {
+    let path = crate::yaml::join("metadata.annotations", DRY_RUN);
+    if !matches!(value, "true" | "false") {
+        check.error(path, format!("{value:?} is neither true nor false"));
+    } else if !matches!(action, AuthorizationAction::Allow | AuthorizationAction::Deny) {
+        check.error(path, "is for the actions ALLOW and DENY only");
     }
 }
 
@@ -200,7 +222,7 @@ pub(super) fn check_telemetry(check: &mut Check, spec: &Telemetry) {
             check.percent(format!("{path}.randomSamplingPercentage"), percent);
         }
         if tracing.providers.len() > 1 {
-            check.error(format!("{path}.providers"), "at most one provider of traces");
+            check.warning(format!("{path}.providers"), "only the first provider of traces is used");
         }
     }
     for (path, metrics) in each("spec.metrics", &spec.metrics) {

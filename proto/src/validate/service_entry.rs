@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Check, each, text};
-use crate::resource::{Location, Resolution, ServiceEntry, ServicePort, WorkloadEntry, WorkloadGroup};
+use crate::resource::{Resolution, ServiceEntry, ServicePort, WorkloadEntry, WorkloadGroup};
 use crate::yaml::{join, shorten};
 
 pub(super) fn check(check: &mut Check, spec: &ServiceEntry) {
@@ -60,7 +60,7 @@ fn ports(check: &mut Check, spec: &ServiceEntry) {
     check.unique("the port", numbers.iter().map(|(path, number)| (path.clone(), number.as_str())));
 }
 
-pub(super) fn service_port(check: &mut Check, path: &str, port: &ServicePort) {
+fn service_port(check: &mut Check, path: &str, port: &ServicePort) {
     check.port(format!("{path}.number"), port.number);
     if check.required(format!("{path}.name"), &port.name) {
         check.rule(format!("{path}.name"), text::label(&port.name));
@@ -138,9 +138,6 @@ fn resolution(check: &mut Check, spec: &ServiceEntry) {
         Resolution::DynamicDns => {
             for (path, host) in each("spec.hosts", &spec.hosts).filter(|(_, host)| !host.starts_with('*')) {
                 check.error(path, format!("{host:?} has no wildcard; DYNAMIC_DNS is for wildcard hosts"));
-            }
-            if spec.location() == Location::MeshInternal {
-                check.error("spec.location", "DYNAMIC_DNS needs MESH_EXTERNAL");
             }
             if !spec.endpoints.is_empty() {
                 check.error("spec.endpoints", "cannot be set with DYNAMIC_DNS");

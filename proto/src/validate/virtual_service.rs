@@ -52,7 +52,7 @@ fn hosts(check: &mut Check, spec: &VirtualService, mesh: bool) {
         if mesh && host == "*" {
             check.error(path, "\"*\" alone is not allowed for the mesh; name hosts, or write *.domain");
         } else if !text::address(host) {
-            check.rule(path, text::wildcard_host(host));
+            check.rule(path, traffic_host(host));
         }
     }
     check.unique("the host", each("spec.hosts", &spec.hosts).map(|(path, host)| (path, host.as_str())));
@@ -73,9 +73,9 @@ fn tls_match(check: &mut Check, path: &str, matching: &TlsMatchAttributes, hosts
         check.error(format!("{path}.sniHosts"), "must name at least one host");
     }
     for (path, sni) in each(&format!("{path}.sniHosts"), &matching.sni_hosts) {
-        if let Err(reason) = text::wildcard_host(sni) {
+        if let Err(reason) = traffic_host(sni) {
             check.error(path, reason);
-        } else if !hosts.iter().any(|host| text::covers(host, sni)) {
+        } else if !text::address(sni) && !hosts.iter().any(|host| text::covers(host, sni)) {
             check.error(path, format!("{sni:?} is not among spec.hosts ({})", hosts.join(", ")));
         }
     }
@@ -145,15 +145,23 @@ pub(super) fn destination(check: &mut Check, path: &str, destination: Option<&De
         return;
     };
     let host = format!("{path}.host");
-    if destination.host.contains('*') {
-        check.error(host, format!("{:?} has a wildcard; a destination is one host", destination.host));
+    if destination.host == "*" {
+        check.error(host, "\"*\" alone is no destination");
     } else {
-        check.rule(host, text::fqdn(&destination.host));
+        check.rule(host, text::wildcard_host(&destination.host));
     }
     if !destination.subset.is_empty() {
         check.rule(format!("{path}.subset"), text::label(&destination.subset));
     }
     if let Some(port) = destination.port {
         check.port(format!("{path}.port.number"), port.number);
+    }
+}
+
+/// A host with or without wildcard, or the name of a hop between meshes (`outbound_.PORT_.SUBSET_.HOST`).
+fn traffic_host(host: &str) -> Result<(), String> {
+    match host.strip_prefix("outbound_.").and_then(|rest| rest.splitn(3, '.').nth(2)) {
+        Some(host) => text::wildcard_host(host),
+        None => text::wildcard_host(host),
     }
 }

@@ -83,6 +83,7 @@ where
 /// How many values that their types refuse are found in one document.
 const MOST_ROUNDS: usize = 32;
 
+/// What is noticed in one round.
 struct Notes<'de> {
     slips: RefCell<Vec<Slip>>,
     /// Addresses of nodes that their types refused.
@@ -90,6 +91,14 @@ struct Notes<'de> {
 }
 
 impl Notes<'_> {
+    /// Keeps a mistake, made only while there are few enough to be read.
+    fn push(&self, slip: impl FnOnce() -> Slip) {
+        let mut slips = self.slips.borrow_mut();
+        if slips.len() < super::MAX_FINDINGS {
+            slips.push(slip());
+        }
+    }
+
     fn skips(&self, node: &Node) -> bool {
         self.left_out.contains(&address(node))
     }
@@ -102,8 +111,8 @@ fn address(node: &Node) -> usize {
 /// Where a decoder stands; only written out for messages.
 enum Path<'p> {
     Root(&'p str),
-    Name(&'p Path<'p>, &'p str),
-    Index(&'p Path<'p>, usize),
+    Name(&'p Self, &'p str),
+    Index(&'p Self, usize),
 }
 
 impl Path<'_> {
@@ -158,8 +167,7 @@ impl Decoder<'_, '_> {
     }
 
     fn note(&self, code: &'static str, message: String, hint: Option<String>) {
-        let slip = Slip { code, at: self.place(), path: self.path.text(), message, hint };
-        self.notes.slips.borrow_mut().push(slip);
+        self.notes.push(|| Slip { code, at: self.place(), path: self.path.text(), message, hint });
     }
 
     fn wrong(&self, wanted: &str, hint: Option<&str>) {
@@ -233,12 +241,11 @@ impl<'de> Deserializer<'de> for Decoder<'de, '_> {
     }
 
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refusal> {
-        let value = match self.node.value {
-            Value::Bool(value) => value,
-            _ => {
-                self.wrong("true or false", None);
-                false
-            }
+        let value = if let Value::Bool(value) = self.node.value {
+            value
+        } else {
+            self.wrong("true or false", None);
+            false
         };
         visitor.visit_bool(value)
     }
@@ -308,9 +315,9 @@ impl<'de> Deserializer<'de> for Decoder<'de, '_> {
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refusal> {
         let Value::List(items) = &self.node.value else {
             self.wrong("a list", Some("put \"- \" in front of each item"));
-            return visitor.visit_seq(Items { parent: self, items: &[], index: 0 });
+            return visitor.visit_seq(Items { parent: self, all: &[], index: 0 });
         };
-        visitor.visit_seq(Items { parent: self, items, index: 0 })
+        visitor.visit_seq(Items { parent: self, all: items, index: 0 })
     }
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refusal> {
@@ -367,18 +374,18 @@ impl<'de> Decoder<'de, '_> {
             return visitor.visit_map(Entries {
                 parent: self,
                 fields,
-                entries: &[],
+                rest: &[],
                 next: None,
                 seen: BTreeSet::new(),
             });
         };
-        visitor.visit_map(Entries { parent: self, fields, entries, next: None, seen: BTreeSet::new() })
+        visitor.visit_map(Entries { parent: self, fields, rest: entries, next: None, seen: BTreeSet::new() })
     }
 }
 
 struct Items<'de, 'p> {
     parent: Decoder<'de, 'p>,
-    items: &'de [Node],
+    all: &'de [Node],
     index: usize,
 }
 
@@ -386,7 +393,7 @@ impl<'de> SeqAccess<'de> for Items<'de, '_> {
     type Error = Refusal;
 
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Refusal> {
-        while let Some(node) = self.items.get(self.index) {
+        while let Some(node) = self.all.get(self.index) {
             let path = Path::Index(self.parent.path, self.index);
             self.index += 1;
             if self.parent.notes.skips(node) {
@@ -403,7 +410,7 @@ struct Entries<'de, 'p> {
     parent: Decoder<'de, 'p>,
     /// The fields of a struct; none for a map with any keys.
     fields: Option<&'static [&'static str]>,
-    entries: &'de [(Key, Node)],
+    rest: &'de [(Key, Node)],
     next: Option<&'de (Key, Node)>,
     /// A key that comes twice is reported elsewhere; the first counts.
     seen: BTreeSet<&'de str>,
@@ -420,17 +427,19 @@ impl<'de> Entries<'de, '_> {
             // An empty field is an absent one, as in Kubernetes.
             return !matches!(node.value, Value::Null);
         }
-        let hint = match nearest(&key.name, fields.iter().copied()) {
-            Some(name) => Some(format!("did you mean {name:?}?")),
-            None if fields.is_empty() => None,
-            None => Some(format!("there is {}", list(fields))),
-        };
-        self.parent.notes.slips.borrow_mut().push(Slip {
-            code: UNKNOWN_FIELD,
-            at: key.at,
-            path: join(&self.parent.path.text(), &key.name),
-            message: "unknown field".to_owned(),
-            hint,
+        self.parent.notes.push(|| {
+            let hint = match nearest(&key.name, fields.iter().copied()) {
+                Some(name) => Some(format!("did you mean {name:?}?")),
+                None if fields.is_empty() => None,
+                None => Some(format!("there is {}", list(fields))),
+            };
+            Slip {
+                code: UNKNOWN_FIELD,
+                at: key.at,
+                path: join(&self.parent.path.text(), &key.name),
+                message: "unknown field".to_owned(),
+                hint,
+            }
         });
         false
     }
@@ -449,8 +458,8 @@ impl<'de> MapAccess<'de> for Entries<'de, '_> {
     type Error = Refusal;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Refusal> {
-        while let Some((entry, rest)) = self.entries.split_first() {
-            self.entries = rest;
+        while let Some((entry, rest)) = self.rest.split_first() {
+            self.rest = rest;
             let (key, node) = entry;
             if self.wants(key, node) {
                 self.next = Some(entry);

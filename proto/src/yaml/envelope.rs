@@ -44,8 +44,7 @@ struct About<'a> {
 
 impl About<'_> {
     fn root(&mut self, root: Node) {
-        let duplicates: Vec<_> =
-            root.duplicate_keys().into_iter().map(|(path, key, first)| (path, key.at, first)).collect();
+        let duplicates = root.duplicate_keys();
         self.name(&root);
         for (path, at, first) in duplicates {
             let message = format!("the key is here twice (first on line {})", first.line);
@@ -158,7 +157,7 @@ impl About<'_> {
             match &*key.name {
                 "apiVersion" | "kind" | "metadata" | "spec" => {}
                 "status" => {
-                    self.info("ignored-status", key.at, "status", "is ignored: it is not for users to set")
+                    self.info("ignored-status", key.at, "status", "is ignored: it is not for users to set");
                 }
                 name => {
                     let hint = match nearest(name, ["apiVersion", "kind", "metadata", "spec"]) {

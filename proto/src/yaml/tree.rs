@@ -1,5 +1,6 @@
 //! A document as a tree whose every part knows its place.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
@@ -72,25 +73,30 @@ pub(super) fn parse(part: &Part<'_>) -> Result<Node, Mistake> {
 }
 
 /// Nodes of a document: several times those of the largest sensible rule.
-const MAX_NODES: usize = 100_000;
-/// Istio's own messages nest 16 deep.
-const MAX_DEPTH: usize = 64;
+const MAX_NODES: usize = 50_000;
+/// Istio's own messages nest about 16 deep. Each level costs some 20 KB of stack in a debug build.
+const MAX_DEPTH: usize = 32;
 /// Events that aliases may repeat.
-const MAX_REPLAYED: usize = 50_000;
+const MAX_REPLAYED: usize = 20_000;
 
 fn mistake(error: &serde_saphyr::Error, part: &Part<'_>) -> Mistake {
     let at = error.location().map_or(Position { line: 1, column: 1 }, position);
     let text = error.without_snippet().to_string();
     let text = text.lines().next().unwrap_or_default();
-    // The place stands in front of our own message already.
-    let message = match text.rfind(" at line ") {
-        Some(end) => &text[..end],
-        None => text,
+    let message = match text {
+        text if text.starts_with("budget breached: Nodes") || text.starts_with("budget breached: Events") => {
+            format!("it holds more than {MAX_NODES} values; split it into several objects")
+        }
+        text if text.starts_with("recursion limit") || text.starts_with("budget breached: Depth") => {
+            format!("it is nested more than {MAX_DEPTH} deep")
+        }
+        text if text.starts_with("alias replay limit") => {
+            format!("its aliases repeat more than {MAX_REPLAYED} values")
+        }
+        // The place stands in front of our own message already.
+        text => shorten(text.split(" at line ").next().unwrap_or(text)),
     };
-    Mistake {
-        at: Position { line: at.line.saturating_add(part.line - 1), ..at },
-        message: message.to_owned(),
-    }
+    Mistake { at: Position { line: at.line.saturating_add(part.line - 1), ..at }, message }
 }
 
 fn position(location: Location) -> Position {
@@ -150,29 +156,43 @@ impl Node {
         }
     }
 
-    /// Returns the keys that come again in the same map, in the order of the file, with the path of the map.
-    pub(super) fn duplicate_keys(&self) -> Vec<(String, &Key, Position)> {
+    /// Returns the keys that come again in the same map: path, place, place of the first.
+    pub(super) fn duplicate_keys(&self) -> Vec<(String, Position, Position)> {
         let mut found = Vec::new();
-        self.collect_duplicates(String::new(), &mut found);
+        // Paths are only written out where they are needed.
+        if self.has_duplicates() {
+            self.collect_duplicates("", &mut found);
+        }
         found
     }
 
-    fn collect_duplicates<'a>(&'a self, path: String, found: &mut Vec<(String, &'a Key, Position)>) {
+    fn has_duplicates(&self) -> bool {
         match &self.value {
             Value::Map(entries) => {
-                let mut seen = std::collections::BTreeMap::new();
+                let mut seen = BTreeSet::new();
+                entries.iter().any(|(key, node)| !seen.insert(&*key.name) || node.has_duplicates())
+            }
+            Value::List(items) => items.iter().any(Self::has_duplicates),
+            _ => false,
+        }
+    }
+
+    fn collect_duplicates(&self, path: &str, found: &mut Vec<(String, Position, Position)>) {
+        match &self.value {
+            Value::Map(entries) => {
+                let mut seen = BTreeMap::new();
                 for (key, node) in entries {
-                    let here = join(&path, &key.name);
-                    if let Some(first) = seen.get(&*key.name) {
-                        found.push((here.clone(), key, *first));
+                    let here = join(path, &key.name);
+                    node.collect_duplicates(&here, found);
+                    let first = *seen.entry(&*key.name).or_insert(key.at);
+                    if first != key.at {
+                        found.push((here, key.at, first));
                     }
-                    seen.entry(&*key.name).or_insert(key.at);
-                    node.collect_duplicates(here, found);
                 }
             }
             Value::List(items) => {
                 for (index, item) in items.iter().enumerate() {
-                    item.collect_duplicates(format!("{path}[{index}]"), found);
+                    item.collect_duplicates(&format!("{path}[{index}]"), found);
                 }
             }
             _ => {}
@@ -220,7 +240,7 @@ pub(crate) fn join(path: &str, name: &str) -> String {
 
 /// Keeps a message readable when somebody's text is a megabyte.
 pub(crate) fn shorten(text: &str) -> String {
-    const MOST: usize = 60;
+    const MOST: usize = 100;
     match text.char_indices().nth(MOST) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),

@@ -116,6 +116,8 @@ fn example_named(name: &str, schema: &Value) -> Value {
             "exponentialDelay",
             "maxAge",
             "timeout",
+            "idleTimeout",
+            "budgetInterval",
             "interval",
             "time",
             "backoff",

@@ -7,7 +7,8 @@ use std::net::{TcpListener, TcpStream};
 
 fn main() -> std::io::Result<()> {
     let mut arguments = std::env::args().skip(1);
-    let (Some(port), Some(text)) = (arguments.next().and_then(|port| port.parse::<u16>().ok()), arguments.next())
+    let (Some(port), Some(text)) =
+        (arguments.next().and_then(|port| port.parse::<u16>().ok()), arguments.next())
     else {
         eprintln!("usage: lab-service PORT TEXT");
         std::process::exit(64);
@@ -28,7 +29,9 @@ fn serve(stream: TcpStream, text: &str) -> std::io::Result<()> {
         let Some(head) = read_head(&mut reader)? else { return Ok(()) };
         let length = head
             .lines()
-            .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse::<u64>().ok())
+            .find_map(|line| {
+                line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse::<u64>().ok()
+            })
             .unwrap_or(0);
         std::io::copy(&mut (&mut reader).take(length), &mut std::io::sink())?;
         let path = head.split(' ').nth(1).unwrap_or("/");

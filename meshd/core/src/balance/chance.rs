@@ -20,3 +20,30 @@ pub(crate) fn parts_per_million(parts: u32, rng: &mut impl RngCore) -> bool {
     // The ends draw nothing: most faults are off or at 100 %.
     parts >= 1_000_000 || (parts > 0 && below(1_000_000, rng) < u64::from(parts))
 }
+
+/// A small seeded generator for tests (`SplitMix64`).
+#[cfg(test)]
+#[derive(Clone, Debug)]
+pub(crate) struct SeededRng(pub(crate) u64);
+
+#[cfg(test)]
+impl RngCore for SeededRng {
+    fn next_u32(&mut self) -> u32 {
+        u32::try_from(self.next_u64() >> 32).unwrap_or(0)
+    }
+
+    fn next_u64(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut word = self.0;
+        word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        word ^ (word >> 31)
+    }
+
+    fn fill_bytes(&mut self, bytes: &mut [u8]) {
+        for chunk in bytes.chunks_mut(8) {
+            let word = self.next_u64().to_le_bytes();
+            chunk.copy_from_slice(&word[..chunk.len()]);
+        }
+    }
+}

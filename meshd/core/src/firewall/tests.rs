@@ -33,7 +33,9 @@ fn exemptions_come_before_what_they_exempt_from() {
     let dns = position(&text, "th dport 53 redirect to :15053");
     assert!(position(&text, "meta mark 0x6d65 return") < dns);
     assert!(position(&text, "meta skuid { 1000 } return") < dns);
-    for exempt in ["tcp dport { 22, 25 } return", "ip daddr 10.1.0.0/16 return", "ip6 daddr fd00:1::/32 return"] {
+    for exempt in
+        ["tcp dport { 22, 25 } return", "ip daddr 10.1.0.0/16 return", "ip6 daddr fd00:1::/32 return"]
+    {
         assert!(position(&text, exempt) < redirect, "{exempt}");
     }
     assert!(position(&text, "240.240.0.0/16 tcp") < position(&text, "oifname \"lo\" return"));

@@ -7,13 +7,13 @@ use rand_core::RngCore;
 /// How long a certificate of a workload, a host or a person lives.
 ///
 /// Default 24 h, as in Istio, Linkerd and SPIRE's upper range.
-pub const LEAF: Duration = Duration::from_secs(24 * 60 * 60);
+pub const LEAF: Duration = Duration::from_hours(24);
 /// How long a voter's own intermediate lives.
-pub const INTERMEDIATE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+pub const INTERMEDIATE: Duration = Duration::from_hours(7 * 24);
 /// How long the root lives: ten years of 365 days.
-pub const ROOT: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+pub const ROOT: Duration = Duration::from_hours(10 * 365 * 24);
 /// How far a certificate is back-dated, so that a clock that lags a little accepts it.
-pub const BACKDATE: Duration = Duration::from_secs(5 * 60);
+pub const BACKDATE: Duration = Duration::from_mins(5);
 
 /// From when to when a certificate is valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +46,7 @@ impl Validity {
     /// Source: SPIRE's half life; at least 45 % of the life is left.
     pub fn renew_at(&self, rng: &mut impl RngCore) -> SystemTime {
         let half = self.life() / 2;
-        let earliest = half - half / 10;
+        let earliest = half.saturating_sub(half / 10);
         self.not_before + earliest + scaled(half / 5, rng)
     }
 }
@@ -56,7 +56,7 @@ impl Validity {
 pub fn retry_after(failures: u32, rng: &mut impl RngCore) -> Duration {
     let doublings = failures.saturating_sub(1).min(16);
     let full = (FIRST_RETRY * 2u32.pow(doublings)).min(LAST_RETRY);
-    full - scaled(full / 4, rng)
+    full.saturating_sub(scaled(full / 4, rng))
 }
 
 /// Picks an even share of `span`.
@@ -65,4 +65,4 @@ fn scaled(span: Duration, rng: &mut impl RngCore) -> Duration {
 }
 
 const FIRST_RETRY: Duration = Duration::from_secs(1);
-const LAST_RETRY: Duration = Duration::from_secs(5 * 60);
+const LAST_RETRY: Duration = Duration::from_mins(5);

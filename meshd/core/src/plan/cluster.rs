@@ -1,5 +1,6 @@
 //! Clusters: what one may send to, under which limits, and the endpoints behind it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::time::Duration;
 
 use mesh_proto::command::Liveness;
 use mesh_proto::registration::Health;
-use mesh_proto::resource::ObjectKey;
+use mesh_proto::resource::{LocalityLbSetting, ObjectKey};
 
 use super::Locality;
 use crate::endpoint::EndpointState;
@@ -50,7 +51,7 @@ pub struct Cluster {
     pub tls: UpstreamTls,
     /// Counters that outlive the Plan.
     pub state: Arc<ClusterState>,
-    /// The DestinationRules that shaped it.
+    /// The `DestinationRule`s that shaped it.
     pub origins: Vec<ObjectKey>,
 }
 
@@ -70,6 +71,33 @@ pub enum LocalityPolicy {
     },
     /// Fixed shares.
     Distribute(Vec<Distribution>),
+}
+
+impl LocalityPolicy {
+    /// Reads the setting of a `DestinationRule`, or without one that of the mesh.
+    ///
+    /// `watched`: the cluster has outlier detection; without it nothing but fixed shares counts. With it failover is
+    /// on by default. Labels that order instances (`failoverPriority`) are not read here.
+    /// Source: Istio `GetLocalityLbSetting`, `ApplyLocalityLoadBalancer`.
+    pub fn of(rule: Option<&LocalityLbSetting>, mesh: Option<&LocalityLbSetting>, watched: bool) -> Self {
+        let setting = rule.or(mesh);
+        if setting.is_some_and(|setting| setting.enabled == Some(false)) {
+            return Self::Ignore;
+        }
+        let rules = setting.map_or(&[][..], |setting| &setting.distribute);
+        if !rules.is_empty() {
+            let shares =
+                |to: &BTreeMap<String, u32>| to.iter().map(|(to, share)| (to.clone(), *share)).collect();
+            let rules =
+                rules.iter().map(|rule| Distribution { from: rule.from.clone(), to: shares(&rule.to) });
+            return Self::Distribute(rules.collect());
+        }
+        if !watched {
+            return Self::Ignore;
+        }
+        let regions = setting.map_or(&[][..], |setting| &setting.failover);
+        Self::Failover { regions: regions.iter().map(|rule| (rule.from.clone(), rule.to.clone())).collect() }
+    }
 }
 
 /// The shares of traffic that begins in one locality.
@@ -187,7 +215,7 @@ impl Default for CircuitLimits {
             max_retries: None,
             max_requests_per_connection: None,
             connect_timeout: Duration::from_secs(10),
-            idle_timeout: Some(Duration::from_secs(3_600)),
+            idle_timeout: Some(Duration::from_hours(1)),
             tcp_keepalive: None,
         }
     }

@@ -116,3 +116,100 @@ const fn counter(state: &ClusterState, of: Limit) -> &AtomicU32 {
         Limit::Retries => &state.retries,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::thread;
+
+    use super::*;
+    use crate::balance::fixture;
+    use crate::plan::{Balancer, CircuitLimits};
+
+    fn cluster(limits: CircuitLimits) -> Cluster {
+        Cluster { limits, ..fixture::cluster(fixture::endpoints(1), Balancer::LeastRequest) }
+    }
+
+    fn one_of_each() -> CircuitLimits {
+        CircuitLimits {
+            max_connections: Some(1),
+            max_pending: Some(1),
+            max_requests: Some(1),
+            max_retries: Some(1),
+            ..CircuitLimits::default()
+        }
+    }
+
+    #[test]
+    fn without_limits_everything_is_admitted_and_counted() {
+        let cluster = cluster(CircuitLimits::default());
+        let permits: Vec<_> = (0..5_000).map(|_| admit_request(&cluster).expect("no limit")).collect();
+        assert_eq!(cluster.state.requests.load(Ordering::Relaxed), 5_000);
+        drop(permits);
+        assert_eq!(cluster.state.requests.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn each_limit_stands_for_itself_and_is_free_again_after_a_drop() {
+        let cluster = cluster(one_of_each());
+        let kinds = [admit_request, admit_pending, admit_connection, admit_retry];
+        let held = kinds.map(|admit| admit(&cluster).expect("the first"));
+        for admit in kinds {
+            let overflow = admit(&cluster).expect_err("the second");
+            assert_eq!(overflow.allowed, 1);
+        }
+        assert_eq!(cluster.state.overflows.load(Ordering::Relaxed), 4);
+        drop(held);
+        for admit in kinds {
+            assert!(admit(&cluster).is_ok());
+        }
+    }
+
+    #[test]
+    fn an_overflow_names_the_field_that_sets_the_limit() {
+        let cluster = cluster(one_of_each());
+        let _held = admit_pending(&cluster).expect("the first");
+        let overflow = admit_pending(&cluster).expect_err("the second");
+        assert_eq!(overflow.to_string(), "http1MaxPendingRequests of the cluster is reached (1)");
+    }
+
+    #[test]
+    fn the_first_connection_of_an_endpoint_is_admitted_over_the_limit() {
+        let cluster = cluster(one_of_each());
+        let held = [admit_first_connection(&cluster), admit_first_connection(&cluster)];
+        assert_eq!(cluster.state.connections.load(Ordering::Relaxed), 2);
+        assert!(admit_connection(&cluster).is_err());
+        drop(held);
+        assert_eq!(cluster.state.connections.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_limit_of_zero_admits_nothing() {
+        let cluster = cluster(CircuitLimits { max_requests: Some(0), ..CircuitLimits::default() });
+        assert!(admit_request(&cluster).is_err());
+    }
+
+    #[test]
+    fn racing_workers_never_exceed_a_limit_and_leave_nothing_behind() {
+        const WORKERS: u32 = 4;
+        const LIMIT: u32 = 3;
+        let cluster = cluster(CircuitLimits { max_requests: Some(LIMIT), ..CircuitLimits::default() });
+        let (start, held) = (Barrier::new(WORKERS as usize), AtomicU32::new(0));
+        thread::scope(|scope| {
+            for _ in 0..WORKERS {
+                scope.spawn(|| {
+                    start.wait();
+                    for _ in 0..20_000 {
+                        if let Ok(permit) = admit_request(&cluster) {
+                            // Counted while the permit is held, so never more than the permits.
+                            assert!(held.fetch_add(1, Ordering::SeqCst) < LIMIT);
+                            held.fetch_sub(1, Ordering::SeqCst);
+                            drop(permit);
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(cluster.state.requests.load(Ordering::Relaxed), 0);
+    }
+}

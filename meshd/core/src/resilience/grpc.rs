@@ -43,3 +43,33 @@ pub const fn to_http(status: u32) -> u16 {
         _ => 500,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn local_answers_map_as_in_envoy() {
+        let cases = [(200, 2), (400, 13), (401, 16), (403, 7), (404, 12), (418, 2), (429, 14), (500, 2)];
+        for (http, expected) in cases.into_iter().chain([(502, 14), (503, 14), (504, 14)]) {
+            assert_eq!(from_http(http), expected, "{http}");
+        }
+    }
+
+    #[test]
+    fn only_server_failures_of_grpc_count_as_5xx() {
+        let failures: Vec<u32> = (0..=17).filter(|status| to_http(*status) >= 500).collect();
+        assert_eq!(failures, [2, 4, 12, 13, 14, 15, 17]);
+        assert_eq!([to_http(14), to_http(4), to_http(0)], [503, 504, 200]);
+    }
+
+    #[test]
+    fn a_status_that_is_no_number_is_none() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(status_of(&headers), None);
+        headers.insert("grpc-status", http::HeaderValue::from_static("soon"));
+        assert_eq!(status_of(&headers), None);
+        headers.insert("grpc-status", http::HeaderValue::from_static("14"));
+        assert_eq!(status_of(&headers), Some(14));
+    }
+}

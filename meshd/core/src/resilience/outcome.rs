@@ -2,6 +2,7 @@
 
 use http::{HeaderMap, StatusCode};
 
+use super::outlier::Answer;
 use super::{Flag, grpc};
 
 /// What became of one attempt.
@@ -28,6 +29,19 @@ impl Outcome {
             status,
             grpc_status: grpc::status_of(headers),
             rate_limited: headers.contains_key("x-envoy-ratelimited"),
+        }
+    }
+
+    /// Returns what it says about its endpoint; `None` for failures of which no endpoint knows.
+    ///
+    /// gRPC's status counts, where the headers have one, as in Envoy.
+    pub fn about_endpoint(self) -> Option<Answer> {
+        match self {
+            Self::Answer { grpc_status: Some(status), .. } => Some(Answer::Status(grpc::to_http(status))),
+            Self::Answer { status, .. } => Some(Answer::Status(status.as_u16())),
+            Self::Failed(Failure::NoEndpoint | Failure::Overflow) => None,
+            Self::Failed(Failure::PerTryTimeout | Failure::RouteTimeout) => Some(Answer::Timeout),
+            Self::Failed(_) => Some(Answer::LocalFailure),
         }
     }
 }
@@ -132,6 +146,22 @@ mod tests {
         let outcome = Outcome::of_answer(StatusCode::OK, &headers);
         let expected = Outcome::Answer { status: StatusCode::OK, grpc_status: Some(14), rate_limited: true };
         assert_eq!(outcome, expected);
+    }
+
+    #[test]
+    fn an_outcome_says_what_it_means_for_its_endpoint() {
+        let answer = |status, grpc_status| Outcome::Answer { status, grpc_status, rate_limited: false };
+        let cases = [
+            (answer(StatusCode::BAD_GATEWAY, None), Some(Answer::Status(502))),
+            (answer(StatusCode::OK, Some(14)), Some(Answer::Status(503))),
+            (answer(StatusCode::OK, Some(0)), Some(Answer::Status(200))),
+            (Outcome::Failed(Failure::Connect), Some(Answer::LocalFailure)),
+            (Outcome::Failed(Failure::PerTryTimeout), Some(Answer::Timeout)),
+            (Outcome::Failed(Failure::Overflow), None),
+        ];
+        for (outcome, expected) in cases {
+            assert_eq!(outcome.about_endpoint(), expected, "{outcome:?}");
+        }
     }
 
     #[test]

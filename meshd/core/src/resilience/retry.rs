@@ -101,3 +101,6 @@ fn wanted_grpc(on: RetryOn, status: u32) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests;

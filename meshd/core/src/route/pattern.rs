@@ -45,7 +45,10 @@ pub fn replacement(re2: &str) -> Result<String, BadPattern> {
                     out.push('}');
                 }
                 _ => {
-                    return Err(bad(re2, "a backslash in a replacement stands before a digit or a backslash"));
+                    return Err(bad(
+                        re2,
+                        "a backslash in a replacement stands before a digit or a backslash",
+                    ));
                 }
             },
             _ => out.push(letter),

@@ -155,7 +155,8 @@ fn variable(text: &str) -> Result<TemplatePart, BadTemplate> {
     })
 }
 
-fn protocol(version: http::Version) -> &'static str {
+/// Writes a version as `%PROTOCOL%` does.
+pub fn protocol(version: http::Version) -> &'static str {
     match version {
         http::Version::HTTP_10 => "HTTP/1.0",
         http::Version::HTTP_2 => "HTTP/2",

@@ -160,7 +160,8 @@ mod tests {
     }
 
     fn message(extensions: &[u8]) -> Vec<u8> {
-        let body = [&[3, 3][..], &[0; 32], &[0], &block16(&[0x13, 1]), &[1, 0], &block16(extensions)].concat();
+        let body =
+            [&[3, 3][..], &[0; 32], &[0], &block16(&[0x13, 1]), &[1, 0], &block16(extensions)].concat();
         let length = u32::try_from(body.len()).expect("short").to_be_bytes();
         [&[1][..], &length[1..], &body].concat()
     }
@@ -181,10 +182,8 @@ mod tests {
 
         let parsed = parse(&bytes);
 
-        let expected = ClientHello {
-            server_name: Some("api.example.com".to_owned()),
-            protocols: vec![b"h2".to_vec()],
-        };
+        let expected =
+            ClientHello { server_name: Some("api.example.com".to_owned()), protocols: vec![b"h2".to_vec()] };
         assert_eq!(parsed, Parsed::Hello(expected));
     }
 

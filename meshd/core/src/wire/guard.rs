@@ -99,12 +99,17 @@ fn check_host(method: &Method, uri: &Uri, version: Version, headers: &HeaderMap)
         return bad("two Hosts");
     }
     if let Some(authority) = uri.authority() {
-        let differs = |host: &HeaderValue| !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes());
+        let differs =
+            |host: &HeaderValue| !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes());
         if version >= Version::HTTP_2 && host.is_some_and(differs) {
             return bad("Host differs from :authority");
         }
         let needs_port = method == Method::CONNECT && authority.port_u16().is_none();
-        return if needs_port || !is_host(authority.as_str().as_bytes()) { bad("bad authority") } else { Ok(()) };
+        return if needs_port || !is_host(authority.as_str().as_bytes()) {
+            bad("bad authority")
+        } else {
+            Ok(())
+        };
     }
     match host {
         None => bad("no Host"),
@@ -152,7 +157,8 @@ fn check_connection(headers: &HeaderMap) -> Result<(), Refusal> {
         for name in named {
             if KEPT.iter().any(|kept| name.eq_ignore_ascii_case(kept.as_bytes()))
                 || KEPT_PREFIXES.iter().any(|prefix| {
-                    name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()))
+                    name.get(..prefix.len())
+                        .is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()))
                 })
             {
                 return bad("Connection names an end-to-end field");

@@ -99,7 +99,10 @@ fn check_size(batch: &Batch) -> Result<(), ApiError> {
         let bytes = size_of_object(&change.key, change.object.as_ref())?;
         total += bytes;
         if bytes > OBJECT_BYTES {
-            return Err(invalid(format!("{} has {bytes} bytes, at most {OBJECT_BYTES} are possible", change.key)));
+            return Err(invalid(format!(
+                "{} has {bytes} bytes, at most {OBJECT_BYTES} are possible",
+                change.key
+            )));
         }
     }
     if total > BATCH_BYTES {

@@ -76,7 +76,10 @@ impl Server {
         }
         Err(error(
             ErrorCode::Forbidden,
-            format!("the proof for token {} does not hold; copy the whole line of `meshctl token create`", token.id),
+            format!(
+                "the proof for token {} does not hold; copy the whole line of `meshctl token create`",
+                token.id
+            ),
         ))
     }
 

@@ -13,7 +13,9 @@ impl Server {
         if requests.len() > REQUESTS_MAX {
             return Err(invalid(format!("at most {REQUESTS_MAX} certificates at a time")));
         }
-        self.consensus.facts().read(|world| requests.iter().try_for_each(|request| check(world, host, request)))?;
+        self.consensus
+            .facts()
+            .read(|world| requests.iter().try_for_each(|request| check(world, host, request)))?;
         let chains = self.notary.sign(requests);
         chains.map(Response::Signed).map_err(|reason| error(ErrorCode::Unavailable, reason))
     }

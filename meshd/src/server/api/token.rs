@@ -2,11 +2,11 @@
 
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
-use data_encoding::{BASE64, HEXLOWER};
+use data_encoding::BASE64;
 use mesh_core::world::World;
 use mesh_proto::api::{ApiError, ErrorCode, Response};
 use mesh_proto::command::{Command, Liveness, Timestamp, Token, TokenRole};
-use mesh_proto::token::JoinToken;
+use mesh_proto::token;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{Failure, Server, error, invalid};
@@ -27,8 +27,8 @@ impl Server {
         self.consensus.read_index(PATIENCE).await?;
         let pin = self.consensus.facts().read(root_pin)?;
         let role = role.unwrap_or_else(|| self.default_role());
-        let (id, secret): ([u8; 6], [u8; 16]) = (random()?, random()?);
-        let line = JoinToken { id: HEXLOWER.encode(&id), secret, pin };
+        let secret: [u8; 16] = random()?;
+        let line = token::Token { id: token::id_of(random()?), secret, pin };
         let expires = Timestamp(wall_ms().saturating_add(ttl_seconds.saturating_mul(1_000)));
         let token = Token {
             id: line.id.clone(),
@@ -39,7 +39,7 @@ impl Server {
             author: author.to_owned(),
         };
         self.propose(Command::CreateToken(token), author, None).await?.result?;
-        Ok(Response::Token { line: line.to_string(), role, expires })
+        Ok(Response::Token { line: line.reveal(), role, expires })
     }
 
     /// All tokens, by id.
@@ -60,7 +60,9 @@ impl Server {
         self.consensus.read_index(PATIENCE).await?;
         let named = self.consensus.facts().read(|world| world.host_named(name).map(|(id, _)| id));
         let Some(host) = named else {
-            return Err(error(ErrorCode::NotFound, format!("there is no host {name}; see: meshctl status")).into());
+            return Err(
+                error(ErrorCode::NotFound, format!("there is no host {name}; see: meshctl status")).into()
+            );
         };
         let votes = self.consensus.members().iter().any(|member| member.id == host && member.voter);
         if votes {
@@ -81,10 +83,11 @@ impl Server {
     }
 }
 
-/// SHA-256 of the public key of the newest root.
+/// SHA-256 of the public key of the root.
 fn root_pin(world: &World) -> Result<[u8; 32], ApiError> {
-    let unreadable = |what: String| error(ErrorCode::Unavailable, format!("the mesh's root certificate {what}"));
-    let root = world.mesh.roots.last().ok_or_else(|| unreadable("is missing".to_owned()))?;
+    let unreadable =
+        |what: String| error(ErrorCode::Unavailable, format!("the mesh's root certificate {what}"));
+    let root = world.mesh.roots.first().ok_or_else(|| unreadable("is missing".to_owned()))?;
     let der = BASE64.decode(root.as_bytes()).map_err(|source| unreadable(format!("is damaged: {source}")))?;
     let (_, certificate) =
         X509Certificate::from_der(&der).map_err(|source| unreadable(format!("is damaged: {source}")))?;

@@ -44,7 +44,9 @@ impl Server {
         let (mut live, mut behind, mut problems) = (Vec::new(), BTreeMap::new(), Vec::new());
         for (id, name) in hosts {
             let known = acknowledged.get(&id);
-            problems.extend(known.iter().flat_map(|known| &known.problems).map(|problem| format!("{name}: {problem}")));
+            problems.extend(
+                known.iter().flat_map(|known| &known.problems).map(|problem| format!("{name}: {problem}")),
+            );
             match known.map_or(Revision(0), |known| known.live) {
                 runs if runs >= revision => live.push(name),
                 runs => drop(behind.insert(name, runs)),
@@ -55,6 +57,6 @@ impl Server {
 }
 
 /// Nobody waits longer than an hour.
-const LONGEST: Duration = Duration::from_secs(3_600);
+const LONGEST: Duration = Duration::from_hours(1);
 /// Leases end without a report.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);

@@ -145,8 +145,7 @@ impl Host {
         }
         self.facts = up.facts.or(self.facts.take());
         self.left |= up.goodbye;
-        self.said =
-            Up { live: up.live, problems: up.problems, clock_ms: up.clock_ms, ..Up::default() };
+        self.said = Up { live: up.live, problems: up.problems, clock_ms: up.clock_ms, ..Up::default() };
         news
     }
 

@@ -63,7 +63,12 @@ impl Keeper {
     }
 
     /// Takes in what a server heard.
-    pub(in crate::server) fn report(&self, reports: BTreeMap<HostId, AgentReport>, now: Instant, wall_ms: u64) {
+    pub(in crate::server) fn report(
+        &self,
+        reports: BTreeMap<HostId, AgentReport>,
+        now: Instant,
+        wall_ms: u64,
+    ) {
         let mut state = self.state();
         if state.term.is_none() {
             return;
@@ -128,11 +133,13 @@ impl State {
         } else if report.connected {
             self.leases.heard(host, heard);
         } else {
-            self.leases.closed(host, heard);
+            self.leases.closed(host, heard, now);
         }
         let clock_offset_ms = (report.said.clock_ms > 0 && report.silent_ms < FRESH_MS).then(|| {
             let theirs = report.said.clock_ms.saturating_add(report.silent_ms);
-            i64::try_from(theirs).unwrap_or(i64::MAX).saturating_sub(i64::try_from(wall_ms).unwrap_or(i64::MAX))
+            i64::try_from(theirs)
+                .unwrap_or(i64::MAX)
+                .saturating_sub(i64::try_from(wall_ms).unwrap_or(i64::MAX))
         });
         let known = self.hosts.get(&host).and_then(|known| known.clock_offset_ms);
         let acknowledged = Acknowledged {
@@ -197,9 +204,10 @@ fn registered(world: &World, host: HostId, mut registration: Registration) -> Op
             instance.health = *health;
         }
     }
-    Some(match flipped == registration {
-        true => Command::Health { host, flips },
-        false => Command::Register { host, registration },
+    Some(if flipped == registration {
+        Command::Health { host, flips }
+    } else {
+        Command::Register { host, registration }
     })
 }
 

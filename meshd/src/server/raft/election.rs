@@ -69,9 +69,7 @@ impl Consensus {
     }
 
     async fn opinions(&self, voters: &[Member]) -> Vec<Opinion> {
-        let Ok(last_log_id) = self.raft.with_raft_state(|state| state.last_log_id().copied()).await else {
-            return Vec::new();
-        };
+        let last_log_id = self.store.last_log_id();
         let others = voters.iter().filter(|member| member.id != self.id);
         let mut asked = tokio::task::JoinSet::new();
         for member in others {
@@ -95,7 +93,7 @@ impl Consensus {
 
     /// When this server last heard a leader or gave its vote.
     async fn last_heard(&self) -> Option<Instant> {
-        let heard = self.raft.with_raft_state(|state| state.vote_last_modified());
+        let heard = self.raft.with_raft_state(raft::RaftState::vote_last_modified);
         heard.await.ok().flatten().map(tokio::time::Instant::into_std)
     }
 

@@ -65,19 +65,14 @@ impl Machine {
         let state = match folder.newest()? {
             None => State::default(),
             Some(loaded) => State {
-                world: parse(&loaded.body).map_err(|reason| SnapshotError::Damaged {
-                    path: path.to_owned(),
-                    reason,
-                })?,
+                world: parse(&loaded.body)
+                    .map_err(|reason| SnapshotError::Damaged { path: path.to_owned(), reason })?,
                 applied: loaded.meta.last_log_id,
                 membership: loaded.meta.last_membership,
             },
         };
         hub.restart(state.world.revision);
-        let facts = Arc::new(Facts {
-            state: RwLock::new(state),
-            hub,
-        });
+        let facts = Arc::new(Facts { state: RwLock::new(state), hub });
         Ok(Self { facts, folder })
     }
 
@@ -99,11 +94,7 @@ impl Machine {
 
 impl RaftSnapshotBuilder<Types> for Machine {
     async fn build_snapshot(&mut self) -> Result<Snapshot<Types>, StorageError<NodeId>> {
-        let State {
-            world,
-            applied,
-            membership,
-        } = self.facts.state().clone();
+        let State { world, applied, membership } = self.facts.state().clone();
         let meta = SnapshotMeta {
             last_log_id: applied,
             last_membership: membership,
@@ -120,10 +111,7 @@ impl RaftSnapshotBuilder<Types> for Machine {
             .map_err(|error| {
                 StorageIOError::write_snapshot(Some(meta.signature()), AnyError::error(error))
             })?;
-        Ok(Snapshot {
-            meta,
-            snapshot: Box::new(Cursor::new(body)),
-        })
+        Ok(Snapshot { meta, snapshot: Box::new(Cursor::new(body)) })
     }
 }
 
@@ -132,8 +120,7 @@ impl RaftStateMachine<Types> for Machine {
 
     async fn applied_state(
         &mut self,
-    ) -> Result<(Option<LogId<NodeId>>, StoredMembership<NodeId, EmptyNode>), StorageError<NodeId>>
-    {
+    ) -> Result<(Option<LogId<NodeId>>, StoredMembership<NodeId, EmptyNode>), StorageError<NodeId>> {
         let state = self.facts.state();
         Ok((state.applied, state.membership.clone()))
     }
@@ -154,9 +141,7 @@ impl RaftStateMachine<Types> for Machine {
         self.clone()
     }
 
-    async fn begin_receiving_snapshot(
-        &mut self,
-    ) -> Result<Box<Cursor<Vec<u8>>>, StorageError<NodeId>> {
+    async fn begin_receiving_snapshot(&mut self) -> Result<Box<Cursor<Vec<u8>>>, StorageError<NodeId>> {
         Ok(Box::new(Cursor::new(Vec::new())))
     }
 
@@ -178,27 +163,17 @@ impl RaftStateMachine<Types> for Machine {
             })?;
         let revision = world.revision;
         self.facts.change(|state| {
-            *state = State {
-                world,
-                applied: meta.last_log_id,
-                membership: meta.last_membership.clone(),
-            };
+            *state = State { world, applied: meta.last_log_id, membership: meta.last_membership.clone() };
         });
         // What lies between the old and the new World is unknown: who watches begins again.
         self.facts.hub.restart(revision);
         Ok(())
     }
 
-    async fn get_current_snapshot(
-        &mut self,
-    ) -> Result<Option<Snapshot<Types>>, StorageError<NodeId>> {
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<Types>>, StorageError<NodeId>> {
         let newest = self.on_disk(Folder::newest).await;
-        let newest = newest
-            .map_err(|error| StorageIOError::read_snapshot(None, AnyError::error(error)))?;
-        Ok(newest.map(|loaded| Snapshot {
-            meta: loaded.meta,
-            snapshot: Box::new(Cursor::new(loaded.body)),
-        }))
+        let newest = newest.map_err(|error| StorageIOError::read_snapshot(None, AnyError::error(error)))?;
+        Ok(newest.map(|loaded| Snapshot { meta: loaded.meta, snapshot: Box::new(Cursor::new(loaded.body)) }))
     }
 }
 
@@ -215,10 +190,7 @@ impl State {
                 let index = Revision(entry.log_id.index);
                 let applied = self.world.apply(index, &command);
                 hub.publish(index, applied.changes);
-                Answer {
-                    revision: applied.revision,
-                    result: Some(applied.result),
-                }
+                Answer { revision: applied.revision, result: Some(applied.result) }
             }
         }
     }
@@ -228,7 +200,7 @@ fn parse(body: &[u8]) -> Result<World, String> {
     if body.is_empty() {
         return Ok(World::default());
     }
-    let snapshot: WorldSnapshot = serde_json::from_slice(body)
-        .map_err(|error| format!("its World cannot be read: {error}"))?;
+    let snapshot: WorldSnapshot =
+        serde_json::from_slice(body).map_err(|error| format!("its World cannot be read: {error}"))?;
     Ok(World::from_snapshot(snapshot))
 }

@@ -12,8 +12,8 @@ use mesh_proto::command::HostId;
 use raft::error::{InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, Unreachable};
 use raft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
 use raft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest,
-    VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse,
+    VoteRequest, VoteResponse,
 };
 use raft::{AnyError, EmptyNode, LogId};
 use serde::de::DeserializeOwned;
@@ -187,7 +187,7 @@ impl RaftNetwork<Types> for Client {
     /// A peer that does not answer is tried again soon, then less often.
     fn backoff(&self) -> Backoff {
         let steps = [100, 100, 200, 200, 500].map(Duration::from_millis);
-        Backoff::new(steps.into_iter().chain(std::iter::repeat(Duration::from_millis(1_000))))
+        Backoff::new(steps.into_iter().chain(std::iter::repeat(Duration::from_secs(1))))
     }
 }
 

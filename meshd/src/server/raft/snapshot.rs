@@ -52,10 +52,7 @@ impl SnapshotError {
 
     /// A leader sent something that is no World.
     pub(super) fn received(reason: String) -> Self {
-        Self::Damaged {
-            path: PathBuf::from("(sent by the leader)"),
-            reason,
-        }
+        Self::Damaged { path: PathBuf::from("(sent by the leader)"), reason }
     }
 }
 
@@ -85,9 +82,7 @@ impl Folder {
     /// Opens the folder, makes it if missing, and clears away what a crash left half written.
     pub(super) fn open(path: &Path) -> Result<Self, SnapshotError> {
         fs::create_dir_all(path).map_err(|error| failed("make the folder of", path, error))?;
-        let folder = Self {
-            path: path.to_owned(),
-        };
+        let folder = Self { path: path.to_owned() };
         for entry in folder.entries()? {
             if entry.extension().is_some_and(|extension| extension == "tmp") {
                 fs::remove_file(&entry).map_err(|error| failed("remove", &entry, error))?;
@@ -98,12 +93,8 @@ impl Folder {
 
     /// Writes a snapshot durably, then removes all older ones.
     pub(super) fn write(&self, meta: &Meta, body: &[u8]) -> Result<(), SnapshotError> {
-        let head = Head {
-            format: FORMAT,
-            meta: meta.clone(),
-            length: body.len() as u64,
-            sha256: checksum(body),
-        };
+        let head =
+            Head { format: FORMAT, meta: meta.clone(), length: body.len() as u64, sha256: checksum(body) };
         let path = self.path.join(file_name(meta));
         let temporary = path.with_extension("tmp");
         self.write_file(&temporary, &head, body)
@@ -135,12 +126,8 @@ impl Folder {
     #[expect(clippy::unused_self, reason = "reads as the folder's own step")]
     fn write_file(&self, path: &Path, head: &Head, body: &[u8]) -> io::Result<()> {
         use std::os::unix::fs::OpenOptionsExt;
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(path)?;
+        let mut file =
+            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
         serde_json::to_writer(&mut file, head)?;
         file.write_all(b"\n")?;
         file.write_all(body)?;
@@ -166,9 +153,7 @@ impl Folder {
 
     fn entries(&self) -> Result<Vec<PathBuf>, SnapshotError> {
         let list = || -> io::Result<Vec<PathBuf>> {
-            fs::read_dir(&self.path)?
-                .map(|entry| entry.map(|entry| entry.path()))
-                .collect()
+            fs::read_dir(&self.path)?.map(|entry| entry.map(|entry| entry.path())).collect()
         };
         list().map_err(|error| failed("list the folder of", &self.path, error))
     }
@@ -178,36 +163,23 @@ fn parse(mut content: Vec<u8>) -> Result<Loaded, String> {
     let Some(end) = content.iter().position(|byte| *byte == b'\n') else {
         return Err("it has no head line".to_owned());
     };
-    let head: Head =
-        serde_json::from_slice(&content[..end]).map_err(|error| format!("its head: {error}"))?;
+    let head: Head = serde_json::from_slice(&content[..end]).map_err(|error| format!("its head: {error}"))?;
     if head.format != FORMAT {
-        return Err(format!(
-            "its format is {}, this meshd reads {FORMAT}",
-            head.format
-        ));
+        return Err(format!("its format is {}, this meshd reads {FORMAT}", head.format));
     }
     let body = content.split_off(end + 1);
     if body.len() as u64 != head.length {
-        return Err(format!(
-            "it holds {} bytes, {} were written",
-            body.len(),
-            head.length
-        ));
+        return Err(format!("it holds {} bytes, {} were written", body.len(), head.length));
     }
     if checksum(&body) != head.sha256 {
         return Err("its checksum does not match".to_owned());
     }
-    Ok(Loaded {
-        meta: head.meta,
-        body,
-    })
+    Ok(Loaded { meta: head.meta, body })
 }
 
 /// Sorts by index, then term.
 fn file_name(meta: &Meta) -> String {
-    let (index, term) = meta
-        .last_log_id
-        .map_or((0, 0), |id| (id.index, id.leader_id.term));
+    let (index, term) = meta.last_log_id.map_or((0, 0), |id| (id.index, id.leader_id.term));
     format!("world-{index:020}-{term:020}.{SUFFIX}")
 }
 
@@ -216,11 +188,7 @@ fn checksum(body: &[u8]) -> String {
 }
 
 fn failed(verb: &'static str, path: &Path, source: io::Error) -> SnapshotError {
-    SnapshotError::File {
-        verb,
-        path: path.to_owned(),
-        source,
-    }
+    SnapshotError::File { verb, path: path.to_owned(), source }
 }
 
 const SUFFIX: &str = "snapshot";

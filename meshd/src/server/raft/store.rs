@@ -20,8 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use raft::storage::{LogFlushed, RaftLogStorage};
 use raft::{
-    AnyError, Entry, LogId, LogState, OptionalSend, RaftLogReader, StorageError, StorageIOError,
-    Vote,
+    AnyError, Entry, LogId, LogState, OptionalSend, RaftLogReader, StorageError, StorageIOError, Vote,
 };
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 use tokio::sync::{mpsc, oneshot};
@@ -144,6 +143,12 @@ impl Store {
         self.submit(Work::Flush).await
     }
 
+    /// The last entry, on disk or on its way there.
+    pub(super) fn last_log_id(&self) -> Option<LogId<NodeId>> {
+        let tail = self.shared.tail();
+        tail.last.or(tail.purged)
+    }
+
     /// Says, once, that the log has grown by more bytes than should be replayed at a start.
     pub(super) fn snapshot_is_due(&self) -> bool {
         let grown = &self.shared.grown;
@@ -156,10 +161,7 @@ impl Store {
 
     async fn submit(&self, work: Work) -> Result<(), String> {
         let (reply, answer) = oneshot::channel();
-        let job = Job {
-            work,
-            done: Done::Reply(reply),
-        };
+        let job = Job { work, done: Done::Reply(reply) };
         self.jobs.send(job).await.map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped())?
     }
@@ -171,11 +173,9 @@ impl Store {
         let mut spent = 0;
         if start < young {
             let shared = Arc::clone(&self.shared);
-            let old = tokio::task::spawn_blocking(move || {
-                shared.read_file(start, young.min(end), budget)
-            });
+            let old = tokio::task::spawn_blocking(move || shared.read_file(start, young.min(end), budget));
             (found, spent) = old.await.map_err(io::Error::other)??;
-            if start + found.len() as u64 != young.min(end) {
+            if spent > budget {
                 return Ok(found);
             }
         }
@@ -206,7 +206,7 @@ impl RaftLogReader<Types> for Store {
             Bound::Excluded(end) => *end,
             Bound::Unbounded => u64::MAX,
         };
-        self.read(start, end, usize::MAX).await.map_err(read_error)
+        self.read(start, end, usize::MAX).await.map_err(|error| read_error(&error))
     }
 
     async fn limited_get_log_entries(
@@ -214,9 +214,7 @@ impl RaftLogReader<Types> for Store {
         start: u64,
         end: u64,
     ) -> Result<Vec<Entry<Types>>, StorageError<NodeId>> {
-        self.read(start, end, MESSAGE_BYTES)
-            .await
-            .map_err(read_error)
+        self.read(start, end, MESSAGE_BYTES).await.map_err(|error| read_error(&error))
     }
 }
 
@@ -225,10 +223,7 @@ impl RaftLogStorage<Types> for Store {
 
     async fn get_log_state(&mut self) -> Result<LogState<Types>, StorageError<NodeId>> {
         let tail = self.shared.tail();
-        Ok(LogState {
-            last_purged_log_id: tail.purged,
-            last_log_id: tail.last.or(tail.purged),
-        })
+        Ok(LogState { last_purged_log_id: tail.purged, last_log_id: tail.last.or(tail.purged) })
     }
 
     async fn get_log_reader(&mut self) -> Self {
@@ -250,10 +245,7 @@ impl RaftLogStorage<Types> for Store {
     ///
     /// Being late with it is safe: what it would re-apply at start is applied again once a leader
     /// says how far the log is committed.
-    async fn save_committed(
-        &mut self,
-        committed: Option<LogId<NodeId>>,
-    ) -> Result<(), StorageError<NodeId>> {
+    async fn save_committed(&mut self, committed: Option<LogId<NodeId>>) -> Result<(), StorageError<NodeId>> {
         self.shared.tail().committed = committed;
         Ok(())
     }
@@ -262,31 +254,21 @@ impl RaftLogStorage<Types> for Store {
         Ok(self.shared.tail().committed)
     }
 
-    async fn append<I>(
-        &mut self,
-        entries: I,
-        callback: LogFlushed<Types>,
-    ) -> Result<(), StorageError<NodeId>>
+    async fn append<I>(&mut self, entries: I, callback: LogFlushed<Types>) -> Result<(), StorageError<NodeId>>
     where
         I: IntoIterator<Item = Entry<Types>> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
         let mut encoded = Vec::new();
         for entry in entries {
-            let bytes = encode(&entry)
-                .map_err(|error| StorageIOError::write_log_entry(entry.log_id, any(error)))?;
+            let bytes =
+                encode(&entry).map_err(|error| StorageIOError::write_log_entry(entry.log_id, any(error)))?;
             self.shared.grown.fetch_add(bytes.len(), Ordering::Relaxed);
             self.shared.tail().push(entry.clone(), bytes.len());
             encoded.push((entry.log_id.index, bytes));
         }
-        let job = Job {
-            work: Work::Append(encoded),
-            done: Done::Flushed(callback),
-        };
-        self.jobs
-            .send(job)
-            .await
-            .map_err(|_| StorageIOError::write_logs(any(stopped())).into())
+        let job = Job { work: Work::Append(encoded), done: Done::Flushed(callback) };
+        self.jobs.send(job).await.map_err(|_| StorageIOError::write_logs(any(stopped())).into())
     }
 
     async fn truncate(&mut self, log_id: LogId<NodeId>) -> Result<(), StorageError<NodeId>> {
@@ -294,7 +276,7 @@ impl RaftLogStorage<Types> for Store {
             Some(index) => self.read(index, index + 1, usize::MAX).await,
             None => Ok(Vec::new()),
         };
-        let before = before.map_err(read_error)?;
+        let before = before.map_err(|error| read_error(&error))?;
         {
             let mut tail = self.shared.tail();
             tail.last = before.last().map(|entry| entry.log_id).or(tail.purged);
@@ -370,12 +352,7 @@ impl Shared {
     }
 
     /// Reads `[start, end)` from the file, at most `budget` bytes but at least one entry.
-    fn read_file(
-        &self,
-        start: u64,
-        end: u64,
-        budget: usize,
-    ) -> io::Result<(Vec<Entry<Types>>, usize)> {
+    fn read_file(&self, start: u64, end: u64, budget: usize) -> io::Result<(Vec<Entry<Types>>, usize)> {
         let read = || -> Result<_, redb::Error> {
             let table = self.database.begin_read()?.open_table(LOG)?;
             let (mut raw, mut spent) = (Vec::new(), 0);
@@ -392,17 +369,14 @@ impl Shared {
         let (raw, spent) = catch_unwind(AssertUnwindSafe(read))
             .map_err(|_| self.damaged("a page of it cannot be read"))?
             .map_err(|error| self.damaged(&error.to_string()))?;
-        let entries = raw.iter().map(|bytes| {
-            serde_json::from_slice(bytes).map_err(|error| self.damaged(&error.to_string()))
-        });
+        let entries = raw
+            .iter()
+            .map(|bytes| serde_json::from_slice(bytes).map_err(|error| self.damaged(&error.to_string())));
         Ok((entries.collect::<io::Result<Vec<_>>>()?, spent))
     }
 
     fn damaged(&self, reason: &str) -> io::Error {
-        io::Error::other(StoreError::Damaged {
-            path: self.path.clone(),
-            reason: reason.to_owned(),
-        })
+        io::Error::other(StoreError::Damaged { path: self.path.clone(), reason: reason.to_owned() })
     }
 
     /// Puts a group of jobs into one durable transaction.
@@ -442,14 +416,8 @@ impl Shared {
 }
 
 fn open_file(path: &Path) -> Result<(Database, Tail), StoreError> {
-    let open = |reason: String| StoreError::Open {
-        path: path.to_owned(),
-        reason,
-    };
-    let damaged = |reason: String| StoreError::Damaged {
-        path: path.to_owned(),
-        reason,
-    };
+    let open = |reason: String| StoreError::Open { path: path.to_owned(), reason };
+    let damaged = |reason: String| StoreError::Damaged { path: path.to_owned(), reason };
     make_private(path).map_err(|error| open(error.to_string()))?;
     let database = Database::builder()
         .set_cache_size(CACHE_BYTES)
@@ -565,15 +533,9 @@ impl Done {
 }
 
 /// Runs `open`, turning a panic of the store into an error that names the file.
-fn contained<T>(
-    path: &Path,
-    open: impl FnOnce() -> Result<T, StoreError>,
-) -> Result<T, StoreError> {
+fn contained<T>(path: &Path, open: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
     catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|_| {
-        Err(StoreError::Damaged {
-            path: path.to_owned(),
-            reason: "a page of it cannot be read".to_owned(),
-        })
+        Err(StoreError::Damaged { path: path.to_owned(), reason: "a page of it cannot be read".to_owned() })
     })
 }
 
@@ -586,12 +548,8 @@ fn encode_or_empty(value: &LogId<NodeId>) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()
 }
 
-fn decode<T: serde::de::DeserializeOwned>(
-    bytes: Option<Vec<u8>>,
-) -> Result<Option<T>, serde_json::Error> {
-    bytes
-        .map(|bytes| serde_json::from_slice(&bytes))
-        .transpose()
+fn decode<T: serde::de::DeserializeOwned>(bytes: Option<Vec<u8>>) -> Result<Option<T>, serde_json::Error> {
+    bytes.map(|bytes| serde_json::from_slice(&bytes)).transpose()
 }
 
 fn stopped() -> String {
@@ -602,8 +560,8 @@ fn any(message: String) -> AnyError {
     AnyError::error(message)
 }
 
-fn read_error(error: io::Error) -> StorageError<NodeId> {
-    StorageIOError::read_logs(AnyError::new(&error)).into()
+fn read_error(error: &io::Error) -> StorageError<NodeId> {
+    StorageIOError::read_logs(AnyError::new(error)).into()
 }
 
 fn vote_error(message: String) -> StorageError<NodeId> {

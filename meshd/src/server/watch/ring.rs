@@ -18,6 +18,7 @@ pub(super) struct Ring {
 
 #[derive(Debug)]
 struct Delta {
+    from: Revision,
     to: Revision,
     at: Instant,
     changes: usize,
@@ -27,8 +28,8 @@ struct Delta {
 /// What a subscriber needs next.
 #[derive(Debug, PartialEq)]
 pub(super) enum Next {
-    /// This delta, which leads to this revision.
-    Delta(Revision, Bytes),
+    /// This delta, which leads from one revision to another.
+    Delta { from: Revision, to: Revision, frame: Bytes },
     /// Nothing yet: it has everything.
     Nothing,
     /// What lies between is gone: a whole World.
@@ -40,15 +41,12 @@ impl Ring {
         Self { floor, deltas: VecDeque::new(), changes: 0, bytes: 0 }
     }
 
-    /// The last revision at which something changed.
-    pub(super) fn last(&self) -> Revision {
-        self.deltas.back().map_or(self.floor, |delta| delta.to)
-    }
-
-    pub(super) fn push(&mut self, at: Instant, to: Revision, changes: usize, frame: Bytes) {
+    /// Adds what changed `between` two revisions that follow each other in the log.
+    pub(super) fn push(&mut self, at: Instant, between: (Revision, Revision), changes: usize, frame: Bytes) {
+        let (from, to) = between;
         self.changes += changes;
         self.bytes += frame.len();
-        self.deltas.push_back(Delta { to, at, changes, frame });
+        self.deltas.push_back(Delta { from, to, at, changes, frame });
         while self.has_too_much(at) {
             let Some(oldest) = self.deltas.pop_front() else { return };
             self.changes -= oldest.changes;
@@ -63,7 +61,7 @@ impl Ring {
         }
         let index = self.deltas.partition_point(|delta| delta.to <= cursor);
         match self.deltas.get(index) {
-            Some(delta) => Next::Delta(delta.to, delta.frame.clone()),
+            Some(delta) => Next::Delta { from: delta.from, to: delta.to, frame: delta.frame.clone() },
             None => Next::Nothing,
         }
     }
@@ -77,7 +75,7 @@ impl Ring {
 }
 
 /// Deltas younger than this are kept …
-const KEEP_FOR: Duration = Duration::from_secs(600);
+const KEEP_FOR: Duration = Duration::from_mins(10);
 /// … and as many changes as this, however old …
 const KEEP_CHANGES: usize = 100_000;
 /// … as long as they fit: 100,000 endpoints are 19 MB as JSON.
@@ -87,26 +85,34 @@ const KEEP_BYTES: usize = 64 << 20;
 mod tests {
     use super::*;
 
-    fn frame(text: &'static str) -> Bytes {
-        Bytes::from_static(text.as_bytes())
+    fn push(ring: &mut Ring, at: Instant, from: u64, to: u64, changes: usize) {
+        ring.push(at, (Revision(from), Revision(to)), changes, frame(to));
+    }
+
+    fn frame(to: u64) -> Bytes {
+        Bytes::from(to.to_string())
+    }
+
+    fn delta(from: u64, to: u64) -> Next {
+        Next::Delta { from: Revision(from), to: Revision(to), frame: frame(to) }
     }
 
     #[test]
     fn subscriber_gets_each_delta_once_and_in_order() {
         let (mut ring, now) = (Ring::new(Revision(10)), Instant::now());
-        ring.push(now, Revision(12), 1, frame("a"));
-        ring.push(now, Revision(15), 1, frame("b"));
-        assert_eq!(ring.next(Revision(10)), Next::Delta(Revision(12), frame("a")));
-        assert_eq!(ring.next(Revision(12)), Next::Delta(Revision(15), frame("b")));
+        push(&mut ring, now, 10, 12, 1);
+        push(&mut ring, now, 14, 15, 1);
+        assert_eq!(ring.next(Revision(10)), delta(10, 12));
+        assert_eq!(ring.next(Revision(12)), delta(14, 15));
         assert_eq!(ring.next(Revision(15)), Next::Nothing);
     }
 
     #[test]
     fn subscriber_between_two_deltas_resumes_with_the_later_one() {
         let (mut ring, now) = (Ring::new(Revision(10)), Instant::now());
-        ring.push(now, Revision(12), 1, frame("a"));
-        ring.push(now, Revision(15), 1, frame("b"));
-        assert_eq!(ring.next(Revision(13)), Next::Delta(Revision(15), frame("b")));
+        push(&mut ring, now, 10, 12, 1);
+        push(&mut ring, now, 14, 15, 1);
+        assert_eq!(ring.next(Revision(13)), delta(14, 15));
     }
 
     #[test]
@@ -123,21 +129,21 @@ mod tests {
     fn bytes_are_bounded_and_the_floor_rises() {
         let (mut ring, now) = (Ring::new(Revision(0)), Instant::now());
         let large = Bytes::from(vec![b'x'; KEEP_BYTES / 2]);
-        for revision in 1..=3 {
-            ring.push(now, Revision(revision), 1, large.clone());
+        for to in 1..=3 {
+            ring.push(now, (Revision(to - 1), Revision(to)), 1, large.clone());
         }
         assert_eq!(ring.next(Revision(0)), Next::World);
-        assert!(matches!(ring.next(Revision(1)), Next::Delta(Revision(2), _)));
+        assert!(matches!(ring.next(Revision(1)), Next::Delta { to: Revision(2), .. }));
         assert!(ring.bytes <= KEEP_BYTES);
     }
 
     #[test]
     fn old_deltas_stay_while_they_are_few() {
         let (mut ring, now) = (Ring::new(Revision(0)), Instant::now());
-        ring.push(now, Revision(1), 1, frame("a"));
-        ring.push(now + 2 * KEEP_FOR, Revision(2), 1, frame("b"));
-        assert!(matches!(ring.next(Revision(0)), Next::Delta(Revision(1), _)));
-        ring.push(now + 2 * KEEP_FOR, Revision(3), KEEP_CHANGES, frame("c"));
+        push(&mut ring, now, 0, 1, 1);
+        push(&mut ring, now + 2 * KEEP_FOR, 1, 2, 1);
+        assert_eq!(ring.next(Revision(0)), delta(0, 1));
+        push(&mut ring, now + 2 * KEEP_FOR, 2, 3, KEEP_CHANGES);
         assert_eq!(ring.next(Revision(0)), Next::World);
     }
 }

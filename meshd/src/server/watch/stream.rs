@@ -54,7 +54,12 @@ impl Streams {
     /// Serves the agent of `host` until one side ends.
     ///
     /// `hello` is the first frame of the stream.
-    pub(in crate::server) async fn serve(&self, host: HostId, hello: &[u8], mut stream: FrameStream) -> StreamEnd {
+    pub(in crate::server) async fn serve(
+        &self,
+        host: HostId,
+        hello: &[u8],
+        mut stream: FrameStream,
+    ) -> StreamEnd {
         let cursor = match self.check(host, hello) {
             Ok(cursor) => cursor,
             Err(end) => return end,
@@ -103,7 +108,11 @@ impl Streams {
         loop {
             let newest = *head.borrow_and_update();
             let sent = match self.hub.next(cursor) {
-                Next::Delta(to, frame) => send(&mut sender, frame).await.map(|()| to),
+                Next::Delta { from, .. } if from > cursor => {
+                    // Entries that changed nothing lie between: a delta follows on exactly what it names.
+                    send(&mut sender, self.bookmark(from)).await.map(|()| from)
+                }
+                Next::Delta { to, frame, .. } => send(&mut sender, frame).await.map(|()| to),
                 Next::World => self.send_world(&mut sender).await,
                 Next::Nothing if told == Some(cursor.max(newest)) => {
                     match tokio::time::timeout(KEEPALIVE, head.changed()).await {
@@ -198,6 +207,6 @@ const KEEPALIVE: Duration = Duration::from_secs(2);
 /// An agent speaks every 2 s; after this long its stream is given up.
 const SILENCE: Duration = Duration::from_secs(10);
 /// How long an agent may leave a frame unread.
-const STALLED: Duration = Duration::from_secs(60);
+const STALLED: Duration = Duration::from_mins(1);
 /// Whole Worlds under way at the same time.
 const WORLDS: usize = 64;

@@ -156,7 +156,7 @@ async fn connect(
     key: &ConfigKey,
 ) -> Result<Connection, DialError> {
     let name = server_name(address, sni)?;
-    let tls = dialer.config(key)?;
+    let (tls, told) = dialer.single_config(key)?;
     let failed = |fault| DialError::Tls { address, fault };
     let crypto =
         QuicClientConfig::try_from(tls).map_err(|error| failed(TlsFault::Other(error.to_string())))?;
@@ -171,7 +171,7 @@ async fn connect(
     })?;
     connecting.await.map_err(|error| match error {
         ConnectionError::TimedOut => DialError::TimedOut { address },
-        other => failed(fault_of(&other)),
+        other => failed(told.get().cloned().map_or_else(|| fault_of(&other), TlsFault::certificate)),
     })
 }
 
@@ -223,6 +223,6 @@ fn write_fault(error: WriteError) -> TlsFault {
 }
 
 /// How long a connection without streams is kept once there are many.
-const UNUSED_LIMIT: Duration = Duration::from_secs(60);
+const UNUSED_LIMIT: Duration = Duration::from_mins(1);
 /// How many connections a dialer holds before it closes unused ones.
 const SWEEP_ABOVE: usize = 256;

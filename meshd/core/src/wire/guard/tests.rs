@@ -68,7 +68,8 @@ fn heads_are_taken_or_refused() {
         ("GET /", vec![host, ("expect", "200-ok")], 417),
     ];
     for (line, fields, expected) in cases {
-        let shown: Vec<String> = fields.iter().map(|(n, v)| format!("{n}: {}", &v[..v.len().min(40)])).collect();
+        let shown: Vec<String> =
+            fields.iter().map(|(n, v)| format!("{n}: {}", &v[..v.len().min(40)])).collect();
         assert_eq!(outcome(line, &fields), expected, "{} {shown:?}", &line[..line.len().min(60)]);
     }
 }

@@ -1,0 +1,63 @@
+//! One module per command; [`run`] picks.
+
+mod apply;
+mod delete;
+mod diff;
+mod get;
+mod history;
+mod host;
+pub(crate) mod local;
+mod plan;
+mod service;
+pub(crate) mod status;
+pub(crate) mod token;
+pub(crate) mod top;
+mod validate;
+pub(crate) mod wait;
+
+use crate::cli::{Cli, Command, DemoAction, HostCommand, ServiceCommand, TokenCommand};
+use crate::client::Client;
+use crate::demo;
+use crate::exit::{Exit, Result};
+use crate::locate::Wish;
+
+pub(crate) use apply::{Order, send};
+pub(crate) use service::register_instances;
+
+/// Does what was typed.
+pub(crate) async fn run(cli: Cli) -> Result<Exit> {
+    let wish = Wish::new(cli.socket, cli.host);
+    let client = || Client::find(&wish);
+    match cli.command {
+        Command::Demo(args) => match args.action {
+            None => demo::run(&args).await,
+            Some(DemoAction::Stop { host, kill }) => demo::control::stop(&host, kill).await,
+            Some(DemoAction::Start { host }) => demo::control::start(&host).await,
+        },
+        Command::DemoHost { parent, command } => demo::child::become_meshd(parent, &command),
+        Command::Init(args) => local::exec_meshd("init", &args.arguments),
+        Command::Join(args) => local::exec_meshd("join", &args.arguments),
+        Command::Token(TokenCommand::Create { ttl, role }) => token::create(&client()?, ttl, role).await,
+        Command::Token(TokenCommand::List(args)) => token::list(&client()?, args.output).await,
+        Command::Token(TokenCommand::Revoke { id }) => token::revoke(&client()?, id).await,
+        Command::Apply(args) => apply::run(&args, client).await,
+        Command::Get(args) => get::run(&args, &client()?).await,
+        Command::Delete(args) => delete::run(&args, client).await,
+        Command::Diff(args) => diff::run(&args, client).await,
+        Command::Validate(args) => validate::run(&args),
+        Command::Service(ServiceCommand::Register(args)) => service::register(&args, client).await,
+        Command::Service(ServiceCommand::Deregister { names }) => service::deregister(names, &client()?).await,
+        Command::Service(ServiceCommand::List(args)) => service::list(args.output, &client()?).await,
+        Command::Host(HostCommand::List(args)) => status::hosts(args.output, &client()?).await,
+        Command::Host(HostCommand::Remove { name }) => host::remove(&client()?, name).await,
+        Command::Status(args) => status::run(args.output, &client()?).await,
+        Command::Routes(args) => plan::routes(&args, &client()?).await,
+        Command::Clusters(args) => plan::clusters(&args, &client()?).await,
+        Command::Endpoints(args) => plan::endpoints(&args, &client()?).await,
+        Command::Top(args) => top::run(&args, &client()?).await,
+        Command::History(args) => history::run(&args, &client()?).await,
+        Command::Rollback(args) => history::rollback(&args, &client()?).await,
+        Command::Completion { shell } => local::completion(shell),
+        Command::Version(args) => local::version(args.output, &wish).await,
+    }
+}

@@ -1,0 +1,54 @@
+//! `meshctl delete`: by kind and name, or what files name.
+
+use std::time::Instant;
+
+use mesh_proto::api::{Apply, Outcome, Request, Response};
+use mesh_proto::command::{Batch, Precondition, ResourceChange};
+use mesh_proto::resource::ObjectKey;
+
+use super::apply::word;
+use super::wait;
+use crate::cli::DeleteArgs;
+use crate::client::{Client, answer, key};
+use crate::exit::{Exit, Result};
+use crate::kinds::{self, lower};
+use crate::output::{paint, say};
+use crate::rules::{Rules, keys};
+
+/// Runs `delete`.
+pub(crate) async fn run(args: &DeleteArgs, client: impl Fn() -> Result<Client>) -> Result<Exit> {
+    let keys = wanted(args)?;
+    let client = client()?;
+    let names: Vec<_> = keys.iter().map(lower).collect();
+    let changes = keys
+        .into_iter()
+        .map(|key| ResourceChange { key, object: None, expect: Precondition::Present })
+        .collect();
+    let batch = Batch { changes, reason: format!("delete {}", names.join(", ")) };
+    let begun = Instant::now();
+    let request = Request::Apply(Apply { batch, dry_run: args.dry_run, strict: false, key: key() });
+    let answer = client.call(&request).await?;
+    let applied = answer!(answer, Response::Applied(applied) => applied)?;
+    let dry = if args.dry_run { " (dry run)" } else { "" };
+    let mut lines = String::new();
+    for (key, outcome) in &applied.results {
+        let (word, tone) = word(*outcome);
+        let word = if *outcome == Outcome::Unchanged { "not there" } else { word };
+        lines.push_str(&format!("{} {}{dry}\n", lower(key), paint(tone, word)));
+    }
+    say(&lines)?;
+    if args.dry_run {
+        return Ok(Exit::Done);
+    }
+    wait::for_hosts(&client, applied.revision, &args.waiting, begun).await
+}
+
+fn wanted(args: &DeleteArgs) -> Result<Vec<ObjectKey>> {
+    if let Some(kind) = &args.kind {
+        let kind = kinds::kind(kind)?;
+        return Ok(args.names.iter().map(|name| ObjectKey::new(kind, &args.namespace, name)).collect());
+    }
+    let rules = Rules::read(&args.filename, &args.namespace)?;
+    rules.judge(false)?;
+    Ok(keys(&rules.rules))
+}

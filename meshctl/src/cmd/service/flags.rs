@@ -1,0 +1,218 @@
+//! Instances from the flags of `service register`, or from a file.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+
+use mesh_proto::registration::{Health, HealthCheck, Instance, PortBinding, Probe, Protocol};
+use serde::Deserialize;
+
+use crate::cli::RegisterArgs;
+use crate::exit::{Exit, Failure, Result, plain};
+
+/// Failures in a row that make an instance unhealthy, and successes that make it healthy: `proto`'s defaults.
+const UNHEALTHY_THRESHOLD: u32 = 2;
+const HEALTHY_THRESHOLD: u32 = 1;
+/// The longest a check may take; less where the interval is shorter.
+const CHECK_TIMEOUT_MS: u64 = 1_000;
+/// The shortest interval between checks, see `HealthCheck::interval_ms`.
+const LEAST_INTERVAL_MS: u64 = 100;
+
+/// Reads what is to be registered.
+pub(super) fn instances(args: &RegisterArgs) -> Result<BTreeMap<String, Instance>> {
+    if let Some(file) = &args.filename {
+        return from_file(file);
+    }
+    let name = args.name.clone().unwrap_or_default();
+    let labels = labels(&args.labels)?;
+    let check = check(args)?;
+    let mut ports = Vec::new();
+    for text in &args.ports {
+        ports.push(port(text, args.address)?);
+    }
+    let id = args.id.clone().unwrap_or_else(|| default_id(&name, &args.namespace, &labels));
+    let instance = Instance {
+        service: name,
+        namespace: args.namespace.clone(),
+        account: args.account.clone(),
+        labels,
+        ports,
+        address: args.address,
+        weight: args.weight,
+        locality: args.locality.clone(),
+        health: if check.is_some() { Health::Unhealthy } else { Health::Healthy },
+        check,
+    };
+    Ok(BTreeMap::from([(id, instance)]))
+}
+
+fn default_id(name: &str, namespace: &str, labels: &BTreeMap<String, String>) -> String {
+    let mut id = name.to_owned();
+    if let Some(version) = labels.get("version") {
+        id.push('-');
+        id.push_str(version);
+    }
+    if namespace != "default" {
+        id.push('.');
+        id.push_str(namespace);
+    }
+    id
+}
+
+fn labels(texts: &[String]) -> Result<BTreeMap<String, String>> {
+    let mut labels = BTreeMap::new();
+    for text in texts {
+        let (key, value) = text
+            .split_once('=')
+            .filter(|(key, _)| !key.is_empty())
+            .ok_or_else(|| Failure::usage(format!("--label {text}: must be KEY=VALUE, such as version=v1")))?;
+        if labels.insert(key.to_owned(), value.to_owned()).is_some() {
+            return Err(Failure::usage(format!("--label {text}: {key} is given twice")));
+        }
+    }
+    Ok(labels)
+}
+
+/// Reads `NUMBER[:NAME[:TARGET]]`; the target is a port, or `ADDRESS:PORT` (`[::1]:80` for IPv6).
+fn port(text: &str, address: Option<IpAddr>) -> Result<PortBinding> {
+    let wrong = |what: &str| {
+        Failure::usage(format!("--port {text}: {what}; must be NUMBER[:NAME[:TARGET]], such as 9080:http:127.0.0.1:8081"))
+    };
+    let mut parts = text.splitn(3, ':');
+    let number = parts.next().and_then(|number| number.parse().ok()).filter(|number| *number > 0);
+    let number: u16 = number.ok_or_else(|| wrong("the number is not a port (1 to 65535)"))?;
+    let name = parts.next().unwrap_or_default().to_owned();
+    let home = address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let target = match parts.next() {
+        None => SocketAddr::new(home, number),
+        Some(target) => match target.parse::<u16>() {
+            Ok(port) => SocketAddr::new(home, port),
+            Err(_) => target.parse().map_err(|_| wrong("the target is neither a port nor an address:port"))?,
+        },
+    };
+    Ok(PortBinding { number, protocol: Protocol::of_port(Protocol::Auto, &name), name, target })
+}
+
+fn check(args: &RegisterArgs) -> Result<Option<HealthCheck>> {
+    let probe = if let Some(path) = &args.check_http {
+        if !path.starts_with('/') {
+            return Err(Failure::usage(format!("--check-http {path}: must be a path, such as /health")));
+        }
+        Probe::Http { path: path.clone(), port: None }
+    } else if args.check_tcp {
+        Probe::Tcp { port: None }
+    } else if let Some(service) = &args.check_grpc {
+        Probe::Grpc { service: service.clone(), port: None }
+    } else if let Some(command) = &args.check_command {
+        let argv: Vec<_> = command.split_whitespace().map(str::to_owned).collect();
+        if argv.is_empty() {
+            return Err(Failure::usage("--check-command: names no program"));
+        }
+        Probe::Command { argv }
+    } else {
+        return Ok(None);
+    };
+    let interval_ms = u64::try_from(args.check_interval.as_millis()).unwrap_or(u64::MAX);
+    if interval_ms < LEAST_INTERVAL_MS {
+        return Err(Failure::usage(format!("--check-interval: must be at least {LEAST_INTERVAL_MS}ms")));
+    }
+    Ok(Some(HealthCheck {
+        probe,
+        interval_ms,
+        timeout_ms: CHECK_TIMEOUT_MS.min(interval_ms),
+        unhealthy_threshold: UNHEALTHY_THRESHOLD,
+        healthy_threshold: HEALTHY_THRESHOLD,
+    }))
+}
+
+/// A file of `services.d`: instances by their id.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    instances: BTreeMap<String, Instance>,
+}
+
+fn from_file(path: &Path) -> Result<BTreeMap<String, Instance>> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Failure::new(Exit::Unreadable, format!("{}: {}", path.display(), plain(&error))))?;
+    let file: File = toml::from_str(&text).map_err(|error| {
+        let (line, column) = place(&text, error.span().map_or(0, |span| span.start));
+        Failure::refused(format!("{}:{line}:{column}: {}; nothing was registered", path.display(), error.message()))
+    })?;
+    if file.instances.is_empty() {
+        return Err(Failure::refused(format!(
+            "{}: no [instances.ID] in it; nothing was registered",
+            path.display()
+        )));
+    }
+    Ok(file
+        .instances
+        .into_iter()
+        .map(|(id, mut instance)| {
+            if instance.check.is_some() {
+                instance.health = Health::Unhealthy;
+            }
+            (id, instance)
+        })
+        .collect())
+}
+
+fn place(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..offset).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().map_or(0, |last| last.chars().count()) + 1;
+    (line, column)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_may_stand_for_all_of_it() {
+        let binding = port("9080", None).expect("reads");
+
+        assert_eq!((binding.number, binding.target.to_string()), (9080, "127.0.0.1:9080".into()));
+        assert_eq!(binding.protocol, Protocol::Auto);
+    }
+
+    #[test]
+    fn name_and_target_of_a_port_can_be_given() {
+        let binding = port("9080:grpc-api:8081", None).expect("reads");
+        assert_eq!(binding.target.to_string(), "127.0.0.1:8081");
+        assert_eq!(binding.protocol, Protocol::Grpc);
+
+        let binding = port("80:http:[::1]:8080", None).expect("reads");
+        assert_eq!(binding.target.to_string(), "[::1]:8080");
+
+        let binding = port("80::127.0.0.2:8080", None).expect("reads");
+        assert_eq!((binding.name.as_str(), binding.target.to_string()), ("", "127.0.0.2:8080".into()));
+    }
+
+    #[test]
+    fn a_wrong_port_says_what_is_wrong_and_what_is_right() {
+        let failure = port("0:http", None).expect_err("no port");
+
+        assert_eq!(failure.exit, Exit::Usage);
+        assert_eq!(
+            failure.message,
+            "--port 0:http: the number is not a port (1 to 65535); must be NUMBER[:NAME[:TARGET]], such as \
+             9080:http:127.0.0.1:8081"
+        );
+    }
+
+    #[test]
+    fn the_default_id_tells_name_version_and_foreign_namespace() {
+        let labels = BTreeMap::from([("version".to_owned(), "v2".to_owned())]);
+
+        assert_eq!(default_id("reviews", "default", &labels), "reviews-v2");
+        assert_eq!(default_id("reviews", "shop", &BTreeMap::new()), "reviews.shop");
+    }
+
+    #[test]
+    fn errors_in_a_file_tell_line_and_column() {
+        assert_eq!(place("a\nbc\n", 3), (2, 2));
+        assert_eq!(place("", 0), (1, 1));
+    }
+}

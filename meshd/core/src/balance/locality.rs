@@ -1,0 +1,137 @@
+//! What locality counts for: levels of nearness for failover, parts with fixed shares for `distribute`.
+//!
+//! Source: Istio `localityLbSetting`; its `applyLocalityFailover` and `applyLocalityWeights`.
+
+use super::draw::{Group, Weighted};
+use super::level::{Level, MOST_LEVELS};
+use crate::plan::{Balancer, Distribution, Endpoint, Locality, LocalityPolicy};
+
+/// Sorts members (positions in `all`) into levels, the nearest first; none is empty.
+pub(super) fn levels(
+    all: &[Endpoint],
+    members: &[u32],
+    balancer: &Balancer,
+    policy: &LocalityPolicy,
+    from: &Locality,
+) -> Vec<Level> {
+    let locality = |at: &u32| all.get(*at as usize).map(|endpoint| &*endpoint.locality);
+    let groups = match policy {
+        LocalityPolicy::Ignore => vec![alike(all, members, balancer)],
+        LocalityPolicy::Failover { regions } => {
+            let mut ranks: [Vec<u32>; MOST_LEVELS] = Default::default();
+            for at in members {
+                let rank = locality(at).map_or(MOST_LEVELS - 1, |there| distance(from, there, regions));
+                ranks[rank].push(*at);
+            }
+            ranks.iter().map(|members| alike(all, members, balancer)).collect()
+        }
+        LocalityPolicy::Distribute(rules) => match rules.iter().find(|rule| covers(&rule.from, from)) {
+            Some(rule) => vec![shares(all, members, balancer, rule)],
+            None => vec![alike(all, members, balancer)],
+        },
+    };
+    groups.into_iter().filter(|groups| !groups.is_empty()).map(|groups| Level { groups }).collect()
+}
+
+/// All members in one group.
+fn alike(all: &[Endpoint], members: &[u32], balancer: &Balancer) -> Vec<Group> {
+    let weighted: Vec<Weighted> = members.iter().map(|at| (*at, weight(all, *at))).collect();
+    Group::new(all, &weighted, balancer, 1).into_iter().collect()
+}
+
+/// Parts by the shares of a rule; localities it does not name get nothing.
+fn shares(all: &[Endpoint], members: &[u32], balancer: &Balancer, rule: &Distribution) -> Vec<Group> {
+    let mut left = members.to_vec();
+    let mut parts: Vec<(u64, Vec<u32>)> = Vec::new();
+    for (pattern, share) in &rule.to {
+        let here =
+            |at: &u32| all.get(*at as usize).is_some_and(|endpoint| covers(pattern, &endpoint.locality));
+        let (part, rest): (Vec<u32>, Vec<u32>) = left.into_iter().partition(here);
+        left = rest;
+        if *share > 0 && !part.is_empty() {
+            parts.push((u64::from(*share), part));
+        }
+    }
+    if !matches!(balancer, Balancer::RingHash { .. } | Balancer::Maglev { .. }) {
+        let group = |(share, part): &(u64, Vec<u32>)| {
+            let weighted: Vec<Weighted> = part.iter().map(|at| (*at, weight(all, *at))).collect();
+            Group::new(all, &weighted, balancer, *share)
+        };
+        return parts.iter().filter_map(group).collect();
+    }
+    // One ring for all, or a key would not stay with its endpoint: shares become weights.
+    let weighted: Vec<Weighted> =
+        parts.iter().flat_map(|(share, part)| shared_weights(all, part, *share)).collect();
+    Group::new(all, &weighted, balancer, 1).into_iter().collect()
+}
+
+/// Divides a share among endpoints in proportion to their weights.
+fn shared_weights(all: &[Endpoint], part: &[u32], share: u64) -> Vec<Weighted> {
+    // Fine enough that rounding does not show.
+    const UNIT: u128 = 1 << 20;
+    let total: u128 = part.iter().map(|at| u128::from(weight(all, *at))).sum();
+    let divide = |at: u32| {
+        let weight = u128::from(weight(all, at)) * u128::from(share) * UNIT / total.max(1);
+        (at, u64::try_from(weight).unwrap_or(u64::MAX).max(1))
+    };
+    part.iter().map(|at| divide(*at)).collect()
+}
+
+fn weight(all: &[Endpoint], at: u32) -> u64 {
+    all.get(at as usize).map_or(0, |endpoint| u64::from(endpoint.weight))
+}
+
+/// How far a locality is: 0 same subzone, 1 same zone, 2 same region, 3 another region, 4 another region than the one
+/// that helps ours.
+fn distance(from: &Locality, there: &Locality, regions: &[(String, String)]) -> usize {
+    if from.region == there.region {
+        return match (from.zone == there.zone, from.subzone == there.subzone) {
+            (true, true) => 0,
+            (true, false) => 1,
+            (false, _) => 2,
+        };
+    }
+    match regions.iter().find(|(region, _)| *region == from.region) {
+        Some((_, helper)) if *helper != there.region => 4,
+        _ => 3,
+    }
+}
+
+/// Whether a pattern such as `region/zone/*` covers a locality. `*` or a missing part stands for any.
+fn covers(pattern: &str, locality: &Locality) -> bool {
+    let mut parts = pattern.splitn(3, '/');
+    let mut fits = |value: &str, may_be_missing: bool| match parts.next() {
+        Some("*") => true,
+        Some("") | None => may_be_missing,
+        Some(part) => part == value,
+    };
+    fits(&locality.region, false) && fits(&locality.zone, true) && fits(&locality.subzone, true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nearness_goes_by_region_zone_and_subzone() {
+        let from = Locality::parse("eu/a/1");
+        let help = [("eu".to_owned(), "us".to_owned())];
+        let cases =
+            [("eu/a/1", 0), ("eu/a/2", 1), ("eu/b/1", 2), ("eu", 2), ("us/a/1", 3), ("ap/a/1", 4), ("", 4)];
+        for (there, expected) in cases {
+            assert_eq!(distance(&from, &Locality::parse(there), &help), expected, "{there}");
+        }
+        assert_eq!(distance(&from, &Locality::parse("ap"), &[]), 3, "without a rule all regions are alike");
+    }
+
+    #[test]
+    fn patterns_cover_with_stars_and_missing_parts() {
+        let there = Locality::parse("eu/a/1");
+        for pattern in ["eu/a/1", "eu/a/*", "eu/*", "eu", "*", "eu/*/1"] {
+            assert!(covers(pattern, &there), "{pattern}");
+        }
+        for pattern in ["us", "eu/b/*", "eu/a/2", ""] {
+            assert!(!covers(pattern, &there), "{pattern}");
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! The endpoints of a cluster, prepared for choosing.
+
+use std::sync::atomic::AtomicU64;
+
+use mesh_proto::command::Liveness;
+use mesh_proto::registration::Health;
+use rand_core::RngCore;
+
+use super::draw::Method;
+use super::level::{Level, Watch};
+use super::{Hint, level, locality};
+use crate::plan::{Balancer, Endpoint, Locality, LocalityPolicy};
+
+/// The endpoints of a cluster, prepared for choosing.
+#[derive(Debug, Default)]
+pub struct EndpointSet {
+    /// All of them, in a fixed order (host id, instance id), also those that may not be chosen.
+    pub all: Vec<Endpoint>,
+    /// Endpoints of live hosts, by nearness.
+    live: Vec<Level>,
+    /// Endpoints of hosts that fell silent, for when no live one can be used.
+    suspect: Vec<Level>,
+    /// How many may be chosen while none is ejected.
+    members: u32,
+}
+
+impl EndpointSet {
+    /// Prepares endpoints for choosing.
+    ///
+    /// `endpoints` are in a fixed order (host id, instance id), so that every host makes the same rings; `from` is the
+    /// caller's locality.
+    pub fn new(
+        endpoints: Vec<Endpoint>,
+        balancer: &Balancer,
+        locality: &LocalityPolicy,
+        from: &Locality,
+    ) -> Self {
+        let of = |liveness: Liveness| -> Vec<u32> {
+            let fits = |endpoint: &Endpoint| may_serve(endpoint) && endpoint.liveness == liveness;
+            (0_u32..).zip(&endpoints).filter(|(_, endpoint)| fits(endpoint)).map(|(at, _)| at).collect()
+        };
+        let (live, suspect) = (of(Liveness::Live), of(Liveness::Suspect));
+        let levels = |members: &[u32]| locality::levels(&endpoints, members, balancer, locality, from);
+        let (near, silent) = (levels(&live), levels(&suspect));
+        let members = u32::try_from(live.len() + suspect.len()).unwrap_or(u32::MAX);
+        Self { live: near, suspect: silent, members, all: endpoints }
+    }
+
+    /// How many may be chosen while none is ejected: what `maxEjectionPercent` is a share of.
+    pub fn members(&self) -> u32 {
+        self.members
+    }
+
+    /// Picks an endpoint; `watch` is `None` without outlier detection.
+    pub(super) fn pick(
+        &self,
+        hint: &Hint<'_>,
+        watch: Option<Watch>,
+        turn: &AtomicU64,
+        rng: &mut impl RngCore,
+    ) -> Option<&Endpoint> {
+        [&self.live, &self.suspect]
+            .into_iter()
+            .find_map(|levels| self.pick_from(levels, hint, watch, turn, rng))
+    }
+
+    fn pick_from<'a>(
+        &'a self,
+        levels: &'a [Level],
+        hint: &Hint<'_>,
+        watch: Option<Watch>,
+        turn: &AtomicU64,
+        rng: &mut impl RngCore,
+    ) -> Option<&'a Endpoint> {
+        let (level, spare) = level::choose(levels, &self.all, watch, hint.hash, rng)?;
+        let group = level.group(&self.all, spare, rng)?;
+        let field = group.field(&self.all, spare);
+        let chosen = field.draw(hint, turn, rng)?;
+        // A hash or a destination says where to, also when that has just failed.
+        let decided = match group.method {
+            Method::Ring(_) | Method::Maglev(_) => true,
+            Method::Passthrough(_) => hint.destination.is_some(),
+            Method::Least(_) | Method::Turn(_) | Method::Random(_) => false,
+        };
+        if decided || hint.avoid.is_empty() {
+            return Some(chosen);
+        }
+        Some(field.elsewhere(chosen, hint, turn, rng))
+    }
+}
+
+/// Whether an endpoint may be chosen as far as its health check, its host and its weight say.
+fn may_serve(endpoint: &Endpoint) -> bool {
+    endpoint.health == Health::Healthy
+        && matches!(endpoint.liveness, Liveness::Live | Liveness::Suspect)
+        && endpoint.weight > 0
+}

@@ -1,0 +1,136 @@
+//! The proxy's listeners, as the configuration names them.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use mesh_proto::registration::Protocol;
+
+use crate::agent::Outlets;
+use crate::config::{self, Config, StandsFor};
+use crate::proxy::{self, Declared, Entrance, Proxy, Settings, Shared, Sockets, Way};
+use crate::telemetry::{self, AccessLog, Stats};
+use crate::transport::{Credentials, Dialer, QuicListener, QuicOptions, SocketOptions, Transport, socket};
+
+/// How many workers the proxy has.
+pub(super) fn workers(config: &Config) -> usize {
+    match config.proxy.workers {
+        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        workers => workers,
+    }
+}
+
+/// Starts the proxy on every listener of the configuration.
+pub(super) fn start_proxy(
+    config: &Config,
+    outlets: &Outlets,
+    dialer: &Dialer,
+    stats: &Arc<Stats>,
+    started: Instant,
+) -> Result<Proxy> {
+    let shared = Shared {
+        plans: outlets.plans.clone(),
+        dialer: dialer.clone(),
+        settings: Arc::new(settings(config)),
+        stats: stats.clone(),
+        access_log: access_log(config)?,
+        started,
+    };
+    Ok(proxy::start(shared, sockets(config)?)?)
+}
+
+/// Listens on the mesh port over UDP; without it, hosts reach this one over TCP.
+pub(super) fn quic(config: &Config, credentials: &Arc<Credentials>) -> Option<QuicListener> {
+    let listener = socket::bind_udp(config.listen.mesh, socket::Share::No)
+        .map_err(|error| error.to_string())
+        .and_then(|udp| QuicListener::new(udp, credentials, QuicOptions::default()).map_err(|error| error.to_string()));
+    listener
+        .map_err(|error| tracing::warn!(error, "the mesh port does not listen on UDP; other hosts use TCP"))
+        .ok()
+}
+
+fn settings(config: &Config) -> Settings {
+    let limits = &config.limits;
+    Settings {
+        workers: workers(config),
+        transport: match config.proxy.transport {
+            config::Transport::Tcp => Transport::Tcp,
+            config::Transport::Quic => Transport::Quic,
+        },
+        limits: mesh_core::wire::guard::Limits {
+            header_bytes: limits.head_bytes,
+            headers: limits.headers,
+            uri_bytes: limits.uri_bytes,
+            ..Default::default()
+        },
+        head_timeout: limits.head,
+        idle_timeout: limits.idle,
+        sniff_timeout: limits.sniff,
+        max_streams: limits.http2_streams,
+        socket: SocketOptions { mark: Some(config.intercept.mark) },
+        ..Settings::default()
+    }
+}
+
+fn access_log(config: &Config) -> Result<Option<AccessLog>> {
+    let format = match config.proxy.access_log {
+        config::AccessLog::Off => return Ok(None),
+        config::AccessLog::Text => telemetry::Format::Text,
+        config::AccessLog::Json => telemetry::Format::Json,
+    };
+    AccessLog::start(format, &telemetry::Sink::Stdout).map(Some).context("starting the access log")
+}
+
+fn sockets(config: &Config) -> Result<Sockets> {
+    let workers = workers(config);
+    let mut entrances = Vec::new();
+    let mut add = |way: Way, address: SocketAddr| -> Result<()> {
+        let sockets = socket::listen_tcp_group(address, workers)?;
+        entrances.push(Entrance { way, sockets });
+        Ok(())
+    };
+    add(Way::Mesh, config.listen.mesh).or_else(|error| {
+        // No IPv6 on this host: the same port on IPv4.
+        let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, config.listen.mesh.port()));
+        if config.listen.mesh.ip().is_unspecified() && config.listen.mesh.is_ipv6() { add(Way::Mesh, v4) } else { Err(error) }
+    })?;
+    for address in &config.listen.outbound {
+        add(Way::Outbound { caller: 0 }, *address)?;
+    }
+    for address in &config.listen.inbound {
+        add(Way::Inbound, *address)?;
+    }
+    for address in config.listen.http_proxy {
+        add(Way::HttpProxy { caller: 0 }, address)?;
+    }
+    let callers = callers(config);
+    for listener in &config.listeners {
+        let caller = callers.iter().position(|workload| **workload == listener.workload).unwrap_or(0);
+        let protocol = match listener.protocol {
+            Protocol::Http => Declared::Http,
+            Protocol::Tcp => Declared::Tcp,
+            Protocol::Tls => Declared::Tls,
+            _ => Declared::Auto,
+        };
+        let way = match &listener.stands_for {
+            StandsFor::ServicePort(port) => Way::Service { port: *port, protocol, caller },
+            StandsFor::Service { host, port } => {
+                Way::Fixed { host: host.as_str().into(), port: *port, protocol, caller }
+            }
+        };
+        add(way, listener.address)?;
+    }
+    Ok(Sockets { entrances })
+}
+
+/// The callers that listeners name, in the order of `Node::callers`.
+pub(super) fn callers(config: &Config) -> Vec<&mesh_core::plan::Workload> {
+    let mut callers = vec![&config.host.workload];
+    for listener in &config.listeners {
+        if !callers.contains(&&listener.workload) {
+            callers.push(&listener.workload);
+        }
+    }
+    callers
+}

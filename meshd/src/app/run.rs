@@ -1,0 +1,511 @@
+//! `meshd run`: everything in order, until a signal; then everything in reverse.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use arc_swap::ArcSwap;
+use data_encoding::BASE64;
+use mesh_core::identity::Identity;
+use mesh_core::plan::{Locality, Node, Plan, Workload};
+use mesh_proto::registration::{Health, Registration};
+use rustls::pki_types::CertificateDer;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::carrier::Hosts;
+use super::follow::Follower;
+use super::notary::HostNotary;
+use super::requests::Requests;
+use super::state::{FolderLock, HostState};
+use super::{begin, entrances, logging, signer};
+use crate::admin::{self, Pages};
+use crate::agent::{Agent, Connection, Mirror, Offer, Outlets, Published};
+use crate::config::Config;
+use crate::drain::{self, Drain};
+use crate::identity::{HostKeys, Rotation, RotationHandle, RotationSettings};
+use crate::proxy::{self, Proxy};
+use crate::server::{Server, Setup};
+use crate::services::Desk;
+use crate::telemetry::Stats;
+use crate::transport::{Accepted, Credentials, Dialer, QuicListener, Service, SocketOptions, Trust};
+use crate::{agent, dns, health, intercept, systemd, task};
+
+/// Serves until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When the host is in no mesh, a port is taken, or a file cannot be used: each says which and what to do.
+pub fn run(config: Config) -> Result<()> {
+    logging::start(&config.log)?;
+    let data = config.host.data.clone();
+    let Some(state) = HostState::load(&data)? else {
+        bail!(
+            "this host is in no mesh yet ({} is not there): begin one with `meshd init`, or come into one with `meshd join ADDRESS`",
+            data.join("host.json").display()
+        );
+    };
+    let _lock = FolderLock::take(&data)?;
+    // Raft alone on a thread, so that nobody can delay a heartbeat; everything else of the control plane on another.
+    let raft = runtime("meshd-raft")?;
+    let work = runtime("meshd-work")?;
+    let result = work.block_on(serve(config, state, &raft));
+    raft.shutdown_background();
+    work.shutdown_background();
+    result
+}
+
+/// Removes what interception put into the kernel.
+///
+/// # Errors
+/// When it is there and cannot be removed.
+pub fn cleanup(_config: &Config) -> Result<()> {
+    if !intercept::is_present()? {
+        return super::print("Nothing to clean up: meshd has no rules in this kernel.\n");
+    }
+    intercept::remove()?;
+    super::print("Removed the table inet meshd and its routes.\n")
+}
+
+fn runtime(name: &'static str) -> Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name(name)
+        .enable_all()
+        .build()
+        .with_context(|| format!("starting {name}"))
+}
+
+/// What is known before anything listens.
+struct Ground {
+    config: Config,
+    state: HostState,
+    began: Instant,
+    keys: Arc<HostKeys>,
+    credentials: Arc<Credentials>,
+    dialer: Dialer,
+    stats: Arc<Stats>,
+    drain: Drain,
+    draining: drain::Draining,
+}
+
+impl Ground {
+    fn new(config: Config, state: HostState) -> Result<Self> {
+        let keys = HostKeys::open(&config.host.data)?
+            .with_context(|| format!("the host's keys are missing from {}: join again", config.host.data.display()))?;
+        let roots: Vec<CertificateDer<'static>> = state
+            .mesh
+            .roots
+            .iter()
+            .map(|root| BASE64.decode(root.as_bytes()).map(Into::into))
+            .collect::<Result<_, _>>()
+            .context("the mesh's roots in host.json are damaged")?;
+        let credentials = Credentials::new(Trust::new(&state.mesh.trust_domain, roots)?);
+        let dialer = Dialer::new(credentials.clone(), SocketOptions { mark: Some(config.intercept.mark) });
+        let workers = entrances::workers(&config);
+        let (drain, draining) = drain::channel();
+        Ok(Self {
+            config,
+            state,
+            began: Instant::now(),
+            keys: Arc::new(keys),
+            credentials,
+            dialer,
+            stats: Arc::new(Stats::new(workers)),
+            drain,
+            draining,
+        })
+    }
+
+    fn own_identity(&self) -> Result<Identity> {
+        Ok(Identity::host(&self.state.mesh.trust_domain, &self.state.id.to_string())?)
+    }
+}
+
+async fn serve(config: Config, state: HostState, raft: &Runtime) -> Result<()> {
+    let mut stop_signal = Stop::new()?;
+    let ground = Ground::new(config, state)?;
+    let socket = admin::bind_socket(&ground.config.listen.socket).await?;
+    let ports = Ports::bind(&ground.config).await?;
+
+    let desk = Desk::start(&ground.config, ground.draining.clone());
+    let options = SocketOptions { mark: Some(ground.config.intercept.mark) };
+    let health = health::start(desk.registration(), options, ground.draining.clone());
+    let (outlets, published) = outlets();
+    let (agent, problem) = Agent::new(agent_settings(&ground)?, offer(&desk, health), outlets.clone());
+    if let Some(problem) = problem {
+        tracing::warn!(%problem, "starting without the mirror");
+    }
+
+    let notary = Arc::new(HostNotary::new(ground.state.id, ground.keys.clone()));
+    let hosts = Arc::new(Hosts::new(ground.dialer.clone()));
+    let rotation = start_rotation(&ground, &notary, &hosts, published.clone())?;
+
+    let quic = entrances::quic(&ground.config, &ground.credentials);
+    let upstreams = dns::upstreams(&ground.config);
+    let dns = dns::start(&ground.config, outlets.plans.clone(), upstreams.clone(), ground.draining.clone()).await?;
+    let mut proxy = entrances::start_proxy(&ground.config, &outlets, &ground.dialer, &ground.stats, ground.began)?;
+    let intercepts = start_interception(&ground.config, &upstreams, &desk)?;
+
+    let server = start_server(&ground, raft, &notary, &hosts).await?;
+    let requests = Arc::new(Requests {
+        id: ground.state.id,
+        name: ground.state.name.clone(),
+        plans: outlets.plans.clone(),
+        published: published.clone(),
+        server: server.clone(),
+        hosts,
+        desk: desk.clone(),
+        stats: ground.stats.clone(),
+        began: ground.began,
+    });
+    let control = std::mem::replace(&mut proxy.control, mpsc::channel(1).1);
+    task::spawn("control", accept_control(control, server.clone(), requests.clone()));
+    if let Some(quic) = quic {
+        task::spawn("mesh port, QUIC", accept_quic(quic, server.clone(), requests.clone()));
+    }
+    let follower = Follower {
+        credentials: ground.credentials.clone(),
+        rotation,
+        host: ground.state.id,
+        intercepts_inbound: intercepts && ground.config.intercept.inbound,
+        inbound_targets: BTreeSet::new(),
+    };
+    task::spawn("follow the Plan", follower.run(published.clone()));
+    serve_admin(&ground, socket, ports, &requests, &outlets);
+    let agent = spawn_agent(agent)?;
+
+    first_plan(published.clone(), &mut stop_signal).await;
+    tracing::info!(
+        host = ground.state.name,
+        revision = published.borrow().plan.revision.0,
+        took_ms = ground.began.elapsed().as_millis(),
+        "meshd is ready"
+    );
+    systemd::ready();
+    stop_signal.wait().await;
+    tracing::info!("meshd is stopping");
+    systemd::stopping();
+
+    Running { ground, agent, server, proxy, dns, intercepts }.stop().await
+}
+
+/// Everything that must be stopped in order.
+struct Running {
+    ground: Ground,
+    agent: AgentThread,
+    server: Option<Arc<Server>>,
+    proxy: Proxy,
+    dns: dns::Dns,
+    intercepts: bool,
+}
+
+impl Running {
+    /// Traffic first goes elsewhere, then what is under way ends, then everything else.
+    async fn stop(self) -> Result<()> {
+        if self.intercepts {
+            intercept::remove().context("removing interception; run `meshd cleanup` to try again")?;
+        }
+        self.agent.stop().await;
+        let cut = self.proxy.drain(self.ground.config.proxy.drain).await;
+        if cut > 0 {
+            tracing::warn!(cut, "connections were cut when the drain limit was reached");
+        }
+        self.ground.drain.start();
+        self.dns.stop().await;
+        if let Some(server) = &self.server {
+            server.stop().await;
+        }
+        remove_file(&self.ground.config.listen.socket);
+        Ok(())
+    }
+}
+
+fn outlets() -> (Outlets, watch::Receiver<Arc<Published>>) {
+    let (publisher, published) = watch::channel(Arc::default());
+    let never = Connection::Cut { since: Instant::now(), why: "not yet connected".into() };
+    let plans = Arc::new(ArcSwap::from_pointee(Plan::default()));
+    (Outlets { plans, published: publisher, connection: watch::channel(never).0 }, published)
+}
+
+fn offer(desk: &Desk, health: watch::Receiver<BTreeMap<String, Health>>) -> Offer {
+    Offer { registration: desk.registration(), health }
+}
+
+fn agent_settings(ground: &Ground) -> Result<agent::Settings> {
+    let address = begin::advertised(&ground.config, None).unwrap_or(ground.state.address);
+    Ok(agent::Settings {
+        host: ground.state.id,
+        mesh: ground.state.mesh.id.clone(),
+        node: node(&ground.config, &ground.state),
+        facts: begin::facts(&ground.config, address),
+        servers: ground.state.servers.clone(),
+        mirror: Mirror::at(&ground.config.host.data),
+        dialer: ground.dialer.clone(),
+    })
+}
+
+/// Returns who this host is; the callers are in the order that [`entrances`] counts on.
+fn node(config: &Config, state: &HostState) -> Node {
+    let mut callers: Vec<Workload> = vec![config.host.workload.clone()];
+    for listener in &config.listeners {
+        if !callers.contains(&listener.workload) {
+            callers.push(listener.workload.clone());
+        }
+    }
+    Node {
+        host: state.id,
+        name: state.name.clone(),
+        trust_domain: state.mesh.trust_domain.clone(),
+        domain: state.mesh.domain.clone(),
+        locality: Locality::clone(&config.host.locality),
+        labels: config.host.labels.clone(),
+        callers,
+    }
+}
+
+fn start_rotation(
+    ground: &Ground,
+    notary: &Arc<HostNotary>,
+    hosts: &Arc<Hosts>,
+    published: watch::Receiver<Arc<Published>>,
+) -> Result<RotationHandle> {
+    let settings = RotationSettings {
+        credentials: ground.credentials.clone(),
+        keys: ground.keys.clone(),
+        host: ground.own_identity()?,
+        folder: begin::certificates(&ground.config.host.data),
+    };
+    let servers = ground.state.servers.clone();
+    let (mut rotation, handle) = Rotation::new(settings, signer::signer(notary.clone(), hosts.clone(), published, servers));
+    rotation.restore()?;
+    task::spawn("certificates", rotation.run());
+    Ok(handle)
+}
+
+fn start_interception(config: &Config, upstreams: &[std::net::SocketAddr], desk: &Desk) -> Result<bool> {
+    let registration: Registration = desk.registration().borrow().clone();
+    let rules = intercept::rules(config, upstreams, &registration);
+    match intercept::start(config.intercept.mode, &rules)? {
+        intercept::Outcome::On => Ok(true),
+        intercept::Outcome::Off | intercept::Outcome::Unavailable(_) => Ok(false),
+    }
+}
+
+/// Starts the server of a host that may become a voter, and begins the mesh on the first one.
+async fn start_server(
+    ground: &Ground,
+    raft: &Runtime,
+    notary: &Arc<HostNotary>,
+    hosts: &Arc<Hosts>,
+) -> Result<Option<Arc<Server>>> {
+    if !ground.state.may_serve {
+        return Ok(None);
+    }
+    let setup = Setup {
+        id: ground.state.id,
+        folder: ground.config.host.data.join("server"),
+        carrier: hosts.clone(),
+        notary: notary.clone(),
+        analyze: mesh_core::analyze::check,
+        raft_runtime: raft.handle().clone(),
+        work_runtime: tokio::runtime::Handle::current(),
+        voters: mesh_core::autopilot::VOTERS,
+    };
+    let server = Server::start(setup).await?;
+    notary.attach(&server);
+    if let Some(bootstrap) = ground.state.bootstrap.clone() {
+        server.bootstrap(bootstrap).await.or_else(|error| match error.code {
+            // The last run came as far as this, and no further.
+            mesh_proto::api::ErrorCode::Conflict => Ok(mesh_proto::command::Revision(0)),
+            _ => Err(error),
+        })?;
+        HostState { bootstrap: None, ..ground.state.clone() }.save(&ground.config.host.data)?;
+    }
+    Ok(Some(server))
+}
+
+/// The ports that only read, bound before anything is served: a taken one ends the start.
+struct Ports {
+    admin: Vec<TcpListener>,
+    metrics: Vec<TcpListener>,
+}
+
+impl Ports {
+    async fn bind(config: &Config) -> Result<Self> {
+        async fn bind(key: &str, address: std::net::SocketAddr) -> Result<TcpListener> {
+            TcpListener::bind(address).await.with_context(|| {
+                format!("cannot listen on {address} ({key}); another process may hold it: see `ss -ltnp`, or set {key} in meshd.toml")
+            })
+        }
+        let mut ports = Self { admin: Vec::new(), metrics: Vec::new() };
+        for address in config.listen.admin {
+            ports.admin.push(bind("listen.admin", address).await?);
+        }
+        for address in &config.listen.metrics {
+            ports.metrics.push(bind("listen.metrics", *address).await?);
+        }
+        Ok(ports)
+    }
+}
+
+fn serve_admin(
+    ground: &Ground,
+    socket: tokio::net::UnixListener,
+    ports: Ports,
+    requests: &Arc<Requests>,
+    outlets: &Outlets,
+) {
+    let answering = requests.clone();
+    let handler: admin::Handler = Arc::new(move |request, author| {
+        let requests = answering.clone();
+        Box::pin(async move { requests.answer(request, &author).await })
+    });
+    task::spawn("admin socket", admin::serve_socket(socket, handler.clone(), ground.draining.clone()));
+    let plans = outlets.plans.clone();
+    let stats = ground.stats.clone();
+    let pages = Pages {
+        ready: Arc::new(move || match plans.load().revision.0 {
+            0 => Err("no Plan yet: no server has answered".into()),
+            _ => Ok(()),
+        }),
+        metrics: Arc::new(move || stats.prometheus()),
+        reads: Some(handler),
+    };
+    for listener in ports.admin {
+        task::spawn("admin port", admin::serve_port(listener, pages.clone(), ground.draining.clone()));
+    }
+    for listener in ports.metrics {
+        let pages = Pages { reads: None, ..pages.clone() };
+        task::spawn("metrics port", admin::serve_port(listener, pages, ground.draining.clone()));
+    }
+}
+
+/// The agent on a thread of its own: a compile never delays an answer.
+struct AgentThread {
+    stop: oneshot::Sender<()>,
+    ended: oneshot::Receiver<()>,
+}
+
+fn spawn_agent(agent: Agent) -> Result<AgentThread> {
+    let (stop, stopped) = oneshot::channel();
+    let (end, ended) = oneshot::channel();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the agent")?;
+    std::thread::Builder::new()
+        .name("meshd-agent".into())
+        .spawn(move || {
+            runtime.block_on(agent.run(stopped));
+            drop(end.send(()));
+        })
+        .context("starting the agent")?;
+    Ok(AgentThread { stop, ended })
+}
+
+impl AgentThread {
+    /// Says goodbye to the mesh.
+    async fn stop(self) {
+        drop(self.stop.send(()));
+        drop(self.ended.await);
+    }
+}
+
+/// Waits for the first Plan: without one, meshd is not ready.
+async fn first_plan(mut published: watch::Receiver<Arc<Published>>, stop: &mut Stop) {
+    let plan = published.wait_for(|published| published.plan.revision.0 > 0);
+    tokio::select! {
+        _ = plan => {}
+        () = stop.wait() => stop.again(),
+    }
+}
+
+/// Hands what comes in on the mesh port, and is no data hop, to whom it concerns.
+async fn accept_control(
+    mut incoming: mpsc::Receiver<Accepted>,
+    server: Option<Arc<Server>>,
+    requests: Arc<Requests>,
+) {
+    while let Some(accepted) = incoming.recv().await {
+        hand_over(accepted, server.as_ref(), &requests);
+    }
+}
+
+async fn accept_quic(
+    mut listener: QuicListener,
+    server: Option<Arc<Server>>,
+    requests: Arc<Requests>,
+) {
+    loop {
+        match listener.accept().await {
+            Ok(other) => hand_over(other, server.as_ref(), &requests),
+            Err(refused) => tracing::debug!(%refused, "refused on the mesh port"),
+        }
+    }
+}
+
+fn hand_over(accepted: Accepted, server: Option<&Arc<Server>>, requests: &Arc<Requests>) {
+    match (accepted, server) {
+        (Accepted::Control(peer, service, stream), server) => {
+            let Some(host) = peer.host() else {
+                tracing::debug!(peer = %peer.address, "control traffic from who is no host");
+                return;
+            };
+            match (service, server) {
+                (Service::Api, _) => {
+                    let requests = requests.clone();
+                    task::spawn("api stream", async move { requests.serve(&peer, host, stream).await });
+                }
+                (_, Some(server)) => server.serve(host, service, stream),
+                (_, None) => tracing::debug!(peer = %peer.address, ?service, "this host is no server"),
+            }
+        }
+        (Accepted::Join(peer, stream, exporter), Some(server)) if server.is_member() => {
+            server.serve_join(peer.address, stream, exporter);
+        }
+        (Accepted::Join(_, stream, exporter), _) => {
+            let requests = requests.clone();
+            task::spawn("join", async move { requests.serve_join(stream, exporter).await });
+        }
+        (Accepted::Hop(peer, _), _) => tracing::error!(peer = %peer.address, "a data hop came to the control plane"),
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct Stop {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    came: bool,
+}
+
+impl Stop {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            came: false,
+        })
+    }
+
+    async fn wait(&mut self) {
+        if self.came {
+            return;
+        }
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    /// Remembers a signal that came while something else was waited for.
+    fn again(&mut self) {
+        self.came = true;
+    }
+}
+
+fn remove_file(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path) {
+        tracing::debug!(path = %path.display(), %error, "not removed");
+    }
+}

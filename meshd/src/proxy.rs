@@ -1,0 +1,271 @@
+//! The data path: connections and requests of callers in, routed by the Plan, carried to endpoints.
+//!
+//! One worker for each core: a thread with a single-threaded runtime, its own listeners (`SO_REUSEPORT`) and its own
+//! upstream connections, so that a request takes no lock. What a request sees is one Plan, from its first byte to its
+//! access log. Decisions are `core`'s; here they are carried out.
+//!
+//! | a connection comes in on | [`Way`] | goes through |
+//! |---|---|---|
+//! | an explicit listener | `Service`, `Fixed` | `outbound`, then `http` or `tcp` |
+//! | the HTTP proxy port | `HttpProxy` | `http` |
+//! | 15001, intercepted on its way out | `Outbound` | `outbound` |
+//! | 15006, intercepted on its way in | `Inbound` | `inbound` |
+//! | 15008, from another host | `Mesh` | `inbound` |
+
+use std::future::Future;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use mesh_core::plan::Plan;
+use mesh_core::wire::guard;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+
+use crate::drain::{self, Drain};
+use crate::telemetry::{AccessLog, Stats};
+use crate::transport::{Accepted, Dialer, QuicOptions, SocketOptions, Transport, socket};
+
+mod accept;
+mod body;
+mod exchange;
+mod forward;
+mod http;
+mod inbound;
+mod local_reply;
+mod mirror;
+mod outbound;
+mod passthrough;
+mod request;
+mod server;
+mod tcp;
+mod tunnel;
+mod upstream;
+mod wire;
+mod worker;
+
+/// What all workers share.
+#[derive(Clone)]
+pub struct Shared {
+    /// The Plan in force; swapped by the agent.
+    pub plans: Arc<ArcSwap<Plan>>,
+    /// Reaches other hosts.
+    pub dialer: Dialer,
+    /// How this host's proxy behaves.
+    pub settings: Arc<Settings>,
+    /// Where everything is counted.
+    pub stats: Arc<Stats>,
+    /// Where requests are logged; `None`: nowhere.
+    pub access_log: Option<AccessLog>,
+    /// When meshd began: the zero of every `Moment`.
+    pub started: Instant,
+}
+
+/// Finds the addresses of a name that no rule knows, for a port.
+pub type Resolver =
+    Arc<dyn Fn(String, u16) -> Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>> + Send + Sync>;
+
+/// How this host's proxy behaves.
+#[derive(Clone)]
+pub struct Settings {
+    /// Worker threads. Default: one for each core.
+    pub workers: usize,
+    /// What carries hops between hosts. Default TCP.
+    pub transport: Transport,
+    /// Limits of a request's head.
+    pub limits: guard::Limits,
+    /// For a complete head, also of the first request. Default 10 s; holds to within a second.
+    pub head_timeout: Duration,
+    /// Between two requests of a connection. Default 1 h, Envoy's.
+    pub idle_timeout: Duration,
+    /// For the first bytes on a port whose protocol nobody declared. Default 50 ms; then it is opaque TCP.
+    pub sniff_timeout: Duration,
+    /// HTTP/2 streams of one caller's connection. Default 100.
+    pub max_streams: u32,
+    /// Bytes of a request's body that are kept for a retry. Default 1 MiB, Envoy's buffer; larger bodies are not retried.
+    pub replay_bytes: usize,
+    /// Mirrored requests under way in one worker. Default 1,024; more are dropped and counted.
+    pub max_mirrors: usize,
+    /// Whether a caller may close its sending side and still get its answer (HTTP/1). Default no, as Envoy: a caller
+    /// that closes has gone, and what it asked for is given up.
+    pub half_close: bool,
+    /// What outgoing sockets are given: the mark that interception lets pass.
+    pub socket: SocketOptions,
+    /// Where an intercepted connection was going. Default: asks the kernel.
+    pub original_destination: fn(&TcpStream) -> Option<SocketAddr>,
+    /// Finds addresses of names outside the mesh. Default: the system's resolver.
+    pub resolve: Resolver,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            workers: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            transport: Transport::default(),
+            limits: guard::Limits::default(),
+            head_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(3_600),
+            sniff_timeout: Duration::from_millis(50),
+            max_streams: 100,
+            replay_bytes: 1 << 20,
+            max_mirrors: 1_024,
+            half_close: false,
+            socket: SocketOptions::default(),
+            original_destination: |stream| socket::original_destination(stream).ok(),
+            resolve: Arc::new(|host, port| {
+                Box::pin(async move { tokio::net::lookup_host((host, port)).await.map(Iterator::collect) })
+            }),
+        }
+    }
+}
+
+/// The listeners of the proxy.
+#[derive(Default)]
+pub struct Sockets {
+    /// Every way in with its sockets: one for each worker; with fewer, some workers do not listen there.
+    pub entrances: Vec<Entrance>,
+    /// The mesh port over UDP, served by one worker; `None`: hops and control traffic come over TCP only.
+    pub quic: Option<(std::net::UdpSocket, QuicOptions)>,
+}
+
+/// One way in.
+pub struct Entrance {
+    /// What connections there mean.
+    pub way: Way,
+    /// Sockets of one address, made by [`socket::listen_tcp_group`].
+    pub sockets: Vec<TcpListener>,
+}
+
+/// What connections to a listener mean.
+///
+/// `caller` is a position in `Node::callers`: who calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// A local address that stands for a service port: the Host of a request, the SNI or the port's TCP service decides.
+    Service {
+        /// The service port.
+        port: u16,
+        /// What is spoken.
+        protocol: Declared,
+        /// Who calls.
+        caller: usize,
+    },
+    /// A local address that stands for one service: whatever Host is sent, it is this one.
+    Fixed {
+        /// Full host name, as in the Plan.
+        host: Arc<str>,
+        /// The service port.
+        port: u16,
+        /// What is spoken.
+        protocol: Declared,
+        /// Who calls.
+        caller: usize,
+    },
+    /// A forward proxy for HTTP: absolute-form, origin-form with Host, CONNECT.
+    HttpProxy {
+        /// Who calls.
+        caller: usize,
+    },
+    /// Where interception redirects what goes out; the kernel knows where to (15001).
+    Outbound {
+        /// Who calls.
+        caller: usize,
+    },
+    /// Where interception redirects what comes in plainly (15006).
+    Inbound,
+    /// The mesh port: hops from other hosts, control traffic, joins (15008).
+    Mesh,
+}
+
+/// What is spoken on a listener.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Declared {
+    /// Not said: the port's service says, else the first bytes.
+    #[default]
+    Auto,
+    /// HTTP/1 or HTTP/2.
+    Http,
+    /// Opaque bytes: nothing is read before connecting.
+    Tcp,
+    /// TLS, passed through by SNI.
+    Tls,
+}
+
+/// Why the proxy could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A thread or a runtime could not be made.
+    #[error("cannot start proxy worker {worker}: {source}")]
+    Worker {
+        /// Which.
+        worker: usize,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// The running proxy.
+pub struct Proxy {
+    /// What came in on the mesh port and is no data hop: control traffic and joins.
+    pub control: mpsc::Receiver<Accepted>,
+    drain: Drain,
+    stop: tokio::sync::watch::Sender<bool>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+/// Starts the workers. Listening has begun when this returns: the sockets were made by the caller.
+pub fn start(shared: Shared, sockets: Sockets) -> Result<Proxy, StartError> {
+    let workers = shared.settings.workers.max(1);
+    let (drain, draining) = drain::channel();
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let (control, receiver) = mpsc::channel(CONTROL_QUEUE);
+    let own = sockets.entrances.iter().flat_map(|entrance| &entrance.sockets);
+    let own: Arc<[SocketAddr]> = own.filter_map(|socket| socket.local_addr().ok()).collect();
+    let mut shares: Vec<Vec<(Way, TcpListener)>> = (0..workers).map(|_| Vec::new()).collect();
+    for entrance in sockets.entrances {
+        for (index, socket) in entrance.sockets.into_iter().enumerate() {
+            shares[index % workers].push((entrance.way.clone(), socket));
+        }
+    }
+    let mut quic = sockets.quic;
+    let mut threads = Vec::with_capacity(workers);
+    for (index, listeners) in shares.into_iter().enumerate() {
+        let start = worker::Start {
+            index,
+            shared: shared.clone(),
+            listeners,
+            quic: quic.take(),
+            own: own.clone(),
+            control: control.clone(),
+            draining: draining.clone(),
+            stopped: stopped.clone(),
+        };
+        let thread = worker::spawn(start).map_err(|source| StartError::Worker { worker: index, source })?;
+        threads.push(thread);
+    }
+    Ok(Proxy { control: receiver, drain, stop, threads })
+}
+
+impl Proxy {
+    /// Stops accepting, lets what is under way end, at most for `limit`; then cuts the rest. Returns how many
+    /// connections were cut.
+    pub async fn drain(self, limit: Duration) -> usize {
+        self.drain.start();
+        let left = self.drain.finished(limit).await;
+        self.stop.send_replace(true);
+        let threads = self.threads;
+        let joined = tokio::task::spawn_blocking(move || {
+            threads.into_iter().filter_map(|thread| thread.join().err()).count()
+        });
+        if let Ok(panicked @ 1..) = joined.await {
+            tracing::error!(panicked, "proxy workers panicked");
+        }
+        left
+    }
+}
+
+/// Connections handed to the control plane that it has not taken yet.
+const CONTROL_QUEUE: usize = 256;

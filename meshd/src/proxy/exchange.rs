@@ -1,0 +1,335 @@
+//! One request from its head to its end, told exactly once: to the counters and to the access log.
+//!
+//! An [`Exchange`] travels with the request and then with the body of its answer. However it ends (answered, broken,
+//! the caller gone), dropping it tells.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant, SystemTime};
+
+use ::http::request::Parts;
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use mesh_core::endpoint::InFlight;
+use mesh_core::plan::{Cluster, Via};
+use mesh_core::resilience::breaker::Permit;
+use mesh_core::resilience::{Flag, Flags};
+use tokio::time::Sleep;
+
+use super::body::Source;
+use super::outbound::Connection;
+use super::upstream::Lease;
+use crate::telemetry::{EdgeCell, EdgeKey, Record};
+
+/// One request, until it is told.
+pub(crate) struct Exchange {
+    connection: Rc<Connection>,
+    pub(crate) started: Instant,
+    pub(crate) caller: Arc<str>,
+    /// Where it is counted, once an endpoint was chosen.
+    pub(crate) edge: Option<Arc<EdgeCell>>,
+    /// What it is counted under otherwise.
+    pub(crate) cluster: Option<Arc<Cluster>>,
+    /// Host and port where not even a cluster was found.
+    pub(crate) host: Option<(Arc<str>, u16)>,
+    pub(crate) status: u16,
+    pub(crate) failed: bool,
+    pub(crate) retries: u32,
+    pub(crate) details: &'static str,
+    pub(crate) upstream_time: Option<Duration>,
+    pub(crate) source: Option<Rc<Source>>,
+    pub(crate) sent_bytes: u64,
+    flag: Option<Flag>,
+    flags: Flags,
+    log: Option<Box<Logged>>,
+}
+
+/// What only the access log wants.
+struct Logged {
+    method: String,
+    path: String,
+    protocol: &'static str,
+    authority: String,
+    forwarded_for: String,
+    user_agent: String,
+    request_id: String,
+    upstream: String,
+}
+
+impl Exchange {
+    pub(crate) fn begin(connection: &Rc<Connection>, caller: Arc<str>, parts: &Parts) -> Self {
+        connection.watch.request_began();
+        let log = connection.worker.access_log.is_some().then(|| Box::new(Logged::of(parts)));
+        Self {
+            connection: connection.clone(),
+            started: Instant::now(),
+            caller,
+            edge: None,
+            cluster: None,
+            host: None,
+            status: 0,
+            failed: false,
+            retries: 0,
+            details: "",
+            upstream_time: None,
+            source: None,
+            sent_bytes: 0,
+            flag: None,
+            flags: Flags::default(),
+            log,
+        }
+    }
+
+    /// Raises a flag; the first one counts in metrics, all are logged.
+    pub(crate) fn raise(&mut self, flag: Flag) {
+        self.flag.get_or_insert(flag);
+        self.flags.set(flag);
+    }
+
+    /// Tells who answers, for the log.
+    pub(crate) fn answered_by(&mut self, via: &Via) {
+        if let Some(log) = &mut self.log {
+            log.upstream = match via {
+                Via::Local(address) | Via::Plain(address) => address.to_string(),
+                Via::Mesh { hop, instance, .. } => format!("{hop}/{instance}"),
+                Via::Name { host, port } => format!("{host}:{port}"),
+            };
+        }
+    }
+
+    /// Tells the log which id the request travels under.
+    pub(crate) fn request_id(&mut self, id: &::http::HeaderValue) {
+        if let Some(log) = &mut self.log {
+            log.request_id = text(Some(id));
+        }
+    }
+
+    fn edge(&self) -> Arc<EdgeCell> {
+        if let Some(edge) = &self.edge {
+            return edge.clone();
+        }
+        let empty: Arc<str> = "".into();
+        let (destination, port, subset) = match (&self.cluster, &self.host) {
+            (Some(cluster), _) => (cluster.name.host.clone(), cluster.name.port, cluster.name.subset.clone()),
+            (None, Some((host, port))) => (host.clone(), *port, empty.clone()),
+            (None, None) => ("BlackHoleCluster".into(), 0, empty.clone()),
+        };
+        let key = EdgeKey { source: self.caller.clone(), destination, port, subset, version: empty };
+        self.connection.worker.shard.edge(&key)
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.connection.watch.request_ended();
+        if self.status == 0 {
+            self.raise(Flag::DownstreamConnectionTermination);
+        }
+        let took = self.started.elapsed();
+        match &self.edge {
+            Some(edge) => edge.finished(self.status, self.flag, self.failed, self.retries, took),
+            None => self.edge().finished(self.status, self.flag, self.failed, self.retries, took),
+        }
+        if let (Some(log), Some(sink)) = (self.log.take(), &self.connection.worker.access_log) {
+            sink.write(log.record(self, took));
+        }
+    }
+}
+
+impl Logged {
+    fn of(parts: &Parts) -> Self {
+        let field = |name: &str| text(parts.headers.get(name));
+        let authority = parts.uri.authority().map_or_else(|| field("host"), ToString::to_string);
+        Self {
+            method: parts.method.to_string(),
+            path: parts.uri.path_and_query().map_or_else(String::new, ToString::to_string),
+            protocol: mesh_core::route::template::protocol(parts.version),
+            authority,
+            forwarded_for: field("x-forwarded-for"),
+            user_agent: field("user-agent"),
+            request_id: field("x-request-id"),
+            upstream: String::new(),
+        }
+    }
+
+    fn record(self, exchange: &Exchange, took: Duration) -> Record {
+        Record {
+            started: SystemTime::now() - took,
+            method: self.method,
+            path: self.path,
+            protocol: self.protocol,
+            authority: self.authority,
+            status: exchange.status,
+            flags: exchange.flags,
+            details: exchange.details,
+            received_bytes: exchange.source.as_ref().map_or(0, |source| source.received()),
+            sent_bytes: exchange.sent_bytes,
+            duration: took,
+            upstream_duration: exchange.upstream_time,
+            forwarded_for: self.forwarded_for,
+            user_agent: self.user_agent,
+            request_id: self.request_id,
+            upstream_host: self.upstream,
+            upstream_cluster: exchange.cluster.as_ref().map_or_else(String::new, |cluster| cluster.name.to_string()),
+            downstream: shown(exchange.connection.peer),
+        }
+    }
+}
+
+fn text(value: Option<&::http::HeaderValue>) -> String {
+    value.map_or_else(String::new, |value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+}
+
+fn shown(address: SocketAddr) -> String {
+    address.to_string()
+}
+
+/// The body of an answer to a caller.
+pub(crate) enum Reply {
+    /// None.
+    Empty,
+    /// All of it.
+    Whole(Option<Bytes>),
+    /// From an endpoint.
+    Relay(Box<Relay>),
+}
+
+/// A body on its way from an endpoint to a caller, with all that ends when it ends.
+pub(crate) struct Relay {
+    pub(crate) body: Incoming,
+    pub(crate) lease: Option<Lease>,
+    pub(crate) exchange: Option<Exchange>,
+    /// When the route's timeout ends it.
+    pub(crate) deadline: Option<Pin<Box<Sleep>>>,
+    /// What counts it as under way.
+    pub(crate) guards: Guards,
+}
+
+/// What counts a request as under way.
+#[derive(Default)]
+pub(crate) struct Guards {
+    pub(crate) request: Option<Permit>,
+    pub(crate) retry: Option<Permit>,
+    pub(crate) in_flight: Option<InFlight>,
+}
+
+/// Why an answer ends early.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReplyError {
+    /// The endpoint's connection broke.
+    #[error("the endpoint's answer ended early: {0}")]
+    Endpoint(#[from] hyper::Error),
+    /// The route's timeout is over.
+    #[error("the route's timeout ended the answer")]
+    Timeout,
+}
+
+impl Reply {
+    pub(crate) fn whole(body: Bytes) -> Self {
+        if body.is_empty() { Self::Empty } else { Self::Whole(Some(body)) }
+    }
+
+    /// Relays an answer; one without body is over at once.
+    pub(crate) fn relay(relay: Relay) -> Self {
+        let mut relay = Box::new(relay);
+        if relay.body.is_end_stream() {
+            relay.finish();
+            return Self::Empty;
+        }
+        Self::Relay(relay)
+    }
+}
+
+impl Relay {
+    /// All of it was read: the connection is free again, and the request is told.
+    fn finish(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            lease.give_back();
+        }
+        self.guards = Guards::default();
+        self.exchange = None;
+    }
+
+    fn fail(&mut self, flag: Flag) {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.raise(flag);
+            exchange.failed = true;
+        }
+        self.exchange = None;
+        self.lease = None;
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ReplyError>>> {
+        if let Some(deadline) = &mut self.deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            self.fail(Flag::UpstreamRequestTimeout);
+            return Poll::Ready(Some(Err(ReplyError::Timeout)));
+        }
+        let polled = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
+        match polled {
+            None => {
+                self.finish();
+                Poll::Ready(None)
+            }
+            Some(Err(error)) => {
+                self.fail(Flag::UpstreamConnectionTermination);
+                Poll::Ready(Some(Err(error.into())))
+            }
+            Some(Ok(frame)) => {
+                if let (Some(exchange), Some(data)) = (&mut self.exchange, frame.data_ref()) {
+                    exchange.sent_bytes += data.len() as u64;
+                }
+                if self.body.is_end_stream() {
+                    self.finish();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+        }
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        // Neither finished nor failed: the caller has gone in the middle of its answer.
+        if let Some(exchange) = &mut self.exchange {
+            exchange.raise(Flag::DownstreamConnectionTermination);
+        }
+    }
+}
+
+impl Body for Reply {
+    type Data = Bytes;
+    type Error = ReplyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ReplyError>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Relay(relay) => relay.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Whole(bytes) => bytes.is_none(),
+            Self::Relay(relay) => relay.body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Relay(relay) => relay.body.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! The way in: hops from other hosts on the mesh port, and plain connections caught on their way to an application.
+//!
+//! A hop's peer is proven by its certificate before a byte of HTTP is read. Which instance a request is for is said by
+//! `x-mesh-instance`, which port by the hop's server name; what is not here is refused in words the source
+//! understands (`x-mesh-failure`), so that it can try elsewhere as if it had met the endpoint itself.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use ::http::header::{HeaderMap, HeaderName, HeaderValue};
+use ::http::{Method, Request, Response, StatusCode, Version};
+use bytes::Bytes;
+use hyper::body::{Body, Incoming};
+use hyper_util::rt::TokioIo;
+use mesh_core::identity::sni;
+use mesh_core::plan::{LocalInstance, LocalPort, UpstreamProtocol};
+use mesh_core::resilience::Failure;
+use tokio::net::TcpStream;
+
+use super::accept::Open;
+use super::body::Outgoing;
+use super::exchange::{Guards, Relay, Reply};
+use super::passthrough::Place;
+use super::request::{self, Head, INSTANCE, SPEAK};
+use super::server::{self, Trust};
+use super::wire::{Stream, Watch, Wire};
+use super::worker::{Caller, Worker};
+use super::tcp;
+use crate::task;
+use crate::telemetry::Counters;
+use crate::transport::{Accepted, LinkStream, Listener, Peer, QuicListener, QuicOptions, Refused};
+
+/// Accepts on the mesh port until draining begins. What is no hop goes to the control plane.
+pub(super) async fn accept(worker: Rc<Worker>, socket: std::net::TcpListener) {
+    let mut listener = match Listener::new(socket, worker.dialer.credentials()) {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!(%error, "cannot accept on the mesh port"),
+    };
+    let mut draining = worker.draining.clone();
+    loop {
+        let accepted = tokio::select! {
+            () = draining.started() => return,
+            accepted = listener.accept() => accepted,
+        };
+        took_in(&worker, accepted);
+    }
+}
+
+/// Accepts on the mesh port over QUIC, like [`accept`].
+pub(super) async fn accept_quic(worker: Rc<Worker>, socket: std::net::UdpSocket, options: QuicOptions) {
+    let mut listener = match QuicListener::new(socket, worker.dialer.credentials(), &options) {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!(%error, "cannot accept on the mesh port over QUIC"),
+    };
+    let mut draining = worker.draining.clone();
+    loop {
+        let accepted = tokio::select! {
+            () = draining.started() => return,
+            accepted = listener.accept() => accepted,
+        };
+        took_in(&worker, accepted);
+    }
+}
+
+fn took_in(worker: &Rc<Worker>, accepted: Result<Accepted, Refused>) {
+    match accepted {
+        Ok(Accepted::Hop(peer, stream)) => {
+            task::spawn_local("hop", serve(worker.clone(), peer, stream));
+        }
+        Ok(other) => {
+            if worker.control.try_send(other).is_err() {
+                tracing::warn!("control connection dropped: the control plane is too busy, or not running");
+            }
+        }
+        Err(refused) => {
+            Counters::add(&worker.shard.counters.refused_hops_total);
+            tracing::info!(peer = %refused.address, reason = %refused.fault, "hop refused");
+        }
+    }
+}
+
+/// A connection from another host.
+struct Hop {
+    worker: Rc<Worker>,
+    peer: Peer,
+    /// The service port it asks for.
+    port: u16,
+    /// The service it asks for.
+    host: Box<str>,
+    caller: Rc<Caller>,
+    watch: Arc<Watch>,
+}
+
+async fn serve(worker: Rc<Worker>, peer: Peer, stream: LinkStream) {
+    let _open = Open::count(&worker);
+    let asked = peer.sni.as_deref().and_then(sni::parse).map(|asked| (asked.port, Box::from(asked.host)));
+    let Some((port, host)) = asked else {
+        Counters::add(&worker.shard.counters.refused_hops_total);
+        return tracing::info!(peer = %peer.address, sni = ?peer.sni, "hop refused: not the name of a service");
+    };
+    let watch = worker.watch(true);
+    let settings = worker.settings.clone();
+    let wire = Wire::new(Stream::Hop(stream));
+    let hop = Rc::new(Hop { worker, peer, port, host, caller: Caller::inbound(), watch: watch.clone() });
+    server::http2(&settings, wire, &watch, Trust::Peer, |request| handle(hop.clone(), request)).await;
+}
+
+/// Hands a request to the instance here that it is for.
+async fn handle(hop: Rc<Hop>, mut request: Request<Incoming>) -> Response<Reply> {
+    let _busy = Busy::new(&hop.watch);
+    let view = hop.worker.view();
+    let inbound = &view.plan.inbound;
+    let instance = match request.headers().get(INSTANCE).map(HeaderValue::to_str) {
+        Some(Ok(id)) => inbound.instances.get(id),
+        Some(Err(_)) => None,
+        None => inbound.services.get(&hop.host).and_then(|instances| instances.first()),
+    };
+    let found = instance.and_then(|instance| Some((instance, instance.port(hop.port)?)));
+    let Some((instance, port)) = found.filter(|(instance, _)| *instance.host == *hop.host) else {
+        return hop.refuse(&request);
+    };
+    Counters::add(&hop.worker.shard.counters.inbound_requests_total);
+    if request.method() == Method::CONNECT {
+        return hop.open(port, &mut request).await;
+    }
+    match hop.forward(instance, port, request).await {
+        Ok(response) => response,
+        Err(failure) => unreachable(failure),
+    }
+}
+
+impl Hop {
+    fn refuse(&self, request: &Request<Incoming>) -> Response<Reply> {
+        Counters::add(&self.worker.shard.counters.refused_hops_total);
+        tracing::info!(
+            peer = %self.peer.address,
+            identity = ?self.peer.identity.as_ref().map(ToString::to_string),
+            host = %self.host,
+            port = self.port,
+            instance = ?request.headers().get(INSTANCE),
+            "hop refused: no such instance here"
+        );
+        unreachable(Failure::RefusedStream)
+    }
+
+    /// Opens a tunnel to the application: connects first, so that a failure can still be told.
+    async fn open(&self, port: &LocalPort, request: &mut Request<Incoming>) -> Response<Reply> {
+        let switch = hyper::upgrade::on(request);
+        let direct = self.worker.passthrough.to(Place::Local(port.target), UpstreamProtocol::Tcp);
+        let reached = match tcp::reach(&self.worker, &self.caller, &direct.cluster, None).await {
+            Ok(reached) => reached,
+            Err(failure) => return unreachable(failure),
+        };
+        let worker = self.worker.clone();
+        task::spawn_local("hop tunnel", async move {
+            match switch.await {
+                Ok(upgraded) => {
+                    let wire = Wire::new(Stream::Tunnel(TokioIo::new(upgraded)));
+                    tcp::join(&worker, wire, reached).await;
+                }
+                Err(error) => tracing::debug!(%error, "the source left before its tunnel began"),
+            }
+        });
+        Response::new(Reply::Empty)
+    }
+
+    async fn forward(
+        &self,
+        _instance: &LocalInstance,
+        port: &LocalPort,
+        request: Request<Incoming>,
+    ) -> Result<Response<Reply>, Failure> {
+        let (parts, body) = request.into_parts();
+        let http2 = port.protocol.upstream_is_http2() || parts.headers.get(SPEAK).is_some_and(|speak| speak == "h2");
+        let protocol = if http2 { UpstreamProtocol::Http2 } else { UpstreamProtocol::Http1 };
+        let direct = self.worker.passthrough.to(Place::Local(port.target), protocol);
+        let pool = self.worker.pools.pool(&self.worker, &self.caller, &direct.cluster, &direct.endpoint, http2);
+        let mut headers = parts.headers;
+        headers.remove(INSTANCE);
+        headers.remove(SPEAK);
+        let authority = parts.uri.authority().ok_or(Failure::Protocol)?.as_str();
+        let head = Head {
+            method: parts.method,
+            authority: HeaderValue::from_str(authority).map_err(|_| Failure::Protocol)?,
+            https: parts.uri.scheme_str() == Some("https"),
+            target: parts.uri.path_and_query().cloned().ok_or(Failure::Protocol)?,
+            headers: HeaderMap::new(),
+            version: parts.version,
+            upgrade: false,
+        };
+        let body = if body.is_end_stream() { Outgoing::Empty } else { Outgoing::Stream(body) };
+        let in_flight = direct.endpoint.state.enter();
+        let mut request = head.request(headers, &pool, body).ok_or(Failure::Protocol)?;
+        loop {
+            let mut lease = pool.checkout(&direct.cluster).await?;
+            match lease.send(request).await {
+                Ok(response) => {
+                    let (mut parts, body) = response.into_parts();
+                    request::strip_hop_by_hop(&mut parts.headers);
+                    parts.headers.remove(FAILURE);
+                    parts.version = Version::HTTP_2;
+                    let guards = Guards { in_flight: Some(in_flight), ..Guards::default() };
+                    let relay = Relay { body, lease: Some(lease), exchange: None, deadline: None, guards };
+                    return Ok(Response::from_parts(parts, Reply::relay(relay)));
+                }
+                Err(unanswered) => match unanswered.unsent {
+                    // An idle connection that had died meanwhile; there is an end of them.
+                    Some(unsent) if lease.reused => request = unsent,
+                    _ => return Err(unanswered.failure),
+                },
+            }
+        }
+    }
+}
+
+/// Counts a request of a hop as under way until its head is answered.
+struct Busy(Arc<Watch>);
+
+impl Busy {
+    fn new(watch: &Arc<Watch>) -> Self {
+        watch.request_began();
+        Self(watch.clone())
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.request_ended();
+    }
+}
+
+/// Tells the source why its request met no application.
+fn unreachable(failure: Failure) -> Response<Reply> {
+    let text = FAILURES.iter().find(|(known, _)| *known == failure).map_or("connection-lost", |(_, text)| text);
+    let mut response = Response::new(Reply::whole(Bytes::from_static(text.as_bytes())));
+    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    response.headers_mut().insert(FAILURE, HeaderValue::from_static(text));
+    response
+}
+
+/// Reads what the other host's meshd says about a request that met no application.
+pub(super) fn failure_of(headers: &HeaderMap) -> Option<Failure> {
+    let text = headers.get(FAILURE)?;
+    let known = FAILURES.iter().find(|(_, known)| text.as_bytes() == known.as_bytes());
+    Some(known.map_or(Failure::ConnectionLost, |(failure, _)| *failure))
+}
+
+/// Why a request met no application; never passed on to callers.
+const FAILURE: HeaderName = HeaderName::from_static("x-mesh-failure");
+
+const FAILURES: [(Failure, &str); 7] = [
+    (Failure::RefusedStream, "refused"),
+    (Failure::Connect, "connect"),
+    (Failure::ConnectTimeout, "connect-timeout"),
+    (Failure::ResetBeforeRequest, "reset-before-request"),
+    (Failure::RemoteReset, "reset"),
+    (Failure::Protocol, "protocol"),
+    (Failure::ConnectionLost, "connection-lost"),
+];
+
+/// Carries a plain connection that was caught on its way in: to the application that listens on its port, else to
+/// where it was going. Nothing is asked of the caller (Istio's `PERMISSIVE`).
+pub(super) async fn plain(worker: Rc<Worker>, stream: TcpStream, destination: SocketAddr) {
+    Counters::add(&worker.shard.counters.tcp_connections_total);
+    let target = worker.view().plan.inbound.targets.get(&destination.port()).map(|(_, port)| port.target);
+    let direct = worker.passthrough.to(Place::Local(target.unwrap_or(destination)), UpstreamProtocol::Tcp);
+    match tcp::reach(&worker, &Caller::inbound(), &direct.cluster, None).await {
+        Ok(reached) => tcp::join(&worker, Wire::new(Stream::Tcp(stream)), reached).await,
+        Err(failure) => tracing::debug!(%destination, ?failure, "caught connection closed: nobody listens"),
+    }
+}

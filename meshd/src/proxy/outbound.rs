@@ -1,0 +1,287 @@
+//! Connections of callers: what they speak and what they stand for, before HTTP or TCP takes over.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use mesh_core::plan::{Outbound, ServicePort, TcpRules, TlsHost, UnknownHosts};
+use mesh_core::wire::client_hello::{self, Parsed};
+use mesh_core::wire::sniff::{self, Sniff, sniff};
+use tokio::net::TcpStream;
+
+use super::passthrough::Place;
+use super::server::{self, Trust};
+use super::wire::{Stream, Watch, Wire};
+use super::worker::{View, Worker};
+use super::{Declared, Way, http, inbound, tcp};
+use crate::telemetry::Counters;
+
+/// A connection of a caller.
+pub(crate) struct Connection {
+    pub(crate) worker: Rc<Worker>,
+    /// Who calls: a position in the Plan's outbounds.
+    pub(crate) caller: usize,
+    /// Where the caller is.
+    pub(crate) peer: SocketAddr,
+    /// What the connection stands for.
+    pub(crate) target: Target,
+    /// Whether CONNECT may open a tunnel.
+    pub(crate) is_proxy: bool,
+    pub(crate) watch: Arc<Watch>,
+}
+
+/// What a connection stands for.
+#[derive(Clone, Debug)]
+pub(crate) enum Target {
+    /// A service port: the Host, the SNI or the port's TCP service decides.
+    Port(u16),
+    /// One service.
+    Host {
+        /// Its name, as an authority.
+        host: Arc<str>,
+        /// Its port.
+        port: u16,
+    },
+    /// Where it was going before it was intercepted.
+    Address(SocketAddr),
+    /// Whatever each request says.
+    Proxy,
+}
+
+/// What is spoken on a connection.
+enum Spoken {
+    Http1,
+    Http2,
+    Tls(Option<String>),
+    Opaque,
+    /// It ended, or stayed silent where the caller must begin.
+    Nothing,
+}
+
+/// Serves an accepted connection to its end.
+pub(crate) async fn serve(worker: Rc<Worker>, way: &Way, stream: TcpStream, peer: SocketAddr) {
+    let (target, declared, caller) = match way {
+        Way::Service { port, protocol, caller } => (Target::Port(*port), *protocol, *caller),
+        Way::Fixed { host, port, protocol, caller } => {
+            (Target::Host { host: host.clone(), port: *port }, *protocol, *caller)
+        }
+        Way::HttpProxy { caller } => (Target::Proxy, Declared::Http, *caller),
+        Way::Outbound { .. } | Way::Inbound => {
+            let Some(address) = original(&worker, &stream) else { return };
+            let Way::Outbound { caller } = way else {
+                return inbound::plain(worker, stream, address).await;
+            };
+            (Target::Address(address), Declared::Auto, *caller)
+        }
+        Way::Mesh => return,
+    };
+    let is_proxy = matches!(target, Target::Proxy);
+    carry(worker, caller, peer, target, is_proxy, declared, Wire::new(Stream::Tcp(stream))).await;
+}
+
+/// Finds where an intercepted connection was going; one that was going to us goes in a circle and is dropped.
+fn original(worker: &Worker, stream: &TcpStream) -> Option<SocketAddr> {
+    let address = (worker.settings.original_destination)(stream);
+    let local = stream.local_addr().ok();
+    match address {
+        Some(address) if Some(address) != local && !worker.is_own(address) => Some(address),
+        _ => {
+            Counters::add(&worker.shard.counters.refused_loops_total);
+            tracing::warn!(?address, "connection to an interception port that was not intercepted: closed");
+            None
+        }
+    }
+}
+
+/// Serves a connection whose target is known.
+pub(crate) async fn carry(
+    worker: Rc<Worker>,
+    caller: usize,
+    peer: SocketAddr,
+    target: Target,
+    is_proxy: bool,
+    declared: Declared,
+    mut wire: Wire,
+) {
+    let view = worker.view();
+    let expected = match declared {
+        Declared::Auto => expected(&view, caller, &target),
+        known => known,
+    };
+    let spoken = listen(&worker, &mut wire, expected).await;
+    let http2 = matches!(spoken, Spoken::Http2);
+    let watch = worker.watch(http2);
+    let settings = worker.settings.clone();
+    let connection = Rc::new(Connection { worker, caller, peer, target, is_proxy, watch: watch.clone() });
+    match spoken {
+        Spoken::Http1 => {
+            server::http1(&settings, wire, &watch, |request| http::handle(connection.clone(), request)).await;
+        }
+        Spoken::Http2 => {
+            let handle = |request| http::handle(connection.clone(), request);
+            server::http2(&settings, wire, &watch, Trust::Stranger, handle).await;
+        }
+        Spoken::Tls(name) => tcp::carry(&connection, &view, wire, opaque(&connection, &view, Some(name))).await,
+        Spoken::Opaque => tcp::carry(&connection, &view, wire, opaque(&connection, &view, None)).await,
+        Spoken::Nothing => {}
+    }
+}
+
+/// Tells what the Plan expects on a connection; `Auto`: its first bytes have to say.
+fn expected(view: &View, caller: usize, target: &Target) -> Declared {
+    let Some((outbound, _)) = view.outbound(caller) else { return Declared::Auto };
+    if let Some(service) = service(view, outbound, target) {
+        let protocol = service.protocol;
+        return match () {
+            () if protocol.is_http() => Declared::Http,
+            () if protocol.is_tls() => Declared::Tls,
+            () if protocol == mesh_proto::registration::Protocol::Auto => Declared::Auto,
+            () => Declared::Tcp,
+        };
+    }
+    let (Target::Port(port) | Target::Host { port, .. }) = target else { return Declared::Auto };
+    match outbound.ports.get(port) {
+        Some(table) if table.has_http() && table.tls.is_empty() && table.tcp.is_none() => Declared::Http,
+        Some(table) if !table.has_http() && !table.tls.is_empty() && table.tcp.is_none() => Declared::Tls,
+        _ => Declared::Auto,
+    }
+}
+
+/// Finds the service that a target's address or name says.
+fn service<'a>(view: &'a View, outbound: &'a Outbound, target: &Target) -> Option<&'a Arc<ServicePort>> {
+    match target {
+        Target::Address(address) => at_address(outbound, *address),
+        Target::Host { host, port } => named(view, outbound, host, *port),
+        Target::Port(port) => {
+            let table = outbound.ports.get(port)?;
+            table.tcp.as_ref().filter(|_| !table.has_http() && table.tls.is_empty())
+        }
+        Target::Proxy => None,
+    }
+}
+
+fn at_address(outbound: &Outbound, address: SocketAddr) -> Option<&Arc<ServicePort>> {
+    outbound.addresses.get(&(address.ip(), address.port())).or_else(|| {
+        let fits = |(net, port, _): &&(ipnet::IpNet, u16, _)| *port == address.port() && net.contains(&address.ip());
+        outbound.ranges.iter().find(fits).map(|(_, _, service)| service)
+    })
+}
+
+/// A name is known through the addresses that DNS would answer, so that every spelling works.
+fn named<'a>(view: &'a View, outbound: &'a Outbound, host: &str, port: u16) -> Option<&'a Arc<ServicePort>> {
+    let host = host.to_ascii_lowercase();
+    let host = host.trim_end_matches('.');
+    let by_address = view.plan.names.find(host).and_then(|addresses| {
+        addresses.iter().find_map(|address| outbound.addresses.get(&(*address, port)))
+    });
+    let own_name = |service: &&Arc<ServicePort>| service.host == host && service.number == port;
+    by_address
+        .or_else(|| host.parse().ok().and_then(|address| outbound.addresses.get(&(address, port))))
+        .or_else(|| outbound.addresses.values().find(own_name))
+        .or_else(|| outbound.ports.get(&port)?.tcp.as_ref().filter(own_name))
+}
+
+/// Reads just enough of a connection to know what it speaks. Declared TCP is not touched: the server may speak first.
+async fn listen(worker: &Worker, wire: &mut Wire, declared: Declared) -> Spoken {
+    let told = |bytes: &[u8]| sniff(bytes) != Sniff::More;
+    let patience = match declared {
+        Declared::Tcp => return Spoken::Opaque,
+        Declared::Tls => return hello(worker, wire).await,
+        Declared::Http => worker.settings.head_timeout,
+        Declared::Auto => worker.settings.sniff_timeout,
+    };
+    let Ok(bytes) = wire.read_ahead(patience, sniff::ENOUGH_BYTES, told).await else { return Spoken::Nothing };
+    match (sniff(bytes), declared) {
+        (Sniff::Http2, _) => Spoken::Http2,
+        (_, Declared::Http) if bytes.is_empty() => Spoken::Nothing,
+        (Sniff::Http1, _) | (_, Declared::Http) => Spoken::Http1,
+        (Sniff::Tls, _) => hello(worker, wire).await,
+        (Sniff::Other | Sniff::More, _) => Spoken::Opaque,
+    }
+}
+
+async fn hello(worker: &Worker, wire: &mut Wire) -> Spoken {
+    let whole = |bytes: &[u8]| client_hello::parse(bytes) != Parsed::More;
+    let read = wire.read_ahead(worker.settings.head_timeout, client_hello::MAX_BYTES, whole).await;
+    match read.map(client_hello::parse) {
+        Ok(Parsed::Hello(hello)) => Spoken::Tls(hello.server_name),
+        Ok(Parsed::Malformed) => Spoken::Tls(None),
+        _ => Spoken::Nothing,
+    }
+}
+
+/// Where an opaque connection goes.
+pub(crate) enum Opaque {
+    /// By the rules of a service.
+    Service(Arc<ServicePort>),
+    /// By the rules of an SNI host.
+    Tls(Arc<TlsHost>),
+    /// Where it was going.
+    Direct(Place),
+    /// Nowhere.
+    Refused,
+}
+
+impl Opaque {
+    pub(crate) fn rules(&self) -> Option<&TcpRules> {
+        match self {
+            Self::Service(service) => Some(&service.tcp),
+            Self::Tls(host) => Some(&host.rules),
+            Self::Direct(_) | Self::Refused => None,
+        }
+    }
+}
+
+/// Decides where an opaque connection goes; `tls`: it is TLS, with this server name.
+fn opaque(connection: &Connection, view: &View, tls: Option<Option<String>>) -> Opaque {
+    let Some((outbound, _)) = view.outbound(connection.caller) else { return Opaque::Refused };
+    let port = connection.port(view);
+    if let (Some(Some(name)), Some(table)) = (&tls, outbound.ports.get(&port))
+        && let Some(host) = table.tls.find(name)
+    {
+        return Opaque::Tls(host.clone());
+    }
+    let found = service(view, outbound, &connection.target);
+    let by_port = || outbound.ports.get(&port)?.tcp.as_ref();
+    // On TLS ports only the names that rules have count.
+    let found = found.or_else(by_port).filter(|service| tls.is_none() || !service.protocol.is_tls());
+    if let Some(service) = found {
+        return Opaque::Service(service.clone());
+    }
+    match (&connection.target, outbound.unknown) {
+        (_, UnknownHosts::Refuse) | (Target::Proxy, _) => Opaque::Refused,
+        (Target::Address(address), _) => Opaque::Direct(Place::Address(*address)),
+        (Target::Host { host, port }, _) => Opaque::Direct(Place::Name(host.clone(), *port)),
+        (Target::Port(port), _) => match tls.flatten() {
+            Some(name) => Opaque::Direct(Place::Name(name.into(), *port)),
+            None => Opaque::Refused,
+        },
+    }
+}
+
+impl Connection {
+    /// Returns the service port of an address: that of a declared range or address, else the address's own.
+    pub(crate) fn service_port(&self, address: SocketAddr) -> u16 {
+        let view = self.worker.view();
+        let found = view.outbound(self.caller).and_then(|(outbound, _)| at_address(outbound, address));
+        found.map_or(address.port(), |service| service.number)
+    }
+
+    fn port(&self, _view: &View) -> u16 {
+        match &self.target {
+            Target::Port(port) | Target::Host { port, .. } => *port,
+            Target::Address(address) => self.service_port(*address),
+            Target::Proxy => 0,
+        }
+    }
+}
+
+/// Whether a name and port may be reached at all: known to the rules, or unknown hosts are allowed.
+pub(crate) fn is_reachable(view: &View, caller: usize, host: &str, port: u16) -> bool {
+    let Some((outbound, _)) = view.outbound(caller) else { return false };
+    let lower = host.to_ascii_lowercase();
+    let table = outbound.ports.get(&port);
+    outbound.unknown == UnknownHosts::Allow
+        || named(view, outbound, host, port).is_some()
+        || table.is_some_and(|table| table.http.find(&lower).is_some() || table.tls.find(&lower).is_some())
+}

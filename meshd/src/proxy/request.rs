@@ -1,0 +1,256 @@
+//! The head of a request on its way up: what is taken off at the door, what meshd adds, and its two spellings.
+//!
+//! Source: RFC 9110 section 7.6.1 (hop-by-hop); Envoy's connection manager and router (`x-envoy-…`, `x-request-id`).
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{Method, Request, Uri, Version};
+use mesh_core::plan::Via;
+use mesh_core::wire::guard::HOP_BY_HOP;
+
+use super::body::Outgoing;
+use super::upstream::Pool;
+
+/// A head, ready to be sent to any endpoint.
+#[derive(Clone)]
+pub(crate) struct Head {
+    pub(crate) method: Method,
+    /// As the endpoint shall see it.
+    pub(crate) authority: HeaderValue,
+    pub(crate) https: bool,
+    pub(crate) target: PathAndQuery,
+    pub(crate) headers: HeaderMap,
+    /// What the caller speaks.
+    pub(crate) version: Version,
+    /// `upgrade: websocket`.
+    pub(crate) upgrade: bool,
+}
+
+/// Takes off what belongs to one connection only, and what only meshd may say.
+pub(crate) fn strip(headers: &mut HeaderMap) {
+    strip_hop_by_hop(headers);
+    let ours = |name: &HeaderName| {
+        let name = name.as_str();
+        name.starts_with("x-envoy-") || name.starts_with("x-mesh-")
+    };
+    // Most requests have none: look before making a list.
+    if headers.keys().any(ours) {
+        let names: Vec<_> = headers.keys().filter(|name| ours(name)).cloned().collect();
+        for name in names {
+            headers.remove(name);
+        }
+    }
+    headers.remove(CLIENT_CERTIFICATE);
+}
+
+/// Takes off the fields that say something about one connection only. `te: trailers` stays, as Envoy has it.
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(header::CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+            .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+            .filter(|name| name != header::TE)
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+    }
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+    if headers.contains_key(header::TE) {
+        let trailers = headers.get_all(header::TE).iter().any(|value| {
+            value.as_bytes().split(|byte| *byte == b',').any(|te| te.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+        });
+        headers.remove(header::TE);
+        if trailers {
+            headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        }
+    }
+}
+
+/// Whether the caller asks to switch to another protocol, and to which.
+pub(crate) fn upgrade(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let asked = headers.get(header::UPGRADE)?;
+    let is_upgrade = |value: &HeaderValue| {
+        value.as_bytes().split(|byte| *byte == b',').any(|name| name.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+    };
+    headers.get_all(header::CONNECTION).iter().any(is_upgrade).then_some(asked)
+}
+
+/// Whether the caller wants errors as gRPC has them.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|value| {
+        let rest = value.as_bytes().strip_prefix(b"application/grpc");
+        rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'+' || rest[0] == b';')
+    })
+}
+
+/// Reads `grpc-timeout`: up to eight digits and a unit. Source: gRPC over HTTP/2.
+pub(crate) fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 {
+        return None;
+    }
+    let amount: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(amount * 3_600),
+        "M" => Duration::from_secs(amount * 60),
+        "S" => Duration::from_secs(amount),
+        "m" => Duration::from_millis(amount),
+        "u" => Duration::from_micros(amount),
+        "n" => Duration::from_nanos(amount),
+        _ => return None,
+    })
+}
+
+/// Adds what every request carries: the scheme it came with and an id.
+pub(crate) fn add_standard(headers: &mut HeaderMap, scheme: &str) {
+    if !headers.contains_key(FORWARDED_PROTO)
+        && let Ok(scheme) = HeaderValue::from_str(scheme)
+    {
+        headers.insert(FORWARDED_PROTO, scheme);
+    }
+    if !headers.contains_key(REQUEST_ID) {
+        headers.insert(REQUEST_ID, random_id());
+    }
+}
+
+/// Makes a random UUID (version 4).
+fn random_id() -> HeaderValue {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let mut random = fastrand::u128(..);
+    random = random & !(0xf << 76) | 4 << 76;
+    random = random & !(0x3 << 62) | 2 << 62;
+    let mut text = [b'-'; 36];
+    let mut shift = 128;
+    for (index, byte) in text.iter_mut().enumerate() {
+        if !matches!(index, 8 | 13 | 18 | 23) {
+            shift -= 4;
+            *byte = HEX[(random >> shift) as usize & 0xf];
+        }
+    }
+    HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("-"))
+}
+
+impl Head {
+    /// Writes the request for an endpoint's connection: origin form for HTTP/1, absolute for HTTP/2 and hops.
+    ///
+    /// `None` when the authority, by a rule or by the caller, cannot be written there.
+    pub(crate) fn request(&self, headers: HeaderMap, pool: &Pool, body: Outgoing) -> Option<Request<Outgoing>> {
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method.clone();
+        *request.headers_mut() = headers;
+        if pool.http2 {
+            *request.version_mut() = Version::HTTP_2;
+            *request.uri_mut() = self.absolute()?;
+            request.headers_mut().remove(header::HOST);
+        } else {
+            *request.uri_mut() = Uri::from(self.target.clone());
+            request.headers_mut().insert(header::HOST, self.authority.clone());
+            self.ask_to_switch(request.headers_mut());
+        }
+        if let Via::Mesh { instance, .. } = &pool.via {
+            request.headers_mut().insert(INSTANCE, HeaderValue::from_str(instance).ok()?);
+        }
+        Some(request)
+    }
+
+    /// Writes the request that asks to switch protocols, for HTTP/1.1 through a tunnel.
+    pub(crate) fn switching(&self, headers: HeaderMap) -> Request<Outgoing> {
+        let mut request = Request::new(Outgoing::Empty);
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = Uri::from(self.target.clone());
+        *request.headers_mut() = headers;
+        request.headers_mut().insert(header::HOST, self.authority.clone());
+        self.ask_to_switch(request.headers_mut());
+        request
+    }
+
+    fn ask_to_switch(&self, headers: &mut HeaderMap) {
+        if self.upgrade {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        }
+    }
+
+    fn absolute(&self) -> Option<Uri> {
+        let mut parts = http::uri::Parts::default();
+        parts.scheme = Some(if self.https { Scheme::HTTPS } else { Scheme::HTTP });
+        parts.authority = Some(Authority::from_maybe_shared(Bytes::copy_from_slice(self.authority.as_bytes())).ok()?);
+        parts.path_and_query = Some(self.target.clone());
+        Uri::from_parts(parts).ok()
+    }
+}
+
+/// Which instance on the other host a hop is for.
+pub(crate) const INSTANCE: HeaderName = HeaderName::from_static("x-mesh-instance");
+/// Says that the application shall be spoken to in HTTP/2 whatever its port declares.
+pub(crate) const SPEAK: HeaderName = HeaderName::from_static("x-mesh-protocol");
+pub(crate) const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
+pub(crate) const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+pub(crate) const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
+pub(crate) const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const CLIENT_CERTIFICATE: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    #[test]
+    fn hop_by_hop_fields_and_our_own_names_are_taken_off() {
+        let mut sent = headers(&[
+            ("connection", "keep-alive, x-hop"),
+            ("x-hop", "1"),
+            ("keep-alive", "5"),
+            ("proxy-connection", "x"),
+            ("te", "gzip, trailers"),
+            ("x-envoy-max-retries", "9"),
+            ("x-mesh-instance", "other"),
+            ("x-forwarded-client-cert", "forged"),
+            ("x-forwarded-for", "10.1.2.3"),
+        ]);
+
+        strip(&mut sent);
+
+        assert_eq!(sent, headers(&[("x-forwarded-for", "10.1.2.3"), ("te", "trailers")]));
+    }
+
+    #[test]
+    fn a_grpc_timeout_is_digits_and_a_unit() {
+        for (text, expected) in [
+            ("250m", Some(Duration::from_millis(250))),
+            ("2S", Some(Duration::from_secs(2))),
+            ("123456789S", None),
+            ("S", None),
+            ("", None),
+            ("5x", None),
+        ] {
+            assert_eq!(grpc_timeout(&headers(&[("grpc-timeout", text)])), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_id_is_a_uuid() {
+        let id = random_id();
+        let id = id.to_str().expect("ASCII");
+        assert_eq!((id.len(), &id[14..15]), (36, "4"), "{id}");
+        assert!(matches!(&id[19..20], "8" | "9" | "a" | "b"), "{id}");
+    }
+}

@@ -1,0 +1,162 @@
+//! Serving HTTP on a connection: hyper parses, [`http::handle`](super::http::handle) answers.
+
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use ::http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::rt::Executor;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+
+use super::exchange::Reply;
+use super::wire::{Signal, Watch, Wire};
+use super::Settings;
+use crate::task;
+
+/// Spawns the streams of HTTP/2 connections on this thread.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LocalExecutor;
+
+impl<F> Executor<F> for LocalExecutor
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
+    fn execute(&self, future: F) {
+        task::spawn_local("stream", future);
+    }
+}
+
+/// Who is at the other end: decides how many streams it may have at once.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trust {
+    /// Anyone.
+    Stranger,
+    /// Another meshd.
+    Peer,
+}
+
+/// Serves HTTP/1.1 and HTTP/1.0 until the connection ends.
+pub(crate) async fn http1<H, F>(settings: &Settings, wire: Wire, watch: &Arc<Watch>, handle: H)
+where
+    H: Fn(Request<Incoming>) -> F,
+    F: Future<Output = Response<Reply>>,
+{
+    let mut builder = http1::Builder::new();
+    builder
+        .auto_date_header(false)
+        .half_close(settings.half_close)
+        .header_read_timeout(None)
+        .max_headers(settings.limits.headers)
+        // The guard tells a long target from many headers; this only bounds both together.
+        .max_header_size(settings.limits.header_bytes + settings.limits.uri_bytes + HEAD_SLACK)
+        .pipeline_flush(true);
+    let service = service_fn(|request| {
+        let answer = handle(request);
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let io = TokioIo::new(wire.watched(watch.clone()));
+    let mut connection = pin!(builder.serve_connection(io, service).with_upgrades());
+    let mut heard = Heard::new(watch);
+    let ended = poll_fn(|cx| {
+        if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+            return Poll::Ready(ended);
+        }
+        match heard.next(cx) {
+            Signal::None => Poll::Pending,
+            Signal::Cut => Poll::Ready(Ok(())),
+            Signal::Leave => {
+                connection.as_mut().graceful_shutdown();
+                connection.as_mut().poll(cx)
+            }
+        }
+    });
+    log_end(ended.await);
+}
+
+/// Serves HTTP/2 until the connection ends.
+pub(crate) async fn http2<H, F>(settings: &Settings, wire: Wire, watch: &Arc<Watch>, trust: Trust, handle: H)
+where
+    H: Fn(Request<Incoming>) -> F,
+    F: Future<Output = Response<Reply>> + 'static,
+{
+    let mut builder = http2::Builder::new(LocalExecutor);
+    builder
+        .timer(TokioTimer::new())
+        .auto_date_header(false)
+        .max_header_list_size(u32::try_from(settings.limits.header_bytes).unwrap_or(u32::MAX))
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW);
+    match trust {
+        Trust::Stranger => builder.max_concurrent_streams(settings.max_streams),
+        Trust::Peer => builder.max_concurrent_streams(PEER_STREAMS),
+    };
+    let service = service_fn(|request| {
+        let answer = handle(request);
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let io = TokioIo::new(wire.watched(watch.clone()));
+    let mut connection = pin!(builder.serve_connection(io, service));
+    let mut heard = Heard::new(watch);
+    let ended = poll_fn(|cx| {
+        if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+            return Poll::Ready(ended);
+        }
+        match heard.next(cx) {
+            Signal::None => Poll::Pending,
+            Signal::Cut => Poll::Ready(Ok(())),
+            Signal::Leave => {
+                connection.as_mut().graceful_shutdown();
+                connection.as_mut().poll(cx)
+            }
+        }
+    });
+    log_end(ended.await);
+}
+
+/// Hears each signal once.
+struct Heard<'a> {
+    watch: &'a Watch,
+    listening: bool,
+    last: Signal,
+}
+
+impl<'a> Heard<'a> {
+    fn new(watch: &'a Watch) -> Self {
+        Self { watch, listening: false, last: Signal::None }
+    }
+
+    fn next(&mut self, cx: &std::task::Context<'_>) -> Signal {
+        if !self.listening {
+            self.watch.listen(cx);
+            self.listening = true;
+        }
+        let told = self.watch.told();
+        if told == self.last {
+            return Signal::None;
+        }
+        self.last = told;
+        // Telling has used the waker up.
+        self.watch.listen(cx);
+        told
+    }
+}
+
+fn log_end(ended: Result<(), hyper::Error>) {
+    if let Err(error) = ended {
+        tracing::debug!(%error, "connection ended");
+    }
+}
+
+/// Request line, separators and line ends, beside the target and the fields.
+const HEAD_SLACK: usize = 4 * 1024;
+/// One caller's stream: what may be under way before we read. Bounds the memory of a slow endpoint.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1 << 20;
+/// Limits for strangers do not apply between hosts; this only keeps a bug from being endless.
+const PEER_STREAMS: u32 = 1 << 20;

@@ -1,0 +1,87 @@
+//! Connections that switch from HTTP to bytes: CONNECT of a caller, WebSocket.
+
+use std::rc::Rc;
+
+use http::{HeaderMap, Response, StatusCode, Uri};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use mesh_core::resilience::Failure;
+
+use super::body::Outgoing;
+use super::exchange::{Exchange, Guards};
+use super::local_reply::LocalReply;
+use super::outbound::{self, Connection, Target};
+use super::request::Head;
+use super::upstream::{Lease, connect};
+use super::wire::{Stream, Wire};
+use super::worker::View;
+use super::{Declared, tcp};
+use crate::task;
+
+/// Lets a caller's CONNECT through, where it came to the proxy port: what follows is served like a connection to
+/// that host and port.
+pub(crate) fn connect(
+    connection: &Rc<Connection>,
+    view: &View,
+    uri: &Uri,
+    switch: Option<OnUpgrade>,
+) -> Result<(), LocalReply> {
+    let target = uri.authority().and_then(|authority| Some((authority.host(), authority.port_u16()?)));
+    let (Some((host, port)), Some(switch), true) = (target, switch, connection.is_proxy) else {
+        return Err(LocalReply::forbidden("connect_not_allowed"));
+    };
+    let host = host.trim_matches(['[', ']']);
+    if !outbound::is_reachable(view, connection.caller, host, port) {
+        return Err(LocalReply::unknown_host());
+    }
+    let target = Target::Host { host: host.into(), port };
+    let (worker, caller, peer) = (connection.worker.clone(), connection.caller, connection.peer);
+    task::spawn_local("tunnel", async move {
+        match switch.await {
+            Ok(upgraded) => {
+                let wire = Wire::new(Stream::Tunnel(TokioIo::new(upgraded)));
+                outbound::carry(worker, caller, peer, target, false, Declared::Auto, wire).await;
+            }
+            Err(error) => tracing::debug!(%error, "the caller left before its tunnel began"),
+        }
+    });
+    Ok(())
+}
+
+/// Sends a request for a switch to an instance on another host: HTTP/1.1 through a tunnel, since HTTP/2 has no
+/// `Upgrade`. The application sees what the caller sent.
+pub(crate) async fn upgrade_over_hop(
+    head: &Head,
+    headers: HeaderMap,
+    lease: Lease,
+) -> Result<(Response<Incoming>, Lease), Failure> {
+    let (wire, lease) = tcp::tunnel(lease).await?;
+    let begun = http1::handshake::<_, Outgoing>(TokioIo::new(wire)).await;
+    let (mut sender, connection) = begun.map_err(|_| Failure::Connect)?;
+    task::spawn_local("upgrade over hop", async move {
+        if let Err(error) = connection.with_upgrades().await {
+            tracing::debug!(%error, "upgrade over a hop ended");
+        }
+    });
+    let request = head.switching(headers);
+    let response = sender.send_request(request).await.map_err(|error| connect::failure_of(&error))?;
+    Ok((response, lease))
+}
+
+/// Joins both ends after a 101. The request ends when the bytes do; no timeout of the route cuts them.
+pub(crate) fn join(caller: OnUpgrade, upstream: OnUpgrade, under_way: (Exchange, Lease, Guards)) {
+    task::spawn_local("upgraded", async move {
+        let (mut exchange, _lease, _guards) = under_way;
+        exchange.status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
+        let (caller, upstream) = match tokio::try_join!(caller, upstream) {
+            Ok(both) => both,
+            Err(error) => return tracing::debug!(%error, "a switch of protocols came to nothing"),
+        };
+        let (mut caller, mut upstream) = (TokioIo::new(caller), TokioIo::new(upstream));
+        if let Ok((_, sent)) = tokio::io::copy_bidirectional(&mut caller, &mut upstream).await {
+            exchange.sent_bytes = sent;
+        }
+    });
+}

@@ -1,0 +1,332 @@
+//! Connections to endpoints: one pool for each caller's identity and endpoint, owned by one worker.
+//!
+//! A request takes an idle connection, or waits in line while one is opened: the first that is free serves the first
+//! that waits. Limits are the cluster's (`core::resilience::breaker`). As Envoy does, a pool without any connection may
+//! always open one, and a failed connect fails all who wait, so that they can try elsewhere.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use mesh_core::identity::Identity;
+use mesh_core::plan::{Cluster, Endpoint, Via};
+use mesh_core::resilience::{Failure, breaker};
+use tokio::sync::oneshot;
+
+use super::body::Outgoing;
+use super::worker::Worker;
+use crate::task;
+use crate::telemetry::EdgeCell;
+
+pub(crate) use pools::Pools;
+
+pub(crate) mod connect;
+mod pools;
+
+type Http1 = hyper::client::conn::http1::SendRequest<Outgoing>;
+type Http2 = hyper::client::conn::http2::SendRequest<Outgoing>;
+
+/// Connections of one caller to one endpoint.
+pub(crate) struct Pool {
+    /// How the endpoint is reached.
+    pub(crate) via: Via,
+    /// Whether HTTP/2 is spoken on the connections.
+    pub(crate) http2: bool,
+    /// Who calls; `None` where no hop needs to know.
+    pub(crate) from: Option<Arc<Identity>>,
+    /// Where its requests are counted.
+    pub(crate) edge: Arc<EdgeCell>,
+    /// Keeps the endpoint's state, whose address names the pool, alive.
+    _state: Arc<mesh_core::endpoint::EndpointState>,
+    worker: Weak<Worker>,
+    cluster: RefCell<Arc<Cluster>>,
+    idle: RefCell<Vec<Idle>>,
+    shared: RefCell<Vec<Rc<Shared>>>,
+    waiting: RefCell<VecDeque<oneshot::Sender<Result<Lease, Failure>>>>,
+    /// Connections open or being opened.
+    open: Cell<usize>,
+    opening: Cell<usize>,
+    used: Cell<Instant>,
+}
+
+struct Idle {
+    sender: Http1,
+    served: u32,
+    since: Instant,
+}
+
+/// One HTTP/2 connection.
+struct Shared {
+    sender: Http2,
+    streams: Cell<usize>,
+    limit: Rc<Cell<usize>>,
+    served: Cell<u32>,
+    since: Cell<Instant>,
+}
+
+impl Shared {
+    fn has_room(&self, most_requests: Option<u32>) -> bool {
+        !self.sender.is_closed()
+            && self.streams.get() < self.limit.get()
+            && most_requests.is_none_or(|most| self.served.get() < most)
+    }
+}
+
+impl Pool {
+    fn new(
+        worker: &Rc<Worker>,
+        cluster: &Arc<Cluster>,
+        endpoint: &Endpoint,
+        from: Option<Arc<Identity>>,
+        http2: bool,
+        edge: Arc<EdgeCell>,
+    ) -> Self {
+        Self {
+            via: endpoint.via.clone(),
+            http2,
+            from,
+            edge,
+            _state: endpoint.state.clone(),
+            worker: Rc::downgrade(worker),
+            cluster: RefCell::new(cluster.clone()),
+            idle: RefCell::default(),
+            shared: RefCell::default(),
+            waiting: RefCell::default(),
+            open: Cell::new(0),
+            opening: Cell::new(0),
+            used: Cell::new(Instant::now()),
+        }
+    }
+
+    /// Gets a connection: an idle one, one with room, or a new one, within the cluster's limits.
+    ///
+    /// Cancel safe: a connection being opened goes to the next in line.
+    pub(crate) async fn checkout(self: &Rc<Self>, cluster: &Arc<Cluster>) -> Result<Lease, Failure> {
+        if let Some(lease) = self.take(cluster) {
+            return Ok(lease);
+        }
+        if !Arc::ptr_eq(&self.cluster.borrow(), cluster) {
+            *self.cluster.borrow_mut() = cluster.clone();
+        }
+        let _pending = breaker::admit_pending(cluster).map_err(|_| Failure::Overflow)?;
+        let (tell, told) = oneshot::channel();
+        self.waiting.borrow_mut().push_back(tell);
+        self.grow();
+        told.await.unwrap_or(Err(Failure::Connect))
+    }
+
+    /// Takes a connection that is ready now.
+    fn take(self: &Rc<Self>, cluster: &Cluster) -> Option<Lease> {
+        if self.http2 {
+            return self.join_shared(cluster.limits.max_requests_per_connection);
+        }
+        let mut idle = self.idle.borrow_mut();
+        while let Some(next) = idle.pop() {
+            if next.sender.is_ready() {
+                let link = Link::Http1 { sender: next.sender, served: next.served };
+                return Some(Lease { pool: self.clone(), link, reused: true });
+            }
+        }
+        None
+    }
+
+    fn join_shared(self: &Rc<Self>, most: Option<u32>) -> Option<Lease> {
+        let mut shared = self.shared.borrow_mut();
+        shared.retain(|connection| !connection.sender.is_closed());
+        let connection = shared.iter().find(|connection| connection.has_room(most))?.clone();
+        connection.streams.set(connection.streams.get() + 1);
+        let reused = connection.served.replace(connection.served.get() + 1) > 0;
+        let sender = connection.sender.clone();
+        Some(Lease { pool: self.clone(), link: Link::Http2 { sender, connection }, reused })
+    }
+
+    /// Opens a connection for those who wait, unless enough are being opened or a limit is reached.
+    fn grow(self: &Rc<Self>) {
+        let wanted = if self.http2 { self.waiting.borrow().len().min(1) } else { self.waiting.borrow().len() };
+        if self.opening.get() >= wanted {
+            return;
+        }
+        let cluster = self.cluster.borrow().clone();
+        let permit = match breaker::admit_connection(&cluster) {
+            Ok(permit) => permit,
+            Err(_) if self.open.get() == 0 => breaker::admit_first_connection(&cluster),
+            Err(_) => return,
+        };
+        self.open.set(self.open.get() + 1);
+        self.opening.set(self.opening.get() + 1);
+        let slot = Slot { pool: self.clone(), _permit: permit };
+        task::spawn_local("upstream connect", connect::open(slot, cluster));
+    }
+
+    /// Gives a connection to the first who waits, or keeps it.
+    fn offer(self: &Rc<Self>, mut lease: Lease) {
+        loop {
+            let Some(next) = self.waiting.borrow_mut().pop_front() else { break };
+            match next.send(Ok(lease)) {
+                Ok(()) => return,
+                Err(back) => match back {
+                    Ok(back) => lease = back,
+                    Err(_) => return,
+                },
+            }
+        }
+        lease.park();
+    }
+
+    /// Gives streams of shared connections to those who wait, as long as there is room.
+    fn offer_streams(self: &Rc<Self>) {
+        while !self.waiting.borrow().is_empty() {
+            let most = self.cluster.borrow().limits.max_requests_per_connection;
+            let Some(lease) = self.join_shared(most) else { break };
+            self.offer(lease);
+        }
+        self.grow();
+    }
+
+    fn fail_all(&self, failure: Failure) {
+        let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
+        for one in waiting {
+            let _ = one.send(Err(failure));
+        }
+    }
+
+    /// Closes connections that were idle for too long. Returns whether the pool itself is of no more use.
+    fn sweep(&self, now: Instant) -> bool {
+        let limit = self.cluster.borrow().limits.idle_timeout;
+        let fresh = |since: Instant| limit.is_none_or(|limit| now.duration_since(since) < limit);
+        self.idle.borrow_mut().retain(|idle| !idle.sender.is_closed() && fresh(idle.since));
+        self.shared.borrow_mut().retain(|shared| {
+            !shared.sender.is_closed() && (shared.streams.get() > 0 || fresh(shared.since.get()))
+        });
+        self.open.get() == 0 && now.duration_since(self.used.get()) > UNUSED
+    }
+
+    /// Returns what a tunnel to the endpoint asks for: authority and instance.
+    pub(crate) fn address(&self) -> (String, Arc<str>) {
+        let name = &self.cluster.borrow().name;
+        let instance = match &self.via {
+            Via::Mesh { instance, .. } => instance.clone(),
+            _ => "".into(),
+        };
+        (format!("{}:{}", name.host, name.port), instance)
+    }
+
+    /// Closes every connection that nobody uses; for endpoints that have moved.
+    fn close_idle(&self) {
+        self.idle.borrow_mut().clear();
+        self.shared.borrow_mut().clear();
+    }
+}
+
+/// How long a pool without connections is kept.
+const UNUSED: Duration = Duration::from_secs(60);
+
+/// The place of one connection among its pool's; dropping it makes room for another.
+pub(crate) struct Slot {
+    pool: Rc<Pool>,
+    _permit: breaker::Permit,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.pool.open.set(self.pool.open.get() - 1);
+        // The permit goes after this; those who wait try again in a moment.
+        if !self.pool.waiting.borrow().is_empty() {
+            let pool = self.pool.clone();
+            task::spawn_local("upstream regrow", async move { pool.grow() });
+        }
+    }
+}
+
+/// A connection, or a stream of one, for one request.
+pub(crate) struct Lease {
+    pool: Rc<Pool>,
+    link: Link,
+    /// Whether it has served before: it may have died meanwhile without anyone's fault.
+    pub(crate) reused: bool,
+}
+
+enum Link {
+    Http1 { sender: Http1, served: u32 },
+    Http2 { sender: Http2, connection: Rc<Shared> },
+    Gone,
+}
+
+/// A request that got no answer.
+pub(crate) struct Unanswered {
+    /// The request, where surely nothing of it was sent.
+    pub(crate) unsent: Option<Request<Outgoing>>,
+    /// Why.
+    pub(crate) failure: Failure,
+}
+
+impl Lease {
+    /// Sends a request and waits for the head of its answer.
+    pub(crate) async fn send(&mut self, request: Request<Outgoing>) -> Result<Response<Incoming>, Unanswered> {
+        let sent = match &mut self.link {
+            Link::Http1 { sender, served } => {
+                *served += 1;
+                sender.try_send_request(request).await
+            }
+            Link::Http2 { sender, .. } => sender.try_send_request(request).await,
+            Link::Gone => return Err(Unanswered { unsent: Some(request), failure: Failure::ConnectionLost }),
+        };
+        sent.map_err(|mut error| {
+            let unsent = error.take_message();
+            let failure = if unsent.is_some() { Failure::ResetBeforeRequest } else { connect::failure_of(error.error()) };
+            Unanswered { unsent, failure }
+        })
+    }
+
+    /// Gives the connection back after the whole answer was read.
+    pub(crate) fn give_back(mut self) {
+        let pool = self.pool.clone();
+        let most = pool.cluster.borrow().limits.max_requests_per_connection;
+        match &mut self.link {
+            Link::Http1 { served, .. } if most.is_some_and(|most| *served >= most) => {}
+            Link::Http1 { sender, .. } if sender.is_ready() => pool.offer(self),
+            Link::Http1 { sender, .. } if sender.is_closed() => {}
+            Link::Http1 { .. } => {
+                // The rest of the request is still on its way.
+                task::spawn_local("upstream release", async move {
+                    if let Link::Http1 { sender, .. } = &mut self.link
+                        && sender.ready().await.is_ok()
+                    {
+                        pool.offer(self);
+                    }
+                });
+            }
+            Link::Http2 { .. } | Link::Gone => {}
+        }
+    }
+
+    /// Returns the pool it belongs to.
+    pub(crate) fn pool(&self) -> &Rc<Pool> {
+        &self.pool
+    }
+
+    fn park(mut self) {
+        if let Link::Http1 { sender, served } = std::mem::replace(&mut self.link, Link::Gone) {
+            let now = Instant::now();
+            self.pool.used.set(now);
+            self.pool.idle.borrow_mut().push(Idle { sender, served, since: now });
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Link::Http2 { connection, .. } = &self.link {
+            connection.streams.set(connection.streams.get() - 1);
+            connection.since.set(Instant::now());
+            self.pool.used.set(connection.since.get());
+            if !self.pool.waiting.borrow().is_empty() {
+                self.pool.offer_streams();
+            }
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! Opening connections: a socket, a hop with mutual TLS, or a name first; then HTTP on top.
+
+use std::cell::Cell;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use mesh_core::identity::Identity;
+use mesh_core::plan::{Cluster, UpstreamTls, Via};
+use mesh_core::resilience::Failure;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, oneshot};
+
+use super::{Lease, Link, Pool, Shared, Slot};
+use crate::proxy::server::LocalExecutor;
+use crate::proxy::wire::{Stream, Wire};
+use crate::proxy::worker::Worker;
+use crate::task;
+use crate::telemetry::Counters;
+use crate::transport::{DialError, Expect, HopTarget, dial_hop, socket};
+
+/// Why an endpoint could not be reached.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectError {
+    /// A hop failed.
+    #[error("{0}")]
+    Hop(#[from] DialError),
+    /// A socket failed.
+    #[error("cannot connect to {address}: {source}")]
+    Socket {
+        /// Where to.
+        address: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A name has no address.
+    #[error("cannot resolve {0}: {1}")]
+    Name(Arc<str>, io::Error),
+    /// The caller has no identity in the mesh.
+    #[error("the caller has no mesh identity")]
+    NoIdentity,
+    /// It would be a circle.
+    #[error("{0} is a listener of meshd itself")]
+    Loop(SocketAddr),
+    /// The cluster wants TLS, which meshd does not begin yet.
+    #[error("the DestinationRule of this host asks for TLS origination, which is not supported yet")]
+    TlsOrigination,
+    /// It took longer than `connectTimeout`.
+    #[error("no connection within {0:?}")]
+    TimedOut(std::time::Duration),
+    /// HTTP could not begin.
+    #[error("the endpoint does not speak HTTP: {0}")]
+    Http(String),
+}
+
+/// Opens a connection for a pool and hands it to those who wait, or tells them that it failed.
+pub(super) async fn open(slot: Slot, cluster: Arc<Cluster>) {
+    let pool = slot.pool.clone();
+    let Some(worker) = pool.worker.upgrade() else { return };
+    let limit = cluster.limits.connect_timeout;
+    let opened = async {
+        let stream = connect(&worker, &pool.via, pool.from.as_deref(), &cluster).await?;
+        if pool.http2 { begin_http2(slot, stream).await } else { begin_http1(slot, stream).await }
+    };
+    let result = tokio::time::timeout(limit, opened).await.unwrap_or(Err(ConnectError::TimedOut(limit)));
+    pool.opening.set(pool.opening.get() - 1);
+    match result {
+        Ok(()) => {
+            Counters::add(&worker.shard.counters.upstream_connections_total);
+            pool.grow();
+        }
+        Err(error) => {
+            Counters::add(&worker.shard.counters.upstream_connect_failures_total);
+            tracing::debug!(cluster = %cluster.name, via = ?pool.via, %error, "cannot reach an endpoint");
+            let timed_out = matches!(error, ConnectError::TimedOut(_) | ConnectError::Hop(DialError::TimedOut { .. }));
+            pool.fail_all(if timed_out { Failure::ConnectTimeout } else { Failure::Connect });
+        }
+    }
+}
+
+async fn begin_http1(slot: Slot, stream: Wire) -> Result<(), ConnectError> {
+    let pool = slot.pool.clone();
+    let begun = http1::Builder::new().max_headers(MAX_RESPONSE_HEADERS).handshake(TokioIo::new(stream)).await;
+    let (sender, connection) = begun.map_err(|error| ConnectError::Http(error.to_string()))?;
+    task::spawn_local("upstream connection", async move {
+        let _slot = slot;
+        if let Err(error) = connection.with_upgrades().await {
+            tracing::debug!(%error, "upstream connection ended");
+        }
+    });
+    pool.offer(Lease { pool: pool.clone(), link: Link::Http1 { sender, served: 0 }, reused: false });
+    Ok(())
+}
+
+/// Waits for the peer's SETTINGS before the first request: only then is it known to accept us, and how many streams.
+async fn begin_http2(slot: Slot, stream: Wire) -> Result<(), ConnectError> {
+    let pool = slot.pool.clone();
+    let heard = Arc::new(Heard::default());
+    let io = TokioIo::new(Listened { stream, heard: heard.clone() });
+    let begun = http2::Builder::new(LocalExecutor)
+        .timer(TokioTimer::new())
+        .initial_max_send_streams(0)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(STREAM_WINDOW as usize)
+        .handshake(io)
+        .await;
+    let (sender, connection) = begun.map_err(|error| ConnectError::Http(error.to_string()))?;
+    let limit = Rc::new(Cell::new(0));
+    let (tell, told) = oneshot::channel();
+    let seen = limit.clone();
+    task::spawn_local("upstream connection", async move {
+        let _slot = slot;
+        let mut tell = Some(tell);
+        let mut connection = pin!(connection);
+        loop {
+            tokio::select! {
+                ended = connection.as_mut() => {
+                    if let Err(error) = ended {
+                        tracing::debug!(%error, "upstream connection ended");
+                        if let Some(tell) = tell { let _ = tell.send(Err(error.to_string())); }
+                    }
+                    return;
+                }
+                () = heard.something.notified() => {}
+            }
+            seen.set(connection.current_max_send_streams());
+            if seen.get() > 0 && let Some(tell) = tell.take() {
+                heard.enough.store(true, Ordering::Relaxed);
+                let _ = tell.send(Ok(()));
+            }
+        }
+    });
+    match told.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => return Err(ConnectError::Http(error)),
+        Err(_) => return Err(ConnectError::Http("the connection was closed at once".to_owned())),
+    }
+    let shared = Shared {
+        sender,
+        streams: Cell::new(0),
+        limit,
+        served: Cell::new(0),
+        since: Cell::new(Instant::now()),
+    };
+    pool.shared.borrow_mut().push(Rc::new(shared));
+    pool.offer_streams();
+    Ok(())
+}
+
+/// Reaches an endpoint: a stream of bytes, nothing said on it yet.
+pub(crate) async fn connect(
+    worker: &Worker,
+    via: &Via,
+    from: Option<&Identity>,
+    cluster: &Cluster,
+) -> Result<Wire, ConnectError> {
+    if !matches!(via, Via::Mesh { .. } | Via::Local(_)) && cluster.tls != UpstreamTls::Disable {
+        return Err(ConnectError::TlsOrigination);
+    }
+    let stream = match via {
+        Via::Local(address) | Via::Plain(address) => Stream::Tcp(connect_socket(worker, *address, cluster).await?),
+        Via::Name { host, port } => Stream::Tcp(connect_name(worker, host, *port, cluster).await?),
+        Via::Mesh { hop, identity, sni, .. } => {
+            let target = HopTarget {
+                address: *hop,
+                sni,
+                expect: &Expect::Identity(identity.clone()),
+                from: from.ok_or(ConnectError::NoIdentity)?,
+                transport: worker.settings.transport,
+            };
+            Stream::Hop(dial_hop(&worker.dialer, target).await?)
+        }
+    };
+    Ok(Wire::new(stream))
+}
+
+async fn connect_socket(worker: &Worker, address: SocketAddr, cluster: &Cluster) -> Result<TcpStream, ConnectError> {
+    if worker.is_own(address) {
+        Counters::add(&worker.shard.counters.refused_loops_total);
+        return Err(ConnectError::Loop(address));
+    }
+    let failed = |source| ConnectError::Socket { address, source };
+    let stream = socket::connect_tcp(address, worker.settings.socket).await.map_err(failed)?;
+    if let Some((probes, idle, interval)) = cluster.limits.tcp_keepalive {
+        keep_alive(&stream, probes, idle, interval).map_err(failed)?;
+    }
+    Ok(stream)
+}
+
+/// Tries every address of a name, in the order in which the resolver gave them.
+async fn connect_name(
+    worker: &Worker,
+    host: &Arc<str>,
+    port: u16,
+    cluster: &Cluster,
+) -> Result<TcpStream, ConnectError> {
+    let resolved = (worker.settings.resolve)(host.to_string(), port).await;
+    let addresses = resolved.map_err(|error| ConnectError::Name(host.clone(), error))?;
+    let mut last = ConnectError::Name(host.clone(), io::ErrorKind::NotFound.into());
+    for address in addresses {
+        match connect_socket(worker, address, cluster).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn keep_alive(
+    stream: &TcpStream,
+    probes: Option<u32>,
+    idle: Option<std::time::Duration>,
+    interval: Option<std::time::Duration>,
+) -> io::Result<()> {
+    let mut wanted = socket2::TcpKeepalive::new();
+    if let Some(idle) = idle {
+        wanted = wanted.with_time(idle);
+    }
+    if let Some(interval) = interval {
+        wanted = wanted.with_interval(interval);
+    }
+    if let Some(probes) = probes {
+        wanted = wanted.with_retries(probes);
+    }
+    socket2::SockRef::from(stream).set_tcp_keepalive(&wanted)
+}
+
+/// Tells what hyper's error means for a request of which a part may have been sent.
+pub(crate) fn failure_of(error: &hyper::Error) -> Failure {
+    use std::error::Error;
+    if error.is_parse() {
+        return Failure::Protocol;
+    }
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        if let Some(h2) = inner.downcast_ref::<h2::Error>() {
+            return failure_of_http2(h2);
+        }
+        cause = inner.source();
+    }
+    Failure::ConnectionLost
+}
+
+fn failure_of_http2(error: &h2::Error) -> Failure {
+    match error.reason() {
+        Some(h2::Reason::REFUSED_STREAM) => Failure::RefusedStream,
+        Some(_) if error.is_reset() => Failure::RemoteReset,
+        Some(_) if error.is_library() => Failure::Protocol,
+        _ => Failure::ConnectionLost,
+    }
+}
+
+impl Pool {
+    /// Whether the endpoint is on another host.
+    pub(crate) fn is_hop(&self) -> bool {
+        matches!(self.via, Via::Mesh { .. })
+    }
+}
+
+/// A stream that tells when something was read, until that is enough.
+struct Listened {
+    stream: Wire,
+    heard: Arc<Heard>,
+}
+
+/// Atomic only because hyper wants what it reads from to be `Send`.
+#[derive(Default)]
+struct Heard {
+    something: Notify,
+    enough: AtomicBool,
+}
+
+impl AsyncRead for Listened {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if polled.is_ready() && !self.heard.enough.load(Ordering::Relaxed) {
+            self.heard.something.notify_one();
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Listened {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// Lines in the head of an answer; a stranger's answer is bounded like a stranger's request.
+const MAX_RESPONSE_HEADERS: usize = 100;
+/// What one stream may have under way towards us before we read it.
+const STREAM_WINDOW: u32 = 1 << 20;
+/// What all streams of a connection may have under way.
+const CONNECTION_WINDOW: u32 = 4 << 20;

@@ -1,0 +1,75 @@
+//! All pools of one worker.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use foldhash::HashMap;
+use mesh_core::plan::{Cluster, Endpoint, Via};
+
+use super::Pool;
+use crate::proxy::worker::{Caller, Worker};
+use crate::telemetry::EdgeKey;
+
+/// All pools of one worker. An endpoint is known by where its state lies, which a new Plan carries over.
+#[derive(Default)]
+pub(crate) struct Pools(RefCell<HashMap<Key, Rc<Pool>>>);
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Key {
+    state: usize,
+    caller: u32,
+    http2: bool,
+}
+
+impl Pools {
+    /// Returns the pool of a caller and an endpoint, made when it is new or the endpoint has moved.
+    pub(crate) fn pool(
+        &self,
+        worker: &Rc<Worker>,
+        caller: &Caller,
+        cluster: &Arc<Cluster>,
+        endpoint: &Endpoint,
+        http2: bool,
+    ) -> Rc<Pool> {
+        let key = Key { state: Arc::as_ptr(&endpoint.state) as usize, caller: caller.id, http2 };
+        if let Some(pool) = self.0.borrow().get(&key)
+            && same(&pool.via, &endpoint.via)
+        {
+            return pool.clone();
+        }
+        let edge = worker.shard.edge(&EdgeKey {
+            source: caller.name.clone(),
+            destination: cluster.name.host.clone(),
+            port: cluster.name.port,
+            subset: cluster.name.subset.clone(),
+            version: endpoint.version.clone(),
+        });
+        let from = matches!(endpoint.via, Via::Mesh { .. }).then(|| caller.identity.clone()).flatten();
+        let pool = Rc::new(Pool::new(worker, cluster, endpoint, from, http2, edge));
+        if let Some(old) = self.0.borrow_mut().insert(key, pool.clone()) {
+            old.close_idle();
+        }
+        pool
+    }
+
+    /// Closes what was idle for too long and forgets pools that nobody uses.
+    pub(crate) fn sweep(&self, now: Instant) {
+        self.0.borrow_mut().retain(|_, pool| !pool.sweep(now));
+    }
+}
+
+/// Compares the cheap way first: an endpoint that did not move mostly is the very same.
+fn same(a: &Via, b: &Via) -> bool {
+    match (a, b) {
+        (
+            Via::Mesh { hop, sni, instance, identity },
+            Via::Mesh { hop: other_hop, sni: other_sni, instance: other_instance, identity: other_identity },
+        ) => {
+            let alike = |a: &Arc<str>, b: &Arc<str>| Arc::ptr_eq(a, b) || a == b;
+            hop == other_hop && alike(sni, other_sni) && alike(instance, other_instance) && identity == other_identity
+        }
+        _ => a == b,
+    }
+}

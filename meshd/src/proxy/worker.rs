@@ -1,0 +1,248 @@
+//! One core's share of the data path: a thread, its runtime, listeners, pools and clock.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use arc_swap::{ArcSwap, Cache};
+use mesh_core::endpoint::Moment;
+use mesh_core::identity::Identity;
+use mesh_core::plan::{Outbound, Plan};
+use mesh_core::resilience::outlier;
+use rand_core::RngCore;
+use tokio::sync::{mpsc, watch};
+
+use super::passthrough::Passthrough;
+use super::upstream::Pools;
+use super::wire::{Signal, Watch};
+use super::{Settings, Shared, Way, accept, inbound};
+use crate::drain::Draining;
+use crate::task;
+use crate::telemetry::{AccessLog, Counters, Shard};
+use crate::transport::{Accepted, Dialer, QuicOptions};
+
+/// What a worker begins with.
+pub(super) struct Start {
+    pub(super) index: usize,
+    pub(super) shared: Shared,
+    pub(super) listeners: Vec<(Way, TcpListener)>,
+    pub(super) quic: Option<(std::net::UdpSocket, QuicOptions)>,
+    pub(super) own: Arc<[SocketAddr]>,
+    pub(super) control: mpsc::Sender<Accepted>,
+    pub(super) draining: Draining,
+    pub(super) stopped: watch::Receiver<bool>,
+}
+
+/// What everything on one worker's thread uses.
+pub(crate) struct Worker {
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) dialer: Dialer,
+    pub(crate) pools: Pools,
+    pub(crate) passthrough: Passthrough,
+    pub(crate) shard: Arc<Shard>,
+    pub(crate) access_log: Option<AccessLog>,
+    pub(crate) draining: Draining,
+    pub(crate) control: mpsc::Sender<Accepted>,
+    /// Mirrored requests under way.
+    pub(crate) mirrors: Cell<usize>,
+    /// Seconds, moved by [`keep_house`].
+    pub(crate) tick: Arc<AtomicU64>,
+    started: Instant,
+    own: Arc<[SocketAddr]>,
+    plans: RefCell<Cache<Arc<ArcSwap<Plan>>, Arc<Plan>>>,
+    view: RefCell<Rc<View>>,
+    watches: RefCell<Vec<Weak<Watch>>>,
+}
+
+/// A Plan with what this worker has made of it.
+pub(crate) struct View {
+    pub(crate) plan: Arc<Plan>,
+    callers: Vec<Rc<Caller>>,
+}
+
+/// Who calls, ready for use.
+pub(crate) struct Caller {
+    /// Tells callers of different identity apart.
+    pub(crate) id: u32,
+    /// `namespace/account`.
+    pub(crate) name: Arc<str>,
+    /// What its hops prove; `None` where its names make no identity.
+    pub(crate) identity: Option<Arc<Identity>>,
+}
+
+impl View {
+    fn new(plan: Arc<Plan>, before: &[Rc<Caller>]) -> Self {
+        let mut callers: Vec<Rc<Caller>> = Vec::with_capacity(plan.outbounds.len());
+        for outbound in &plan.outbounds {
+            let name = format!("{}/{}", outbound.caller.namespace, outbound.caller.account);
+            let known = callers.iter().chain(before).find(|caller| *caller.name == *name).cloned();
+            callers.push(known.unwrap_or_else(|| Rc::new(Caller::new(&plan, outbound, name))));
+        }
+        Self { plan, callers }
+    }
+
+    /// Returns what a caller may reach and who it is; `None` when the Plan does not know it (before the first Plan).
+    pub(crate) fn outbound(&self, caller: usize) -> Option<(&Outbound, &Rc<Caller>)> {
+        Some((self.plan.outbounds.get(caller)?, self.callers.get(caller)?))
+    }
+}
+
+impl Caller {
+    fn new(plan: &Plan, outbound: &Outbound, name: String) -> Self {
+        thread_local! { static NEXT: Cell<u32> = const { Cell::new(1) }; }
+        let Outbound { caller, .. } = outbound;
+        let identity = Identity::workload(&plan.node.trust_domain, &caller.namespace, &caller.account);
+        let id = NEXT.replace(NEXT.get() + 1);
+        Self { id, name: name.into(), identity: identity.ok().map(Arc::new) }
+    }
+
+    /// Who hands requests to instances on this host: pools of the way in are nobody's in particular.
+    pub(crate) fn inbound() -> Rc<Self> {
+        Rc::new(Self { id: 0, name: "-/inbound".into(), identity: None })
+    }
+}
+
+/// Starts a worker's thread.
+pub(super) fn spawn(start: Start) -> io::Result<JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name(format!("meshd-worker-{}", start.index)).spawn(move || {
+        let local = tokio::task::LocalSet::new();
+        local.block_on(&runtime, run(start));
+        drop(local);
+        runtime.shutdown_background();
+    })
+}
+
+async fn run(start: Start) {
+    let Start { shared, listeners, quic, own, control, draining, mut stopped, index } = start;
+    let mut plans = Cache::new(shared.plans);
+    let view = Rc::new(View::new(plans.load().clone(), &[]));
+    let worker = Rc::new(Worker {
+        settings: shared.settings,
+        dialer: shared.dialer,
+        pools: Pools::default(),
+        passthrough: Passthrough::default(),
+        shard: shared.stats.shard(index),
+        access_log: shared.access_log,
+        draining,
+        control,
+        mirrors: Cell::new(0),
+        tick: Arc::default(),
+        started: shared.started,
+        own,
+        plans: RefCell::new(plans),
+        view: RefCell::new(view),
+        watches: RefCell::default(),
+    });
+    for (way, socket) in listeners {
+        accept::start(&worker, way, socket);
+    }
+    if let Some((socket, options)) = quic {
+        task::spawn_local("mesh accept over QUIC", inbound::accept_quic(worker.clone(), socket, options));
+    }
+    // Everything else holds its own listener of the drain; the worker itself must not keep it from ending.
+    let house = Rc::downgrade(&worker);
+    task::spawn_local("worker leaving", leave(house.clone(), worker.draining.clone()));
+    drop(worker);
+    task::spawn_local("worker house", keep_house(house));
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+}
+
+impl Worker {
+    /// Returns the Plan in force. One relaxed load when it is still the same.
+    pub(crate) fn view(&self) -> Rc<View> {
+        let mut plans = self.plans.borrow_mut();
+        let plan = plans.load();
+        let mut view = self.view.borrow_mut();
+        if !Arc::ptr_eq(plan, &view.plan) {
+            *view = Rc::new(View::new(plan.clone(), &view.callers));
+        }
+        view.clone()
+    }
+
+    /// Returns the time as `core` counts it.
+    pub(crate) fn now(&self) -> Moment {
+        Moment(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// Whether an address is one of our own listeners: connecting there would be a circle.
+    pub(crate) fn is_own(&self, address: SocketAddr) -> bool {
+        self.own.iter().any(|own| {
+            own.port() == address.port()
+                && (own.ip() == address.ip() || (own.ip().is_unspecified() && address.ip().is_loopback()))
+        })
+    }
+
+    /// Watches a connection for what takes too long.
+    pub(crate) fn watch(&self, multiplexed: bool) -> Arc<Watch> {
+        let watch = Arc::new(Watch::new(self.tick.clone(), multiplexed));
+        if self.draining.has_started() {
+            watch.tell(Signal::Leave);
+        }
+        self.watches.borrow_mut().push(Arc::downgrade(&watch));
+        watch
+    }
+
+    fn sweep(&self, now: Instant) {
+        let (head, idle) = (self.settings.head_timeout, self.settings.idle_timeout);
+        self.watches.borrow_mut().retain(|watch| {
+            let Some(watch) = watch.upgrade() else { return false };
+            let expired = watch.expire(head, idle);
+            if expired {
+                Counters::add(&self.shard.counters.expired_connections_total);
+            }
+            !expired
+        });
+        self.pools.sweep(now);
+        self.passthrough.sweep();
+        let view = self.view();
+        let moment = self.now();
+        for cluster in view.plan.clusters.values().filter(|cluster| cluster.outlier.is_some()) {
+            outlier::sweep(cluster, moment);
+        }
+    }
+}
+
+/// Tells every connection when draining begins.
+async fn leave(worker: std::rc::Weak<Worker>, mut draining: Draining) {
+    draining.started().await;
+    drop(draining);
+    if let Some(worker) = worker.upgrade() {
+        for watch in worker.watches.borrow().iter().filter_map(Weak::upgrade) {
+            watch.tell(Signal::Leave);
+        }
+    }
+}
+
+/// Once a second: cuts what takes too long, closes what nobody uses, lets ejected endpoints return.
+async fn keep_house(worker: std::rc::Weak<Worker>) {
+    let mut second = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        let now = second.tick().await;
+        let Some(worker) = worker.upgrade() else { return };
+        worker.tick.fetch_add(1, Ordering::Relaxed);
+        worker.sweep(now.into_std());
+    }
+}
+
+/// Chance, from the generator of this thread.
+pub(crate) struct Chance;
+
+impl RngCore for Chance {
+    fn next_u32(&mut self) -> u32 {
+        fastrand::u32(..)
+    }
+
+    fn next_u64(&mut self) -> u64 {
+        fastrand::u64(..)
+    }
+
+    fn fill_bytes(&mut self, bytes: &mut [u8]) {
+        fastrand::fill(bytes);
+    }
+}

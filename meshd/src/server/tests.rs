@@ -1,0 +1,4 @@
+//! Whole servers in one process: formation, loss of the leader, restart, quorum, watching.
+
+mod mesh;
+mod stories;
