@@ -115,7 +115,13 @@ where
 }
 
 /// Publishes a flip, and the first word of a check even if it is none.
-fn tell(id: &str, flip: Option<Health>, health: Health, failure: Option<Failure>, words: &watch::Sender<Words>) {
+fn tell(
+    id: &str,
+    flip: Option<Health>,
+    health: Health,
+    failure: Option<Failure>,
+    words: &watch::Sender<Words>,
+) {
     match (flip, failure) {
         (Some(Health::Healthy), _) => tracing::info!(instance = id, "instance is healthy"),
         (Some(_), Some(failure)) => tracing::warn!(instance = id, %failure, "instance is unhealthy"),

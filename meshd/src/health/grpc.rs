@@ -71,7 +71,7 @@ fn question(service: &str) -> Bytes {
 
 fn put_varint(out: &mut BytesMut, mut value: usize) {
     while value >= 0x80 {
-        out.put_u8((value & 0x7f) as u8 | 0x80);
+        out.put_u8(u8::try_from(value & 0x7f).unwrap_or_default() | 0x80);
         value >>= 7;
     }
     out.put_u8(u8::try_from(value).unwrap_or_default());

@@ -68,7 +68,9 @@ pub(super) async fn ask(target: &Target, options: SocketOptions) -> Result<(), F
     match &target.check.probe {
         Probe::Http { path, .. } => http(connect(target, options).await?, target.address()?, path).await,
         Probe::Tcp { .. } => connect(target, options).await.map(drop),
-        Probe::Grpc { service, .. } => grpc::ask(connect(target, options).await?, target.address()?, service).await,
+        Probe::Grpc { service, .. } => {
+            grpc::ask(connect(target, options).await?, target.address()?, service).await
+        }
         Probe::Command { argv } => command(argv).await,
     }
 }

@@ -4,7 +4,13 @@ use super::*;
 
 fn judge(unhealthy_threshold: u32, healthy_threshold: u32) -> Judge {
     let probe = Probe::Tcp { port: None };
-    Judge::new(&HealthCheck { probe, interval_ms: 2_000, timeout_ms: 1_000, unhealthy_threshold, healthy_threshold })
+    Judge::new(&HealthCheck {
+        probe,
+        interval_ms: 2_000,
+        timeout_ms: 1_000,
+        unhealthy_threshold,
+        healthy_threshold,
+    })
 }
 
 /// Hears one finding a second, and returns the seconds at which the word changed.
