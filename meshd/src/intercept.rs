@@ -73,7 +73,7 @@ pub enum InterceptError {
 #[derive(Debug)]
 pub enum Outcome {
     /// Traffic is redirected.
-    On,
+    Applied,
     /// It is not, because `intercept.mode` says so.
     Off,
     /// It is not, because it cannot be, and `intercept.mode = "auto"` accepts that. Says why.
@@ -92,7 +92,7 @@ pub fn start(mode: InterceptMode, rules: &Intercept) -> Result<Outcome, Intercep
     match apply(rules) {
         Ok(()) => {
             tracing::info!(inbound = rules.inbound_targets.len(), dns = rules.dns.is_some(), "intercepting");
-            Ok(Outcome::On)
+            Ok(Outcome::Applied)
         }
         Err(error) if mode == InterceptMode::Auto => {
             tracing::info!(%error, "not intercepting; listeners and the HTTP proxy port work");

@@ -336,7 +336,7 @@ pub const KEYS: &[Key] = &[
         "level",
         r#""info""#,
         "error, warn, info, debug, trace",
-        "How much is logged; also per module, such as \"info,meshd::dns=debug\".",
+        "How much is logged; also per module, such as \"info,meshd=debug\".",
     ),
     key(
         "log",

@@ -295,7 +295,7 @@ fn removal_leaves_the_host_as_it_was_found() {
         remove().unwrap();
         start(InterceptMode::Off, &intercept()).unwrap();
         assert_eq!(state(), before);
-        assert!(matches!(start(InterceptMode::On, &intercept()), Ok(Outcome::On)));
+        assert!(matches!(start(InterceptMode::On, &intercept()), Ok(Outcome::Applied)));
         start(InterceptMode::Off, &intercept()).unwrap();
         assert!(is_present().unwrap(), "what another meshd put in stays");
     });
