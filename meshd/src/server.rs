@@ -148,7 +148,7 @@ impl Server {
         let server = Arc::clone(self);
         match service {
             Service::Raft => {
-                self.spawn(&self.raft_runtime, async move { server.serve_raft(host, stream).await })
+                self.spawn(&self.raft_runtime, async move { server.serve_raft(host, stream).await });
             }
             Service::Api | Service::Sign => {
                 self.spawn(&self.work_runtime, async move { server.serve_calls(host, stream).await });
