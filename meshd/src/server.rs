@@ -128,6 +128,11 @@ impl Server {
     /// Safe to call again after a crash half way. **Errors**: `Conflict` when the folder holds a mesh
     /// already.
     pub async fn bootstrap(&self, bootstrap: Bootstrap) -> Result<Revision, ApiError> {
+        let begun = self.consensus.facts().read(|world| world.mesh.id.clone());
+        if !begun.is_empty() {
+            let message = format!("this is mesh {begun} already");
+            return Err(ApiError { code: ErrorCode::Conflict, message, findings: Vec::new() });
+        }
         let host = bootstrap.host.name.clone();
         self.consensus.begin().await?;
         self.consensus.some_leader(PATIENCE).await;
@@ -143,7 +148,7 @@ impl Server {
         let server = Arc::clone(self);
         match service {
             Service::Raft => {
-                self.spawn(&self.raft_runtime, async move { server.serve_raft(host, stream).await })
+                self.spawn(&self.raft_runtime, async move { server.serve_raft(host, stream).await });
             }
             Service::Api | Service::Sign => {
                 self.spawn(&self.work_runtime, async move { server.serve_calls(host, stream).await });
