@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
 use data_encoding::BASE64;
 use mesh_core::identity::Identity;
-use mesh_proto::api::{ApiError, ErrorCode, JoinRequest, Joined, Request, Response};
+use mesh_proto::api::{ApiError, ErrorCode, JoinRequest, Joined, Response};
 use mesh_proto::command::{
     Bootstrap, HostFacts, HostId, Mesh, NewHost, Timestamp, TokenRole, VoterWish,
 };
@@ -116,7 +116,7 @@ pub fn join(config: &Config, arguments: &Join) -> Result<()> {
     };
     let joined = runtime.block_on(asked).with_context(|| format!("joining by way of {server}"))?;
 
-    let mut servers = joined.servers;
+    let mut servers = joined.servers.clone();
     if servers.is_empty() {
         servers.insert(HostId(0), server);
     }
@@ -166,7 +166,6 @@ async fn ask_to_join(server: SocketAddr, token: &Token, host: NewHost, keys: &Ho
         csr: BASE64.encode(&keys.request()?),
         clock_ms: since_epoch(SystemTime::now()),
     };
-    let request = Request::Join(Box::new(request));
     link.frames.send(Bytes::from(serde_json::to_vec(&request)?)).await?;
     let answer = link.frames.recv().await?.context("the other host closed the connection without an answer")?;
     let answer: Result<Response, ApiError> = serde_json::from_slice(&answer).context("the answer is unreadable")?;

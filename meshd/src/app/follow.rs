@@ -90,7 +90,7 @@ fn names(plan: &Plan) -> HashMap<String, Identity> {
     let instances = plan.inbound.instances.values();
     instances
         .flat_map(|instance| {
-            let name = |port: u16| sni::format(&instance.host, port, "");
+            let name = |port: u16| sni::format(port, "", &instance.host);
             instance.ports.iter().map(move |port| (name(port.number), instance.identity.clone()))
         })
         .collect()

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use mesh_core::endpoint::Moment;
 use mesh_core::plan::Plan;
 use mesh_core::views;
-use mesh_proto::api::{ApiError, Call, ErrorCode, Get, HostStats, Request, Response, Scope};
+use mesh_proto::api::{ApiError, Call, ErrorCode, Get, HostStats, JoinRequest, Request, Response, Scope};
 use mesh_proto::command::{HostId, Liveness};
 use mesh_proto::registration::{Instance, Registration};
 use std::collections::BTreeMap;
@@ -88,12 +88,11 @@ impl Requests {
     /// Serves a host that wants to join, by a server elsewhere where this host has none.
     pub(super) async fn serve_join(&self, mut stream: FrameStream, exporter: [u8; 32]) {
         let Ok(Ok(Some(frame))) = tokio::time::timeout(PATIENCE, stream.recv()).await else { return };
-        let answer = match serde_json::from_slice::<Request>(&frame) {
-            Ok(Request::Join(mut join)) => {
+        let answer = match serde_json::from_slice::<JoinRequest>(&frame) {
+            Ok(mut join) => {
                 join.binding = data_encoding::BASE64.encode(&exporter);
-                self.ask_servers(Request::Join(join), "a joining host").await
+                self.ask_servers(Request::Join(Box::new(join)), "a joining host").await
             }
-            Ok(_) => Err(refused(ErrorCode::Forbidden, "only a join may be asked here")),
             Err(error) => Err(refused(ErrorCode::Invalid, error.to_string())),
         };
         drop(stream.send(encode(&answer)).await);

@@ -86,6 +86,11 @@ impl HostState {
         Ok(Some(state))
     }
 
+    /// The same, once the mesh has begun.
+    pub(super) fn begun(self) -> Self {
+        Self { bootstrap: None, ..self }
+    }
+
     /// Writes the state, wholly or not at all.
     pub(super) fn save(&self, data: &Path) -> Result<()> {
         let path = data.join(FILE);
