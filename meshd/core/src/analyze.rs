@@ -61,7 +61,7 @@ pub fn all(world: &World) -> Vec<Finding> {
     for (index, one) in rules.iter().enumerate() {
         scene.check_rules(one, &rules[..index], &mut findings);
     }
-    scene.check_delegates(world, &mut findings);
+    check_delegates(world, &mut findings);
     scene.check_destination_rules(world, &mut findings);
     for (stored, host) in &services.shadowed {
         let owner = services.find(host).map_or_else(String::new, |owner| owned_by(owner));
@@ -111,7 +111,7 @@ impl Scene<'_> {
                 findings.push(Finding::warning("unknown-host", &path, text).on(key));
             }
         }
-        self.check_reach(rules, findings);
+        check_reach(rules, findings);
         for rule in &rules.http {
             // Routes of a delegate are told of under its own name.
             let owner = rule.origin.object.as_ref().unwrap_or(key);
@@ -131,42 +131,10 @@ impl Scene<'_> {
         }
     }
 
-    /// Whether a route stands behind one that takes every request of every caller on every port.
-    fn check_reach(&self, rules: &Rules<'_>, findings: &mut Vec<Finding>) {
-        let takes_all = |rule: &HttpRule<'_>| {
-            rule.http.r#match.is_empty()
-                || rule.http.r#match.iter().any(|condition| {
-                    is_catch_all(condition)
-                        && condition.port.is_none()
-                        && condition.source_labels.is_empty()
-                        && condition.source_namespace.is_empty()
-                        && condition.gateways.is_empty()
-                })
-        };
-        let Some(last) = rules.http.iter().position(takes_all) else { return };
-        let place =
-            |rule: &HttpRule<'_>| match rule.origin.object.as_ref().filter(|owner| **owner != rules.key) {
-                Some(owner) => format!("{} of {owner}", rule.origin.path),
-                None => rule.origin.path.clone(),
-            };
-        for rule in &rules.http[last + 1..] {
-            let text = format!(
-                "{} is never reached: {} before it takes every request",
-                place(rule),
-                place(&rules.http[last])
-            );
-            findings.push(
-                Finding::warning("unreachable-route", format!("spec.{}", rule.origin.path), text)
-                    .with_hint("put routes with conditions first")
-                    .on(&rules.key),
-            );
-        }
-    }
-
     fn check_http(&self, rule: &HttpRule<'_>, owner: &ObjectKey, findings: &mut Vec<Finding>) {
         let http: &HttpRoute = &rule.http;
         let path = format!("spec.{}", rule.origin.path);
-        self.check_headers(http.headers.as_ref(), owner, &format!("{path}.headers"), findings);
+        check_headers(http.headers.as_ref(), owner, &format!("{path}.headers"), findings);
         for (index, entry) in http.route.iter().enumerate() {
             let path = format!("{path}.route[{index}]");
             self.check_destination(
@@ -175,26 +143,12 @@ impl Scene<'_> {
                 &format!("{path}.destination"),
                 findings,
             );
-            self.check_headers(entry.headers.as_ref(), owner, &format!("{path}.headers"), findings);
+            check_headers(entry.headers.as_ref(), owner, &format!("{path}.headers"), findings);
         }
         self.check_destination(http.mirror.as_ref(), owner, &format!("{path}.mirror"), findings);
         for (index, mirror) in http.mirrors.iter().enumerate() {
             let path = format!("{path}.mirrors[{index}].destination");
             self.check_destination(mirror.destination.as_ref(), owner, &path, findings);
-        }
-    }
-
-    /// A header value that no host can make is an error: the route would be left out.
-    #[expect(clippy::unused_self, reason = "one of the checks")]
-    fn check_headers(
-        &self,
-        headers: Option<&Headers>,
-        key: &ObjectKey,
-        path: &str,
-        findings: &mut Vec<Finding>,
-    ) {
-        if let Err(reason) = routes::header_rules(headers) {
-            findings.push(Finding::error("header-value", path, reason).on(key));
         }
     }
 
@@ -245,27 +199,6 @@ impl Scene<'_> {
         }
     }
 
-    fn check_delegates(&self, world: &World, findings: &mut Vec<Finding>) {
-        let _ = self;
-        for stored in of_kind(world, Kind::VirtualService) {
-            let Spec::VirtualService(spec) = &stored.object.spec else { continue };
-            let key = stored.object.key();
-            for (index, http) in spec.http.iter().enumerate() {
-                let Some(delegate) = &http.delegate else { continue };
-                let namespace =
-                    if delegate.namespace.is_empty() { &key.namespace } else { &delegate.namespace };
-                let wanted = ObjectKey::new(Kind::VirtualService, namespace, &delegate.name);
-                if !world.resources.contains_key(&wanted) {
-                    let text = format!("{wanted} is not there: this route is left out");
-                    findings.push(
-                        Finding::warning("unknown-delegate", format!("spec.http[{index}].delegate"), text)
-                            .on(&key),
-                    );
-                }
-            }
-        }
-    }
-
     fn check_destination_rules(&self, world: &World, findings: &mut Vec<Finding>) {
         for stored in of_kind(world, Kind::DestinationRule) {
             let Spec::DestinationRule(spec) = &stored.object.spec else { continue };
@@ -293,6 +226,63 @@ impl Scene<'_> {
             })
             .collect();
         if names.is_empty() { String::new() } else { format!(" ({namespace} has: {})", listed(&names)) }
+    }
+}
+
+/// Whether a route stands behind one that takes every request of every caller on every port.
+fn check_reach(rules: &Rules<'_>, findings: &mut Vec<Finding>) {
+    let takes_all = |rule: &HttpRule<'_>| {
+        rule.http.r#match.is_empty()
+            || rule.http.r#match.iter().any(|condition| {
+                is_catch_all(condition)
+                    && condition.port.is_none()
+                    && condition.source_labels.is_empty()
+                    && condition.source_namespace.is_empty()
+                    && condition.gateways.is_empty()
+            })
+    };
+    let Some(last) = rules.http.iter().position(takes_all) else { return };
+    let place = |rule: &HttpRule<'_>| match rule.origin.object.as_ref().filter(|owner| **owner != rules.key) {
+        Some(owner) => format!("{} of {owner}", rule.origin.path),
+        None => rule.origin.path.clone(),
+    };
+    for rule in &rules.http[last + 1..] {
+        let text = format!(
+            "{} is never reached: {} before it takes every request",
+            place(rule),
+            place(&rules.http[last])
+        );
+        findings.push(
+            Finding::warning("unreachable-route", format!("spec.{}", rule.origin.path), text)
+                .with_hint("put routes with conditions first")
+                .on(&rules.key),
+        );
+    }
+}
+
+/// A header value that no host can make is an error: the route would be left out.
+fn check_headers(headers: Option<&Headers>, key: &ObjectKey, path: &str, findings: &mut Vec<Finding>) {
+    if let Err(reason) = routes::header_rules(headers) {
+        findings.push(Finding::error("header-value", path, reason).on(key));
+    }
+}
+
+fn check_delegates(world: &World, findings: &mut Vec<Finding>) {
+    for stored in of_kind(world, Kind::VirtualService) {
+        let Spec::VirtualService(spec) = &stored.object.spec else { continue };
+        let key = stored.object.key();
+        for (index, http) in spec.http.iter().enumerate() {
+            let Some(delegate) = &http.delegate else { continue };
+            let namespace = if delegate.namespace.is_empty() { &key.namespace } else { &delegate.namespace };
+            let wanted = ObjectKey::new(Kind::VirtualService, namespace, &delegate.name);
+            if !world.resources.contains_key(&wanted) {
+                let text = format!("{wanted} is not there: this route is left out");
+                findings.push(
+                    Finding::warning("unknown-delegate", format!("spec.http[{index}].delegate"), text)
+                        .on(&key),
+                );
+            }
+        }
     }
 }
 

@@ -123,7 +123,7 @@ fn conditions(matcher: &Matcher) -> String {
     let mut words = Vec::new();
     match &matcher.path {
         Some(PathMatch::Exact { value, ignore_case }) => {
-            words.push(format!("uri = {value}{}", case(*ignore_case)))
+            words.push(format!("uri = {value}{}", case(*ignore_case)));
         }
         Some(PathMatch::Prefix { value, ignore_case }) => {
             words.push(format!("uri prefix {value}{}", case(*ignore_case)));

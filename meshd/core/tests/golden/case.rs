@@ -15,11 +15,9 @@ use super::world::{Maker, instance, node};
 #[serde(deny_unknown_fields)]
 pub(crate) struct Case {
     /// One sentence: what it shows.
-    #[serde(rename = "about")]
-    _about: String,
+    about: String,
     /// Where expectations come from: `envoy` (observed), `istio` (its source or reference) or `meshd` (our own choice).
-    #[serde(rename = "source")]
-    _source: Source,
+    source: Source,
     #[serde(default)]
     callers: Vec<Caller>,
     services: BTreeMap<String, Service>,
@@ -62,7 +60,8 @@ struct Service {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Call {
     /// Host, optionally `METHOD HOST/PATH`: `GET reviews/x?y`, `reviews/x`; `tls SNI`; `tcp`, `tcp ADDRESS`; `dns NAME`.
-    call: String,
+    #[serde(rename = "call")]
+    line: String,
     #[serde(default)]
     from: usize,
     #[serde(default = "http_port")]
@@ -130,6 +129,9 @@ impl Case {
             failures.extend(self.calls.iter().flat_map(|call| call.check(plan)));
         }
         failures.dedup();
+        if !failures.is_empty() {
+            failures.push(format!("{} (expectations by {:?})", self.about, self.source));
+        }
         failures
     }
 
@@ -152,7 +154,7 @@ impl Call {
         let found = self.decide(plan);
         let mut compare = |what: &str, is: &str, wanted: &str| {
             if is != wanted {
-                failures.push(format!("{} on {}: {what} is {is:?}, not {wanted:?}", self.call, self.port));
+                failures.push(format!("{} on {}: {what} is {is:?}, not {wanted:?}", self.line, self.port));
             }
         };
         compare("verdict", &found.what, &self.verdict);
@@ -181,9 +183,9 @@ impl Call {
     fn decide(&self, plan: &Plan) -> Verdict {
         let outbound = &plan.outbounds[self.from];
         let text = |what: String| Verdict { what, ..Verdict::default() };
-        let (first, rest) = self.call.split_once(' ').unwrap_or(("GET", &self.call));
+        let (first, rest) = self.line.split_once(' ').unwrap_or(("GET", &self.line));
         let table = outbound.ports.get(&self.port);
-        match (first, self.call.as_str()) {
+        match (first, self.line.as_str()) {
             ("dns", _) => text(match plan.names.find(rest) {
                 Some(addresses) => format!("{} addresses", addresses.len()),
                 None => "no address".into(),

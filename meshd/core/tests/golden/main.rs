@@ -3,10 +3,15 @@
 //! `cases/<area>/<name>.yaml` is read by [`case`]; each call is decided by the code that the proxy runs. Expectations
 //! come from Envoy or from Istio's reference (`source`), never from the code. The cases recorded in
 //! `../shared/conformance` are checked too, where they are there.
-#![expect(clippy::expect_used, reason = "a test that cannot go on says why")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "cases are files; a skipped test says so aloud"
+)]
 
 mod case;
 mod conformance;
+mod scale;
 mod verdict;
 mod world;
 

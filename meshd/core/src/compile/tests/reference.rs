@@ -67,8 +67,9 @@ fn naive(
     headers: &[(String, String)],
     query: &[(String, String)],
 ) -> bool {
-    let lines =
-        |name: &String| headers.iter().filter(move |(other, _)| other == name).map(|(_, value)| value);
+    let lines = |name: &String| -> Vec<&String> {
+        headers.iter().filter(|(other, _)| other == name).map(|(_, value)| value).collect()
+    };
     let uri = rule.uri.as_ref().is_none_or(|uri| match (uri, rule.ignore_uri_case) {
         (StringMatch::Exact(text), true) => {
             says(&StringMatch::Exact(text.to_lowercase()), &path.to_lowercase())
@@ -79,13 +80,13 @@ fn naive(
         _ => says(uri, path),
     });
     uri && rule.method.as_ref().is_none_or(|condition| says(condition, method))
-        && rule.headers.iter().all(|(name, condition)| lines(name).any(|line| says(condition, line)))
+        && rule.headers.iter().all(|(name, condition)| lines(name).iter().any(|line| says(condition, line)))
         && rule.without_headers.iter().all(|(name, condition)| {
-            let absent = lines(name).next().is_none();
+            let absent = lines(name).is_empty();
             match condition {
                 StringMatch::Present => absent,
                 _ if absent => !says(condition, ""),
-                _ => !lines(name).any(|line| says(condition, line)),
+                _ => !lines(name).iter().any(|line| says(condition, line)),
             }
         })
         && rule.query_params.iter().all(|(name, condition)| {
