@@ -7,13 +7,14 @@
 //! The resolvers asked are those found before capture, over marked sockets; otherwise meshd would ask itself.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use mesh_core::plan::Plan;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
@@ -67,10 +68,10 @@ pub struct DnsError {
 ///
 /// Call it before interception begins.
 pub fn upstreams(config: &Config) -> Vec<SocketAddr> {
-    let mut servers = match config.dns.upstreams.is_empty() {
-        true => Resolvers::of_system().servers,
-        false => config.dns.upstreams.clone(),
-    };
+    let mut servers = config.dns.upstreams.clone();
+    if servers.is_empty() {
+        servers = Resolvers::of_system().servers;
+    }
     // Asking oneself would go round until the time is up.
     servers.retain(|server| !config.listen.dns.contains(server));
     servers
@@ -93,7 +94,7 @@ pub async fn start(
     };
     let mut sockets = Vec::new();
     for address in config.listen.dns.iter().copied() {
-        match Sockets::bind(address) {
+        match Sockets::bind(address).await {
             Ok(bound) => sockets.push(bound),
             Err(source) if address.is_ipv6() && has_no_ipv6(&source) => {
                 tracing::info!(%address, "no DNS on this address: the host has no IPv6");
@@ -101,7 +102,7 @@ pub async fn start(
             Err(source) => return Err(DnsError { address, source }),
         }
     }
-    serve(sockets, plans, settings, &draining)
+    Ok(serve(sockets, plans, settings, &draining))
 }
 
 /// What the kernel says to a bind on `::1` where IPv6 is switched off.
@@ -129,28 +130,21 @@ impl Dns {
 #[derive(Debug)]
 struct Sockets {
     address: SocketAddr,
-    udp: UdpSocket,
+    udp: Arc<UdpSocket>,
     tcp: TcpListener,
 }
 
 impl Sockets {
     /// Binds both; with port 0 both get the same free port.
-    fn bind(address: SocketAddr) -> io::Result<Self> {
-        let tcp = TcpListener::bind(address)?;
+    async fn bind(address: SocketAddr) -> io::Result<Self> {
+        let tcp = TcpListener::bind(address).await?;
         let address = tcp.local_addr()?;
-        let udp = UdpSocket::bind(address)?;
-        tcp.set_nonblocking(true)?;
-        udp.set_nonblocking(true)?;
+        let udp = Arc::new(UdpSocket::bind(address).await?);
         Ok(Self { address, udp, tcp })
     }
 }
 
-fn serve(
-    sockets: Vec<Sockets>,
-    plans: Arc<ArcSwap<Plan>>,
-    settings: Settings,
-    draining: &Draining,
-) -> Result<Dns, DnsError> {
+fn serve(sockets: Vec<Sockets>, plans: Arc<ArcSwap<Plan>>, settings: Settings, draining: &Draining) -> Dns {
     let desk = Arc::new(Desk {
         plans,
         upstream: Upstream::new(&settings),
@@ -161,14 +155,11 @@ fn serve(
     });
     let mut dns = Dns { running: Vec::new(), addresses: Vec::new() };
     for Sockets { address, udp, tcp } in sockets {
-        let failed = |source| DnsError { address, source };
-        let udp = Arc::new(tokio::net::UdpSocket::from_std(udp).map_err(failed)?);
-        let tcp = tokio::net::TcpListener::from_std(tcp).map_err(failed)?;
         dns.running.push(task::spawn("dns-udp", serve_udp(udp, desk.clone(), draining.clone())));
         dns.running.push(task::spawn("dns-tcp", serve_tcp(tcp, desk.clone(), draining.clone())));
         dns.addresses.push(address);
     }
-    Ok(dns)
+    dns
 }
 
 /// What is needed to answer a question.
@@ -209,7 +200,7 @@ impl Desk {
     }
 }
 
-async fn serve_udp(socket: Arc<tokio::net::UdpSocket>, desk: Arc<Desk>, mut draining: Draining) {
+async fn serve_udp(socket: Arc<UdpSocket>, desk: Arc<Desk>, mut draining: Draining) {
     let mut buffer = vec![0; MAX_MESSAGE];
     loop {
         let received = tokio::select! {
@@ -235,7 +226,7 @@ async fn serve_udp(socket: Arc<tokio::net::UdpSocket>, desk: Arc<Desk>, mut drai
     }
 }
 
-async fn serve_tcp(listener: tokio::net::TcpListener, desk: Arc<Desk>, mut draining: Draining) {
+async fn serve_tcp(listener: TcpListener, desk: Arc<Desk>, mut draining: Draining) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -264,7 +255,7 @@ async fn serve_tcp(listener: tokio::net::TcpListener, desk: Arc<Desk>, mut drain
 }
 
 /// Answers the questions of one connection, one after the other.
-async fn converse(mut stream: tokio::net::TcpStream, desk: &Desk, mut draining: Draining) -> io::Result<()> {
+async fn converse(mut stream: TcpStream, desk: &Desk, mut draining: Draining) -> io::Result<()> {
     loop {
         let question = tokio::select! {
             read = tokio::time::timeout(IDLE, read_message(&mut stream)) => match read {
@@ -287,14 +278,14 @@ async fn converse(mut stream: tokio::net::TcpStream, desk: &Desk, mut draining: 
 }
 
 /// Reads a message with its length before it (RFC 1035, section 4.2.2).
-async fn read_message(stream: &mut tokio::net::TcpStream) -> io::Result<Vec<u8>> {
+async fn read_message(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     let length = stream.read_u16().await?;
     let mut message = vec![0; length.into()];
     stream.read_exact(&mut message).await?;
     Ok(message)
 }
 
-async fn write_message(stream: &mut tokio::net::TcpStream, message: &[u8]) -> io::Result<()> {
+async fn write_message(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
     let length = u16::try_from(message.len()).map_err(io::Error::other)?;
     let mut framed = Vec::with_capacity(message.len() + 2);
     framed.extend_from_slice(&length.to_be_bytes());

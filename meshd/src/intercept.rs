@@ -94,7 +94,10 @@ pub fn start(mode: InterceptMode, rules: &Intercept) -> Result<Outcome, Intercep
             tracing::info!(inbound = rules.inbound_targets.len(), dns = rules.dns.is_some(), "intercepting");
             Ok(Outcome::Applied)
         }
-        Err(error) if mode == InterceptMode::Auto => Ok(Outcome::Unavailable(error.to_string())),
+        Err(error) if mode == InterceptMode::Auto => {
+            tracing::info!(%error, "not intercepting; listeners and the HTTP proxy port work");
+            Ok(Outcome::Unavailable(error.to_string()))
+        }
         Err(error) => Err(error),
     }
 }
@@ -218,19 +221,7 @@ fn remove_routes() -> Result<(), InterceptError> {
             Err(error) => return Err(error),
         };
         if String::from_utf8_lossy(&listed.stdout).contains(range) {
-            ip(&[
-                family,
-                "route",
-                "del",
-                "local",
-                range,
-                "dev",
-                "lo",
-                "table",
-                "local",
-                "proto",
-                ROUTE_PROTOCOL,
-            ])?;
+            ip(&[family, "route", "del", "local", range, "dev", "lo", "proto", ROUTE_PROTOCOL])?;
         }
     }
     Ok(())

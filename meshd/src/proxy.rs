@@ -65,8 +65,9 @@ pub struct Shared {
 }
 
 /// Finds the addresses of a name that no rule knows, for a port.
-pub type Resolver =
-    Arc<dyn Fn(String, u16) -> Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>> + Send + Sync>;
+pub type Resolver = Arc<
+    dyn Fn(String, u16) -> Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>> + Send + Sync,
+>;
 
 /// How this host's proxy behaves.
 #[derive(Clone)]

@@ -48,7 +48,7 @@ enum RegisterError {
 /// The folders of services, and what their files last said.
 #[derive(Debug)]
 pub struct Folders {
-    folders: Vec<PathBuf>,
+    paths: Vec<PathBuf>,
     last_good: BTreeMap<PathBuf, Vec<Entry>>,
     accepted: BTreeSet<(String, String)>,
 }
@@ -56,15 +56,15 @@ pub struct Folders {
 impl Folders {
     /// Names the operator's folder and the data folder; nothing is read yet.
     pub fn new(directory: &Path, data: &Path) -> Self {
-        let folders = vec![directory.to_owned(), folder_of(data)];
-        Self { folders, last_good: BTreeMap::new(), accepted: BTreeSet::new() }
+        let paths = vec![directory.to_owned(), folder_of(data)];
+        Self { paths, last_good: BTreeMap::new(), accepted: BTreeSet::new() }
     }
 
     /// Reads all files now. Absent folders are empty.
     pub fn read(&mut self) -> Offer {
         let mut findings = Vec::new();
         let mut good = BTreeMap::new();
-        for folder in &self.folders {
+        for folder in &self.paths {
             for path in files(folder, &mut findings) {
                 match read_file(&path) {
                     Ok(entries) => drop(good.insert(path, entries)),
@@ -158,7 +158,7 @@ async fn follow(mut folders: Folders, outlets: Outlets, changed: Arc<Notify>, mu
     let mut watchers = Watchers { changed: changed.clone(), watched: BTreeMap::new() };
     loop {
         // Watched before it is read, so that no change falls between the two.
-        let all_watched = watchers.watch(&folders.folders);
+        let all_watched = watchers.watch(&folders.paths);
         let offer;
         (folders, offer) = match tokio::task::spawn_blocking(move || {
             let offer = folders.read();
@@ -243,7 +243,12 @@ impl Watchers {
 }
 
 /// Checks an instance against what is offered, and returns the file that registers it.
-fn prepare(data: &Path, id: &str, instance: &Instance, offered: &Offer) -> Result<(PathBuf, String), RegisterError> {
+fn prepare(
+    data: &Path,
+    id: &str,
+    instance: &Instance,
+    offered: &Offer,
+) -> Result<(PathBuf, String), RegisterError> {
     let path = file_of(data, id)?;
     let name = path.display().to_string();
     let text = file::to_toml(id, instance);
@@ -257,7 +262,9 @@ fn prepare(data: &Path, id: &str, instance: &Instance, offered: &Offer) -> Resul
         .map(|(other, instance)| registered(other, instance, offered))
         .collect();
     let mut owners = Owners::default();
-    others.iter().for_each(|other| owners.add(other));
+    for other in &others {
+        owners.add(other);
+    }
     let wrong: Vec<Finding> = entries.iter().flat_map(|entry| owners.conflicts(entry)).collect();
     if !wrong.is_empty() {
         return Err(RegisterError::Refused(without_places(wrong)));
@@ -356,6 +363,6 @@ const SETTLE: Duration = Duration::from_millis(50);
 /// How often folders are read that the system cannot watch.
 const UNWATCHED: Duration = Duration::from_secs(2);
 /// How often watched folders are read all the same: an overflowing event queue loses events.
-const WATCHED: Duration = Duration::from_secs(60);
+const WATCHED: Duration = Duration::from_mins(1);
 /// A service takes about 300 bytes: room for thousands, and a bound on what a wrong link can make us read.
 const MAX_FILE_BYTES: u64 = 1 << 20;

@@ -84,7 +84,9 @@ mod tests {
         let text = std::fs::read_to_string(file).unwrap();
         let body = text.split(&format!("[{section}]\n")).nth(1).unwrap().split("\n[").next().unwrap();
         let mut keys: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for (key, value) in body.lines().filter(|line| !line.starts_with('#')).filter_map(|l| l.split_once('=')) {
+        for (key, value) in
+            body.lines().filter(|line| !line.starts_with('#')).filter_map(|l| l.split_once('='))
+        {
             keys.entry(key.to_owned()).or_default().push(value.to_owned());
         }
         keys
@@ -105,7 +107,10 @@ mod tests {
         assert_eq!(service["AmbientCapabilities"], service["CapabilityBoundingSet"]);
         assert!(service["AmbientCapabilities"][0].contains("CAP_NET_ADMIN"));
         let config = crate::config::Config::default();
-        assert_eq!(Path::new("/run").join(&service["RuntimeDirectory"][0]), config.listen.socket.parent().unwrap());
+        assert_eq!(
+            Path::new("/run").join(&service["RuntimeDirectory"][0]),
+            config.listen.socket.parent().unwrap()
+        );
         assert_eq!(Path::new("/var/lib").join(&service["StateDirectory"][0]), config.host.data);
         assert!(service["RestrictAddressFamilies"][0].contains("AF_NETLINK"), "nft and ip speak netlink");
     }

@@ -28,7 +28,7 @@ mod names;
 mod outbound;
 mod policy;
 mod retry;
-mod routes;
+pub(crate) mod routes;
 pub(crate) mod rules;
 mod tcp;
 pub(crate) mod visibility;
@@ -127,3 +127,6 @@ impl Problems {
         self.0.into_inner().into_iter().collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,7 @@ pub mod compile;
 pub mod election;
 pub mod endpoint;
 pub mod firewall;
+pub mod health;
 pub mod identity;
 pub mod liveness;
 pub mod plan;

@@ -125,7 +125,7 @@ pub struct Outbound {
     pub ports: HashMap<u16, Arc<PortTable>>,
     /// What is behind each virtual or declared address and port.
     pub addresses: HashMap<(IpAddr, u16), Arc<ServicePort>>,
-    /// What is behind address ranges (`addresses: [10.0.0.0/8]` of a ServiceEntry), most specific first.
+    /// What is behind address ranges (`addresses: [10.0.0.0/8]` of a `ServiceEntry`), most specific first.
     pub ranges: Vec<(IpNet, u16, Arc<ServicePort>)>,
 }
 
@@ -289,7 +289,7 @@ pub struct TcpRule {
 pub struct Names {
     /// Lower-case names without trailing dot, every spelling that callers here may use, to their addresses.
     pub exact: HashMap<Box<str>, Arc<[IpAddr]>>,
-    /// Suffixes of wildcard ServiceEntry hosts that have addresses, longest first: `(".example.com", …)`.
+    /// Suffixes of wildcard `ServiceEntry` hosts that have addresses, longest first: `(".example.com", …)`.
     pub wildcard: Vec<(Box<str>, Arc<[IpAddr]>)>,
 }
 

@@ -137,7 +137,8 @@ async fn serve(config: Config, state: HostState, raft: &Runtime) -> Result<()> {
     let ports = Ports::bind(&ground.config).await?;
 
     let desk = Desk::start(&ground.config, ground.draining.clone());
-    let health = health::start(desk.registration(), ground.draining.clone());
+    let options = SocketOptions { mark: Some(ground.config.intercept.mark) };
+    let health = health::start(desk.registration(), options, ground.draining.clone());
     let (outlets, published) = outlets();
     let (agent, problem) = Agent::new(agent_settings(&ground)?, offer(&desk, health), outlets.clone());
     if let Some(problem) = problem {

@@ -174,7 +174,10 @@ impl Logged {
             user_agent: self.user_agent,
             request_id: self.request_id,
             upstream_host: self.upstream,
-            upstream_cluster: exchange.cluster.as_ref().map_or_else(String::new, |cluster| cluster.name.to_string()),
+            upstream_cluster: exchange
+                .cluster
+                .as_ref()
+                .map_or_else(String::new, |cluster| cluster.name.to_string()),
             downstream: shown(exchange.connection.peer),
         }
     }
@@ -211,6 +214,7 @@ pub(crate) struct Relay {
 
 /// What counts a request as under way.
 #[derive(Default)]
+#[expect(dead_code, reason = "held for what dropping them does")]
 pub(crate) struct Guards {
     pub(crate) request: Option<Permit>,
     pub(crate) retry: Option<Permit>,

@@ -37,7 +37,8 @@ pub(crate) fn send(
         }
         worker.mirrors.set(under_way + 1);
         let place = Place(worker.clone());
-        let (caller, cluster, head, source) = (caller.clone(), cluster.clone(), head.clone(), source.cloned());
+        let (caller, cluster, head, source) =
+            (caller.clone(), cluster.clone(), head.clone(), source.cloned());
         waits |= source.is_some();
         task::spawn_local("mirror", async move {
             let worker = &place.0;

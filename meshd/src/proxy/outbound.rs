@@ -121,7 +121,9 @@ pub(crate) async fn carry(
             let handle = |request| http::handle(connection.clone(), request);
             server::http2(&settings, wire, &watch, Trust::Stranger, handle).await;
         }
-        Spoken::Tls(name) => tcp::carry(&connection, &view, wire, opaque(&connection, &view, Some(name))).await,
+        Spoken::Tls(name) => {
+            tcp::carry(&connection, &view, wire, opaque(&connection, &view, Some(name))).await
+        }
         Spoken::Opaque => tcp::carry(&connection, &view, wire, opaque(&connection, &view, None)).await,
         Spoken::Nothing => {}
     }
@@ -162,7 +164,8 @@ fn service<'a>(view: &'a View, outbound: &'a Outbound, target: &Target) -> Optio
 
 fn at_address(outbound: &Outbound, address: SocketAddr) -> Option<&Arc<ServicePort>> {
     outbound.addresses.get(&(address.ip(), address.port())).or_else(|| {
-        let fits = |(net, port, _): &&(ipnet::IpNet, u16, _)| *port == address.port() && net.contains(&address.ip());
+        let fits =
+            |(net, port, _): &&(ipnet::IpNet, u16, _)| *port == address.port() && net.contains(&address.ip());
         outbound.ranges.iter().find(fits).map(|(_, _, service)| service)
     })
 }
@@ -171,9 +174,10 @@ fn at_address(outbound: &Outbound, address: SocketAddr) -> Option<&Arc<ServicePo
 fn named<'a>(view: &'a View, outbound: &'a Outbound, host: &str, port: u16) -> Option<&'a Arc<ServicePort>> {
     let host = host.to_ascii_lowercase();
     let host = host.trim_end_matches('.');
-    let by_address = view.plan.names.find(host).and_then(|addresses| {
-        addresses.iter().find_map(|address| outbound.addresses.get(&(*address, port)))
-    });
+    let by_address =
+        view.plan.names.find(host).and_then(|addresses| {
+            addresses.iter().find_map(|address| outbound.addresses.get(&(*address, port)))
+        });
     let own_name = |service: &&Arc<ServicePort>| service.host == host && service.number == port;
     by_address
         .or_else(|| host.parse().ok().and_then(|address| outbound.addresses.get(&(address, port))))
@@ -190,7 +194,9 @@ async fn listen(worker: &Worker, wire: &mut Wire, declared: Declared) -> Spoken 
         Declared::Http => worker.settings.head_timeout,
         Declared::Auto => worker.settings.sniff_timeout,
     };
-    let Ok(bytes) = wire.read_ahead(patience, sniff::ENOUGH_BYTES, told).await else { return Spoken::Nothing };
+    let Ok(bytes) = wire.read_ahead(patience, sniff::ENOUGH_BYTES, told).await else {
+        return Spoken::Nothing;
+    };
     match (sniff(bytes), declared) {
         (Sniff::Http2, _) => Spoken::Http2,
         (_, Declared::Http) if bytes.is_empty() => Spoken::Nothing,

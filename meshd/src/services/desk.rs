@@ -71,7 +71,9 @@ impl Desk {
             files.push((path, text));
         }
         blocking(move || {
-            files.iter().try_for_each(|(path, text)| write(path, text).map_err(|source| (path.clone(), source)))
+            files
+                .iter()
+                .try_for_each(|(path, text)| write(path, text).map_err(|source| (path.clone(), source)))
         })
         .await?;
         self.wait(|offer| instances.keys().all(|id| offer.files.get(id) == offered.files.get(id))).await
@@ -90,7 +92,9 @@ impl Desk {
         }
         let gone = files.iter().map(|path| path.display().to_string()).collect::<Vec<_>>();
         blocking(move || {
-            files.iter().try_for_each(|path| std::fs::remove_file(path).map_err(|source| (path.clone(), source)))
+            files
+                .iter()
+                .try_for_each(|path| std::fs::remove_file(path).map_err(|source| (path.clone(), source)))
         })
         .await?;
         self.wait(|offer| !offer.files.values().any(|file| gone.contains(file))).await
@@ -109,8 +113,12 @@ impl Desk {
         let mut offers = self.offers.clone();
         match tokio::time::timeout(PATIENCE, offers.wait_for(|offer| done(offer))).await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) => Err(unavailable("meshd is stopping; the order takes effect at its next start".into())),
-            Err(_) => Err(unavailable("the files were written, and are not offered yet: see the log of meshd".into())),
+            Ok(Err(_)) => {
+                Err(unavailable("meshd is stopping; the order takes effect at its next start".into()))
+            }
+            Err(_) => Err(unavailable(
+                "the files were written, and are not offered yet: see the log of meshd".into(),
+            )),
         }
     }
 }
@@ -128,7 +136,8 @@ async fn blocking(
 fn api_error(error: RegisterError) -> ApiError {
     match error {
         RegisterError::Refused(findings) => {
-            let taken = findings.iter().any(|finding| matches!(&*finding.code, "duplicate-id" | "target-taken"));
+            let taken =
+                findings.iter().any(|finding| matches!(&*finding.code, "duplicate-id" | "target-taken"));
             let message = findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
             let code = if taken { ErrorCode::Conflict } else { ErrorCode::Invalid };
             ApiError { code, message, findings }

@@ -249,7 +249,10 @@ async fn an_order_that_contradicts_a_file_is_refused_and_changes_nothing() {
         desk.register(&order).await.unwrap_err().message
     };
     let said = refused("other", Some("fine")).await;
-    assert!(said.contains("port 9080 is the target of \"reviews\"") && said.contains("reviews.toml"), "{said}");
+    assert!(
+        said.contains("port 9080 is the target of \"reviews\"") && said.contains("reviews.toml"),
+        "{said}"
+    );
     let said = refused("reviews", None).await;
     assert!(said.contains("id \"reviews\" is taken by"), "{said}");
     let said = refused("../../etc/passwd", None).await;

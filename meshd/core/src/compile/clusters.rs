@@ -1,13 +1,14 @@
-//! What is behind a destination: the DestinationRule that shapes it, its subset, its endpoints.
+//! What is behind a destination: the `DestinationRule` that shapes it, its subset, its endpoints.
 //!
 //! Source: Istio `PushContext.destinationRule` (client's namespace, then the service's, then the root), `SetDestinationRule`,
 //! `mergeDestinationRule`.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use foldhash::HashMap;
+use mesh_proto::command::HostId;
 use mesh_proto::resource::{DestinationRule, Kind, ObjectKey, Spec, Subset, TrafficPolicy};
 use mesh_proto::watch::Stored;
 
@@ -28,6 +29,7 @@ pub(super) struct Builder<'a> {
     problems: &'a Problems,
     rules: Rules<'a>,
     previous: Option<&'a Plan>,
+    namesakes: BTreeSet<HostId>,
     found: RefCell<HashMap<Asked, Option<Arc<Cluster>>>>,
     made: RefCell<Memory>,
 }
@@ -56,6 +58,7 @@ impl<'a> Builder<'a> {
             problems,
             rules: Rules::load(world, mesh, &node.domain),
             previous,
+            namesakes: endpoints::namesakes(world),
             found: RefCell::default(),
             made: RefCell::default(),
         }
@@ -138,7 +141,12 @@ impl<'a> Builder<'a> {
                 .or_else(|| plan.clusters.get(name).map(|cluster| (None, cluster)))
         });
         let carried = endpoints::Carried::of(before.map(|(_, cluster)| &**cluster));
-        let place = endpoints::Place { world: self.world, node: self.node, problems: self.problems };
+        let place = endpoints::Place {
+            world: self.world,
+            node: self.node,
+            namesakes: &self.namesakes,
+            problems: self.problems,
+        };
         let labels = subset.map(|subset| &subset.labels);
         let endpoints = place.endpoints(service, port, labels, &carried);
         if let Some((then, cluster)) = before
@@ -165,7 +173,7 @@ impl<'a> Builder<'a> {
     }
 }
 
-/// Every DestinationRule, and the way to those of a host.
+/// Every `DestinationRule`, and the way to those of a host.
 pub(crate) struct Rules<'a> {
     /// The oldest first.
     all: Vec<Rule<'a>>,
@@ -181,7 +189,7 @@ struct Rule<'a> {
     export_to: &'a [String],
 }
 
-/// The DestinationRules of one host, as one.
+/// The `DestinationRules` of one host, as one.
 #[derive(Default)]
 pub(crate) struct Merged<'a> {
     /// Where it comes from, the oldest first.
@@ -193,7 +201,7 @@ pub(crate) struct Merged<'a> {
 }
 
 impl<'a> Rules<'a> {
-    /// Loads every DestinationRule.
+    /// Loads every `DestinationRule`.
     pub(crate) fn load(world: &'a World, mesh: &Settings<'a>, domain: &str) -> Self {
         let mut all: Vec<Rule<'a>> = of_kind(world, Kind::DestinationRule)
             .filter_map(|stored| match &stored.object.spec {
@@ -225,7 +233,7 @@ impl<'a> Rules<'a> {
         Self { all, by_host, wildcards }
     }
 
-    /// Returns what DestinationRules say to callers of a namespace about a service.
+    /// Returns what `DestinationRules` say to callers of a namespace about a service.
     pub(crate) fn merged(&self, client: &str, service: &Service<'_>, root: &str) -> Merged<'a> {
         let namespaces = [client, service.namespace, root];
         // The root's own rules come last, also for callers that live there.

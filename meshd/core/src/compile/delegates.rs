@@ -1,4 +1,4 @@
-//! Delegation: routes of a root VirtualService that another one spells out.
+//! Delegation: routes of a root `VirtualService` that another one spells out.
 //!
 //! Conditions of both are merged pairwise; a delegate's route in conflict with every condition of the root vanishes,
 //! and so does a root's route whose delegate is not there. Source: Istio `mergeVirtualServicesIfNeeded`,
@@ -17,7 +17,7 @@ use super::rules::HttpRule;
 use super::{Problems, visibility};
 use crate::plan::Origin;
 
-/// VirtualServices without hosts, by namespace and name.
+/// `VirtualServices` without hosts, by namespace and name.
 pub(super) type Delegates<'a> = BTreeMap<(&'a str, &'a str), Delegate<'a>>;
 
 /// One of them.
@@ -27,7 +27,7 @@ pub(super) struct Delegate<'a> {
     pub(super) export_to: &'a [String],
 }
 
-/// Returns a VirtualService's HTTP routes with its delegates' in place.
+/// Returns a `VirtualService`'s HTTP routes with its delegates' in place.
 pub(super) fn put_in<'a>(
     key: &ObjectKey,
     spec: &'a VirtualService,
@@ -195,6 +195,7 @@ fn joined(root: &str, leaf: &str) -> String {
     }
 }
 
+#[expect(clippy::ref_option, reason = "both sides are fields of one message")]
 fn or<T: Clone>(leaf: &mut Option<T>, root: &Option<T>) {
     if leaf.is_none() {
         leaf.clone_from(root);

@@ -4,12 +4,12 @@
 //! show them.
 
 use std::cell::OnceCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use foldhash::HashMap;
-use mesh_proto::command::Liveness;
+use mesh_proto::command::{HostId, Liveness};
 use mesh_proto::registration::{Health, PortBinding};
 use mesh_proto::resource::{Resolution, WorkloadEntry};
 
@@ -24,6 +24,8 @@ use crate::world::{InstanceRef, ServiceName, World};
 pub(super) struct Place<'a> {
     pub(super) world: &'a World,
     pub(super) node: &'a Node,
+    /// Hosts whose name belongs to another now.
+    pub(super) namesakes: &'a BTreeSet<HostId>,
     pub(super) problems: &'a Problems,
 }
 
@@ -47,6 +49,18 @@ impl<'a> Carried<'a> {
         let index = || self.before.iter().map(|endpoint| (&*endpoint.id, endpoint)).collect();
         self.by_id.get_or_init(index).get(id).copied()
     }
+}
+
+/// Returns the hosts that share their name with the one that bears it now.
+pub(super) fn namesakes(world: &World) -> BTreeSet<HostId> {
+    let mut seen: HashMap<&str, usize> = HashMap::default();
+    for host in world.hosts.values() {
+        *seen.entry(&host.name).or_default() += 1;
+    }
+    let shared = world.hosts.iter().filter(|(_, host)| seen[host.name.as_str()] > 1);
+    let other =
+        shared.filter(|(id, host)| world.host_named(&host.name).is_none_or(|(named, _)| named != **id));
+    other.map(|(id, _)| *id).collect()
 }
 
 /// Whether two lists of endpoints are alike in everything but what is known of them at run time.
@@ -123,12 +137,11 @@ impl Place<'_> {
     ) {
         let Some(host) = self.world.hosts.get(&found.host) else { return };
         let instance = found.instance;
-        let known = self.world.host_named(&host.name).is_some_and(|(id, _)| id == found.host);
         // A host that is gone and one that came back under its name may both be here.
-        let id: Arc<str> = if known {
-            format!("{}@{}", found.id, host.name).into()
-        } else {
+        let id: Arc<str> = if self.namesakes.contains(&found.host) {
             format!("{}@{}#{}", found.id, host.name, found.host).into()
+        } else {
+            format!("{}@{}", found.id, host.name).into()
         };
         let via = if let Some(address) = instance.address {
             Via::Plain(SocketAddr::new(address, binding.target.port()))

@@ -1,7 +1,7 @@
-//! Services: what hosts have registered, and what ServiceEntries declare, in one shape.
+//! Services: what hosts have registered, and what `ServiceEntries` declare, in one shape.
 //!
 //! A registered service is `NAME.NAMESPACE.svc.DOMAIN`, with the ports of all its instances. Of two services with one
-//! host the registered one counts, then the older ServiceEntry.
+//! host the registered one counts, then the older `ServiceEntry`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -21,7 +21,7 @@ use crate::world::{InstanceRef, ServiceName, World, virtual_addresses};
 
 /// A service.
 pub(crate) struct Service<'a> {
-    /// Full host name, lower case; `*.example.com` where a ServiceEntry says so.
+    /// Full host name, lower case; `*.example.com` where a `ServiceEntry` says so.
     pub(crate) host: Arc<str>,
     /// Its namespace.
     pub(crate) namespace: &'a str,
@@ -43,7 +43,7 @@ pub(crate) struct Port {
     pub(crate) name: String,
     /// What is spoken.
     pub(crate) protocol: Protocol,
-    /// Where endpoints answer, unless they say otherwise (ServiceEntry `targetPort`).
+    /// Where endpoints answer, unless they say otherwise (`ServiceEntry` `targetPort`).
     pub(crate) target: u16,
 }
 
@@ -51,15 +51,15 @@ pub(crate) struct Port {
 pub(crate) enum Source<'a> {
     /// Hosts registered them.
     Registered(Vec<InstanceRef<'a>>),
-    /// A ServiceEntry.
+    /// A `ServiceEntry`.
     Entry(Entry<'a>),
 }
 
-/// A ServiceEntry and what it selects.
+/// A `ServiceEntry` and what it selects.
 pub(crate) struct Entry<'a> {
     pub(crate) stored: &'a Stored,
     pub(crate) spec: &'a ServiceEntry,
-    /// WorkloadEntries of its namespace that its selector picks: name and content.
+    /// `WorkloadEntries` of its namespace that its selector picks: name and content.
     pub(crate) workloads: Vec<(&'a str, &'a WorkloadEntry)>,
     /// Registered instances of its namespace that its selector picks.
     pub(crate) instances: Vec<InstanceRef<'a>>,
@@ -105,7 +105,7 @@ pub(crate) struct Services<'a> {
     /// In order of host.
     pub(crate) all: Vec<Service<'a>>,
     by_host: HashMap<Arc<str>, usize>,
-    /// ServiceEntries that lost a host to another service: their stored object, the host.
+    /// `ServiceEntries` that lost a host to another service: their stored object, the host.
     pub(crate) shadowed: Vec<(&'a Stored, String)>,
 }
 
@@ -264,7 +264,7 @@ fn virtual_of(world: &World, host: &str) -> Vec<IpNet> {
     index.map_or_else(Vec::new, |index| virtual_addresses(*index).map(IpNet::from).to_vec())
 }
 
-/// What a ServiceEntry's `workloadSelector` may pick.
+/// What a `ServiceEntry`'s `workloadSelector` may pick.
 struct Selectable<'a> {
     workloads: Vec<&'a Object>,
     instances: Vec<InstanceRef<'a>>,
@@ -273,9 +273,8 @@ struct Selectable<'a> {
 impl<'a> Selectable<'a> {
     fn of(world: &'a World) -> Self {
         let selecting = of_kind(world, Kind::ServiceEntry)
-            .filter_map(|stored| match &stored.object.spec {
-                Spec::ServiceEntry(entry) => entry.workload_selector.is_some().then_some(stored),
-                _ => None,
+            .filter(|stored| {
+                matches!(&stored.object.spec, Spec::ServiceEntry(entry) if entry.workload_selector.is_some())
             })
             .map(|stored| stored.object.metadata.namespace.as_str())
             .collect::<BTreeSet<_>>();

@@ -45,6 +45,6 @@ impl<'a> Settings<'a> {
     /// The time for making a connection. Default 10 s, Istio's.
     pub(crate) fn connect_timeout(&self) -> Duration {
         let set = self.config.and_then(|config| config.connect_timeout);
-        set.map_or(Duration::from_secs(10), |set| set.get())
+        set.map_or(Duration::from_secs(10), mesh_proto::value::Duration::get)
     }
 }

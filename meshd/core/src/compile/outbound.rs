@@ -226,6 +226,8 @@ impl<'a> View<'a> {
         for host in exact {
             match here.get(host.as_str()) {
                 Some(service) => services.push(*service),
+                // Without any service on this port, a service of other ports is not heard of here either.
+                None if here.is_empty() && self.scene.services.find(host).is_some() => {}
                 None => hosts.push(host.as_str()),
             }
         }

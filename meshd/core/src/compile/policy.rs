@@ -1,4 +1,4 @@
-//! Traffic policies: what a DestinationRule says, defaults put in.
+//! Traffic policies: what a `DestinationRule` says, defaults put in.
 //!
 //! Source: Istio `MergeTrafficPolicy`, `MergeSubsetTrafficPolicy`, `applyConnectionPool`, `applyOutlierDetection`,
 //! `applyLoadBalancer`, `buildUpstreamTLS`, `setUpstreamProtocol`.

@@ -92,7 +92,7 @@ impl Context<'_> {
         Ok(Forward {
             destinations,
             total_weight,
-            timeout: http.timeout.map(|timeout| timeout.get()).filter(|timeout| !timeout.is_zero()),
+            timeout: http.timeout.map(mesh_proto::value::Duration::get).filter(|timeout| !timeout.is_zero()),
             retry: retry::policy(http.retries.as_ref(), default_retry),
             rewrite: http.rewrite.as_ref().map(rewrite).transpose()?.map(Box::new),
             mirrors: self.mirrors(namespace, http),

@@ -1,4 +1,4 @@
-//! VirtualServices as the mesh follows them: names resolved, delegates put in, the oldest first.
+//! `VirtualServices` as the mesh follows them: names resolved, delegates put in, the oldest first.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use crate::plan::{Origin, Workload};
 /// The name of the callers inside the mesh among `gateways`.
 pub(crate) const MESH: &str = "mesh";
 
-/// A VirtualService for callers inside the mesh.
+/// A `VirtualService` for callers inside the mesh.
 pub(crate) struct Rules<'a> {
     /// What names it.
     pub(crate) key: ObjectKey,
@@ -32,7 +32,7 @@ pub(crate) struct Rules<'a> {
     export_to: &'a [String],
 }
 
-/// One HTTP route of a VirtualService.
+/// One HTTP route of a `VirtualService`.
 pub(crate) struct HttpRule<'a> {
     /// It. Of a delegated route all host names are in full.
     pub(crate) http: Cow<'a, HttpRoute>,
@@ -95,7 +95,7 @@ impl Rules<'_> {
     }
 }
 
-/// Loads every VirtualService that callers inside the mesh follow, the oldest first (then by namespace and name).
+/// Loads every `VirtualService` that callers inside the mesh follow, the oldest first (then by namespace and name).
 pub(crate) fn load<'a>(
     world: &'a crate::world::World,
     mesh: &Settings<'a>,

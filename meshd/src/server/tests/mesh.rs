@@ -129,7 +129,7 @@ fn certify(authority: &Authority, id: HostId) -> Arc<Credentials> {
     let key = rcgen::KeyPair::generate().expect("a key");
     let csr = rcgen::CertificateParams::default().serialize_request(&key).expect("a CSR");
     let identity = host_identity(id);
-    let chain = authority.sign(csr.der(), &identity, Duration::from_secs(3_600), SystemTime::now());
+    let chain = authority.sign(csr.der(), &identity, Duration::from_hours(1), SystemTime::now());
     let signer = rustls::crypto::aws_lc_rs::sign::any_supported_type(
         &rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).expect("a key"),
     );
@@ -338,12 +338,12 @@ impl Mesh {
         });
         let (raft, work) = (runtime("raft"), runtime("work"));
         let wire = Wire { me: id, switch: Arc::clone(&self.switch) };
-        let (carrier, credentials): (Arc<dyn Carrier>, _) = match self.medium {
-            Medium::Memory => (Arc::new(wire), None),
-            _ => {
-                let credentials = certify(&self.authority, id);
-                let dialer = Dialer::new(Arc::clone(&credentials), SocketOptions::default());
-                (Arc::new(Sockets { wire, dialer, clients: Mutex::default() }), Some(credentials))
+        let credentials = (self.medium != Medium::Memory).then(|| certify(&self.authority, id));
+        let carrier: Arc<dyn Carrier> = match &credentials {
+            None => Arc::new(wire),
+            Some(credentials) => {
+                let dialer = Dialer::new(Arc::clone(credentials), SocketOptions::default());
+                Arc::new(Sockets { wire, dialer, clients: Mutex::default() })
             }
         };
         let setup = || Setup {

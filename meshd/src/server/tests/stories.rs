@@ -363,3 +363,29 @@ async fn mesh_lives_through_the_death_of_a_leader_over_quic() {
 async fn mesh_lives_through_the_death_of_a_leader_where_udp_is_blocked() {
     live_through_the_death_of_a_leader(Medium::Tcp).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failed_disk_refuses_writes_keeps_reads_and_heals() {
+    let mesh = Mesh::init().await;
+    mesh.apply(1, "before", "k1").await.expect("write");
+    mesh.server(1).consensus.fail_next_write();
+
+    let (why, message) = code(mesh.apply(1, "lost", "k2").await);
+
+    assert_eq!(why, ErrorCode::Unavailable, "{message}");
+    assert!(message.contains("raft.redb"), "{message}");
+    assert_eq!(mesh.world(1).resources.len(), 1, "reading goes on");
+    mesh.apply_until_done(1, "after").await;
+    assert!(mesh.names(1).await.expect("read").contains(&"before".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn follower_whose_disk_failed_comes_back() {
+    let (mesh, second, _) = Mesh::of_three().await;
+    let before = mesh.server(second).consensus.opened();
+    mesh.server(second).consensus.fail_next_write();
+    mesh.apply_until_done(1, "meanwhile").await;
+    mesh.until("opened anew", |mesh| mesh.server(second).consensus.opened() != before).await;
+    mesh.until("caught up", |mesh| mesh.world(second).resources.len() == 1).await;
+    assert_eq!(mesh.server(second).failure(), None);
+}

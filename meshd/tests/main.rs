@@ -1,0 +1,3 @@
+//! Component tests: real sockets on loopback, Plans made by hand or compiled.
+
+mod proxy;

@@ -1,0 +1,68 @@
+//! Limits: circuit breakers, slow callers.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use http::StatusCode;
+use meshd::proxy::{Declared, Settings};
+
+use super::lab::*;
+use super::plan::*;
+
+#[tokio::test]
+async fn beyond_one_connection_and_one_waiting_request_is_overflow() {
+    let backend = Backend::http1("pool").await;
+    let mut pool = cluster("reviews", vec![local(backend.address)]);
+    pool.limits.max_connections = Some(1);
+    pool.limits.max_pending = Some(1);
+    pool.limits.max_requests_per_connection = Some(1);
+    let lab = start(plan(vec![("reviews", vec![simple(pool)])]));
+
+    let mut burst = tokio::task::JoinSet::new();
+    for _ in 0..10 {
+        burst.spawn(once(lab.address, get("/", &[("x-want-delay-ms", "200")])));
+    }
+    let answers = burst.join_all().await;
+
+    let (fine, refused): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == StatusCode::OK);
+    assert!((1..=3).contains(&fine.len()), "{}", fine.len());
+    for answer in refused {
+        assert_eq!(answer.header("x-envoy-overloaded"), Some("true"));
+        assert!(answer.body.ends_with("reset reason: overflow"), "{}", answer.body);
+    }
+    let after = once(lab.address, get("/", &[])).await;
+    assert_eq!(after.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn requests_in_flight_are_limited_over_http1_too() {
+    let backend = Backend::http1("pool").await;
+    let mut pool = cluster("reviews", vec![local(backend.address)]);
+    pool.limits.max_requests = Some(1);
+    let lab = start(plan(vec![("reviews", vec![simple(pool)])]));
+    let slow = tokio::spawn(once(lab.address, get("/", &[("x-want-delay-ms", "400")])));
+    until("the first is under way", || backend.hits() == 1).await;
+
+    let second = once(lab.address, get("/", &[])).await;
+
+    assert_eq!((second.status.as_u16(), second.header("x-envoy-overloaded")), (503, Some("true")));
+    assert_eq!(slow.await.expect("an answer").status, StatusCode::OK);
+    assert_eq!(once(lab.address, get("/", &[])).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_head_that_does_not_arrive_is_cut_and_idle_connections_are_not() {
+    let backend = Backend::http1("v1").await;
+    let plan = plan(vec![("reviews", vec![simple(cluster("reviews", vec![local(backend.address)]))])]);
+    let settings = Settings { head_timeout: Duration::from_secs(1), ..settings() };
+    let lab = start_with(plan, service(Declared::Http), settings, &no_credentials());
+    let mut idle = Client::new(lab.address).await;
+    idle.get("/").await;
+
+    let read = bytes(lab.address, b"GET / HTTP/1.1\r\nHost: rev").await;
+
+    assert_eq!(read, "");
+    let expired = lab.stats.total(|all| all.expired_connections_total.load(Ordering::Relaxed));
+    assert_eq!(expired, 1);
+    assert_eq!(idle.get("/").await.status, StatusCode::OK);
+}

@@ -1,0 +1,10 @@
+//! The data path over loopback.
+
+mod hop;
+mod http;
+mod lab;
+mod limits;
+mod plan;
+mod protocols;
+mod tcp;
+mod traffic;

@@ -1,0 +1,65 @@
+//! Opaque connections.
+
+use std::net::SocketAddr;
+
+use mesh_core::plan::PortTable;
+use meshd::proxy::Declared;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::lab::*;
+use super::plan::*;
+
+/// Greets, then reads to the end, and only then answers with what it read: works only if each direction ends alone.
+pub(crate) async fn echo(greeting: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind(loopback(0)).await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                stream.write_all(greeting.as_bytes()).await.expect("open");
+                let mut read = Vec::new();
+                stream.read_to_end(&mut read).await.expect("bytes");
+                stream.write_all(&read).await.expect("open");
+            });
+        }
+    });
+    address
+}
+
+pub(crate) async fn talk(address: SocketAddr, greeting: &str, sent: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(address).await.expect("a connection");
+    let mut greeted = vec![0; greeting.len()];
+    stream.read_exact(&mut greeted).await.expect("a greeting");
+    assert_eq!(greeted, greeting.as_bytes());
+    stream.write_all(sent).await.expect("open");
+    stream.shutdown().await.expect("open");
+    let mut read = Vec::new();
+    stream.read_to_end(&mut read).await.expect("bytes");
+    read
+}
+
+fn table(destinations: Vec<mesh_core::plan::WeightedCluster>) -> PortTable {
+    PortTable { number: PORT, tcp: Some(tcp_service(destinations)), ..PortTable::default() }
+}
+
+#[tokio::test]
+async fn the_server_may_speak_first_and_each_direction_ends_alone() {
+    let db = echo("hello").await;
+    let plan = with_table(table(vec![to(1, cluster("db", vec![local(nobody()), local(db)]))]));
+    let lab = start_with(plan, service(Declared::Tcp), settings(), &no_credentials());
+    let sent = vec![7; 300_000];
+
+    for _ in 0..5 {
+        assert!(talk(lab.address, "hello", &sent).await == sent);
+    }
+}
+
+#[tokio::test]
+async fn a_destination_that_is_not_there_closes_the_connection() {
+    let mut missing = to(1, cluster("db", vec![]));
+    missing.cluster = None;
+    let lab = start_with(with_table(table(vec![missing])), service(Declared::Tcp), settings(), &no_credentials());
+
+    assert_eq!(bytes(lab.address, b"x").await, "");
+}
