@@ -56,7 +56,7 @@ pub(crate) enum Command {
     /// Show what `apply` would change
     Diff(DiffArgs),
     /// Check files without a mesh
-    #[command(after_help = "Example:\n  meshctl validate examples/")]
+    #[command(after_help = "Example:\n  meshctl validate examples/two-hosts")]
     Validate(ValidateArgs),
     /// Services: register, deregister, list
     #[command(subcommand)]

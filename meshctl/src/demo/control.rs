@@ -4,7 +4,7 @@
 
 use std::io;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -21,6 +21,13 @@ const SOCKET: &str = "demo.sock";
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The longest line.
 const MAX_LINE: u64 = 200;
+
+/// How long a host may drain (`proxy.drain_seconds`), and a little more.
+const STOPS_WITHIN: Duration = Duration::from_secs(35);
+/// How often a host that stops is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How the answer ends where a host cannot be started yet.
+pub(crate) const STILL_STOPPING: &str = "is still stopping";
 
 /// What a second terminal wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,9 +55,17 @@ pub(crate) async fn stop(host: &str, kill: bool) -> Result<Exit> {
     ask(if kill { "kill" } else { "stop" }, host).await
 }
 
-/// Starts a host of the running demo.
+/// Starts a host of the running demo; waits for it where it is still stopping.
 pub(crate) async fn start(host: &str) -> Result<Exit> {
-    ask("start", host).await
+    let limit = Instant::now() + STOPS_WITHIN;
+    loop {
+        match ask("start", host).await {
+            Err(failure) if failure.message.ends_with(STILL_STOPPING) && Instant::now() < limit => {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            answer => return answer,
+        }
+    }
 }
 
 async fn ask(verb: &str, host: &str) -> Result<Exit> {

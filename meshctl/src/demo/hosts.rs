@@ -14,6 +14,7 @@ use rustix::process::Signal;
 use tokio::process::Child;
 
 use super::child;
+use super::control::STILL_STOPPING;
 use super::folder::{Folder, HOSTS};
 use super::services::{PORT, account};
 use crate::client::Client;
@@ -169,10 +170,11 @@ impl Hosts {
     pub(crate) fn start(&mut self, name: &str) -> Result {
         let meshd = self.meshd.clone();
         let host = self.named(name).ok_or_else(|| no_host(name))?;
-        if matches!(host.state, HostState::Running | HostState::Stopping) {
-            return Err(Failure::refused(format!("{name} runs already")));
+        match host.state {
+            HostState::Running => Err(Failure::refused(format!("{name} runs already"))),
+            HostState::Stopping => Err(Failure::refused(format!("{name} {STILL_STOPPING}"))),
+            HostState::Stopped | HostState::Ended(_) => host.start(&meshd),
         }
-        host.start(&meshd)
     }
 
     /// Stops a host: politely, or as a crash would.

@@ -39,7 +39,8 @@ impl Field {
     /// The fields below that are refused although their neighbours are honoured, with their paths from here.
     fn gaps(&self, prefix: &str, found: &mut Vec<String>) {
         for field in &self.below {
-            let path = if prefix.is_empty() { plain(field.name) } else { format!("{prefix}.{}", plain(field.name)) };
+            let path =
+                if prefix.is_empty() { plain(field.name) } else { format!("{prefix}.{}", plain(field.name)) };
             if matches!(field.status, Some(Status::Refused(_))) || !field.works() && field.status.is_none() {
                 found.push(format!("`{path}`"));
             } else {
@@ -49,7 +50,8 @@ impl Field {
     }
 
     fn count(&self, wanted: fn(Status) -> bool) -> usize {
-        usize::from(self.status.is_some_and(wanted)) + self.below.iter().map(|field| field.count(wanted)).sum::<usize>()
+        usize::from(self.status.is_some_and(wanted))
+            + self.below.iter().map(|field| field.count(wanted)).sum::<usize>()
     }
 }
 
@@ -57,10 +59,9 @@ fn plain(name: &str) -> String {
     name.replace("[]", "").replace("{}", "")
 }
 
-/// The fields of a kind as a tree, in the order of the table.
+/// The fields of a kind as a tree, in order of name.
 fn tree(kind: Kind) -> Field {
     let mut all: Vec<_> = paths().filter(|(of, ..)| *of == kind).collect();
-    // The table's own order is by name; the first letters of a route's life read better as they are.
     all.sort_by_key(|(_, path, _)| *path);
     let mut root = Field::default();
     for (_, path, status) in all {
@@ -70,26 +71,33 @@ fn tree(kind: Kind) -> Field {
 }
 
 /// Messages whose fields are told one by one; all others are told by their name and what is missing.
-const OPENED: [&str; 5] = ["http[]", "tls[]", "tcp[]", "trafficPolicy", "endpoints[]"];
+const OPENED: [&str; 4] = ["http[]", "tls[]", "tcp[]", "trafficPolicy"];
 
-/// Says of a message what works: names, with what is missing in them.
+/// Says of a message what works: names, with what is missing in them; opened messages last.
 fn told(field: &Field) -> String {
-    let mut words = Vec::new();
-    for child in field.below.iter().filter(|child| child.works()) {
-        let name = plain(child.name);
-        let mut gaps = Vec::new();
-        child.gaps("", &mut gaps);
-        // The same policy as above, for one port or one subset.
-        let repeats = child.name == "portLevelSettings[]" || field.name == "subsets[]" && name == "trafficPolicy";
-        words.push(if OPENED.contains(&child.name) && field.name.is_empty() {
-            format!("**{name}**: {}", told(child))
-        } else if repeats || child.name == "subsets[]" || gaps.is_empty() {
-            format!("`{name}`")
-        } else {
-            format!("`{name}` (not {})", gaps.join(", "))
-        });
+    let is_opened = |child: &&Field| field.name.is_empty() && OPENED.contains(&child.name);
+    // `mirror_percent` is Istio's other spelling of `mirrorPercent`.
+    let works = || field.below.iter().filter(|child| child.works() && !child.name.contains('_'));
+    let plainly: Vec<String> =
+        works().filter(|child| !is_opened(child)).map(|child| in_short(field, child)).collect();
+    let opened = works().filter(is_opened).map(|child| format!("**{}**: {}", plain(child.name), told(child)));
+    std::iter::once(plainly.join(", ")).chain(opened).collect::<Vec<_>>().join("; ")
+}
+
+fn in_short(above: &Field, field: &Field) -> String {
+    let name = plain(field.name);
+    if let Some(Status::Only(values, _)) = field.status {
+        return format!("`{name}` (only `{}`)", values.join("`, `"));
     }
-    words.join(", ").replace(", **", "; **")
+    let mut gaps = Vec::new();
+    field.gaps("", &mut gaps);
+    // The same policy as above, for one port or one subset.
+    let repeats = field.name == "portLevelSettings[]" || above.name.is_empty() && field.name == "subsets[]";
+    if repeats || gaps.is_empty() {
+        format!("`{name}`")
+    } else {
+        format!("`{name}` (not {})", gaps.join(", "))
+    }
 }
 
 /// The fields at the top of a kind that are refused as a whole.
@@ -129,7 +137,9 @@ fn refusal(kind: Kind) -> Option<&'static str> {
 }
 
 fn short_table() -> String {
-    let mut out = String::from("| kind | honoured | in part | refused | what works | not yet |\n|---|--:|--:|--:|---|---|\n");
+    let mut out = String::from(
+        "| kind | honoured | in part | refused | what works | not yet |\n|---|--:|--:|--:|---|---|\n",
+    );
     let mut refused: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for kind in Kind::ALL {
         if let Some(reason) = refusal(*kind) {
@@ -149,7 +159,7 @@ fn short_table() -> String {
     }
     out.push_str("\nRead and checked, but refused at `apply` as a whole:\n\n");
     for (reason, kinds) in refused {
-        let _ = writeln!(out, "- {}: {reason}", kinds.join(", "));
+        let _ = writeln!(out, "- {}: {}", kinds.join(", "), reason.trim_start_matches("is "));
     }
     out
 }

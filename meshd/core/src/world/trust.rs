@@ -66,7 +66,7 @@ impl World {
             Some((id, host)) if matches!(host.liveness, Liveness::Live | Liveness::Suspect) => Err(refuse(
                 ErrorCode::Conflict,
                 format!(
-                    "a live host is named {name} already (id {id}, {}); choose another with --name, or stop that one first",
+                    "a live host is named {name} already (id {id}, {}); set another as host.name in meshd.toml, or stop that one first",
                     host.facts.address
                 ),
             )),
