@@ -78,7 +78,11 @@ impl Backend {
         backend
     }
 
-    async fn answer(self, name: &'static str, mut request: Request<Incoming>) -> Result<Reply, std::io::Error> {
+    async fn answer(
+        self,
+        name: &'static str,
+        mut request: Request<Incoming>,
+    ) -> Result<Reply, std::io::Error> {
         self.hits.fetch_add(1, Ordering::Relaxed);
         let headers = request.headers().clone();
         let target = request.uri().path_and_query().map_or_else(String::new, ToString::to_string);
@@ -87,7 +91,11 @@ impl Backend {
         if let Some(authority) = authority {
             shown.insert("host", authority.parse().expect("a value"));
         }
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).push((request.method().clone(), target, shown));
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).push((
+            request.method().clone(),
+            target,
+            shown,
+        ));
         let want = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         if let Some(delay) = want("x-want-delay-ms") {
             tokio::time::sleep(Duration::from_millis(delay.parse().expect("a number"))).await;
@@ -104,7 +112,10 @@ impl Backend {
                     io.write_all(&buffer[..count]).await.expect("an open tunnel");
                 }
             });
-            let response = Response::builder().status(101).header("connection", "upgrade").header("upgrade", "websocket");
+            let response = Response::builder()
+                .status(101)
+                .header("connection", "upgrade")
+                .header("upgrade", "websocket");
             return Ok(response.body(empty()).expect("a response"));
         }
         let status: u16 = want("x-want-status").map_or(200, |status| status.parse().expect("a status"));
@@ -134,7 +145,8 @@ pub(crate) struct Frames(std::vec::IntoIter<Frame<Bytes>>);
 
 impl Frames {
     pub(crate) fn new(data: impl Into<Bytes>, trailers: Option<HeaderMap>) -> Self {
-        let frames: Vec<_> = std::iter::once(Frame::data(data.into())).chain(trailers.map(Frame::trailers)).collect();
+        let frames: Vec<_> =
+            std::iter::once(Frame::data(data.into())).chain(trailers.map(Frame::trailers)).collect();
         Self(frames.into_iter())
     }
 }
@@ -288,7 +300,9 @@ where
 {
     let stream = TcpStream::connect(address).await.expect("a connection");
     let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("a handshake");
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .expect("a handshake");
     tokio::spawn(connection);
     Answer::of(sender.send_request(request).await.expect("an answer")).await
 }

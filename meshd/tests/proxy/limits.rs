@@ -24,7 +24,8 @@ async fn beyond_one_connection_and_one_waiting_request_is_overflow() {
     }
     let answers = burst.join_all().await;
 
-    let (fine, refused): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == StatusCode::OK);
+    let (fine, refused): (Vec<_>, Vec<_>) =
+        answers.iter().partition(|answer| answer.status == StatusCode::OK);
     assert!((1..=3).contains(&fine.len()), "{}", fine.len());
     for answer in refused {
         assert_eq!(answer.header("x-envoy-overloaded"), Some("true"));

@@ -59,7 +59,8 @@ async fn the_server_may_speak_first_and_each_direction_ends_alone() {
 async fn a_destination_that_is_not_there_closes_the_connection() {
     let mut missing = to(1, cluster("db", vec![]));
     missing.cluster = None;
-    let lab = start_with(with_table(table(vec![missing])), service(Declared::Tcp), settings(), &no_credentials());
+    let lab =
+        start_with(with_table(table(vec![missing])), service(Declared::Tcp), settings(), &no_credentials());
 
     assert_eq!(bytes(lab.address, b"x").await, "");
 }
