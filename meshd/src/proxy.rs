@@ -65,8 +65,9 @@ pub struct Shared {
 }
 
 /// Finds the addresses of a name that no rule knows, for a port.
-pub type Resolver =
-    Arc<dyn Fn(String, u16) -> Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>> + Send + Sync>;
+pub type Resolver = Arc<
+    dyn Fn(String, u16) -> Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>> + Send + Sync,
+>;
 
 /// How this host's proxy behaves.
 #[derive(Clone)]
@@ -107,7 +108,7 @@ impl Default for Settings {
             transport: Transport::default(),
             limits: guard::Limits::default(),
             head_timeout: Duration::from_secs(10),
-            idle_timeout: Duration::from_secs(3_600),
+            idle_timeout: Duration::from_hours(1),
             sniff_timeout: Duration::from_millis(50),
             max_streams: 100,
             replay_bytes: 1 << 20,

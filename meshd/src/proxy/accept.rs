@@ -68,5 +68,4 @@ impl Drop for Open {
     }
 }
 
-
 const PAUSE: Duration = Duration::from_millis(50);

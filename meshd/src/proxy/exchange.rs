@@ -174,7 +174,10 @@ impl Logged {
             user_agent: self.user_agent,
             request_id: self.request_id,
             upstream_host: self.upstream,
-            upstream_cluster: exchange.cluster.as_ref().map_or_else(String::new, |cluster| cluster.name.to_string()),
+            upstream_cluster: exchange
+                .cluster
+                .as_ref()
+                .map_or_else(String::new, |cluster| cluster.name.to_string()),
             downstream: shown(exchange.connection.peer),
         }
     }

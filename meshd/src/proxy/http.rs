@@ -15,8 +15,8 @@ use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 use mesh_core::balance::{self, HashKeyOutcome};
 use mesh_core::plan::{
-    Action, Balancer, Cluster, Forward, HeaderRules, RetryOn, RetryPolicy, UnknownHosts, UpstreamProtocol, VirtualHost,
-    WeightedCluster,
+    Action, Balancer, Cluster, Forward, HeaderRules, RetryOn, RetryPolicy, UnknownHosts, UpstreamProtocol,
+    VirtualHost, WeightedCluster,
 };
 use mesh_core::resilience::{Failure, Flag, fault};
 use mesh_core::route::cors::{self, CorsVerdict};
@@ -41,7 +41,8 @@ pub(crate) async fn handle(connection: Rc<Connection>, mut request: Request<Inco
     let may_switch = request.method() == Method::CONNECT || request.headers().contains_key(header::UPGRADE);
     let switch = may_switch.then(|| hyper::upgrade::on(&mut request));
     let (mut parts, body) = request.into_parts();
-    let caller = view.outbound(connection.caller).map_or_else(|| "-/-".into(), |(_, caller)| caller.name.clone());
+    let caller =
+        view.outbound(connection.caller).map_or_else(|| "-/-".into(), |(_, caller)| caller.name.clone());
     let mut exchange = Exchange::begin(&connection, caller, &parts);
     let is_grpc = request::is_grpc(&parts.headers);
     if let Err(refusal) = guard::check(
@@ -56,17 +57,26 @@ pub(crate) async fn handle(connection: Rc<Connection>, mut request: Request<Inco
     }
     if parts.method == Method::CONNECT {
         return match tunnel::connect(&connection, &view, &parts.uri, switch) {
-            Ok(()) => answer(LocalReply::new(StatusCode::OK, "connect"), false, exchange),
-            Err(reply) => answer(reply, false, exchange),
+            Ok(()) => {
+                exchange.status = StatusCode::OK.as_u16();
+                exchange.details = "connect";
+                // Without a length: what follows is the tunnel.
+                Response::new(Reply::Empty)
+            }
+            Err(reply) => answer(*reply, false, exchange),
         };
     }
     let asked = match Asked::of(&connection, &mut parts) {
         Ok(asked) => asked,
-        Err(reply) => return answer(reply, is_grpc, exchange),
+        Err(reply) => return answer(*reply, is_grpc, exchange),
     };
     let (target, query) = path::parts(&asked.target);
     let Ok(normal) = path::normalise(target) else {
-        return answer(LocalReply::new(StatusCode::BAD_REQUEST, "path_normalization_failed"), is_grpc, exchange);
+        return answer(
+            LocalReply::new(StatusCode::BAD_REQUEST, "path_normalization_failed"),
+            is_grpc,
+            exchange,
+        );
     };
     let scheme = route::scheme_of(asked.scheme.as_deref(), &parts.headers).to_owned();
     let call = Call {
@@ -77,7 +87,15 @@ pub(crate) async fn handle(connection: Rc<Connection>, mut request: Request<Inco
         query,
         headers: &parts.headers,
     };
-    let incoming = Inbound { connection: &connection, view: &view, asked: &asked, call, is_grpc, version: parts.version, switch: Cell::new(switch) };
+    let incoming = Inbound {
+        connection: &connection,
+        view: &view,
+        asked: &asked,
+        call,
+        is_grpc,
+        version: parts.version,
+        switch: Cell::new(switch),
+    };
     let found = match incoming.find() {
         Ok(found) => found,
         Err(reply) => return answer(*reply, is_grpc, exchange),
@@ -120,7 +138,7 @@ struct Asked {
 
 impl Asked {
     /// Reads and cleans the head: afterwards `parts.headers` are those that rules see.
-    fn of(connection: &Connection, parts: &mut Parts) -> Result<Self, LocalReply> {
+    fn of(connection: &Connection, parts: &mut Parts) -> Result<Self, Box<LocalReply>> {
         let upgrade = parts.version < Version::HTTP_2 && wanted_upgrade(&parts.headers)?;
         request::strip(&mut parts.headers);
         let sent = parts.uri.authority().map(::http::uri::Authority::as_str);
@@ -134,11 +152,17 @@ impl Asked {
             Target::Proxy => (sent.to_owned(), port_of(sent, parts.uri.scheme_str())),
         };
         parts.headers.remove(header::HOST);
-        let scheme = parts.uri.scheme_str().filter(|_| parts.version < Version::HTTP_2 || parts.uri.scheme_str() == Some("https"));
+        let scheme = parts
+            .uri
+            .scheme_str()
+            .filter(|_| parts.version < Version::HTTP_2 || parts.uri.scheme_str() == Some("https"));
         Ok(Self {
             authority,
             port,
-            target: parts.uri.path_and_query().map_or_else(|| "/".to_owned(), |target| target.as_str().to_owned()),
+            target: parts
+                .uri
+                .path_and_query()
+                .map_or_else(|| "/".to_owned(), |target| target.as_str().to_owned()),
             scheme: scheme.map(str::to_owned),
             upgrade,
         })
@@ -146,12 +170,12 @@ impl Asked {
 }
 
 /// WebSocket passes, `h2c` is served as HTTP/1.1, anything else is refused. Source: Istio's `UpgradeConfigs`.
-fn wanted_upgrade(headers: &HeaderMap) -> Result<bool, LocalReply> {
+fn wanted_upgrade(headers: &HeaderMap) -> Result<bool, Box<LocalReply>> {
     match request::upgrade(headers) {
         None => Ok(false),
         Some(value) if value.as_bytes().eq_ignore_ascii_case(b"websocket") => Ok(true),
         Some(value) if value.as_bytes().eq_ignore_ascii_case(b"h2c") => Ok(false),
-        Some(_) => Err(LocalReply::forbidden("upgrade_failed")),
+        Some(_) => Err(Box::new(LocalReply::forbidden("upgrade_failed"))),
     }
 }
 
@@ -206,12 +230,7 @@ impl<'a> Inbound<'a> {
     }
 
     /// Follows a route.
-    async fn routed(
-        &self,
-        matched: Matched<'_>,
-        body: Incoming,
-        mut exchange: Exchange,
-    ) -> Response<Reply> {
+    async fn routed(&self, matched: Matched<'_>, body: Incoming, mut exchange: Exchange) -> Response<Reply> {
         let route = matched.route;
         let rules = Rules { route: route.headers.as_deref(), destination: None, many: false };
         if let Some(fault) = &route.fault {
@@ -280,38 +299,41 @@ impl<'a> Inbound<'a> {
             exchange.request_id(id);
         }
         let (hash, set_cookie) = self.hash(cluster);
-        let source = (!body.is_end_stream()).then(|| Source::new(body, self.connection.worker.settings.replay_bytes));
+        let source =
+            (!body.is_end_stream()).then(|| Source::new(body, self.connection.worker.settings.replay_bytes));
         exchange.source.clone_from(&source);
         let mirrored = !forward.mirrors.is_empty() && {
             mirror::send(self.connection, self.view, &forward.mirrors, &head, source.as_ref())
         };
-        let sending = Sending { hash, ..self.sending(cluster, &forward.retry, timeout, head, source.clone()) };
+        let sending =
+            Sending { hash, ..self.sending(cluster, &forward.retry, timeout, head, source.clone()) };
         let reply = Answering { rules, marks, set_cookie, timeout, keep_source: mirrored };
         self.send(sending, reply, exchange).await
     }
 
     /// Sends it where it was going anyway.
-    async fn unrouted(
-        &self,
-        direct: &Direct,
-        body: Incoming,
-        mut exchange: Exchange,
-    ) -> Response<Reply> {
+    async fn unrouted(&self, direct: &Direct, body: Incoming, mut exchange: Exchange) -> Response<Reply> {
         exchange.cluster = Some(direct.cluster.clone());
         let mut headers = self.call.headers.clone();
         request::add_standard(&mut headers, self.call.scheme);
         let target = self.call.path_and_query();
-        let head = self.call.authority.parse().ok().zip(path_and_query(&target)).map(|(authority, target)| Head {
-            method: method_of(self.call.method),
-            authority,
-            https: self.call.scheme == "https",
-            target,
-            headers,
-            version: self.version,
-            upgrade: self.asked.upgrade,
-        });
+        let head =
+            self.call.authority.parse().ok().zip(path_and_query(&target)).map(|(authority, target)| Head {
+                method: method_of(self.call.method),
+                authority,
+                https: self.call.scheme == "https",
+                target,
+                headers,
+                version: self.version,
+                upgrade: self.asked.upgrade,
+            });
         let Some(head) = head else {
-            return self.local(LocalReply::new(StatusCode::BAD_REQUEST, "bad_authority"), &Rules::default(), None, exchange);
+            return self.local(
+                LocalReply::new(StatusCode::BAD_REQUEST, "bad_authority"),
+                &Rules::default(),
+                None,
+                exchange,
+            );
         };
         let source = (!body.is_end_stream()).then(|| Source::new(body, 0));
         exchange.source.clone_from(&source);
@@ -331,7 +353,8 @@ impl<'a> Inbound<'a> {
             Target::Address(address) => Some(*address),
             _ => None,
         };
-        let (_, caller) = self.view.outbound(self.connection.caller).expect("a route was found for this caller");
+        let (_, caller) =
+            self.view.outbound(self.connection.caller).expect("a route was found for this caller");
         let worker = &self.connection.worker;
         Sending { worker, caller, cluster, policy, timeout, head, source, hash: None, destination }
     }
@@ -365,20 +388,15 @@ impl<'a> Inbound<'a> {
         let Answered { response, lease, guards } = answered;
         let (mut parts, body) = response.into_parts();
         self.dress(&mut parts, &reply, &mut exchange);
-        let deadline = reply.timeout.map(|limit| {
-            Box::pin(tokio::time::sleep_until((exchange.started + limit).into()))
-        });
-        let body = Reply::relay(Relay { body, lease: Some(lease), exchange: Some(exchange), deadline, guards });
+        let deadline =
+            reply.timeout.map(|limit| Box::pin(tokio::time::sleep_until((exchange.started + limit).into())));
+        let body =
+            Reply::relay(Relay { body, lease: Some(lease), exchange: Some(exchange), deadline, guards });
         Response::from_parts(parts, body)
     }
 
     /// Passes a 101 on; from then on bytes go both ways.
-    fn switch(
-        &self,
-        answered: Answered,
-        reply: &Answering<'_>,
-        mut exchange: Exchange,
-    ) -> Response<Reply> {
+    fn switch(&self, answered: Answered, reply: &Answering<'_>, mut exchange: Exchange) -> Response<Reply> {
         let Answered { mut response, lease, guards } = answered;
         let upstream = hyper::upgrade::on(&mut response);
         let (mut parts, _) = response.into_parts();
@@ -392,16 +410,12 @@ impl<'a> Inbound<'a> {
     }
 
     /// Changes the head of an endpoint's answer into that of ours.
-    fn dress(
-        &self,
-        parts: &mut ::http::response::Parts,
-        reply: &Answering<'_>,
-        exchange: &mut Exchange,
-    ) {
+    fn dress(&self, parts: &mut ::http::response::Parts, reply: &Answering<'_>, exchange: &mut Exchange) {
         let took = exchange.started.elapsed();
         exchange.upstream_time = Some(took);
         exchange.status = parts.status.as_u16();
-        exchange.failed = self.is_grpc && mesh_core::resilience::grpc::status_of(&parts.headers).unwrap_or(0) != 0;
+        exchange.failed =
+            self.is_grpc && mesh_core::resilience::grpc::status_of(&parts.headers).unwrap_or(0) != 0;
         exchange.details = "via_upstream";
         parts.version = if self.version >= Version::HTTP_2 { Version::HTTP_2 } else { Version::HTTP_11 };
         request::strip_hop_by_hop(&mut parts.headers);
@@ -412,7 +426,9 @@ impl<'a> Inbound<'a> {
             }
             parts.headers.extend(marks.clone());
         }
-        if let Some(cookie) = reply.set_cookie.as_deref().and_then(|cookie| HeaderValue::from_str(cookie).ok()) {
+        if let Some(cookie) =
+            reply.set_cookie.as_deref().and_then(|cookie| HeaderValue::from_str(cookie).ok())
+        {
             parts.headers.append(header::SET_COOKIE, cookie);
         }
         self.apply(&reply.rules, &mut parts.headers, parts.status);
@@ -443,7 +459,14 @@ impl<'a> Inbound<'a> {
         }
         let target = self.call.path_and_query();
         let facts = self.facts(&target, Some(status));
-        header_rules::response(rules.route, rules.destination, rules.many, headers, self.call.headers, &facts);
+        header_rules::response(
+            rules.route,
+            rules.destination,
+            rules.many,
+            headers,
+            self.call.headers,
+            &facts,
+        );
     }
 
     fn facts<'b>(&'b self, target: &'b str, status: Option<StatusCode>) -> Facts<'b> {
@@ -474,7 +497,8 @@ impl<'a> Inbound<'a> {
         let mut headers = self.call.headers.clone();
         request::add_standard(&mut headers, self.call.scheme);
         let before = self.call.path_and_query();
-        let rewritten = forward.rewrite.as_ref().and_then(|rules| rewrite::path(rules, matched.matcher, self.call.path));
+        let rewritten =
+            forward.rewrite.as_ref().and_then(|rules| rewrite::path(rules, matched.matcher, self.call.path));
         let target: Cow<'_, str> = match (&rewritten, self.call.query) {
             (None, _) => Cow::Borrowed(&before),
             (Some(path), None) => Cow::Borrowed(path),
@@ -492,7 +516,8 @@ impl<'a> Inbound<'a> {
             let millis = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);
             headers.insert(request::EXPECTED_TIMEOUT, millis.into());
         }
-        let authority = header_rules::authority(forward.rewrite.as_deref(), rules.route, destination.headers.as_deref());
+        let authority =
+            header_rules::authority(forward.rewrite.as_deref(), rules.route, destination.headers.as_deref());
         Some(Head {
             method: method_of(self.call.method),
             authority: HeaderValue::from_str(authority.unwrap_or(self.call.authority)).ok()?,

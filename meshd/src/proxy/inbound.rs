@@ -24,9 +24,9 @@ use super::exchange::{Guards, Relay, Reply};
 use super::passthrough::Place;
 use super::request::{self, Head, INSTANCE, SPEAK};
 use super::server::{self, Trust};
+use super::tcp;
 use super::wire::{Stream, Watch, Wire};
 use super::worker::{Caller, Worker};
-use super::tcp;
 use crate::task;
 use crate::telemetry::Counters;
 use crate::transport::{Accepted, LinkStream, Listener, Peer, QuicListener, QuicOptions, Refused};
@@ -172,10 +172,12 @@ impl Hop {
         request: Request<Incoming>,
     ) -> Result<Response<Reply>, Failure> {
         let (parts, body) = request.into_parts();
-        let http2 = port.protocol.upstream_is_http2() || parts.headers.get(SPEAK).is_some_and(|speak| speak == "h2");
+        let http2 =
+            port.protocol.upstream_is_http2() || parts.headers.get(SPEAK).is_some_and(|speak| speak == "h2");
         let protocol = if http2 { UpstreamProtocol::Http2 } else { UpstreamProtocol::Http1 };
         let direct = self.worker.passthrough.to(Place::Local(port.target), protocol);
-        let pool = self.worker.pools.pool(&self.worker, &self.caller, &direct.cluster, &direct.endpoint, http2);
+        let pool =
+            self.worker.pools.pool(&self.worker, &self.caller, &direct.cluster, &direct.endpoint, http2);
         let mut headers = parts.headers;
         headers.remove(INSTANCE);
         headers.remove(SPEAK);
@@ -232,7 +234,8 @@ impl Drop for Busy {
 
 /// Tells the source why its request met no application.
 fn unreachable(failure: Failure) -> Response<Reply> {
-    let text = FAILURES.iter().find(|(known, _)| *known == failure).map_or("connection-lost", |(_, text)| text);
+    let text =
+        FAILURES.iter().find(|(known, _)| *known == failure).map_or("connection-lost", |(_, text)| text);
     let mut response = Response::new(Reply::whole(Bytes::from_static(text.as_bytes())));
     *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
     response.headers_mut().insert(FAILURE, HeaderValue::from_static(text));

@@ -37,7 +37,8 @@ pub(crate) fn send(
         }
         worker.mirrors.set(under_way + 1);
         let place = Place(worker.clone());
-        let (caller, cluster, head, source) = (caller.clone(), cluster.clone(), head.clone(), source.cloned());
+        let (caller, cluster, head, source) =
+            (caller.clone(), cluster.clone(), head.clone(), source.cloned());
         waits |= source.is_some();
         task::spawn_local("mirror", async move {
             let worker = &place.0;
@@ -99,4 +100,4 @@ async fn copy(
 }
 
 /// A copy takes no longer than this, body and answer included: nobody waits for it, but it holds memory.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);

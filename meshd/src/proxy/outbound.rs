@@ -108,7 +108,13 @@ pub(crate) async fn carry(
         Declared::Auto => expected(&view, caller, &target),
         known => known,
     };
-    let spoken = listen(&worker, &mut wire, expected).await;
+    let mut draining = worker.draining.clone();
+    let spoken = tokio::select! {
+        spoken = listen(&worker, &mut wire, expected) => spoken,
+        // Nothing was asked for yet.
+        () = draining.started(), if expected != Declared::Tcp => return,
+    };
+    drop(draining);
     let http2 = matches!(spoken, Spoken::Http2);
     let watch = worker.watch(http2);
     let settings = worker.settings.clone();
@@ -121,8 +127,10 @@ pub(crate) async fn carry(
             let handle = |request| http::handle(connection.clone(), request);
             server::http2(&settings, wire, &watch, Trust::Stranger, handle).await;
         }
-        Spoken::Tls(name) => tcp::carry(&connection, &view, wire, opaque(&connection, &view, Some(name))).await,
-        Spoken::Opaque => tcp::carry(&connection, &view, wire, opaque(&connection, &view, None)).await,
+        Spoken::Tls(_) | Spoken::Opaque => {
+            let opaque = opaque(&connection, &view, &spoken);
+            tcp::carry(&connection, &view, wire, opaque).await;
+        }
         Spoken::Nothing => {}
     }
 }
@@ -162,7 +170,8 @@ fn service<'a>(view: &'a View, outbound: &'a Outbound, target: &Target) -> Optio
 
 fn at_address(outbound: &Outbound, address: SocketAddr) -> Option<&Arc<ServicePort>> {
     outbound.addresses.get(&(address.ip(), address.port())).or_else(|| {
-        let fits = |(net, port, _): &&(ipnet::IpNet, u16, _)| *port == address.port() && net.contains(&address.ip());
+        let fits =
+            |(net, port, _): &&(ipnet::IpNet, u16, _)| *port == address.port() && net.contains(&address.ip());
         outbound.ranges.iter().find(fits).map(|(_, _, service)| service)
     })
 }
@@ -171,9 +180,10 @@ fn at_address(outbound: &Outbound, address: SocketAddr) -> Option<&Arc<ServicePo
 fn named<'a>(view: &'a View, outbound: &'a Outbound, host: &str, port: u16) -> Option<&'a Arc<ServicePort>> {
     let host = host.to_ascii_lowercase();
     let host = host.trim_end_matches('.');
-    let by_address = view.plan.names.find(host).and_then(|addresses| {
-        addresses.iter().find_map(|address| outbound.addresses.get(&(*address, port)))
-    });
+    let by_address =
+        view.plan.names.find(host).and_then(|addresses| {
+            addresses.iter().find_map(|address| outbound.addresses.get(&(*address, port)))
+        });
     let own_name = |service: &&Arc<ServicePort>| service.host == host && service.number == port;
     by_address
         .or_else(|| host.parse().ok().and_then(|address| outbound.addresses.get(&(address, port))))
@@ -190,7 +200,9 @@ async fn listen(worker: &Worker, wire: &mut Wire, declared: Declared) -> Spoken 
         Declared::Http => worker.settings.head_timeout,
         Declared::Auto => worker.settings.sniff_timeout,
     };
-    let Ok(bytes) = wire.read_ahead(patience, sniff::ENOUGH_BYTES, told).await else { return Spoken::Nothing };
+    let Ok(bytes) = wire.read_ahead(patience, sniff::ENOUGH_BYTES, told).await else {
+        return Spoken::Nothing;
+    };
     match (sniff(bytes), declared) {
         (Sniff::Http2, _) => Spoken::Http2,
         (_, Declared::Http) if bytes.is_empty() => Spoken::Nothing,
@@ -232,19 +244,20 @@ impl Opaque {
     }
 }
 
-/// Decides where an opaque connection goes; `tls`: it is TLS, with this server name.
-fn opaque(connection: &Connection, view: &View, tls: Option<Option<String>>) -> Opaque {
+/// Decides where an opaque connection goes.
+fn opaque(connection: &Connection, view: &View, spoken: &Spoken) -> Opaque {
     let Some((outbound, _)) = view.outbound(connection.caller) else { return Opaque::Refused };
     let port = connection.port(view);
-    if let (Some(Some(name)), Some(table)) = (&tls, outbound.ports.get(&port))
+    if let (Spoken::Tls(Some(name)), Some(table)) = (spoken, outbound.ports.get(&port))
         && let Some(host) = table.tls.find(name)
     {
         return Opaque::Tls(host.clone());
     }
+    let is_tls = matches!(spoken, Spoken::Tls(_));
     let found = service(view, outbound, &connection.target);
     let by_port = || outbound.ports.get(&port)?.tcp.as_ref();
     // On TLS ports only the names that rules have count.
-    let found = found.or_else(by_port).filter(|service| tls.is_none() || !service.protocol.is_tls());
+    let found = found.or_else(by_port).filter(|service| !is_tls || !service.protocol.is_tls());
     if let Some(service) = found {
         return Opaque::Service(service.clone());
     }
@@ -252,9 +265,9 @@ fn opaque(connection: &Connection, view: &View, tls: Option<Option<String>>) -> 
         (_, UnknownHosts::Refuse) | (Target::Proxy, _) => Opaque::Refused,
         (Target::Address(address), _) => Opaque::Direct(Place::Address(*address)),
         (Target::Host { host, port }, _) => Opaque::Direct(Place::Name(host.clone(), *port)),
-        (Target::Port(port), _) => match tls.flatten() {
-            Some(name) => Opaque::Direct(Place::Name(name.into(), *port)),
-            None => Opaque::Refused,
+        (Target::Port(port), _) => match spoken {
+            Spoken::Tls(Some(name)) => Opaque::Direct(Place::Name(name.as_str().into(), *port)),
+            _ => Opaque::Refused,
         },
     }
 }

@@ -11,7 +11,8 @@ use foldhash::HashMap;
 use mesh_core::balance::EndpointSet;
 use mesh_core::endpoint::EndpointState;
 use mesh_core::plan::{
-    Balancer, CircuitLimits, Cluster, ClusterName, Endpoint, LocalityPolicy, UpstreamProtocol, UpstreamTls, Via,
+    Balancer, CircuitLimits, Cluster, ClusterName, Endpoint, Locality, LocalityPolicy, UpstreamProtocol,
+    UpstreamTls, Via,
 };
 use mesh_proto::command::Liveness;
 use mesh_proto::registration::Health;
@@ -63,7 +64,9 @@ impl Direct {
         let (host, port, via): (Arc<str>, u16, Via) = match place {
             Place::Address(address) => (PASSTHROUGH.into(), address.port(), Via::Plain(*address)),
             Place::Local(address) => ("InboundCluster".into(), address.port(), Via::Local(*address)),
-            Place::Name(host, port) => (PASSTHROUGH.into(), *port, Via::Name { host: host.clone(), port: *port }),
+            Place::Name(host, port) => {
+                (PASSTHROUGH.into(), *port, Via::Name { host: host.clone(), port: *port })
+            }
         };
         let endpoint = Endpoint {
             id: format!("{via:?}").into(),
@@ -76,7 +79,12 @@ impl Direct {
             state: Arc::new(EndpointState::default()),
         };
         let balancer = Balancer::Passthrough;
-        let set = EndpointSet::new(vec![endpoint.clone()], &balancer, &LocalityPolicy::Ignore, &Default::default());
+        let set = EndpointSet::new(
+            vec![endpoint.clone()],
+            &balancer,
+            &LocalityPolicy::Ignore,
+            &Locality::default(),
+        );
         let cluster = Cluster {
             name: ClusterName { host, port, subset: "".into() },
             protocol,

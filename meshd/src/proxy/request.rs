@@ -65,7 +65,10 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
     if headers.contains_key(header::TE) {
         let trailers = headers.get_all(header::TE).iter().any(|value| {
-            value.as_bytes().split(|byte| *byte == b',').any(|te| te.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+            value
+                .as_bytes()
+                .split(|byte| *byte == b',')
+                .any(|te| te.trim_ascii().eq_ignore_ascii_case(b"trailers"))
         });
         headers.remove(header::TE);
         if trailers {
@@ -78,7 +81,10 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
 pub(crate) fn upgrade(headers: &HeaderMap) -> Option<&HeaderValue> {
     let asked = headers.get(header::UPGRADE)?;
     let is_upgrade = |value: &HeaderValue| {
-        value.as_bytes().split(|byte| *byte == b',').any(|name| name.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+        value
+            .as_bytes()
+            .split(|byte| *byte == b',')
+            .any(|name| name.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
     };
     headers.get_all(header::CONNECTION).iter().any(is_upgrade).then_some(asked)
 }
@@ -143,7 +149,12 @@ impl Head {
     /// Writes the request for an endpoint's connection: origin form for HTTP/1, absolute for HTTP/2 and hops.
     ///
     /// `None` when the authority, by a rule or by the caller, cannot be written there.
-    pub(crate) fn request(&self, headers: HeaderMap, pool: &Pool, body: Outgoing) -> Option<Request<Outgoing>> {
+    pub(crate) fn request(
+        &self,
+        headers: HeaderMap,
+        pool: &Pool,
+        body: Outgoing,
+    ) -> Option<Request<Outgoing>> {
         let mut request = Request::new(body);
         *request.method_mut() = self.method.clone();
         *request.headers_mut() = headers;
@@ -183,7 +194,8 @@ impl Head {
     fn absolute(&self) -> Option<Uri> {
         let mut parts = http::uri::Parts::default();
         parts.scheme = Some(if self.https { Scheme::HTTPS } else { Scheme::HTTP });
-        parts.authority = Some(Authority::from_maybe_shared(Bytes::copy_from_slice(self.authority.as_bytes())).ok()?);
+        parts.authority =
+            Some(Authority::from_maybe_shared(Bytes::copy_from_slice(self.authority.as_bytes())).ok()?);
         parts.path_and_query = Some(self.target.clone());
         Uri::from_parts(parts).ok()
     }

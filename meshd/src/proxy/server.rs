@@ -13,9 +13,9 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
+use super::Settings;
 use super::exchange::Reply;
 use super::wire::{Signal, Watch, Wire};
-use super::Settings;
 use crate::task;
 
 /// Spawns the streams of HTTP/2 connections on this thread.

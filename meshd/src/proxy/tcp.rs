@@ -86,9 +86,16 @@ pub(crate) async fn reach(
                 direct = worker.passthrough.to(Place::Address(to), cluster.protocol);
                 Some(&direct.endpoint)
             }
-            _ => balance::pick(cluster, &Hint { hash: None, avoid: &tried, destination }, worker.now(), &mut Chance),
+            _ => balance::pick(
+                cluster,
+                &Hint { hash: None, avoid: &tried, destination },
+                worker.now(),
+                &mut Chance,
+            ),
         };
-        let Some(endpoint) = endpoint.filter(|endpoint| !tried.contains(&endpoint.id)) else { return Err(last) };
+        let Some(endpoint) = endpoint.filter(|endpoint| !tried.contains(&endpoint.id)) else {
+            return Err(last);
+        };
         let in_flight = endpoint.state.enter();
         let opened = open(worker, caller, cluster, endpoint).await;
         let answer = if opened.is_ok() { Answer::Status(200) } else { Answer::LocalFailure };

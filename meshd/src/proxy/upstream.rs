@@ -146,7 +146,8 @@ impl Pool {
 
     /// Opens a connection for those who wait, unless enough are being opened or a limit is reached.
     fn grow(self: &Rc<Self>) {
-        let wanted = if self.http2 { self.waiting.borrow().len().min(1) } else { self.waiting.borrow().len() };
+        let wanted =
+            if self.http2 { self.waiting.borrow().len().min(1) } else { self.waiting.borrow().len() };
         if self.opening.get() >= wanted {
             return;
         }
@@ -223,7 +224,7 @@ impl Pool {
 }
 
 /// How long a pool without connections is kept.
-const UNUSED: Duration = Duration::from_secs(60);
+const UNUSED: Duration = Duration::from_mins(1);
 
 /// The place of one connection among its pool's; dropping it makes room for another.
 pub(crate) struct Slot {
@@ -266,7 +267,10 @@ pub(crate) struct Unanswered {
 
 impl Lease {
     /// Sends a request and waits for the head of its answer.
-    pub(crate) async fn send(&mut self, request: Request<Outgoing>) -> Result<Response<Incoming>, Unanswered> {
+    pub(crate) async fn send(
+        &mut self,
+        request: Request<Outgoing>,
+    ) -> Result<Response<Incoming>, Unanswered> {
         let sent = match &mut self.link {
             Link::Http1 { sender, served } => {
                 *served += 1;
@@ -277,7 +281,11 @@ impl Lease {
         };
         sent.map_err(|mut error| {
             let unsent = error.take_message();
-            let failure = if unsent.is_some() { Failure::ResetBeforeRequest } else { connect::failure_of(error.error()) };
+            let failure = if unsent.is_some() {
+                Failure::ResetBeforeRequest
+            } else {
+                connect::failure_of(error.error())
+            };
             Unanswered { unsent, failure }
         })
     }

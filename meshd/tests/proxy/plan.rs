@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use mesh_core::balance::EndpointSet;
 use mesh_core::plan::{
-    Action, Balancer, CircuitLimits, Cluster, ClusterName, Endpoint, Forward, Locality, LocalityPolicy, Node, Origin,
-    Outbound, Plan, PortTable, RetryOn, RetryPolicy, Route, ServicePort, TcpRule, TcpRules, UpstreamProtocol,
-    UpstreamTls, Via, VirtualHost, WeightedCluster, Workload,
+    Action, Balancer, CircuitLimits, Cluster, ClusterName, Endpoint, Forward, Locality, LocalityPolicy, Node,
+    Origin, Outbound, Plan, PortTable, RetryOn, RetryPolicy, Route, ServicePort, TcpRule, TcpRules,
+    UpstreamProtocol, UpstreamTls, Via, VirtualHost, WeightedCluster, Workload,
 };
 use mesh_proto::command::Liveness;
 use mesh_proto::registration::{Health, Protocol};
@@ -122,5 +122,10 @@ pub(crate) fn change(plan: &mut Plan, change: impl FnOnce(&mut Outbound)) {
 pub(crate) fn tcp_service(destinations: Vec<WeightedCluster>) -> Arc<ServicePort> {
     let rule = TcpRule { destination_subnets: Vec::new(), destinations, origin: Origin::default() };
     let tcp = TcpRules { rules: vec![rule] };
-    Arc::new(ServicePort { host: "db.default.svc.cluster.local".into(), number: PORT, protocol: Protocol::Tcp, tcp })
+    Arc::new(ServicePort {
+        host: "db.default.svc.cluster.local".into(),
+        number: PORT,
+        protocol: Protocol::Tcp,
+        tcp,
+    })
 }

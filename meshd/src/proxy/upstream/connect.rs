@@ -80,7 +80,8 @@ pub(super) async fn open(slot: Slot, cluster: Arc<Cluster>) {
         Err(error) => {
             Counters::add(&worker.shard.counters.upstream_connect_failures_total);
             tracing::debug!(cluster = %cluster.name, via = ?pool.via, %error, "cannot reach an endpoint");
-            let timed_out = matches!(error, ConnectError::TimedOut(_) | ConnectError::Hop(DialError::TimedOut { .. }));
+            let timed_out =
+                matches!(error, ConnectError::TimedOut(_) | ConnectError::Hop(DialError::TimedOut { .. }));
             pool.fail_all(if timed_out { Failure::ConnectTimeout } else { Failure::Connect });
         }
     }
@@ -133,7 +134,9 @@ async fn begin_http2(slot: Slot, stream: Wire) -> Result<(), ConnectError> {
                 () = heard.something.notified() => {}
             }
             seen.set(connection.current_max_send_streams());
-            if seen.get() > 0 && let Some(tell) = tell.take() {
+            if seen.get() > 0
+                && let Some(tell) = tell.take()
+            {
                 heard.enough.store(true, Ordering::Relaxed);
                 let _ = tell.send(Ok(()));
             }
@@ -167,7 +170,9 @@ pub(crate) async fn connect(
         return Err(ConnectError::TlsOrigination);
     }
     let stream = match via {
-        Via::Local(address) | Via::Plain(address) => Stream::Tcp(connect_socket(worker, *address, cluster).await?),
+        Via::Local(address) | Via::Plain(address) => {
+            Stream::Tcp(connect_socket(worker, *address, cluster).await?)
+        }
         Via::Name { host, port } => Stream::Tcp(connect_name(worker, host, *port, cluster).await?),
         Via::Mesh { hop, identity, sni, .. } => {
             let target = HopTarget {
@@ -183,7 +188,11 @@ pub(crate) async fn connect(
     Ok(Wire::new(stream))
 }
 
-async fn connect_socket(worker: &Worker, address: SocketAddr, cluster: &Cluster) -> Result<TcpStream, ConnectError> {
+async fn connect_socket(
+    worker: &Worker,
+    address: SocketAddr,
+    cluster: &Cluster,
+) -> Result<TcpStream, ConnectError> {
     if worker.is_own(address) {
         Counters::add(&worker.shard.counters.refused_loops_total);
         return Err(ConnectError::Loop(address));
@@ -280,7 +289,11 @@ struct Heard {
 }
 
 impl AsyncRead for Listened {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
         if polled.is_ready() && !self.heard.enough.load(Ordering::Relaxed) {
             self.heard.something.notify_one();

@@ -68,7 +68,10 @@ fn same(a: &Via, b: &Via) -> bool {
             Via::Mesh { hop: other_hop, sni: other_sni, instance: other_instance, identity: other_identity },
         ) => {
             let alike = |a: &Arc<str>, b: &Arc<str>| Arc::ptr_eq(a, b) || a == b;
-            hop == other_hop && alike(sni, other_sni) && alike(instance, other_instance) && identity == other_identity
+            hop == other_hop
+                && alike(sni, other_sni)
+                && alike(instance, other_instance)
+                && identity == other_identity
         }
         _ => a == b,
     }
