@@ -22,7 +22,7 @@ Exit codes: 0 done, 1 findings or refused, 2 file unreadable, 3 conflict, 4 no q
 #[derive(Debug, Parser)]
 #[command(name = "meshctl", version, after_help = AFTER, max_term_width = 110, propagate_version = false)]
 pub(crate) struct Cli {
-    /// Unix socket of the meshd to speak to [env: MESHD_SOCKET] [default: /run/meshd/meshd.sock, else the demo's]
+    /// Unix socket of the meshd to speak to [env: `MESHD_SOCKET`] [default: /run/meshd/meshd.sock, else the demo's]
     #[arg(long, global = true, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
     /// Host of the running demo to speak to (vm1, vm2, vm3)
@@ -68,7 +68,9 @@ pub(crate) enum Command {
     #[command(after_help = "Exit code 4 where the mesh has no quorum.")]
     Status(Output),
     /// What this host does with requests, one row per route
-    #[command(after_help = "Examples:\n  meshctl routes reviews\n  meshctl routes reviews.default --port 9080 -o json")]
+    #[command(
+        after_help = "Examples:\n  meshctl routes reviews\n  meshctl routes reviews.default --port 9080 -o json"
+    )]
     Routes(PlanArgs),
     /// What this host may send to, one row per cluster
     Clusters(PlanArgs),
@@ -79,7 +81,9 @@ pub(crate) enum Command {
     /// The last changes of rules
     History(HistoryArgs),
     /// Make the rules what they were at a revision
-    #[command(after_help = "Examples:\n  meshctl history\n  meshctl rollback 41 --dry-run\n  meshctl rollback 41")]
+    #[command(
+        after_help = "Examples:\n  meshctl history\n  meshctl rollback 41 --dry-run\n  meshctl rollback 41"
+    )]
     Rollback(RollbackArgs),
     /// Completion for a shell
     #[command(after_help = "Example:\n  meshctl completion bash > /etc/bash_completion.d/meshctl")]
@@ -195,7 +199,9 @@ pub(crate) struct GetArgs {
 
 /// Arguments of `delete`.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  meshctl delete vs reviews\n  meshctl delete -f examples/canary/40-fault.yaml")]
+#[command(
+    after_help = "Examples:\n  meshctl delete vs reviews\n  meshctl delete -f examples/canary/40-fault.yaml"
+)]
 pub(crate) struct DeleteArgs {
     /// Kind, in full or short
     #[arg(required_unless_present = "filename", requires = "names")]
@@ -255,9 +261,11 @@ pub(crate) struct ValidateArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum ServiceCommand {
     /// Offer an instance of a service from this host
-    Register(RegisterArgs),
+    Register(Box<RegisterArgs>),
     /// Withdraw instances of this host
-    #[command(after_help = "Examples:\n  meshctl service deregister reviews-v1\n  meshctl service deregister reviews")]
+    #[command(
+        after_help = "Examples:\n  meshctl service deregister reviews-v1\n  meshctl service deregister reviews"
+    )]
     Deregister {
         /// Ids of instances, or names of services: all their instances on this host
         #[arg(required = true, value_name = "ID")]
@@ -441,13 +449,16 @@ pub(crate) struct PassedOn {
 
 /// Arguments of `demo`.
 #[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true, after_help = "\
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "\
 Examples:
   meshctl demo                                 live; q or Ctrl-C ends it and leaves nothing behind
   meshctl demo --for 20s                       ends by itself; exit code 0 if the canary got its share
   meshctl demo stop vm3                        in a second terminal: what happens when a host goes away?
 
-While it runs, every meshctl command in another terminal speaks to it.")]
+While it runs, every meshctl command in another terminal speaks to it."
+)]
 pub(crate) struct DemoArgs {
     /// End after this time and judge the shares
     #[arg(long = "for", value_parser = duration, value_name = "TIME")]

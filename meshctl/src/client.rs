@@ -96,7 +96,9 @@ impl Client {
         let socket = self.socket.display();
         Failure::no_answer(match silence {
             Silence::NotThere(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-                format!("{socket}: permission denied: only root and the user meshd runs as may use it; try with sudo")
+                format!(
+                    "{socket}: permission denied: only root and the user meshd runs as may use it; try with sudo"
+                )
             }
             Silence::NotThere(error) => format!(
                 "meshd is not running here ({socket}: {}): start it with `systemctl start meshd` or `meshd run`, \
@@ -129,7 +131,8 @@ async fn exchange_on(
     let exchange = async {
         let answer = sender.send_request(call).await.map_err(|error| broken(&error))?;
         let status = answer.status();
-        let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await.map_err(|error| broken(&error))?;
+        let body =
+            Limited::new(answer.into_body(), MAX_ANSWER).collect().await.map_err(|error| broken(&error))?;
         read(status, &body.to_bytes())
     };
     tokio::pin!(exchange);
@@ -145,20 +148,25 @@ fn read(
     body: &[u8],
 ) -> std::result::Result<std::result::Result<Response, ApiError>, Silence> {
     if status.is_success() {
-        return serde_json::from_slice(body)
-            .map(Ok)
-            .map_err(|error| Silence::Broken(format!("meshd answered what this meshctl cannot read: {error}")));
+        return serde_json::from_slice(body).map(Ok).map_err(|error| {
+            Silence::Broken(format!("meshd answered what this meshctl cannot read: {error}"))
+        });
     }
-    serde_json::from_slice(body)
-        .map(Err)
-        .map_err(|_| Silence::Broken(format!("meshd answered {status}: {}", String::from_utf8_lossy(&body[..body.len().min(200)]))))
+    serde_json::from_slice(body).map(Err).map_err(|_| {
+        Silence::Broken(format!(
+            "meshd answered {status}: {}",
+            String::from_utf8_lossy(&body[..body.len().min(200)])
+        ))
+    })
 }
 
 /// Makes a failure of an answer that belongs to another question.
 pub(crate) fn unexpected(response: &Response) -> Failure {
     let text = format!("{response:?}");
     let name = text.split(['(', ' ', '{']).next().unwrap_or_default();
-    Failure::refused(format!("meshd answered {name}, which is no answer to this: are meshctl and meshd of one version? (`meshctl version`)"))
+    Failure::refused(format!(
+        "meshd answered {name}, which is no answer to this: are meshctl and meshd of one version? (`meshctl version`)"
+    ))
 }
 
 /// A random key under which meshd takes a request once only.

@@ -46,7 +46,9 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit> {
         Command::Diff(args) => diff::run(&args, client).await,
         Command::Validate(args) => validate::run(&args),
         Command::Service(ServiceCommand::Register(args)) => service::register(&args, client).await,
-        Command::Service(ServiceCommand::Deregister { names }) => service::deregister(names, &client()?).await,
+        Command::Service(ServiceCommand::Deregister { names }) => {
+            service::deregister(names, &client()?).await
+        }
         Command::Service(ServiceCommand::List(args)) => service::list(args.output, &client()?).await,
         Command::Host(HostCommand::List(args)) => status::hosts(args.output, &client()?).await,
         Command::Host(HostCommand::Remove { name }) => host::remove(&client()?, name).await,

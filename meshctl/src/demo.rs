@@ -118,9 +118,12 @@ impl Demo {
 
     /// From nothing to the first routed request.
     async fn bring_up(args: &DemoArgs, hosts: &mut Hosts, phases: &mut Phases) -> Result<Traffic> {
-        let ip_of = |hosts: &Hosts, name: &str| hosts.all.iter().find(|host| host.name == name).map(|host| host.ip);
-        let bound = services::bind(|name| ip_of(hosts, name).unwrap_or(hosts.all[0].ip))
-            .map_err(|error| Failure::new(Exit::NoAnswer, format!("services: {}", crate::exit::plain(&error))))?;
+        let ip_of =
+            |hosts: &Hosts, name: &str| hosts.all.iter().find(|host| host.name == name).map(|host| host.ip);
+        let bound =
+            services::bind(|name| ip_of(hosts, name).unwrap_or(hosts.all[0].ip)).map_err(|error| {
+                Failure::new(Exit::NoAnswer, format!("services: {}", crate::exit::plain(&error)))
+            })?;
         let registrations: Vec<_> =
             hosts.all.iter().map(|host| services::registration(&bound, host.name)).collect();
         let door = SocketAddr::new(hosts.all[0].ip, hosts::DOOR);
@@ -195,7 +198,7 @@ impl Demo {
         let mut screen = if std::io::stdout().is_terminal() { Screen::open().ok() } else { None };
         let hints = self.hints();
         if screen.is_none() && args.duration.is_none() {
-            self.tell_hints(&hints);
+            tell_hints(&hints);
         }
         let end = tokio::time::sleep(args.duration.unwrap_or(Duration::from_hours(24 * 365)));
         tokio::pin!(end);
@@ -264,9 +267,10 @@ impl Demo {
         let host = order.host.as_str();
         let done = match order.act {
             control::Act::Start => self.hosts.start(host).map(|()| format!("{host} is starting")),
-            control::Act::Stop => {
-                self.hosts.stop(host, false).map(|()| format!("{host} is stopping: its services leave, its connections end"))
-            }
+            control::Act::Stop => self
+                .hosts
+                .stop(host, false)
+                .map(|()| format!("{host} is stopping: its services leave, its connections end")),
             control::Act::Kill => self.hosts.stop(host, true).map(|()| format!("{host} was killed")),
         };
         // The terminal that asked may be gone.
@@ -288,12 +292,12 @@ impl Demo {
             hint(format!("{program} top"), "who calls whom"),
         ]
     }
+}
 
-    fn tell_hints(&self, hints: &[Hint]) {
-        tell("try next, in another terminal:");
-        for hint in hints {
-            tell(&format!("  {:<52} {}", hint.command, paint(Tone::Dim, hint.about)));
-        }
+fn tell_hints(hints: &[Hint]) {
+    tell("try next, in another terminal:");
+    for hint in hints {
+        tell(&format!("  {:<52} {}", hint.command, paint(Tone::Dim, hint.about)));
     }
 }
 
@@ -309,7 +313,7 @@ async fn leave(screen: &mut Option<Screen>) {
 async fn apply(client: &crate::client::Client) -> Result {
     let rules = story::begin()?;
     let order = cmd::Order {
-        rules: rules.rules,
+        rules: rules.all,
         reason: "apply examples/canary".into(),
         prune: false,
         dry_run: false,

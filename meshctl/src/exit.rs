@@ -89,7 +89,9 @@ pub(crate) fn exit_of(code: ErrorCode) -> Exit {
     match code {
         ErrorCode::Invalid | ErrorCode::Forbidden | ErrorCode::NotFound => Exit::Refused,
         ErrorCode::Conflict => Exit::Conflict,
-        ErrorCode::NoQuorum | ErrorCode::Unknown | ErrorCode::Timeout | ErrorCode::Unavailable => Exit::NoAnswer,
+        ErrorCode::NoQuorum | ErrorCode::Unknown | ErrorCode::Timeout | ErrorCode::Unavailable => {
+            Exit::NoAnswer
+        }
     }
 }
 

@@ -61,7 +61,8 @@ fn hint(wanted: &str) -> String {
     match near {
         Some((distance, kind)) if distance <= 4 => format!("did you mean {} ({})?", kind.name(), short(kind)),
         _ => {
-            let all: Vec<_> = Kind::ALL.iter().map(|kind| format!("{} ({})", kind.name(), short(*kind))).collect();
+            let all: Vec<_> =
+                Kind::ALL.iter().map(|kind| format!("{} ({})", kind.name(), short(*kind))).collect();
             format!("kinds are: {}", all.join(", "))
         }
     }

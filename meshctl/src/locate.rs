@@ -81,7 +81,8 @@ mod tests {
 
     #[test]
     fn a_named_socket_wins_over_all_else() {
-        let place = find_among(&wish(Some("/a.sock"), None), Path::new("/"), Some("/demo".into())).expect("found");
+        let place =
+            find_among(&wish(Some("/a.sock"), None), Path::new("/"), Some("/demo".into())).expect("found");
 
         assert_eq!(place, Place { socket: "/a.sock".into(), demo: false });
     }
@@ -95,14 +96,16 @@ mod tests {
 
     #[test]
     fn without_a_meshd_the_running_demo_answers() {
-        let place = find_among(&wish(None, None), Path::new("/nowhere"), Some("/demo".into())).expect("found");
+        let place =
+            find_among(&wish(None, None), Path::new("/nowhere"), Some("/demo".into())).expect("found");
 
         assert_eq!(place, Place { socket: "/demo/vm1.sock".into(), demo: true });
     }
 
     #[test]
     fn host_selects_a_host_of_the_demo() {
-        let place = find_among(&wish(None, Some("vm2")), Path::new("/"), Some("/demo".into())).expect("found");
+        let place =
+            find_among(&wish(None, Some("vm2")), Path::new("/"), Some("/demo".into())).expect("found");
 
         assert_eq!(place.socket, Path::new("/demo/vm2.sock"));
         assert!(find_among(&wish(None, Some("vm9")), Path::new("/"), Some("/demo".into())).is_err());

@@ -31,7 +31,9 @@ fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let outcome = match runtime {
         Ok(runtime) => runtime.block_on(cmd::run(cli)),
-        Err(error) => Err(exit::Failure::new(Exit::NoAnswer, format!("cannot start: {}", exit::plain(&error)))),
+        Err(error) => {
+            Err(exit::Failure::new(Exit::NoAnswer, format!("cannot start: {}", exit::plain(&error))))
+        }
     };
     match outcome {
         Ok(exit) => exit.into(),

@@ -7,7 +7,6 @@ use std::io::{self, Write};
 
 use anstyle::{AnsiColor, Style};
 use clap::ValueEnum;
-use comfy_table::{Cell, Color, Table, presets};
 use serde::Serialize;
 use serde_json::json;
 
@@ -50,16 +49,6 @@ impl Tone {
             Self::Dim => Style::new().dimmed(),
         }
     }
-
-    const fn colour(self) -> Option<Color> {
-        match self {
-            Self::Good => Some(Color::Green),
-            Self::Warn => Some(Color::Yellow),
-            Self::Bad => Some(Color::Red),
-            Self::Dim => Some(Color::DarkGrey),
-            Self::Plain => None,
-        }
-    }
 }
 
 /// Colours a text.
@@ -71,67 +60,75 @@ pub(crate) fn paint(tone: Tone, text: &str) -> String {
     format!("{style}{text}{style:#}")
 }
 
-/// A table without lines: a head in capitals, columns two blanks apart.
-pub(crate) struct Columns {
-    table: Table,
-    empty: bool,
+/// A table without lines: a head in capitals, columns two blanks apart, nothing cut off.
+pub(crate) struct Columns<const N: usize> {
+    heads: [&'static str; N],
+    rows: Vec<[(String, Tone); N]>,
+    right: Vec<usize>,
 }
 
-impl Columns {
+impl<const N: usize> Columns<N> {
     /// Begins a table with these column heads.
-    pub(crate) fn new<const N: usize>(heads: [&str; N]) -> Self {
-        let mut table = Table::new();
-        table.load_preset(presets::NOTHING).set_header(heads).enforce_styling();
-        for column in table.column_iter_mut() {
-            column.set_padding((0, 2));
-        }
-        Self { table, empty: true }
+    pub(crate) fn new(heads: [&'static str; N]) -> Self {
+        Self { heads, rows: Vec::new(), right: Vec::new() }
+    }
+
+    /// Aligns columns of numbers to the right.
+    pub(crate) fn numbers(mut self, columns: &[usize]) -> Self {
+        self.right = columns.to_vec();
+        self
     }
 
     /// Adds a row of plain words.
-    pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
+    pub(crate) fn row(&mut self, cells: [String; N]) {
         self.toned(cells.map(|cell| (cell, Tone::Plain)));
     }
 
-    /// Adds a row whose words have a tone.
-    pub(crate) fn toned<const N: usize>(&mut self, cells: [(String, Tone); N]) {
-        self.empty = false;
-        self.table.add_row(cells.map(|(text, tone)| {
-            let cell = Cell::new(if text.is_empty() { "-".to_owned() } else { text });
-            match tone.colour() {
-                Some(colour) => cell.fg(colour),
-                None => cell,
-            }
-        }));
-    }
-
-    /// Aligns a column of numbers to the right.
-    pub(crate) fn numbers(mut self, columns: &[usize]) -> Self {
-        for &index in columns {
-            if let Some(column) = self.table.column_mut(index) {
-                column.set_cell_alignment(comfy_table::CellAlignment::Right);
-            }
-        }
-        self
+    /// Adds a row whose words have a tone; an empty word is shown as a dash.
+    pub(crate) fn toned(&mut self, cells: [(String, Tone); N]) {
+        self.rows.push(cells.map(|(text, tone)| (if text.is_empty() { "-".into() } else { text }, tone)));
     }
 
     /// Returns the table as text, or `otherwise` if it has no rows.
     pub(crate) fn render(&self, otherwise: &str) -> String {
-        if self.empty {
+        if self.rows.is_empty() {
             return format!("{otherwise}\n");
         }
+        let heads = self.heads.map(|head| (head.to_owned(), Tone::Plain));
+        let widths: Vec<usize> = (0..N)
+            .map(|column| {
+                let cells = self.rows.iter().chain([&heads]).map(|row| row[column].0.chars().count());
+                cells.max().unwrap_or(0)
+            })
+            .collect();
         let mut text = String::new();
-        for line in self.table.lines() {
-            text.push_str(line.trim_end());
-            text.push('\n');
+        for row in [&heads].into_iter().chain(&self.rows) {
+            self.line(row, &widths, &mut text);
         }
         text
     }
+
+    /// Blanks stand between words, never at the end of a line and never coloured.
+    fn line(&self, row: &[(String, Tone); N], widths: &[usize], text: &mut String) {
+        let mut blanks = 0;
+        for (column, ((word, tone), width)) in row.iter().zip(widths).enumerate() {
+            let missing = width - word.chars().count();
+            let (before, after) = if self.right.contains(&column) { (missing, 0) } else { (0, missing) };
+            text.push_str(&" ".repeat(blanks + before));
+            text.push_str(&paint(*tone, word));
+            blanks = after + GAP;
+        }
+        text.push('\n');
+    }
 }
+
+/// Blanks between two columns.
+const GAP: usize = 2;
 
 /// Returns `items` in the form scripts read: `{"version": 1, "items": […]}`.
 pub(crate) fn json_items<T: Serialize>(items: &[T]) -> Result<String> {
-    let text = serde_json::to_string_pretty(&json!({ "version": 1, "items": items })).map_err(|error| unwritable(&error))?;
+    let text = serde_json::to_string_pretty(&json!({ "version": 1, "items": items }))
+        .map_err(|error| unwritable(&error))?;
     Ok(text + "\n")
 }
 
@@ -171,7 +168,9 @@ pub(crate) fn say(text: &str) -> Result {
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         // Whoever read our output has seen enough (`meshctl get | head`).
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::new(Exit::Done, "")),
-        Err(error) => Err(Failure::new(Exit::Unreadable, format!("standard output: {}", crate::exit::plain(&error)))),
+        Err(error) => {
+            Err(Failure::new(Exit::Unreadable, format!("standard output: {}", crate::exit::plain(&error))))
+        }
         Ok(()) => Ok(()),
     }
 }

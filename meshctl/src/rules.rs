@@ -37,7 +37,8 @@ impl Rule {
     fn twice(&self, first: &Self) -> Finding {
         let at = first.document.at("metadata.name");
         let message = format!("the same object is at {}:{}:{}", first.document.file, at.line, at.column);
-        let mut finding = Finding::error("duplicate-object", "metadata.name", message).with_hint("keep one of the two");
+        let mut finding =
+            Finding::error("duplicate-object", "metadata.name", message).with_hint("keep one of the two");
         self.place(&mut finding);
         finding
     }
@@ -47,7 +48,7 @@ impl Rule {
 #[derive(Debug, Default)]
 pub(crate) struct Rules {
     /// The objects, in the order of the files.
-    pub(crate) rules: Vec<Rule>,
+    pub(crate) all: Vec<Rule>,
     /// What is to be said about them, in order of file, line, column.
     pub(crate) findings: Vec<Finding>,
     /// Number of files read.
@@ -81,10 +82,10 @@ impl Rules {
                 namespace.clone_into(&mut object.metadata.namespace);
             }
             let rule = Rule { object, document };
-            if let Some(first) = self.rules.iter().find(|other| other.object.key() == rule.object.key()) {
+            if let Some(first) = self.all.iter().find(|other| other.object.key() == rule.object.key()) {
                 self.findings.push(rule.twice(first));
             }
-            self.rules.push(rule);
+            self.all.push(rule);
         }
     }
 
@@ -96,7 +97,12 @@ impl Rules {
             order.entry(finding.file.clone()).or_insert(next);
         }
         self.findings.sort_by_key(|finding| {
-            (order.get(&finding.file).copied(), finding.line, finding.column, std::cmp::Reverse(finding.severity))
+            (
+                order.get(&finding.file).copied(),
+                finding.line,
+                finding.column,
+                std::cmp::Reverse(finding.severity),
+            )
         });
     }
 
@@ -112,8 +118,11 @@ impl Rules {
                 count(self.files, "file")
             )));
         }
-        if self.rules.is_empty() {
-            return Err(Failure::refused(format!("no object in {}; nothing was changed", count(self.files, "file"))));
+        if self.all.is_empty() {
+            return Err(Failure::refused(format!(
+                "no object in {}; nothing was changed",
+                count(self.files, "file")
+            )));
         }
         Ok(())
     }
@@ -206,7 +215,10 @@ fn sources(paths: &[PathBuf]) -> Result<Vec<Source>> {
 
 fn folder(path: &Path, depth: usize, sources: &mut Vec<Source>) -> Result {
     if depth > MAX_DEPTH {
-        return Err(Failure::new(Exit::Unreadable, format!("{}: more than {MAX_DEPTH} folders deep", path.display())));
+        return Err(Failure::new(
+            Exit::Unreadable,
+            format!("{}: more than {MAX_DEPTH} folders deep", path.display()),
+        ));
     }
     let unreadable = |error: std::io::Error| Failure::unreadable(path, &error);
     let mut entries = Vec::new();
@@ -254,8 +266,10 @@ spec:
         let texts: Vec<_> = rules.findings.iter().map(ToString::to_string).collect();
         assert_eq!(
             texts,
-            ["b.yaml:4:9: DestinationRule default/reviews: metadata.name: the same object is at a.yaml:4:9; \
-              keep one of the two"]
+            [
+                "b.yaml:4:9: DestinationRule default/reviews: metadata.name: the same object is at a.yaml:4:9; \
+              keep one of the two"
+            ]
         );
         assert!(rules.judge(false).is_err());
     }
@@ -265,7 +279,7 @@ spec:
         let mut rules = Rules::default();
         rules.add("a.yaml", RULE, "shop");
 
-        assert_eq!(rules.rules[0].object.metadata.namespace, "shop");
+        assert_eq!(rules.all[0].object.metadata.namespace, "shop");
     }
 
     #[test]

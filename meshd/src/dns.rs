@@ -7,15 +7,18 @@
 //! The resolvers asked are those found before capture, over marked sockets; otherwise meshd would ask itself.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use mesh_core::plan::Plan;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
 
+use crate::config::Config;
 use crate::drain::Draining;
 use crate::task;
 use answer::Verdict;
@@ -32,62 +35,116 @@ mod tests;
 
 /// How names are answered and passed on.
 #[derive(Clone, Debug)]
-pub struct Settings {
+struct Settings {
     /// Where other names are asked, in order, and which suffixes callers append.
-    pub resolvers: Resolvers,
+    resolvers: Resolvers,
     /// Until the caller gets SERVFAIL.
-    pub timeout: Duration,
+    timeout: Duration,
     /// How long callers may remember answers of the mesh.
-    pub ttl: Duration,
+    ttl: Duration,
     /// `SO_MARK` of the sockets to the resolvers.
-    pub mark: u32,
+    mark: u32,
 }
 
-impl Settings {
-    /// Takes the settings from `meshd.toml`, and the resolvers from there or from `/etc/resolv.conf`.
-    ///
-    /// Call it before interception begins.
-    pub fn new(config: &crate::config::Config) -> Self {
-        let mut resolvers = Resolvers::of_system();
-        if !config.dns.upstreams.is_empty() {
-            resolvers.servers.clone_from(&config.dns.upstreams);
+/// DNS being served.
+#[derive(Debug)]
+pub struct Dns {
+    running: Vec<JoinHandle<()>>,
+    addresses: Vec<SocketAddr>,
+}
+
+/// Why DNS is not served on an address.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "cannot serve DNS on {address} (listen.dns): {source}; another process may hold it: see `ss -lntup`, \
+     or set listen.dns in meshd.toml"
+)]
+pub struct DnsError {
+    address: SocketAddr,
+    source: io::Error,
+}
+
+/// Returns the resolvers for names outside the mesh: those of `meshd.toml`, else those of `/etc/resolv.conf`.
+///
+/// Call it before interception begins.
+pub fn upstreams(config: &Config) -> Vec<SocketAddr> {
+    let mut servers = config.dns.upstreams.clone();
+    if servers.is_empty() {
+        servers = Resolvers::of_system().servers;
+    }
+    // Asking oneself would go round until the time is up.
+    servers.retain(|server| !config.listen.dns.contains(server));
+    servers
+}
+
+/// Serves on all addresses of `listen.dns` until draining begins.
+///
+/// An IPv6 address is left out, with a note in the log, where the host has no IPv6.
+pub async fn start(
+    config: &Config,
+    plans: Arc<ArcSwap<Plan>>,
+    upstreams: Vec<SocketAddr>,
+    draining: Draining,
+) -> Result<Dns, DnsError> {
+    let settings = Settings {
+        resolvers: Resolvers { servers: upstreams, search: Resolvers::of_system().search },
+        timeout: config.dns.timeout,
+        ttl: config.dns.ttl,
+        mark: config.intercept.mark,
+    };
+    let mut sockets = Vec::new();
+    for address in config.listen.dns.iter().copied() {
+        match Sockets::bind(address).await {
+            Ok(bound) => sockets.push(bound),
+            Err(source) if address.is_ipv6() && has_no_ipv6(&source) => {
+                tracing::info!(%address, "no DNS on this address: the host has no IPv6");
+            }
+            Err(source) => return Err(DnsError { address, source }),
         }
-        // Asking oneself would go round until the time is up.
-        resolvers.servers.retain(|server| !config.listen.dns.contains(server));
-        Self { resolvers, timeout: config.dns.timeout, ttl: config.dns.ttl, mark: config.intercept.mark }
+    }
+    Ok(serve(sockets, plans, settings, &draining))
+}
+
+/// What the kernel says to a bind on `::1` where IPv6 is switched off.
+fn has_no_ipv6(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable
+        || error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
+}
+
+impl Dns {
+    /// Waits until all sockets are closed; draining must have begun.
+    pub async fn stop(self) {
+        for running in self.running {
+            // A panic was counted and logged by the task itself.
+            let _ = running.await;
+        }
+    }
+
+    /// Returns where it is served.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
     }
 }
 
 /// A bound address, UDP and TCP on one port.
 #[derive(Debug)]
-pub struct Sockets {
-    udp: UdpSocket,
+struct Sockets {
+    address: SocketAddr,
+    udp: Arc<UdpSocket>,
     tcp: TcpListener,
 }
 
 impl Sockets {
     /// Binds both; with port 0 both get the same free port.
-    pub fn bind(address: SocketAddr) -> io::Result<Self> {
-        let tcp = TcpListener::bind(address)?;
-        let udp = UdpSocket::bind(tcp.local_addr()?)?;
-        tcp.set_nonblocking(true)?;
-        udp.set_nonblocking(true)?;
-        Ok(Self { udp, tcp })
-    }
-
-    /// Returns the address.
-    pub fn address(&self) -> io::Result<SocketAddr> {
-        self.tcp.local_addr()
+    async fn bind(address: SocketAddr) -> io::Result<Self> {
+        let tcp = TcpListener::bind(address).await?;
+        let address = tcp.local_addr()?;
+        let udp = Arc::new(UdpSocket::bind(address).await?);
+        Ok(Self { address, udp, tcp })
     }
 }
 
-/// Answers on all sockets until draining begins. Fails only if a socket cannot be registered with the runtime.
-pub async fn run(
-    sockets: Vec<Sockets>,
-    plans: Arc<ArcSwap<Plan>>,
-    settings: Settings,
-    draining: Draining,
-) -> io::Result<()> {
+fn serve(sockets: Vec<Sockets>, plans: Arc<ArcSwap<Plan>>, settings: Settings, draining: &Draining) -> Dns {
     let desk = Arc::new(Desk {
         plans,
         upstream: Upstream::new(&settings),
@@ -96,19 +153,13 @@ pub async fn run(
         forwards: Arc::new(Semaphore::new(MAX_FORWARDS)),
         connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
     });
-    let mut serving = Vec::new();
-    for Sockets { udp, tcp } in sockets {
-        let udp = Arc::new(tokio::net::UdpSocket::from_std(udp)?);
-        let tcp = tokio::net::TcpListener::from_std(tcp)?;
-        serving.push(task::spawn("dns-udp", serve_udp(udp, desk.clone(), draining.clone())));
-        serving.push(task::spawn("dns-tcp", serve_tcp(tcp, desk.clone(), draining.clone())));
+    let mut dns = Dns { running: Vec::new(), addresses: Vec::new() };
+    for Sockets { address, udp, tcp } in sockets {
+        dns.running.push(task::spawn("dns-udp", serve_udp(udp, desk.clone(), draining.clone())));
+        dns.running.push(task::spawn("dns-tcp", serve_tcp(tcp, desk.clone(), draining.clone())));
+        dns.addresses.push(address);
     }
-    drop(draining);
-    for served in serving {
-        // A panic was counted and logged by the task itself.
-        let _ = served.await;
-    }
-    Ok(())
+    dns
 }
 
 /// What is needed to answer a question.
@@ -149,7 +200,7 @@ impl Desk {
     }
 }
 
-async fn serve_udp(socket: Arc<tokio::net::UdpSocket>, desk: Arc<Desk>, mut draining: Draining) {
+async fn serve_udp(socket: Arc<UdpSocket>, desk: Arc<Desk>, mut draining: Draining) {
     let mut buffer = vec![0; MAX_MESSAGE];
     loop {
         let received = tokio::select! {
@@ -175,7 +226,7 @@ async fn serve_udp(socket: Arc<tokio::net::UdpSocket>, desk: Arc<Desk>, mut drai
     }
 }
 
-async fn serve_tcp(listener: tokio::net::TcpListener, desk: Arc<Desk>, mut draining: Draining) {
+async fn serve_tcp(listener: TcpListener, desk: Arc<Desk>, mut draining: Draining) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -204,7 +255,7 @@ async fn serve_tcp(listener: tokio::net::TcpListener, desk: Arc<Desk>, mut drain
 }
 
 /// Answers the questions of one connection, one after the other.
-async fn converse(mut stream: tokio::net::TcpStream, desk: &Desk, mut draining: Draining) -> io::Result<()> {
+async fn converse(mut stream: TcpStream, desk: &Desk, mut draining: Draining) -> io::Result<()> {
     loop {
         let question = tokio::select! {
             read = tokio::time::timeout(IDLE, read_message(&mut stream)) => match read {
@@ -227,14 +278,14 @@ async fn converse(mut stream: tokio::net::TcpStream, desk: &Desk, mut draining: 
 }
 
 /// Reads a message with its length before it (RFC 1035, section 4.2.2).
-async fn read_message(stream: &mut tokio::net::TcpStream) -> io::Result<Vec<u8>> {
+async fn read_message(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     let length = stream.read_u16().await?;
     let mut message = vec![0; length.into()];
     stream.read_exact(&mut message).await?;
     Ok(message)
 }
 
-async fn write_message(stream: &mut tokio::net::TcpStream, message: &[u8]) -> io::Result<()> {
+async fn write_message(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
     let length = u16::try_from(message.len()).map_err(io::Error::other)?;
     let mut framed = Vec::with_capacity(message.len() + 2);
     framed.extend_from_slice(&length.to_be_bytes());

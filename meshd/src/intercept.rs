@@ -73,32 +73,30 @@ pub enum InterceptError {
 #[derive(Debug)]
 pub enum Outcome {
     /// Traffic is redirected.
-    On,
+    Applied,
     /// It is not, because `intercept.mode` says so.
     Off,
-    /// It is not, because it cannot be, and `intercept.mode = "auto"` accepts that.
-    Unavailable(InterceptError),
+    /// It is not, because it cannot be, and `intercept.mode = "auto"` accepts that. Says why.
+    Unavailable(String),
 }
 
 /// Does what `intercept.mode` asks for. Call it when all listeners are bound.
 ///
-/// What a crashed predecessor left is replaced, or removed where nothing is intercepted now. An error is returned
-/// for `mode = "on"` only; then nothing is left behind.
+/// What a crashed predecessor left is replaced. With `mode = "off"` nothing is touched: a table that is there belongs to
+/// another meshd (a demo beside the real one, say). An error is returned for `mode = "on"` only; then nothing is left
+/// behind.
 pub fn start(mode: InterceptMode, rules: &Intercept) -> Result<Outcome, InterceptError> {
     if mode == InterceptMode::Off {
-        if let Err(error) = remove() {
-            tracing::debug!(%error, "nothing of an earlier interception was removed");
-        }
         return Ok(Outcome::Off);
     }
     match apply(rules) {
         Ok(()) => {
             tracing::info!(inbound = rules.inbound_targets.len(), dns = rules.dns.is_some(), "intercepting");
-            Ok(Outcome::On)
+            Ok(Outcome::Applied)
         }
         Err(error) if mode == InterceptMode::Auto => {
             tracing::info!(%error, "not intercepting; listeners and the HTTP proxy port work");
-            Ok(Outcome::Unavailable(error))
+            Ok(Outcome::Unavailable(error.to_string()))
         }
         Err(error) => Err(error),
     }
@@ -142,8 +140,6 @@ pub fn show() -> Result<Option<String>, InterceptError> {
 }
 
 /// Makes the rules from `meshd.toml`, the resolvers found before capture, and what this host offers.
-///
-/// `bound` are the addresses that meshd really listens on where they differ from the configuration (port 0).
 pub fn rules(config: &Config, upstreams: &[SocketAddr], registration: &Registration) -> Intercept {
     let listen = &config.listen;
     let port_of = |addresses: &[SocketAddr]| addresses.first().map(SocketAddr::port);
@@ -225,19 +221,7 @@ fn remove_routes() -> Result<(), InterceptError> {
             Err(error) => return Err(error),
         };
         if String::from_utf8_lossy(&listed.stdout).contains(range) {
-            ip(&[
-                family,
-                "route",
-                "del",
-                "local",
-                range,
-                "dev",
-                "lo",
-                "table",
-                "local",
-                "proto",
-                ROUTE_PROTOCOL,
-            ])?;
+            ip(&[family, "route", "del", "local", range, "dev", "lo", "proto", ROUTE_PROTOCOL])?;
         }
     }
     Ok(())

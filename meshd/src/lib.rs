@@ -4,12 +4,18 @@
 //! may import whom, and a test keeps it so.
 
 pub mod admin;
+pub mod agent;
+pub mod app;
 pub mod config;
+pub mod dns;
 pub mod drain;
+pub mod health;
 pub mod identity;
 pub mod intercept;
 pub mod proxy;
 pub mod server;
+pub mod services;
+pub mod systemd;
 pub mod task;
 pub mod telemetry;
 pub mod transport;

@@ -28,13 +28,14 @@ use mesh_proto::api::{ApiError, ErrorCode, SignRequest};
 use mesh_proto::command::{Batch, Bootstrap, Command, Entry, HostId, Revision, Timestamp};
 use mesh_proto::finding::Finding;
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use self::leases::{Heard, Keeper};
 pub use self::peers::{Answer, Carrier, NoAnswer};
 use self::raft::Consensus;
 pub use self::raft::{Member, OpenError, ProposeError, Proposed, SnapshotError, StoreError};
-use self::watch::{Hub, Streams};
+use self::watch::{Hub, StreamEnd, Streams};
 use crate::transport::{FrameStream, Service};
 
 /// What a server is started with.
@@ -82,6 +83,7 @@ pub struct Server {
     voters: usize,
     raft_runtime: Handle,
     work_runtime: Handle,
+    joins: Arc<Semaphore>,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -114,6 +116,7 @@ impl Server {
             voters,
             raft_runtime,
             work_runtime,
+            joins: Arc::new(Semaphore::new(JOINS_MAX)),
             tasks,
         });
         server.run();
@@ -125,6 +128,11 @@ impl Server {
     /// Safe to call again after a crash half way. **Errors**: `Conflict` when the folder holds a mesh
     /// already.
     pub async fn bootstrap(&self, bootstrap: Bootstrap) -> Result<Revision, ApiError> {
+        let begun = self.consensus.facts().read(|world| world.mesh.id.clone());
+        if !begun.is_empty() {
+            let message = format!("this is mesh {begun} already");
+            return Err(ApiError { code: ErrorCode::Conflict, message, findings: Vec::new() });
+        }
         let host = bootstrap.host.name.clone();
         self.consensus.begin().await?;
         self.consensus.some_leader(PATIENCE).await;
@@ -140,7 +148,7 @@ impl Server {
         let server = Arc::clone(self);
         match service {
             Service::Raft => {
-                self.spawn(&self.raft_runtime, async move { server.serve_raft(host, stream).await })
+                self.spawn(&self.raft_runtime, async move { server.serve_raft(host, stream).await });
             }
             Service::Api | Service::Sign => {
                 self.spawn(&self.work_runtime, async move { server.serve_calls(host, stream).await });
@@ -153,10 +161,18 @@ impl Server {
 
     /// Serves a host that wants to join: one request, one answer. Returns at once.
     ///
-    /// `exporter` is what both ends derived from the channel.
+    /// `exporter` is what both ends derived from the channel. Beyond 32 at a time, the next ones are
+    /// turned away: whoever guesses tokens cannot keep the others from being served.
     pub fn serve_join(self: &Arc<Self>, address: SocketAddr, stream: FrameStream, exporter: [u8; 32]) {
+        let Ok(permit) = Arc::clone(&self.joins).try_acquire_owned() else {
+            tracing::warn!(%address, "too many hosts want to join at once: one was turned away");
+            return;
+        };
         let server = Arc::clone(self);
-        self.spawn(&self.work_runtime, async move { server.answer_join(address, stream, exporter).await });
+        self.spawn(&self.work_runtime, async move {
+            server.answer_join(address, stream, exporter).await;
+            drop(permit);
+        });
     }
 
     /// Copies the World as this server knows it now. Shares its parts; cheap for a few thousand facts.
@@ -177,6 +193,11 @@ impl Server {
     /// The members of the Raft group.
     pub fn members(&self) -> Vec<Member> {
         self.consensus.members()
+    }
+
+    /// Whether this server takes part in the Raft group, as voter or standby.
+    pub fn is_member(&self) -> bool {
+        self.members().iter().any(|member| member.id == self.id)
     }
 
     /// Servers an agent may turn to.
@@ -237,7 +258,10 @@ impl Server {
             return;
         };
         let end = self.streams.serve(host, &hello, stream).await;
-        tracing::debug!(%host, %end, "a watch stream ended");
+        match end {
+            StreamEnd::Refused(reason) => tracing::warn!(%host, reason, "refused a watch stream"),
+            end => tracing::debug!(%host, %end, "a watch stream ended"),
+        }
     }
 
     /// Stamps a command and puts it into the log. This server must lead.
@@ -316,6 +340,8 @@ fn wall_ms() -> u64 {
 ///
 /// Long enough for an election (600 ms at most, a few times), short enough for a person.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// Hosts that join at the same time.
+const JOINS_MAX: usize = 32;
 /// Free space below which writes are refused: room for the snapshots and log of a mid-sized mesh.
 const SPACE_NEEDED: u64 = 32 << 20;
 

@@ -1,6 +1,6 @@
 //! The services of this host: reads `services.d`, watches it, and offers one [`Registration`].
 //!
-//! Two folders: the operator's (`services.directory`) and `DATA/services.d`, into which [`register`] writes for
+//! Two folders: the operator's (`services.directory`) and `DATA/services.d`, into which a [`Desk`] writes for
 //! `meshctl service register`. A file that cannot be read keeps its last good content; a file that is deleted takes
 //! its services along. What the mesh makes of the registration is decided in `core::world`.
 
@@ -17,6 +17,9 @@ use tokio::sync::{Notify, watch};
 use crate::drain::Draining;
 use file::Entry;
 
+pub use desk::Desk;
+
+mod desk;
 mod file;
 
 #[cfg(test)]
@@ -29,28 +32,23 @@ pub struct Offer {
     pub registration: Registration,
     /// Everything that is not, each with file, line and column.
     pub findings: Vec<Finding>,
+    /// The file of each instance, by id.
+    pub files: BTreeMap<String, String>,
 }
 
 /// Why a service was not registered or deregistered.
-#[derive(Debug, thiserror::Error)]
-pub enum RegisterError {
+#[derive(Debug)]
+enum RegisterError {
     /// What was asked for cannot be, or contradicts what is registered.
-    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Refused(Vec<Finding>),
     /// The file of the registration cannot be written or removed.
-    #[error("cannot write {}: {source}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
+    File { path: PathBuf, source: std::io::Error },
 }
 
 /// The folders of services, and what their files last said.
 #[derive(Debug)]
 pub struct Folders {
-    folders: Vec<PathBuf>,
+    paths: Vec<PathBuf>,
     last_good: BTreeMap<PathBuf, Vec<Entry>>,
     accepted: BTreeSet<(String, String)>,
 }
@@ -58,15 +56,15 @@ pub struct Folders {
 impl Folders {
     /// Names the operator's folder and the data folder; nothing is read yet.
     pub fn new(directory: &Path, data: &Path) -> Self {
-        let folders = vec![directory.to_owned(), folder_of(data)];
-        Self { folders, last_good: BTreeMap::new(), accepted: BTreeSet::new() }
+        let paths = vec![directory.to_owned(), folder_of(data)];
+        Self { paths, last_good: BTreeMap::new(), accepted: BTreeSet::new() }
     }
 
     /// Reads all files now. Absent folders are empty.
     pub fn read(&mut self) -> Offer {
         let mut findings = Vec::new();
         let mut good = BTreeMap::new();
-        for folder in &self.folders {
+        for folder in &self.paths {
             for path in files(folder, &mut findings) {
                 match read_file(&path) {
                     Ok(entries) => drop(good.insert(path, entries)),
@@ -80,13 +78,12 @@ impl Folders {
             }
         }
         self.last_good = good;
-        let registration = self.merge(&mut findings);
-        Offer { registration, findings }
+        self.merge(findings)
     }
 
     /// Puts the instances of all files together. Who was accepted before comes first: a new file never takes the
     /// id or port of a running service.
-    fn merge(&mut self, findings: &mut Vec<Finding>) -> Registration {
+    fn merge(&mut self, mut findings: Vec<Finding>) -> Offer {
         let mut entries: Vec<&Entry> = self.last_good.values().flatten().collect();
         let key = |entry: &Entry| (entry.file.clone(), entry.id.clone());
         entries.sort_by_key(|entry| !self.accepted.contains(&key(entry)));
@@ -98,8 +95,9 @@ impl Folders {
             }
         }
         self.accepted = owners.ids.values().map(|entry| key(entry)).collect();
+        let files = owners.ids.iter().map(|(id, entry)| ((*id).to_owned(), entry.file.clone())).collect();
         let instances = owners.ids.into_iter().map(|(id, entry)| (id.to_owned(), entry.instance.clone()));
-        Registration { instances: instances.collect() }
+        Offer { registration: Registration { instances: instances.collect() }, findings, files }
     }
 }
 
@@ -152,16 +150,15 @@ impl Entry {
     }
 }
 
-/// Reads the folders, then again whenever something changes in them, until draining begins.
+/// Reads the folders again whenever something changes in them, until draining begins.
 ///
 /// Findings are logged once, when they appear. Where the system cannot watch a folder (it is not there yet), it is
 /// read every [`UNWATCHED`].
-pub async fn run(mut folders: Folders, offers: watch::Sender<Arc<Offer>>, mut draining: Draining) {
-    let changed = Arc::new(Notify::new());
+async fn follow(mut folders: Folders, outlets: Outlets, changed: Arc<Notify>, mut draining: Draining) {
     let mut watchers = Watchers { changed: changed.clone(), watched: BTreeMap::new() };
     loop {
         // Watched before it is read, so that no change falls between the two.
-        let all_watched = watchers.watch(&folders.folders);
+        let all_watched = watchers.watch(&folders.paths);
         let offer;
         (folders, offer) = match tokio::task::spawn_blocking(move || {
             let offer = folders.read();
@@ -172,7 +169,7 @@ pub async fn run(mut folders: Folders, offers: watch::Sender<Arc<Offer>>, mut dr
             Ok(read) => read,
             Err(error) => return tracing::error!(%error, "services are no longer read"),
         };
-        publish(&offers, offer);
+        outlets.publish(offer);
         let rest = if all_watched { WATCHED } else { UNWATCHED };
         tokio::select! {
             () = changed.notified() => tokio::time::sleep(SETTLE).await,
@@ -182,18 +179,31 @@ pub async fn run(mut folders: Folders, offers: watch::Sender<Arc<Offer>>, mut dr
     }
 }
 
-fn publish(offers: &watch::Sender<Arc<Offer>>, offer: Offer) {
-    offers.send_if_modified(|last| {
-        if **last == offer {
-            return false;
+/// Where what was read goes.
+struct Outlets {
+    offers: watch::Sender<Arc<Offer>>,
+    registration: watch::Sender<Registration>,
+}
+
+impl Outlets {
+    fn publish(&self, offer: Offer) {
+        let last = self.offers.borrow().clone();
+        if *last == offer {
+            return;
         }
         for finding in offer.findings.iter().filter(|finding| !last.findings.contains(finding)) {
             tracing::warn!(%finding, "service file");
         }
-        tracing::info!(instances = offer.registration.instances.len(), "services of this host");
-        *last = Arc::new(offer);
-        true
-    });
+        self.registration.send_if_modified(|registration| {
+            let changed = *registration != offer.registration;
+            if changed {
+                tracing::info!(instances = offer.registration.instances.len(), "services of this host");
+                registration.clone_from(&offer.registration);
+            }
+            changed
+        });
+        self.offers.send_replace(Arc::new(offer));
+    }
 }
 
 /// The watches of the system, one for each folder that exists.
@@ -232,43 +242,39 @@ impl Watchers {
     }
 }
 
-/// Registers an instance: checks it against what is `offered`, then writes its file under the data folder, atomically.
-///
-/// An instance of the same id that was registered this way is replaced. [`run`] picks the file up.
-pub fn register(data: &Path, id: &str, instance: &Instance, offered: &Offer) -> Result<(), RegisterError> {
+/// Checks an instance against what is offered, and returns the file that registers it.
+fn prepare(
+    data: &Path,
+    id: &str,
+    instance: &Instance,
+    offered: &Offer,
+) -> Result<(PathBuf, String), RegisterError> {
     let path = file_of(data, id)?;
     let name = path.display().to_string();
     let text = file::to_toml(id, instance);
-    let entries = file::parse(&name, &text).map_err(RegisterError::Refused)?;
+    let without_places = |findings: Vec<Finding>| findings.into_iter().map(without_place).collect();
+    let entries = file::parse(&name, &text).map_err(|wrong| RegisterError::Refused(without_places(wrong)))?;
     let others: Vec<Entry> = offered
         .registration
         .instances
         .iter()
-        .filter(|(other, _)| *other != id || !path.exists())
-        .map(|(id, instance)| registered(id, instance))
+        .filter(|(other, _)| *other != id || offered.files.get(*other) != Some(&name))
+        .map(|(other, instance)| registered(other, instance, offered))
         .collect();
     let mut owners = Owners::default();
-    others.iter().for_each(|other| owners.add(other));
-    let wrong: Vec<Finding> = entries.iter().flat_map(|entry| owners.conflicts(entry)).map(without_place).collect();
+    for other in &others {
+        owners.add(other);
+    }
+    let wrong: Vec<Finding> = entries.iter().flat_map(|entry| owners.conflicts(entry)).collect();
     if !wrong.is_empty() {
-        return Err(RegisterError::Refused(wrong));
+        return Err(RegisterError::Refused(without_places(wrong)));
     }
-    write(&path, &text).map_err(|source| RegisterError::File { path, source })
+    Ok((path, text))
 }
 
-/// Removes what [`register`] wrote. Returns whether there was such a registration.
-pub fn deregister(data: &Path, id: &str) -> Result<bool, RegisterError> {
-    let path = file_of(data, id)?;
-    match std::fs::remove_file(&path) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
-        Err(source) => Err(RegisterError::File { path, source }),
-    }
-}
-
-fn registered(id: &str, instance: &Instance) -> Entry {
+fn registered(id: &str, instance: &Instance, offered: &Offer) -> Entry {
     Entry {
-        file: format!("instance {id}"),
+        file: offered.files.get(id).cloned().unwrap_or_default(),
         id: id.to_owned(),
         path: "service[0]".into(),
         at: None,
@@ -357,6 +363,6 @@ const SETTLE: Duration = Duration::from_millis(50);
 /// How often folders are read that the system cannot watch.
 const UNWATCHED: Duration = Duration::from_secs(2);
 /// How often watched folders are read all the same: an overflowing event queue loses events.
-const WATCHED: Duration = Duration::from_secs(60);
+const WATCHED: Duration = Duration::from_mins(1);
 /// A service takes about 300 bytes: room for thousands, and a bound on what a wrong link can make us read.
 const MAX_FILE_BYTES: u64 = 1 << 20;

@@ -28,6 +28,7 @@ mod tests;
 
 pub use control::{CallError, ControlClient, Service};
 pub use frame::{FrameError, FrameReceiver, FrameSender, FrameStream};
+pub use join::proof as join_proof;
 pub use link::{
     Accepted, DialError, Dialer, HopTarget, JoinLink, LinkStream, Peer, Refused, TlsFault, Transport,
     dial_hop, dial_join, refusal,

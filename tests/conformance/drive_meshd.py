@@ -136,7 +136,7 @@ class MeshdDriver:
 
     async def registered(self, case):
         wanted = sum(len(s.get("instances", [])) for s in case.services["services"] if s["host"].endswith(SUFFIX))
-        listed = json.loads(await self.meshctl("service", "list", "-A", "-o", "json"))
+        listed = json.loads(await self.meshctl("service", "list", "-o", "json"))
         found = sum(len(item["instances"]) for item in listed["items"])
         if found < wanted:
             raise RuntimeError(f"{found} of {wanted} instances")

@@ -1,6 +1,7 @@
 //! `meshctl apply`: files in, one all-or-nothing change out.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -24,14 +25,16 @@ pub(crate) async fn run(args: &ApplyArgs, client: impl Fn() -> Result<Client>) -
     let rules = Rules::read(&paths, &args.namespace)?;
     rules.judge(args.strict)?;
     if args.dry_run == Some(DryRun::Client) {
-        let lines: String =
-            rules::keys(&rules.rules).iter().map(|key| format!("{} valid (dry run, not sent)\n", lower(key))).collect();
+        let mut lines = String::new();
+        for key in rules::keys(&rules.all) {
+            let _ = writeln!(lines, "{} valid (dry run, not sent)", lower(&key));
+        }
         say(&lines)?;
         return Ok(Exit::Done);
     }
     let order = Order {
         reason: format!("apply {}", names(&paths)),
-        rules: rules.rules,
+        rules: rules.all,
         prune: args.prune,
         dry_run: args.dry_run.is_some(),
         strict: args.strict,
@@ -98,7 +101,8 @@ impl Order {
         if self.prune {
             let keep: BTreeSet<_> = self.rules.iter().map(|rule| rule.object.key()).collect();
             let namespaces: BTreeSet<_> = keep.iter().map(|key| &key.namespace).collect();
-            let gone = current.iter().filter(|(key, _)| namespaces.contains(&key.namespace) && !keep.contains(key));
+            let gone =
+                current.iter().filter(|(key, _)| namespaces.contains(&key.namespace) && !keep.contains(key));
             changes.extend(gone.map(|(key, stored)| ResourceChange {
                 key: key.clone(),
                 object: None,
@@ -116,13 +120,7 @@ impl Order {
     fn print(&self, applied: &Applied) -> Result {
         let findings = self.placed(&applied.findings);
         rules::tell_findings(&findings);
-        let dry = if self.dry_run { " (dry run)" } else { "" };
-        let mut lines = String::new();
-        for (key, outcome) in &applied.results {
-            let (word, tone) = word(*outcome);
-            lines.push_str(&format!("{} {}{dry}\n", lower(key), paint(tone, word)));
-        }
-        say(&lines)
+        say(&outcomes(&applied.results, self.dry_run))
     }
 
     fn refusal(&self, error: ApiError) -> Failure {
@@ -142,7 +140,10 @@ impl Order {
     fn placed(&self, findings: &[Finding]) -> Vec<Finding> {
         let mut findings = findings.to_vec();
         for finding in findings.iter_mut().filter(|finding| finding.file.is_none()) {
-            let rule = self.rules.iter().find(|rule| finding.object.as_ref() == Some(&rule.object.key().to_string()));
+            let rule = self
+                .rules
+                .iter()
+                .find(|rule| finding.object.as_ref() == Some(&rule.object.key().to_string()));
             if let Some(rule) = rule {
                 rule.place(finding);
             }
@@ -161,6 +162,17 @@ fn change(object: &Object, current: &BTreeMap<ObjectKey, Stored>) -> ResourceCha
     let mut object = object.clone();
     object.metadata.resource_version = None;
     ResourceChange { key, object: Some(object), expect }
+}
+
+/// One line for each object and what became of it.
+pub(crate) fn outcomes(results: &[(ObjectKey, Outcome)], dry_run: bool) -> String {
+    let dry = if dry_run { " (dry run)" } else { "" };
+    let mut lines = String::new();
+    for (key, outcome) in results {
+        let (word, tone) = word(*outcome);
+        let _ = writeln!(lines, "{} {}{dry}", lower(key), paint(tone, word));
+    }
+    lines
 }
 
 /// The word for what became of an object.
@@ -186,7 +198,7 @@ mod tests {
         let mut rules = Rules::default();
         rules.add("rules.yaml", text, "default");
         assert!(rules.findings.is_empty(), "{:?}", rules.findings);
-        rules.rules
+        rules.all
     }
 
     fn order(text: &str, prune: bool) -> Order {
@@ -226,7 +238,10 @@ mod tests {
         let batch = order.batch(&stored(RULE, 12));
 
         assert_eq!(batch.changes[0].expect, Precondition::At(Revision(7)));
-        assert_eq!(batch.changes[0].object.as_ref().and_then(|object| object.metadata.resource_version), None);
+        assert_eq!(
+            batch.changes[0].object.as_ref().and_then(|object| object.metadata.resource_version),
+            None
+        );
         assert!(!order.may_retry());
     }
 
@@ -239,14 +254,19 @@ mod tests {
 
         let batch = order(RULE, true).batch(&current);
 
-        let gone: Vec<_> =
-            batch.changes.iter().filter(|change| change.object.is_none()).map(|change| change.key.to_string()).collect();
+        let gone: Vec<_> = batch
+            .changes
+            .iter()
+            .filter(|change| change.object.is_none())
+            .map(|change| change.key.to_string())
+            .collect();
         assert_eq!(gone, ["DestinationRule default/ratings"]);
     }
 
     #[test]
     fn findings_of_the_mesh_get_the_file_of_their_object() {
-        let finding = Finding::warning("missing-host", "spec.host", "no service").on(&"DestinationRule default/reviews");
+        let finding = Finding::warning("missing-host", "spec.host", "no service")
+            .on(&"DestinationRule default/reviews");
 
         let placed = order(RULE, false).placed(&[finding]);
 

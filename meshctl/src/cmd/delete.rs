@@ -2,17 +2,17 @@
 
 use std::time::Instant;
 
-use mesh_proto::api::{Apply, Outcome, Request, Response};
+use mesh_proto::api::{Apply, Request, Response};
 use mesh_proto::command::{Batch, Precondition, ResourceChange};
 use mesh_proto::resource::ObjectKey;
 
-use super::apply::word;
+use super::apply::outcomes;
 use super::wait;
 use crate::cli::DeleteArgs;
 use crate::client::{Client, answer, key};
 use crate::exit::{Exit, Result};
 use crate::kinds::{self, lower};
-use crate::output::{paint, say};
+use crate::output::say;
 use crate::rules::{Rules, keys};
 
 /// Runs `delete`.
@@ -29,14 +29,7 @@ pub(crate) async fn run(args: &DeleteArgs, client: impl Fn() -> Result<Client>) 
     let request = Request::Apply(Apply { batch, dry_run: args.dry_run, strict: false, key: key() });
     let answer = client.call(&request).await?;
     let applied = answer!(answer, Response::Applied(applied) => applied)?;
-    let dry = if args.dry_run { " (dry run)" } else { "" };
-    let mut lines = String::new();
-    for (key, outcome) in &applied.results {
-        let (word, tone) = word(*outcome);
-        let word = if *outcome == Outcome::Unchanged { "not there" } else { word };
-        lines.push_str(&format!("{} {}{dry}\n", lower(key), paint(tone, word)));
-    }
-    say(&lines)?;
+    say(&outcomes(&applied.results, args.dry_run))?;
     if args.dry_run {
         return Ok(Exit::Done);
     }
@@ -50,5 +43,5 @@ fn wanted(args: &DeleteArgs) -> Result<Vec<ObjectKey>> {
     }
     let rules = Rules::read(&args.filename, &args.namespace)?;
     rules.judge(false)?;
-    Ok(keys(&rules.rules))
+    Ok(keys(&rules.all))
 }

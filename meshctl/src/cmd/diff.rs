@@ -1,6 +1,7 @@
 //! `meshctl diff`: what `apply` would change, as text and, for weights, as meaning.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use mesh_proto::resource::{HttpRoute, Object, Spec, VirtualService};
@@ -21,7 +22,7 @@ pub(crate) async fn run(args: &DiffArgs, client: impl Fn() -> Result<Client>) ->
     rules.judge(false)?;
     let current = current(&client()?).await?;
     let mut text = String::new();
-    for rule in &rules.rules {
+    for rule in &rules.all {
         let old = current.get(&rule.object.key()).map(|stored| &stored.object);
         text.push_str(&of_object(old, &rule.object)?);
     }
@@ -46,7 +47,7 @@ fn of_object(old: Option<&Object>, new: &Object) -> Result<String> {
         None => format!("{} {name}\n", paint(Tone::Good, "create")),
     };
     if let Some(meaning) = old.and_then(|old| meaning(old, new)) {
-        text.push_str(&format!("  {meaning}\n"));
+        let _ = writeln!(text, "  {meaning}");
     }
     let diff = TextDiff::from_lines(&before, &after);
     for group in diff.grouped_ops(3) {
@@ -57,7 +58,7 @@ fn of_object(old: Option<&Object>, new: &Object) -> Result<String> {
                 ChangeTag::Equal => (' ', Tone::Dim),
             };
             let line = format!("{sign} {}", change.value().trim_end_matches('\n'));
-            text.push_str(&format!("  {}\n", paint(tone, &line)));
+            let _ = writeln!(text, "  {}", paint(tone, &line));
         }
     }
     Ok(text)
@@ -77,11 +78,12 @@ fn meaning(old: &Object, new: &Object) -> Option<String> {
     if before.len() != after.len() {
         return None;
     }
+    let several = after.len() > 1;
     let mut routes = Vec::new();
     for (index, (before, after)) in before.iter().zip(&after).enumerate() {
         let shifts = shifts(before, after);
         if !shifts.is_empty() {
-            let which = if after.len() > 1 { format!("http[{index}] ") } else { String::new() };
+            let which = if several { format!("http[{index}] ") } else { String::new() };
             routes.push(format!("{which}{}", shifts.join(", ")));
         }
     }
@@ -114,7 +116,11 @@ pub(crate) fn weights(route: &HttpRoute) -> Vec<(String, i32)> {
         .iter()
         .map(|to| {
             let name = to.destination.as_ref().map_or_else(String::new, |destination| {
-                if destination.subset.is_empty() { destination.host.clone() } else { destination.subset.clone() }
+                if destination.subset.is_empty() {
+                    destination.host.clone()
+                } else {
+                    destination.subset.clone()
+                }
             });
             (name, if single { 100 } else { to.weight.unwrap_or(0) })
         })
@@ -133,7 +139,7 @@ mod tests {
         );
         let mut rules = Rules::default();
         rules.add("a.yaml", &text, "default");
-        rules.rules.remove(0).object
+        rules.all.remove(0).object
     }
 
     #[test]

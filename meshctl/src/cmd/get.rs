@@ -98,9 +98,19 @@ fn says(object: &Object) -> String {
 
 /// The weights of the last route with any, for most rules the one that counts: `v1 90, v2 10`.
 fn shares(rule: &VirtualService) -> String {
-    let Some(route) = rule.http.iter().rev().find(|route| !route.route.is_empty()) else { return String::new() };
-    let more = if rule.http.len() > 1 { format!(" (+{} routes)", rule.http.len() - 1) } else { String::new() };
-    format!("{}{more}", super::diff::weights(route).iter().map(|(to, weight)| format!("{to} {weight}")).collect::<Vec<_>>().join(", "))
+    let Some(route) = rule.http.iter().rev().find(|route| !route.route.is_empty()) else {
+        return String::new();
+    };
+    let more =
+        if rule.http.len() > 1 { format!(" (+{} routes)", rule.http.len() - 1) } else { String::new() };
+    format!(
+        "{}{more}",
+        super::diff::weights(route)
+            .iter()
+            .map(|(to, weight)| format!("{to} {weight}"))
+            .collect::<Vec<_>>()
+            .join(", ")
+    )
 }
 
 fn few(names: &[String]) -> String {
@@ -128,7 +138,7 @@ mod tests {
             "default",
         );
         let items: Vec<_> = rules
-            .rules
+            .all
             .into_iter()
             .map(|rule| Stored { object: rule.object, created: Revision(4), changed: Revision(7) })
             .collect();

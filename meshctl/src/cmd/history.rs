@@ -1,17 +1,18 @@
 //! `meshctl history` and `rollback`: go on or go back.
 
+use std::fmt::Write as _;
 use std::time::Instant;
 
 use mesh_proto::api::{HistoryView, Request, Response};
 use mesh_proto::command::Revision;
 
-use super::apply::word;
+use super::apply::{outcomes, word};
 use super::wait;
 use crate::cli::{HistoryArgs, RollbackArgs};
 use crate::client::{Client, answer, key};
 use crate::exit::{Exit, Result};
-use crate::kinds::{lower, short};
-use crate::output::{Columns, Tone, paint, say, show};
+use crate::kinds::short;
+use crate::output::{Columns, Tone, say, show};
 use crate::rules::tell_findings;
 use crate::words::{age, now_ms};
 
@@ -30,14 +31,9 @@ pub(crate) async fn rollback(args: &RollbackArgs, client: &Client) -> Result<Exi
     let answer = client.call(&request).await?;
     let applied = answer!(answer, Response::Applied(applied) => applied)?;
     tell_findings(&applied.findings);
-    let dry = if args.dry_run { " (dry run)" } else { "" };
-    let mut lines = String::new();
-    for (key, outcome) in &applied.results {
-        let (word, tone) = word(*outcome);
-        lines.push_str(&format!("{} {}{dry}\n", lower(key), paint(tone, word)));
-    }
+    let mut lines = outcomes(&applied.results, args.dry_run);
     if applied.results.is_empty() {
-        lines.push_str(&format!("the rules are as they were at revision {} already\n", args.revision));
+        let _ = writeln!(lines, "the rules are as they were at revision {} already", args.revision);
     }
     say(&lines)?;
     if args.dry_run {

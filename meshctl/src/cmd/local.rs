@@ -73,7 +73,10 @@ pub(crate) fn meshd() -> Result<PathBuf> {
     })?;
     let beside = own.with_file_name("meshd");
     let mut places = vec![beside.clone()];
-    places.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).map(|folder| folder.join("meshd")));
+    places.extend(
+        std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
+            .map(|folder| folder.join("meshd")),
+    );
     places.into_iter().find(|place| place.is_file()).ok_or_else(|| {
         Failure::new(
             Exit::Unreadable,

@@ -1,6 +1,7 @@
 //! `meshctl routes`, `clusters`, `endpoints`: what the host that answers does with traffic.
 
 use mesh_proto::api::{ClusterView, EndpointView, PlanFilter, Request, Response, RouteView};
+use std::fmt::Write as _;
 
 use crate::cli::PlanArgs;
 use crate::client::{Client, answer};
@@ -35,7 +36,8 @@ fn filter(args: &PlanArgs) -> PlanFilter {
     PlanFilter { host: args.service.clone(), port: args.port }
 }
 
-const NOTHING: &str = "nothing of that name in the plan of this host; `meshctl service list` shows what there is";
+const NOTHING: &str =
+    "nothing of that name in the plan of this host; `meshctl service list` shows what there is";
 
 /// Routes in the order in which they are tried, grouped by host and port.
 fn routes_table(rows: &[RouteView]) -> String {
@@ -50,16 +52,16 @@ fn routes_table(rows: &[RouteView]) -> String {
             if group.is_some() {
                 text.push('\n');
             }
-            text.push_str(&format!("{}:{}\n", row.host, row.port));
+            let _ = writeln!(text, "{}:{}", row.host, row.port);
             group = Some(this);
         }
         let name = if row.name.is_empty() { String::new() } else { format!(" {}", row.name) };
-        text.push_str(&format!("  {}{name}  when {}\n", row.index, row.when));
-        text.push_str(&format!("     then {}\n", row.then));
+        let _ = writeln!(text, "  {}{name}  when {}", row.index, row.when);
+        let _ = writeln!(text, "     then {}", row.then);
         for with in &row.with {
-            text.push_str(&format!("     with {with}\n"));
+            let _ = writeln!(text, "     with {with}");
         }
-        text.push_str(&format!("     {}\n", paint(Tone::Dim, &format!("by {}", row.by))));
+        let _ = writeln!(text, "     {}", paint(Tone::Dim, &format!("by {}", row.by)));
     }
     text
 }

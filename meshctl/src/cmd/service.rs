@@ -1,8 +1,10 @@
 //! `meshctl service`: what this host offers, and what the mesh has.
 
+mod file;
 mod flags;
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use mesh_proto::api::{InstanceView, Request, Response, ServiceView};
 use mesh_proto::command::Liveness;
@@ -18,10 +20,10 @@ use crate::words::count;
 /// Runs `service register`.
 pub(crate) async fn register(args: &RegisterArgs, client: impl Fn() -> Result<Client>) -> Result<Exit> {
     let instances = flags::instances(args)?;
-    let lines: String = instances
-        .iter()
-        .map(|(id, instance)| format!("instance {id} of {}/{} registered\n", instance.namespace, instance.service))
-        .collect();
+    let mut lines = String::new();
+    for (id, instance) in &instances {
+        let _ = writeln!(lines, "instance {id} of {}/{} registered", instance.namespace, instance.service);
+    }
     register_instances(&client()?, instances).await?;
     say(&lines)?;
     Ok(Exit::Done)
@@ -99,7 +101,8 @@ fn table(services: &[ServiceView]) -> String {
         }
         for (index, instance) in service.instances.iter().enumerate() {
             let first = index == 0;
-            let labels: Vec<_> = instance.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            let labels: Vec<_> =
+                instance.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
             columns.toned([
                 (if first { service.host.clone() } else { "\"".into() }, Tone::Plain),
                 (if first { ports.join(" ") } else { "\"".into() }, Tone::Plain),

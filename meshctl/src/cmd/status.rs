@@ -2,6 +2,7 @@
 
 use mesh_proto::api::{HostRole, HostStatus, Request, Response, Status};
 use mesh_proto::command::Liveness;
+use std::fmt::Write as _;
 
 use crate::client::{Client, answer};
 use crate::exit::{Exit, Result};
@@ -37,16 +38,17 @@ fn whole(status: &Status) -> String {
     text.push_str(&line(status));
     for host in &status.hosts {
         for problem in &host.problems {
-            text.push_str(&format!("{} {}: {problem}\n", paint(Tone::Bad, "problem:"), host.name));
+            let _ = writeln!(text, "{} {}: {problem}", paint(Tone::Bad, "problem:"), host.name);
         }
         if let Some(offset) = host.clock_offset_ms.filter(|offset| offset.abs() > CLOCK_LIMIT_MS) {
             let side = if offset > 0 { "ahead of" } else { "behind" };
-            text.push_str(&format!(
-                "{} {}: its clock is {} s {side} the leader's; set the time (chrony, systemd-timesyncd)\n",
+            let _ = writeln!(
+                text,
+                "{} {}: its clock is {} s {side} the leader's; set the time (chrony, systemd-timesyncd)",
                 paint(Tone::Warn, "warning:"),
                 host.name,
                 offset.abs() / 1_000
-            ));
+            );
         }
     }
     text
@@ -61,7 +63,8 @@ fn line(status: &Status) -> String {
         );
     }
     let live = status.hosts.iter().filter(|host| host.liveness == Liveness::Live).count();
-    let voters = status.hosts.iter().filter(|host| matches!(host.role, HostRole::Leader | HostRole::Voter)).count();
+    let voters =
+        status.hosts.iter().filter(|host| matches!(host.role, HostRole::Leader | HostRole::Voter)).count();
     let leader = status.leader.as_deref().unwrap_or("none yet");
     format!(
         "mesh {} · {live} of {} live · {} · leader {leader} · revision {}\n",
@@ -73,8 +76,8 @@ fn line(status: &Status) -> String {
 }
 
 fn table(status: &Status) -> String {
-    let mut columns =
-        Columns::new(["NAME", "ROLE", "ADDRESS", "STATE", "REVISION", "SERVICES", "VERSION"]).numbers(&[4, 5]);
+    let mut columns = Columns::new(["NAME", "ROLE", "ADDRESS", "STATE", "REVISION", "SERVICES", "VERSION"])
+        .numbers(&[4, 5]);
     for host in &status.hosts {
         columns.toned([
             (host.name.clone(), Tone::Plain),
@@ -204,6 +207,9 @@ mesh cluster.local · 2 of 3 hosts live · 2 voters · leader vm1 · revision 42
         let mut status = status();
         status.hosts[1].clock_offset_ms = Some(-95_000);
 
-        assert!(plain(&whole(&status)).contains("warning: vm2: its clock is 95 s behind the leader's; set the time"));
+        assert!(
+            plain(&whole(&status))
+                .contains("warning: vm2: its clock is 95 s behind the leader's; set the time")
+        );
     }
 }

@@ -28,12 +28,19 @@ pub(crate) async fn create(client: &Client, ttl: Duration, role: Option<Role>) -
         Tone::Dim,
         &format!("for one host, once, within {}; it becomes {become_what}", crate::words::short(ttl)),
     ));
-    tell(&paint(Tone::Dim, "on the other host: meshd join ADDRESS < token    (ADDRESS: any host of the mesh, port 15008)"));
+    tell(&paint(
+        Tone::Dim,
+        "on the other host: meshd join ADDRESS < token    (ADDRESS: any host of the mesh, port 15008)",
+    ));
     Ok(Exit::Done)
 }
 
 /// Asks for a token; returns its line.
-pub(crate) async fn make(client: &Client, ttl: Duration, role: Option<TokenRole>) -> Result<(String, TokenRole)> {
+pub(crate) async fn make(
+    client: &Client,
+    ttl: Duration,
+    role: Option<TokenRole>,
+) -> Result<(String, TokenRole)> {
     let answer = client.call(&Request::CreateToken { role, ttl_seconds: ttl.as_secs().max(1) }).await?;
     answer!(answer, Response::Token { line, role, .. } => (line, role))
 }

@@ -23,7 +23,9 @@ pub(crate) async fn run(args: &TopArgs, client: &Client) -> Result<Exit> {
         return Err(Failure::usage("--interval: must be at least 100ms"));
     }
     let scope = if args.local { Scope::Host } else { Scope::Mesh };
-    let live = !args.once && args.output.output == Format::Table && std::io::IsTerminal::is_terminal(&std::io::stdout());
+    let live = !args.once
+        && args.output.output == Format::Table
+        && std::io::IsTerminal::is_terminal(&std::io::stdout());
     if live {
         return live::run(client, scope, args.interval).await;
     }

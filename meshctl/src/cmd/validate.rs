@@ -18,7 +18,7 @@ pub(crate) fn run(args: &ValidateArgs) -> Result<Exit> {
             let but = if warnings > 0 { format!(", {}", totals(0, warnings)) } else { String::new() };
             say(&format!(
                 "{} in {} valid{but}\n",
-                count(rules.rules.len(), "object"),
+                count(rules.all.len(), "object"),
                 count(rules.files, "file")
             ))?;
             return Ok(Exit::Done);

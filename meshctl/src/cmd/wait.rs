@@ -15,7 +15,12 @@ use crate::words::{count, short};
 /// Waits for a revision as the user asked and prints the outcome.
 ///
 /// `begun` is when the change was sent. Exit code 4 where a live host does not run it in time.
-pub(crate) async fn for_hosts(client: &Client, revision: Revision, waiting: &Waiting, begun: Instant) -> Result<Exit> {
+pub(crate) async fn for_hosts(
+    client: &Client,
+    revision: Revision,
+    waiting: &Waiting,
+    begun: Instant,
+) -> Result<Exit> {
     if waiting.no_wait {
         say(&format!("revision {revision} kept by a majority ({})\n", short(begun.elapsed())))?;
         return Ok(Exit::Done);
@@ -38,7 +43,8 @@ pub(crate) struct Waited {
 /// Asks the leader to wait.
 pub(crate) async fn ask(client: &Client, revision: Revision, timeout: Duration) -> Result<Waited> {
     let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-    let answer = client.call_within(&Request::Wait { revision, timeout_ms }, timeout.saturating_add(PATIENCE)).await;
+    let answer =
+        client.call_within(&Request::Wait { revision, timeout_ms }, timeout.saturating_add(PATIENCE)).await;
     let answer = answer.map_err(|failure| {
         Failure::new(
             failure.exit,

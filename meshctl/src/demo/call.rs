@@ -58,7 +58,10 @@ impl Caller {
             .map_err(|_| format!("no answer within {} s", PATIENCE.as_secs()))?
     }
 
-    async fn send(&self, mut request: Request<Empty<Bytes>>) -> Result<(http::response::Parts, Bytes), String> {
+    async fn send(
+        &self,
+        mut request: Request<Empty<Bytes>>,
+    ) -> Result<(http::response::Parts, Bytes), String> {
         // An idle connection may close in the very moment it is taken; hyper then gives the request back.
         while let Some(mut sender) = self.take_idle() {
             match sender.try_send_request(request).await {
@@ -69,7 +72,8 @@ impl Caller {
                 },
             }
         }
-        let stream = TcpStream::connect(self.through).await.map_err(|error| format!("{}: {error}", self.through))?;
+        let stream =
+            TcpStream::connect(self.through).await.map_err(|error| format!("{}: {error}", self.through))?;
         let _ = stream.set_nodelay(true);
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
@@ -84,11 +88,13 @@ impl Caller {
         response: http::Response<Incoming>,
     ) -> Result<(http::response::Parts, Bytes), String> {
         let (parts, body) = response.into_parts();
-        let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|error| error.to_string())?.to_bytes();
-        if let Ok(mut idle) = self.idle.lock() {
-            if idle.len() < MAX_IDLE && !sender.is_closed() {
-                idle.push(sender);
-            }
+        let body =
+            Limited::new(body, MAX_ANSWER).collect().await.map_err(|error| error.to_string())?.to_bytes();
+        if let Ok(mut idle) = self.idle.lock()
+            && idle.len() < MAX_IDLE
+            && !sender.is_closed()
+        {
+            idle.push(sender);
         }
         Ok((parts, body))
     }

@@ -22,7 +22,7 @@ pub(crate) fn become_meshd(parent: u32, command: &[OsString]) -> Result<Exit> {
     set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(|error| Failure::new(Exit::NoAnswer, format!("prctl: {}", plain(&error.into()))))?;
     // The parent may have ended before the kernel was asked.
-    let is_orphan = getppid().map(|pid| pid.as_raw_pid()) != i32::try_from(parent).ok();
+    let is_orphan = getppid().map(Pid::as_raw_pid) != i32::try_from(parent).ok();
     let (Some(program), false) = (command.first(), is_orphan) else {
         return Err(Failure::new(Exit::NoAnswer, "the demo that started this has ended"));
     };
@@ -80,7 +80,7 @@ pub(crate) fn tail(log: &Path) -> String {
     let text = std::fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<_> = text.lines().rev().take(8).collect();
-    lines.into_iter().rev().map(|line| format!("  {line}\n")).collect()
+    lines.into_iter().rev().fold(String::new(), |text, line| text + "  " + line + "\n")
 }
 
 /// Sends a signal to a process that has not been waited for.

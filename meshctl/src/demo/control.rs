@@ -57,7 +57,8 @@ async fn ask(verb: &str, host: &str) -> Result<Exit> {
     let Some(folder) = folder::current() else {
         return Err(Failure::no_answer("no demo runs here; start one with `meshctl demo`"));
     };
-    let silent = |error: io::Error| Failure::no_answer(format!("the demo does not answer ({})", plain(&error)));
+    let silent =
+        |error: io::Error| Failure::no_answer(format!("the demo does not answer ({})", plain(&error)));
     let exchange = async {
         let mut stream = UnixStream::connect(folder.join(SOCKET)).await?;
         stream.write_all(format!("{verb} {host}\n").as_bytes()).await?;
@@ -65,7 +66,10 @@ async fn ask(verb: &str, host: &str) -> Result<Exit> {
         BufReader::new(stream.take(MAX_LINE * 5)).read_line(&mut line).await?;
         Ok(line)
     };
-    let line = timeout(PATIENCE, exchange).await.map_err(|_| silent(io::ErrorKind::TimedOut.into()))?.map_err(silent)?;
+    let line = timeout(PATIENCE, exchange)
+        .await
+        .map_err(|_| silent(io::ErrorKind::TimedOut.into()))?
+        .map_err(silent)?;
     match line.trim_end().split_once(' ') {
         Some(("ok", done)) => {
             say(&format!("{done}\n"))?;

@@ -99,10 +99,12 @@ fn held(path: &Path) -> bool {
 /// The folders to use, the preferred one first.
 fn bases() -> Vec<PathBuf> {
     let mut bases = Vec::new();
-    if let Some(runtime) = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from) {
-        if runtime.is_absolute() && runtime.is_dir() && runtime.as_os_str().len() < MAX_BASE - "/meshd-demo".len() {
-            bases.push(runtime.join("meshd-demo"));
-        }
+    if let Some(runtime) = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from)
+        && runtime.is_absolute()
+        && runtime.is_dir()
+        && runtime.as_os_str().len() < MAX_BASE - "/meshd-demo".len()
+    {
+        bases.push(runtime.join("meshd-demo"));
     }
     // Not $TMPDIR: the second terminal may have another.
     bases.push(PathBuf::from(format!("/tmp/meshd-demo-{}", rustix::process::getuid().as_raw())));
@@ -118,12 +120,15 @@ fn own(base: &Path) -> Result {
     }
     let about = fs::symlink_metadata(base).map_err(|error| unwritable(base, &error))?;
     let own_uid = rustix::process::getuid().as_raw();
-    if about.is_dir() && about.uid() == own_uid && about.mode() & 0o077 == 0 {
+    if about.is_dir() && about.uid() == own_uid && about.mode() & 0o777 == 0o700 {
         return Ok(());
     }
     Err(Failure::new(
         Exit::Unreadable,
-        format!("{}: is not a folder that only you can enter; remove it and start the demo again", base.display()),
+        format!(
+            "{}: is not a folder that only you can enter; remove it and start the demo again",
+            base.display()
+        ),
     ))
 }
 

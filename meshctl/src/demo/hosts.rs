@@ -37,6 +37,8 @@ const TCP_PORTS: [(u16, &str); 6] = [
 const UDP_PORTS: [u16; 2] = [15008, 15053];
 /// How long the mesh may take to come up before the demo gives up.
 pub(crate) const START_LIMIT: Duration = Duration::from_secs(30);
+/// How long a host tries to join.
+const JOIN_LIMIT: Duration = Duration::from_secs(3);
 /// How often a condition is looked at while it is waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
@@ -76,9 +78,12 @@ pub(crate) struct Hosts {
 /// Reads `--base`.
 pub(crate) fn addresses(base: &str) -> Result<[IpAddr; 3]> {
     let wrong = || {
-        Failure::usage(format!("--base {base}: must be the first three numbers of loopback addresses, such as 127.0.2"))
+        Failure::usage(format!(
+            "--base {base}: must be the first three numbers of loopback addresses, such as 127.0.2"
+        ))
     };
-    let parts: Vec<u8> = base.split('.').map(str::parse).collect::<std::result::Result<_, _>>().map_err(|_| wrong())?;
+    let parts: Vec<u8> =
+        base.split('.').map(str::parse).collect::<std::result::Result<_, _>>().map_err(|_| wrong())?;
     match parts[..] {
         [127, b, c] => Ok([1, 2, 3].map(|last| IpAddr::V4(Ipv4Addr::new(127, b, c, last)))),
         _ => Err(wrong()),
@@ -108,7 +113,7 @@ pub(crate) fn check_ports(ips: &[IpAddr], base: &str) -> Result {
     }
     let other = if base == "127.0.2" { "127.0.3" } else { "127.0.2" };
     Err(Failure::new(
-        Exit::Unreadable,
+        Exit::Refused,
         format!(
             "ports the demo needs are not free:\n{}\nEnd what uses them (`ss -lntup` names it), or use other loopback \
              addresses: meshctl demo --base {other}",
@@ -253,7 +258,16 @@ impl Host {
 
     async fn join(&mut self, meshd: &Path, first: &str, token: &str) -> Result {
         let line = format!("{token}\n");
-        child::run(meshd, &self.arguments(&["join", first]), &self.log(), Some(&line)).await?;
+        let limit = Instant::now() + JOIN_LIMIT;
+        loop {
+            let joined = child::run(meshd, &self.arguments(&["join", first]), &self.log(), Some(&line)).await;
+            match joined {
+                Ok(()) => break,
+                // vm1 may lead a moment before it holds its own certificate; the token is not used up by that.
+                Err(_) if Instant::now() < limit => tokio::time::sleep(LOOK_EVERY).await,
+                Err(failure) => return Err(failure),
+            }
+        }
         self.start(meshd)?;
         self.answers().await
     }
@@ -406,7 +420,10 @@ mod tests {
 
         let failure = check_ports(&ips, &base).expect_err("taken");
 
-        assert!(failure.message.contains(&format!("  {base}.2:15008 (mesh, TCP): address already in use")), "{failure}");
+        assert!(
+            failure.message.contains(&format!("  {base}.2:15008 (mesh, TCP): address already in use")),
+            "{failure}"
+        );
         assert!(failure.message.contains("meshctl demo --base 127.0.2"), "{failure}");
         assert_eq!(failure.message.lines().count(), 3, "{failure}");
     }

@@ -113,18 +113,13 @@ impl Judge {
     fn judge(&mut self, sample: &Sample, asked: &Asked) {
         let shares = if sample.signed_in { &asked.user } else { &asked.all };
         let (Some(shares), Ok(version)) = (shares, &sample.outcome) else { return };
-        let known = self.segments.iter_mut().find(|one| one.signed_in == sample.signed_in && one.asked == *shares);
-        let counts = match known {
-            Some(segment) => &mut segment.counts,
-            None => {
-                let segment =
-                    Segment { signed_in: sample.signed_in, asked: shares.clone(), counts: BTreeMap::new() };
-                self.segments.push(segment);
-                let Some(segment) = self.segments.last_mut() else { return };
-                &mut segment.counts
-            }
-        };
-        *counts.entry(version.clone()).or_default() += 1;
+        let is_known = |one: &Segment| one.signed_in == sample.signed_in && one.asked == *shares;
+        let index = self.segments.iter().position(is_known).unwrap_or_else(|| {
+            let signed_in = sample.signed_in;
+            self.segments.push(Segment { signed_in, asked: shares.clone(), counts: BTreeMap::new() });
+            self.segments.len() - 1
+        });
+        *self.segments[index].counts.entry(version.clone()).or_default() += 1;
     }
 
     /// Compares every count with what chance allows; all lines together are wrong with odds of at most 10⁻⁶.
@@ -232,12 +227,12 @@ fn rank(sorted: &[u64], percent: usize) -> Option<u64> {
 mod tests {
     use super::*;
 
-    fn shares(pairs: &[(&str, f64)]) -> Option<Shares> {
-        Some(pairs.iter().map(|(version, share)| ((*version).to_owned(), *share)).collect())
+    fn shares(pairs: &[(&str, f64)]) -> Shares {
+        pairs.iter().map(|(version, share)| ((*version).to_owned(), *share)).collect()
     }
 
     fn asked(v2: f64) -> Asked {
-        let shares = shares(&[("v1", 1.0 - v2), ("v2", v2)]);
+        let shares = Some(shares(&[("v1", 1.0 - v2), ("v2", v2)]));
         Asked { all: shares.clone(), user: shares }
     }
 

@@ -71,11 +71,18 @@ const VERSIONS: [&str; 3] = ["v1", "v2", "v3"];
 
 impl Picture {
     /// Puts together what is known.
-    pub(crate) fn new(elapsed: Duration, judge: &Judge, seen: &Observation, edges: &[Rate], hosts: &Hosts) -> Self {
+    pub(crate) fn new(
+        elapsed: Duration,
+        judge: &Judge,
+        seen: &Observation,
+        edges: &[Rate],
+        hosts: &Hosts,
+    ) -> Self {
         let recent = judge.recent();
         let asked = seen.asked.all.as_ref();
         let versions = VERSIONS.iter().map(|version| row(version, asked, &recent, edges)).collect();
-        let reason = judge.reasons.iter().max_by_key(|(_, number)| **number).map(|(reason, _)| reason.clone());
+        let reason =
+            judge.reasons.iter().max_by_key(|(_, number)| **number).map(|(reason, _)| reason.clone());
         let mut picture = Self {
             elapsed,
             versions,
@@ -100,7 +107,8 @@ impl Picture {
             .iter()
             .filter(|row| row.measured > 0.0 || row.asked.is_some_and(|asked| asked > 0.0))
             .map(|row| {
-                let asked = row.asked.map_or_else(String::new, |asked| format!(" (asked {})", percent(asked)));
+                let asked =
+                    row.asked.map_or_else(String::new, |asked| format!(" (asked {})", percent(asked)));
                 format!("{} {}{asked}", row.version, percent(row.measured))
             })
             .collect();
@@ -173,7 +181,9 @@ fn host_row(host: &super::hosts::Host, status: Option<&Status>) -> HostRow {
         address: host.ip.to_string(),
         role: known.map_or_else(|| ("-".into(), Tone::Dim), status::role),
         state,
-        revision: known.and_then(|known| known.live_revision).map_or_else(|| "-".into(), |live| live.to_string()),
+        revision: known
+            .and_then(|known| known.live_revision)
+            .map_or_else(|| "-".into(), |live| live.to_string()),
         services: known.map_or_else(|| "-".into(), |known| format!("{}/{}", known.healthy, known.instances)),
     }
 }

@@ -52,7 +52,13 @@ pub(crate) struct Role {
     part: Part,
 }
 
-const fn role(id: &'static str, host: usize, service: &'static str, version: &'static str, part: Part) -> Role {
+const fn role(
+    id: &'static str,
+    host: usize,
+    service: &'static str,
+    version: &'static str,
+    part: Part,
+) -> Role {
     Role { id, host: HOSTS[host], service, version, part }
 }
 
@@ -166,7 +172,8 @@ async fn connection(stream: TcpStream, served: Arc<Served>) {
         async move { Ok::<_, Infallible>(served.answer(&request).await) }
     });
     // An error is the end of this connection and of nothing else.
-    let _ = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), answer).await;
+    let _ =
+        http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), answer).await;
 }
 
 impl Served {
@@ -178,7 +185,9 @@ impl Served {
         match self.role.part {
             Part::Productpage => self.page(user).await,
             Part::Reviews => self.reviews(user).await,
-            Part::Ratings => json_of(StatusCode::OK, &json!({ "ratings": { "Reviewer1": 5, "Reviewer2": 4 } })),
+            Part::Ratings => {
+                json_of(StatusCode::OK, &json!({ "ratings": { "Reviewer1": 5, "Reviewer2": 4 } }))
+            }
         }
     }
 
@@ -187,19 +196,25 @@ impl Served {
             Ok((status, body)) if status.is_success() => {
                 let reviews: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
                 let version = reviews["version"].as_str().unwrap_or_default().to_owned();
-                let mut page = json_of(StatusCode::OK, &json!({ "productpage": "The Comedy of Errors", "reviews": reviews }));
+                let mut page = json_of(
+                    StatusCode::OK,
+                    &json!({ "productpage": "The Comedy of Errors", "reviews": reviews }),
+                );
                 if let Ok(version) = version.parse() {
                     page.headers_mut().insert(VERSION_HEADER, version);
                 }
                 page
             }
-            Ok((status, body)) => failed("reviews", &format!("{status}: {}", String::from_utf8_lossy(&body).trim())),
+            Ok((status, body)) => {
+                failed("reviews", &format!("{status}: {}", String::from_utf8_lossy(&body).trim()))
+            }
             Err(error) => failed("reviews", &error),
         }
     }
 
     async fn reviews(&self, user: Option<&str>) -> Response<Full<Bytes>> {
-        let mut reviews = json!({ "version": self.role.version, "instance": self.role.id, "host": self.role.host });
+        let mut reviews =
+            json!({ "version": self.role.version, "instance": self.role.id, "host": self.role.host });
         // v1 shows no stars, as in bookinfo.
         if self.role.version != "v1" {
             match self.caller.get("ratings", "/ratings/0", user).await {
@@ -208,7 +223,10 @@ impl Served {
                     reviews["ratings"] = ratings["ratings"].clone();
                 }
                 Ok((status, body)) => {
-                    return failed("ratings", &format!("{status}: {}", String::from_utf8_lossy(&body).trim()));
+                    return failed(
+                        "ratings",
+                        &format!("{status}: {}", String::from_utf8_lossy(&body).trim()),
+                    );
                 }
                 Err(error) => return failed("ratings", &error),
             }
@@ -223,7 +241,9 @@ fn failed(whom: &str, why: &str) -> Response<Full<Bytes>> {
 
 fn json_of(status: StatusCode, value: &serde_json::Value) -> Response<Full<Bytes>> {
     let mut response = text(status, &format!("{value}\n"));
-    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
     response
 }
 

@@ -1,5 +1,6 @@
 //! The end of `meshctl demo --for`: a table, and a verdict.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::judge::{Judge, Line, Recent};
@@ -11,22 +12,24 @@ use crate::words::{count, percent};
 /// Writes the summary.
 pub(crate) fn write(judge: &Judge, recent: &Recent, took: Duration) -> String {
     let mut columns =
-        Columns::new(["REVIEWS", "WHOSE", "ASKED", "MEASURED", "REQUESTS", "CHANCE ALLOWS", "VERDICT"]).numbers(&[2, 3, 4]);
+        Columns::new(["REVIEWS", "WHOSE", "ASKED", "MEASURED", "REQUESTS", "CHANCE ALLOWS", "VERDICT"])
+            .numbers(&[2, 3, 4]);
     let lines = judge.lines();
     for line in &lines {
         columns.toned(cells(line));
     }
     let mut text = format!("\n{}", columns.render("no share was asked for while the demo ran"));
-    text.push_str(&format!(
+    let _ = write!(
+        text,
         "\n{} in {:.0} s, {} failed · p50 {} · p99 {} (last 10 s)\n",
         count(usize::try_from(judge.requests).unwrap_or(usize::MAX), "request"),
         took.as_secs_f64(),
         judge.failed,
         time(recent.p50_us),
         time(recent.p99_us),
-    ));
+    );
     for (reason, number) in &judge.reasons {
-        text.push_str(&format!("  {number} × {reason}\n"));
+        let _ = writeln!(text, "  {number} × {reason}");
     }
     let (tone, verdict) = verdict(judge, &lines);
     text.push_str(&paint(tone, &verdict));
@@ -60,7 +63,10 @@ fn verdict(judge: &Judge, lines: &[Line]) -> (Tone, String) {
     }
     let beyond = lines.iter().filter(|line| !line.holds()).count();
     if beyond > 0 {
-        problems.push(format!("{} beyond what chance allows (odds of a false alarm: one in a million)", count(beyond, "share")));
+        problems.push(format!(
+            "{} beyond what chance allows (odds of a false alarm: one in a million)",
+            count(beyond, "share")
+        ));
     }
     (Tone::Bad, problems.join("; "))
 }
@@ -77,7 +83,12 @@ mod tests {
         let now = Instant::now();
         let shares = Some([("v1".to_owned(), 0.9), ("v2".to_owned(), 0.1)].into_iter().collect());
         let asked = Asked { all: shares.clone(), user: shares };
-        let one = |version: &str| Sample { done: now, signed_in: false, outcome: Ok(version.into()), latency_us: 2_000 };
+        let one = |version: &str| Sample {
+            done: now,
+            signed_in: false,
+            outcome: Ok(version.into()),
+            latency_us: 2_000,
+        };
         let mut samples = vec![one("v1"); 1_790];
         samples.extend(vec![one("v2"); 210]);
         let mut judge = Judge::default();
@@ -90,8 +101,8 @@ mod tests {
             text,
             "
 REVIEWS  WHOSE       ASKED  MEASURED      REQUESTS  CHANCE ALLOWS  VERDICT
-v1       everybody  90.0 %    89.5 %  1790 of 2000  1729 to 1863   holds
-v2       everybody  10.0 %    10.5 %   210 of 2000  137 to 271     holds
+v1       everybody  90.0 %    89.5 %  1790 of 2000  1729 to 1864   holds
+v2       everybody  10.0 %    10.5 %   210 of 2000  136 to 271     holds
 
 2000 requests in 20 s, 0 failed · p50 2.00 ms · p99 2.00 ms (last 10 s)
 every version got its share, and no request failed

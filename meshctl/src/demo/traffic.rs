@@ -57,8 +57,9 @@ impl Traffic {
         let (phase, orders) = watch::channel(Phase::Serve);
         let samples = Arc::new(Mutex::new(Vec::new()));
         let caller = Arc::new(Caller::new(door));
-        let failure =
-            |error: std::io::Error| Failure::new(Exit::NoAnswer, format!("cannot start the services: {}", plain(&error)));
+        let failure = |error: std::io::Error| {
+            Failure::new(Exit::NoAnswer, format!("cannot start the services: {}", plain(&error)))
+        };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failure)?;
         let visitors = Visitors { door: Arc::clone(&caller), rate, samples: Arc::clone(&samples) };
         let thread = std::thread::Builder::new()
@@ -152,12 +153,17 @@ async fn visit(door: &Caller, user: Option<&str>) -> std::result::Result<String,
     version.map(str::to_owned).ok_or_else(|| "the page names no version of reviews".to_owned())
 }
 
-fn keep(samples: &Mutex<Vec<Sample>>, signed_in: bool, due: Instant, outcome: std::result::Result<String, String>) {
+fn keep(
+    samples: &Mutex<Vec<Sample>>,
+    signed_in: bool,
+    due: Instant,
+    outcome: std::result::Result<String, String>,
+) {
     let done = Instant::now();
     let latency_us = u64::try_from(done.saturating_duration_since(due).as_micros()).unwrap_or(u64::MAX);
-    if let Ok(mut samples) = samples.lock() {
-        if samples.len() < MAX_SAMPLES {
-            samples.push(Sample { done, signed_in, outcome, latency_us });
-        }
+    if let Ok(mut samples) = samples.lock()
+        && samples.len() < MAX_SAMPLES
+    {
+        samples.push(Sample { done, signed_in, outcome, latency_us });
     }
 }

@@ -13,7 +13,7 @@ use crate::screen::style;
 use crate::words::percent;
 
 /// Cells of the bar that shows a share.
-const BAR: usize = 20;
+const BAR: f64 = 20.0;
 
 /// A command to try, and what it shows.
 #[derive(Clone, Debug)]
@@ -44,7 +44,10 @@ pub(crate) fn draw(frame: &mut Frame<'_>, picture: &Picture, hints: &[Hint]) {
     draw_visitors(frame, picture, visitors);
     frame.render_widget(hosts_table(&picture.hosts), hosts);
     draw_hints(frame, hints, hints_area);
-    frame.render_widget(Line::styled("q or Ctrl-C ends the demo and leaves nothing behind", style(Tone::Dim)), foot);
+    frame.render_widget(
+        Line::styled("q or Ctrl-C ends the demo and leaves nothing behind", style(Tone::Dim)),
+        foot,
+    );
 }
 
 fn bold() -> Style {
@@ -95,9 +98,13 @@ fn version_row(row: &VersionRow) -> Row<'static> {
 }
 
 /// A bar of whole and half cells.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share times 40 is a small number")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a share times 40 is a small number"
+)]
 fn bar(share: f64) -> String {
-    let halves = (share.clamp(0.0, 1.0) * (BAR * 2) as f64).round() as usize;
+    let halves = (share.clamp(0.0, 1.0) * BAR * 2.0).round() as usize;
     let half = if halves % 2 == 1 { "╸" } else { "" };
     format!("{}{half}", "━".repeat(halves / 2))
 }

@@ -9,7 +9,7 @@
 //!    is no panic mode for these: Istio does not even tell Envoy about them;
 //! 2. endpoints of hosts that fell silent only while no other can be used (differs: Istio has no such layer);
 //! 3. localities in order of nearness or by fixed shares, see [`LocalityPolicy`](crate::plan::LocalityPolicy);
-//! 4. not those that [`outlier`](crate::resilience::outlier) detection has ejected, unless fewer than
+//! 4. not those that [`outlier`] detection has ejected, unless fewer than
 //!    `minHealthPercent` are left.
 //!
 //! Source: Istio `loadBalancer`; Envoy's load balancing policies.

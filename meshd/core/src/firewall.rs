@@ -23,7 +23,7 @@ pub const VIRTUAL_V6: &str = "2001:2::/48";
 pub struct Intercept {
     /// `SO_MARK` of meshd's own sockets.
     pub mark: u32,
-    /// Where connections of local processes go: port of a listener on 127.0.0.1 and ::1.
+    /// Where connections of local processes go: port of a listener on `127.0.0.1` and `::1`.
     pub outbound_port: u16,
     /// Where connections to local services go: port of a listener on all addresses; `None`: they are left alone.
     pub inbound_port: Option<u16>,
@@ -46,7 +46,7 @@ pub struct Intercept {
 /// Which DNS questions are caught.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DnsCapture {
-    /// Port of a listener on 127.0.0.1 and ::1, UDP and TCP.
+    /// Port of a listener on `127.0.0.1` and `::1`, UDP and TCP.
     pub port: u16,
     /// Only questions to these; empty: to any. Needed where meshd's own upstream is a resolver on this host, whose
     /// questions to the world would otherwise come back to meshd.
@@ -89,9 +89,10 @@ pub fn removal() -> &'static str {
 }
 
 fn port_set(targets: &BTreeSet<u16>) -> String {
-    let elements = match targets.is_empty() {
-        true => String::new(),
-        false => format!("\t\telements = {{ {} }}\n", joined(targets)),
+    let elements = if targets.is_empty() {
+        String::new()
+    } else {
+        format!("\t\telements = {{ {} }}\n", joined(targets))
     };
     format!("\tset inbound_targets {{\n\t\ttype inet_service\n{elements}\t}}\n")
 }

@@ -4,15 +4,19 @@
 //! arguments, decisions go out as values. So the proxy, `meshctl explain`, the golden cases, the fuzzers and the
 //! simulator run the same code.
 
+pub mod analyze;
 pub mod autopilot;
 pub mod balance;
+pub mod compile;
 pub mod election;
 pub mod endpoint;
 pub mod firewall;
+pub mod health;
 pub mod identity;
 pub mod liveness;
 pub mod plan;
 pub mod resilience;
 pub mod route;
+pub mod views;
 pub mod wire;
 pub mod world;

@@ -43,6 +43,10 @@ pub struct Plan {
     pub names: Arc<Names>,
     /// Every cluster of every caller, by name: for views, and to carry state into the next Plan.
     pub clusters: BTreeMap<ClusterName, Arc<Cluster>>,
+    /// What could not be carried out although it was accepted, `object: reason`. Told to the servers.
+    pub problems: Vec<String>,
+    /// What the next Plan may share with this one.
+    pub memory: crate::compile::Memory,
 }
 
 /// Who this host is.
@@ -121,7 +125,7 @@ pub struct Outbound {
     pub ports: HashMap<u16, Arc<PortTable>>,
     /// What is behind each virtual or declared address and port.
     pub addresses: HashMap<(IpAddr, u16), Arc<ServicePort>>,
-    /// What is behind address ranges (`addresses: [10.0.0.0/8]` of a ServiceEntry), most specific first.
+    /// What is behind address ranges (`addresses: [10.0.0.0/8]` of a `ServiceEntry`), most specific first.
     pub ranges: Vec<(IpNet, u16, Arc<ServicePort>)>,
 }
 
@@ -207,6 +211,14 @@ impl<T> HostTable<T> {
         fitting.copied().find_map(|length| self.wildcard.get(host.get(host.len() - length..)?))
     }
 
+    /// Finds a host by its pattern: `*.example.com` is only itself.
+    pub fn get(&self, pattern: &str) -> Option<&Arc<T>> {
+        match pattern.strip_prefix('*') {
+            Some(suffix) => self.wildcard.get(suffix),
+            None => self.exact.get(pattern),
+        }
+    }
+
     /// Whether no host is in it.
     pub fn is_empty(&self) -> bool {
         self.exact.is_empty() && self.lengths.is_empty()
@@ -228,6 +240,8 @@ pub struct VirtualHost {
     pub port: u16,
     /// Its routes, the first that matches counts.
     pub routes: Vec<Arc<Route>>,
+    /// Stands for the rules and services it was made of: with the same stamp and the same clusters it is the same.
+    pub stamp: u64,
 }
 
 /// One host of TLS connections that are passed through.
@@ -275,7 +289,7 @@ pub struct TcpRule {
 pub struct Names {
     /// Lower-case names without trailing dot, every spelling that callers here may use, to their addresses.
     pub exact: HashMap<Box<str>, Arc<[IpAddr]>>,
-    /// Suffixes of wildcard ServiceEntry hosts that have addresses, longest first: `(".example.com", …)`.
+    /// Suffixes of wildcard `ServiceEntry` hosts that have addresses, longest first: `(".example.com", …)`.
     pub wildcard: Vec<(Box<str>, Arc<[IpAddr]>)>,
 }
 

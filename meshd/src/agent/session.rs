@@ -81,7 +81,8 @@ impl Session {
                 }
                 Ok(()) = agent.offer.health.changed() => {
                     agent.publish();
-                    let up = Up { health: agent.offer.health.borrow_and_update().clone(), ..alive(agent) };
+                    let health = agent.offer.health.borrow_and_update().clone();
+                    let up = Up { health, ..alive(agent) };
                     self.say(&up).await
                 }
                 _ = keepalive.tick() => {

@@ -3,19 +3,21 @@
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Read};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
 use data_encoding::BASE64;
-use mesh_proto::api::{ApiError, ErrorCode, JoinRequest, Joined, Request, Response};
+use mesh_core::identity::Identity;
+use mesh_proto::api::{ApiError, ErrorCode, JoinRequest, Joined, Response};
 use mesh_proto::command::{
     Bootstrap, HostFacts, HostId, Mesh, NewHost, Timestamp, TokenRole, VoterWish,
 };
 use mesh_proto::token::Token;
+use rustls::pki_types::CertificateDer;
 
-use super::state::{FolderLock, HostState, refuse_second_mesh};
+use super::state::{FolderLock, HostState, Standing, refuse_second_mesh};
 use crate::config::{Config, Voter};
 use crate::identity::files::make_folder;
 use crate::identity::hostkeys::HostKeys;
@@ -77,7 +79,8 @@ pub fn init(config: &Config, arguments: &Init) -> Result<()> {
     ]);
     let bootstrap = Bootstrap { mesh: mesh.clone(), sealed_root, host: new_host(config, &keys, address) };
     let servers = BTreeMap::from([(id, address)]);
-    HostState::new(id, &config.host.name, address, mesh.clone(), servers, Some(bootstrap)).save(data)?;
+    let standing = Standing::First(Box::new(bootstrap));
+    HostState::new(id, &config.host.name, address, mesh.clone(), servers, standing).save(data)?;
 
     super::print(&format!(
         "{} is the first host of mesh {} (trust domain {}), reached at {address}.\n\n\
@@ -113,16 +116,16 @@ pub fn join(config: &Config, arguments: &Join) -> Result<()> {
     };
     let joined = runtime.block_on(asked).with_context(|| format!("joining by way of {server}"))?;
 
-    let mut servers = joined.servers;
+    let mut servers = joined.servers.clone();
     if servers.is_empty() {
         servers.insert(HostId(0), server);
     }
-    crate::identity::save_chain(data, &joined.chain)?;
-    HostState::new(joined.id, &config.host.name, address, joined.mesh.clone(), servers, None).save(data)?;
-    let role = match joined.role {
-        TokenRole::VoterEligible => "may keep the mesh's state (server)",
-        TokenRole::Agent => "agent",
+    keep_certificate(data, keys, &joined)?;
+    let (standing, role) = match joined.role {
+        TokenRole::VoterEligible => (Standing::MayServe, "may keep the mesh's state"),
+        TokenRole::Agent => (Standing::Agent, "agent"),
     };
+    HostState::new(joined.id, &config.host.name, address, joined.mesh.clone(), servers, standing).save(data)?;
     super::print(&format!(
         "{} is in mesh {} as host {} ({role}), reached at {address}.\n\n{}",
         config.host.name,
@@ -130,6 +133,23 @@ pub fn join(config: &Config, arguments: &Join) -> Result<()> {
         joined.id,
         next_steps(config, "Then register a service:   meshctl service register NAME --port 9080\n"),
     ))
+}
+
+/// Keeps the host's first certificate where `run` finds it.
+fn keep_certificate(data: &Path, keys: HostKeys, joined: &Joined) -> Result<()> {
+    let identity = Identity::host(&joined.mesh.trust_domain, &joined.id.to_string())?;
+    let chain: Vec<CertificateDer<'static>> = joined
+        .chain
+        .iter()
+        .map(|certificate| BASE64.decode(certificate.as_bytes()).map(Into::into))
+        .collect::<Result<_, _>>()
+        .context("the certificate from the other host is no base64")?;
+    Ok(crate::identity::keep_host_chain(&certificates(data), keys, &identity, &chain)?)
+}
+
+/// The folder of certificates.
+pub(super) fn certificates(data: &Path) -> PathBuf {
+    data.join("certificates")
 }
 
 async fn ask_to_join(server: SocketAddr, token: &Token, host: NewHost, keys: &HostKeys) -> Result<Joined> {
@@ -146,7 +166,6 @@ async fn ask_to_join(server: SocketAddr, token: &Token, host: NewHost, keys: &Ho
         csr: BASE64.encode(&keys.request()?),
         clock_ms: since_epoch(SystemTime::now()),
     };
-    let request = Request::Join(Box::new(request));
     link.frames.send(Bytes::from(serde_json::to_vec(&request)?)).await?;
     let answer = link.frames.recv().await?.context("the other host closed the connection without an answer")?;
     let answer: Result<Response, ApiError> = serde_json::from_slice(&answer).context("the answer is unreadable")?;

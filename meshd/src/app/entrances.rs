@@ -1,6 +1,6 @@
 //! The proxy's listeners, as the configuration names them.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ use crate::agent::Outlets;
 use crate::config::{self, Config, StandsFor};
 use crate::proxy::{self, Declared, Entrance, Proxy, Settings, Shared, Sockets, Way};
 use crate::telemetry::{self, AccessLog, Stats};
-use crate::transport::{Credentials, Dialer, QuicListener, QuicOptions, SocketOptions, Transport, socket};
+use crate::transport::{Dialer, QuicOptions, SocketOptions, Transport, socket};
 
 /// How many workers the proxy has.
 pub(super) fn workers(config: &Config) -> usize {
@@ -40,14 +40,19 @@ pub(super) fn start_proxy(
     Ok(proxy::start(shared, sockets(config)?)?)
 }
 
-/// Listens on the mesh port over UDP; without it, hosts reach this one over TCP.
-pub(super) fn quic(config: &Config, credentials: &Arc<Credentials>) -> Option<QuicListener> {
-    let listener = socket::bind_udp(config.listen.mesh, socket::Share::No)
-        .map_err(|error| error.to_string())
-        .and_then(|udp| QuicListener::new(udp, credentials, QuicOptions::default()).map_err(|error| error.to_string()));
-    listener
-        .map_err(|error| tracing::warn!(error, "the mesh port does not listen on UDP; other hosts use TCP"))
-        .ok()
+/// Binds the mesh port over UDP; without it, hosts reach this one over TCP.
+///
+/// Where the mesh port is open to both families, UDP is bound on IPv4 only: over IPv6, TCP carries the same.
+fn quic(config: &Config) -> Option<(UdpSocket, QuicOptions)> {
+    let mesh = config.listen.mesh;
+    let address = if mesh.ip().is_unspecified() { (Ipv4Addr::UNSPECIFIED, mesh.port()).into() } else { mesh };
+    match socket::bind_udp(address, socket::Share::Alone) {
+        Ok(udp) => Some((udp, QuicOptions::default())),
+        Err(error) => {
+            tracing::warn!(%error, "the mesh port does not listen on UDP; other hosts use TCP");
+            None
+        }
+    }
 }
 
 fn settings(config: &Config) -> Settings {
@@ -59,7 +64,7 @@ fn settings(config: &Config) -> Settings {
             config::Transport::Quic => Transport::Quic,
         },
         limits: mesh_core::wire::guard::Limits {
-            head_bytes: limits.head_bytes,
+            header_bytes: limits.head_bytes,
             headers: limits.headers,
             uri_bytes: limits.uri_bytes,
             ..Default::default()
@@ -90,18 +95,21 @@ fn sockets(config: &Config) -> Result<Sockets> {
         entrances.push(Entrance { way, sockets });
         Ok(())
     };
-    add(Way::Mesh, config.listen.mesh).or_else(|error| {
-        // No IPv6 on this host: the same port on IPv4.
-        let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, config.listen.mesh.port()));
-        if config.listen.mesh.ip().is_unspecified() && config.listen.mesh.is_ipv6() { add(Way::Mesh, v4) } else { Err(error) }
-    })?;
+    for address in mesh_addresses(config.listen.mesh) {
+        match add(Way::Mesh, address) {
+            Err(error) if address.is_ipv6() && address.ip().is_unspecified() => {
+                tracing::info!(%error, "the mesh port is open on IPv4 only");
+            }
+            bound => bound?,
+        }
+    }
     for address in &config.listen.outbound {
         add(Way::Outbound { caller: 0 }, *address)?;
     }
     for address in &config.listen.inbound {
         add(Way::Inbound, *address)?;
     }
-    for address in config.listen.http_proxy {
+    if let Some(address) = config.listen.http_proxy {
         add(Way::HttpProxy { caller: 0 }, address)?;
     }
     let callers = callers(config);
@@ -121,7 +129,15 @@ fn sockets(config: &Config) -> Result<Sockets> {
         };
         add(way, listener.address)?;
     }
-    Ok(Sockets { entrances })
+    Ok(Sockets { entrances, quic: quic(config) })
+}
+
+/// `[::]` stands for both families; a socket takes one.
+fn mesh_addresses(mesh: SocketAddr) -> Vec<SocketAddr> {
+    if mesh.is_ipv6() && mesh.ip().is_unspecified() {
+        return vec![(Ipv4Addr::UNSPECIFIED, mesh.port()).into(), mesh];
+    }
+    vec![mesh]
 }
 
 /// The callers that listeners name, in the order of `Node::callers`.

@@ -10,6 +10,8 @@ use mesh_core::plan::Plan;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 
+use mesh_proto::command::HostId;
+
 use crate::agent::Published;
 use crate::identity::RotationHandle;
 use crate::intercept;
@@ -19,6 +21,7 @@ use crate::transport::Credentials;
 pub(super) struct Follower {
     pub(super) credentials: Arc<Credentials>,
     pub(super) rotation: RotationHandle,
+    pub(super) host: HostId,
     /// Whether connections on their way in are redirected.
     pub(super) intercepts_inbound: bool,
     pub(super) inbound_targets: BTreeSet<u16>,
@@ -43,7 +46,7 @@ impl Follower {
         }
         self.rotation.want(identities(&now.plan));
         self.credentials.set_sni(names(&now.plan));
-        self.redirect_inbound(&now.plan);
+        self.redirect_inbound(now);
     }
 
     fn trust_roots(&self, now: &Published) {
@@ -58,8 +61,9 @@ impl Follower {
         }
     }
 
-    fn redirect_inbound(&mut self, plan: &Plan) {
-        let targets: BTreeSet<u16> = plan.inbound.targets.keys().copied().collect();
+    fn redirect_inbound(&mut self, now: &Published) {
+        let own = now.world.registrations.get(&self.host);
+        let targets = own.map(|own| intercept::inbound_targets(own)).unwrap_or_default();
         if !self.intercepts_inbound || targets == self.inbound_targets {
             return;
         }
@@ -86,7 +90,7 @@ fn names(plan: &Plan) -> HashMap<String, Identity> {
     let instances = plan.inbound.instances.values();
     instances
         .flat_map(|instance| {
-            let name = |port: u16| sni::format(&instance.host, port, "");
+            let name = |port: u16| sni::format(port, "", &instance.host);
             instance.ports.iter().map(move |port| (name(port.number), instance.identity.clone()))
         })
         .collect()

@@ -9,9 +9,9 @@ use bytes::Bytes;
 use mesh_core::endpoint::Moment;
 use mesh_core::plan::Plan;
 use mesh_core::views;
-use mesh_proto::api::{ApiError, Call, ErrorCode, Get, HostStats, Request, Response, Scope};
+use mesh_proto::api::{ApiError, Call, ErrorCode, Get, HostStats, JoinRequest, Request, Response, Scope};
 use mesh_proto::command::{HostId, Liveness};
-use mesh_proto::registration::Instance;
+use mesh_proto::registration::{Instance, Registration};
 use std::collections::BTreeMap;
 use tokio::sync::watch;
 
@@ -26,6 +26,9 @@ use crate::transport::{FrameStream, Peer};
 const PATIENCE: Duration = Duration::from_secs(4);
 /// How long a host may take to tell its counters.
 const STATS_LIMIT: Duration = Duration::from_secs(1);
+
+/// How long the mesh may take to know a registration.
+const AGREED_WITHIN: Duration = Duration::from_secs(5);
 
 /// Answers requests, from meshctl on this host and from other hosts.
 pub(super) struct Requests {
@@ -85,12 +88,11 @@ impl Requests {
     /// Serves a host that wants to join, by a server elsewhere where this host has none.
     pub(super) async fn serve_join(&self, mut stream: FrameStream, exporter: [u8; 32]) {
         let Ok(Ok(Some(frame))) = tokio::time::timeout(PATIENCE, stream.recv()).await else { return };
-        let answer = match serde_json::from_slice::<Request>(&frame) {
-            Ok(Request::Join(mut join)) => {
+        let answer = match serde_json::from_slice::<JoinRequest>(&frame) {
+            Ok(mut join) => {
                 join.binding = data_encoding::BASE64.encode(&exporter);
-                self.ask_servers(Request::Join(join), "a joining host").await
+                self.ask_servers(Request::Join(Box::new(join)), "a joining host").await
             }
-            Ok(_) => Err(refused(ErrorCode::Forbidden, "only a join may be asked here")),
             Err(error) => Err(refused(ErrorCode::Invalid, error.to_string())),
         };
         drop(stream.send(encode(&answer)).await);
@@ -109,7 +111,7 @@ impl Requests {
             Request::Version => Response::Version { version: env!("CARGO_PKG_VERSION").into() },
             Request::Get(get) if get.stale => self.read_mirror(get),
             Request::Register { instances } => return Some(self.register(instances).await),
-            Request::Deregister { ids } => return Some(self.desk.deregister(ids).await.map(|()| Response::Done)),
+            Request::Deregister { ids } => return Some(self.deregister(ids).await),
             _ => return None,
         }))
     }
@@ -152,7 +154,41 @@ impl Requests {
         if let Some(why) = contradiction {
             return Err(refused(ErrorCode::Conflict, why));
         }
-        self.desk.register(instances).await.map(|()| Response::Done)
+        self.desk.register(instances).await?;
+        let known = |registration: Option<&Arc<Registration>>| {
+            instances.iter().all(|(id, wanted)| {
+                let agreed = registration.and_then(|registration| registration.instances.get(id));
+                agreed.is_some_and(|agreed| Instance { health: wanted.health, ..agreed.clone() } == *wanted)
+            })
+        };
+        self.wait_until_agreed(known).await
+    }
+
+    async fn deregister(&self, ids: &[String]) -> Result<Response, ApiError> {
+        self.desk.deregister(ids).await?;
+        let gone = |registration: Option<&Arc<Registration>>| {
+            registration.is_none_or(|registration| ids.iter().all(|id| !registration.instances.contains_key(id)))
+        };
+        self.wait_until_agreed(gone).await
+    }
+
+    /// Waits until the mesh knows this host's registration as it should be.
+    async fn wait_until_agreed(
+        &self,
+        wanted: impl Fn(Option<&Arc<Registration>>) -> bool,
+    ) -> Result<Response, ApiError> {
+        let mut published = self.published.clone();
+        let agreed = published.wait_for(|published| wanted(published.world.registrations.get(&self.id)));
+        match tokio::time::timeout(AGREED_WITHIN, agreed).await {
+            Ok(_) => Ok(Response::Done),
+            Err(_) => Err(refused(
+                ErrorCode::Timeout,
+                format!(
+                    "it is written down on this host, but the mesh did not take it in within {} s; see meshctl status, and the log of meshd",
+                    AGREED_WITHIN.as_secs()
+                ),
+            )),
+        }
     }
 
     fn read_mirror(&self, get: &Get) -> Response {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use arc_swap::ArcSwap;
@@ -28,11 +28,11 @@ use crate::agent::{Agent, Connection, Mirror, Offer, Outlets, Published};
 use crate::config::Config;
 use crate::drain::{self, Drain};
 use crate::identity::{HostKeys, Rotation, RotationHandle, RotationSettings};
-use crate::proxy::{self, Proxy};
+use crate::proxy::Proxy;
 use crate::server::{Server, Setup};
 use crate::services::Desk;
 use crate::telemetry::Stats;
-use crate::transport::{Accepted, Credentials, Dialer, QuicListener, Service, SocketOptions, Trust};
+use crate::transport::{Accepted, Credentials, Dialer, Service, SocketOptions, Trust};
 use crate::{agent, dns, health, intercept, systemd, task};
 
 /// Serves until SIGTERM or SIGINT.
@@ -79,6 +79,11 @@ fn runtime(name: &'static str) -> Result<Runtime> {
         .with_context(|| format!("starting {name}"))
 }
 
+/// The mark on every outgoing socket: interception lets it pass.
+fn socket_options(config: &Config) -> SocketOptions {
+    SocketOptions { mark: Some(config.intercept.mark) }
+}
+
 /// What is known before anything listens.
 struct Ground {
     config: Config,
@@ -104,7 +109,7 @@ impl Ground {
             .collect::<Result<_, _>>()
             .context("the mesh's roots in host.json are damaged")?;
         let credentials = Credentials::new(Trust::new(&state.mesh.trust_domain, roots)?);
-        let dialer = Dialer::new(credentials.clone(), SocketOptions { mark: Some(config.intercept.mark) });
+        let dialer = Dialer::new(credentials.clone(), socket_options(&config));
         let workers = entrances::workers(&config);
         let (drain, draining) = drain::channel();
         Ok(Self {
@@ -131,8 +136,9 @@ async fn serve(config: Config, state: HostState, raft: &Runtime) -> Result<()> {
     let socket = admin::bind_socket(&ground.config.listen.socket).await?;
     let ports = Ports::bind(&ground.config).await?;
 
-    let desk = Desk::start(&ground.config, ground.draining.clone())?;
-    let health = health::start(desk.registration(), ground.draining.clone());
+    let desk = Desk::start(&ground.config, ground.draining.clone());
+    let options = SocketOptions { mark: Some(ground.config.intercept.mark) };
+    let health = health::start(desk.registration(), options, ground.draining.clone());
     let (outlets, published) = outlets();
     let (agent, problem) = Agent::new(agent_settings(&ground)?, offer(&desk, health), outlets.clone());
     if let Some(problem) = problem {
@@ -141,15 +147,16 @@ async fn serve(config: Config, state: HostState, raft: &Runtime) -> Result<()> {
 
     let notary = Arc::new(HostNotary::new(ground.state.id, ground.keys.clone()));
     let hosts = Arc::new(Hosts::new(ground.dialer.clone()));
-    let rotation = start_rotation(&ground, &notary, &hosts, published.clone())?;
+    let (rotation, certificates) = prepare_rotation(&ground, &notary, &hosts, published.clone())?;
 
-    let quic = entrances::quic(&ground.config, &ground.credentials);
     let upstreams = dns::upstreams(&ground.config);
     let dns = dns::start(&ground.config, outlets.plans.clone(), upstreams.clone(), ground.draining.clone()).await?;
     let mut proxy = entrances::start_proxy(&ground.config, &outlets, &ground.dialer, &ground.stats, ground.began)?;
     let intercepts = start_interception(&ground.config, &upstreams, &desk)?;
 
     let server = start_server(&ground, raft, &notary, &hosts).await?;
+    task::spawn("certificates", rotation.run());
+    first_certificate(&certificates, &ground.own_identity()?).await;
     let requests = Arc::new(Requests {
         id: ground.state.id,
         name: ground.state.name.clone(),
@@ -163,12 +170,10 @@ async fn serve(config: Config, state: HostState, raft: &Runtime) -> Result<()> {
     });
     let control = std::mem::replace(&mut proxy.control, mpsc::channel(1).1);
     task::spawn("control", accept_control(control, server.clone(), requests.clone()));
-    if let Some(quic) = quic {
-        task::spawn("mesh port, QUIC", accept_quic(quic, proxy.hops(), server.clone(), requests.clone()));
-    }
     let follower = Follower {
         credentials: ground.credentials.clone(),
-        rotation,
+        rotation: certificates,
+        host: ground.state.id,
         intercepts_inbound: intercepts && ground.config.intercept.inbound,
         inbound_targets: BTreeSet::new(),
     };
@@ -242,7 +247,8 @@ fn agent_settings(ground: &Ground) -> Result<agent::Settings> {
         facts: begin::facts(&ground.config, address),
         servers: ground.state.servers.clone(),
         mirror: Mirror::at(&ground.config.host.data),
-        dialer: ground.dialer.clone(),
+        // Its own: a QUIC connection lives on the runtime that made it.
+        dialer: Dialer::new(ground.credentials.clone(), socket_options(&ground.config)),
     })
 }
 
@@ -265,23 +271,33 @@ fn node(config: &Config, state: &HostState) -> Node {
     }
 }
 
-fn start_rotation(
+/// Installs the certificates on disk, and makes what renews them.
+fn prepare_rotation(
     ground: &Ground,
     notary: &Arc<HostNotary>,
     hosts: &Arc<Hosts>,
     published: watch::Receiver<Arc<Published>>,
-) -> Result<RotationHandle> {
+) -> Result<(Rotation<signer::Signer>, RotationHandle)> {
     let settings = RotationSettings {
         credentials: ground.credentials.clone(),
         keys: ground.keys.clone(),
         host: ground.own_identity()?,
-        folder: ground.config.host.data.join("certificates"),
+        folder: begin::certificates(&ground.config.host.data),
     };
     let servers = ground.state.servers.clone();
-    let (mut rotation, handle) = Rotation::new(settings, signer::signer(notary.clone(), hosts.clone(), published, servers));
+    let signer = signer::signer(notary.clone(), hosts.clone(), published, servers);
+    let (mut rotation, handle) = Rotation::new(settings, signer);
     rotation.restore()?;
-    task::spawn("certificates", rotation.run());
-    Ok(handle)
+    Ok((rotation, handle))
+}
+
+/// Waits a moment for the host's own certificate: without it, the first dials of the agent would fail. Where it does
+/// not come (no server answers), meshd goes on and the agent tries again.
+async fn first_certificate(certificates: &RotationHandle, host: &Identity) {
+    let mut standings = certificates.standings();
+    let certified =
+        standings.wait_for(|now| now.get(host).is_some_and(|standing| standing.validity.is_some()));
+    let _ = tokio::time::timeout(Duration::from_secs(2), certified).await;
 }
 
 fn start_interception(config: &Config, upstreams: &[std::net::SocketAddr], desk: &Desk) -> Result<bool> {
@@ -289,11 +305,7 @@ fn start_interception(config: &Config, upstreams: &[std::net::SocketAddr], desk:
     let rules = intercept::rules(config, upstreams, &registration);
     match intercept::start(config.intercept.mode, &rules)? {
         intercept::Outcome::Applied => Ok(true),
-        intercept::Outcome::Off => Ok(false),
-        intercept::Outcome::Unavailable(why) => {
-            tracing::info!(why, "traffic is not intercepted; callers use listeners or the HTTP proxy port");
-            Ok(false)
-        }
+        intercept::Outcome::Off | intercept::Outcome::Unavailable(_) => Ok(false),
     }
 }
 
@@ -325,7 +337,7 @@ async fn start_server(
             mesh_proto::api::ErrorCode::Conflict => Ok(mesh_proto::command::Revision(0)),
             _ => Err(error),
         })?;
-        HostState { bootstrap: None, ..ground.state.clone() }.save(&ground.config.host.data)?;
+        ground.state.clone().begun().save(&ground.config.host.data)?;
     }
     Ok(Some(server))
 }
@@ -344,7 +356,7 @@ impl Ports {
             })
         }
         let mut ports = Self { admin: Vec::new(), metrics: Vec::new() };
-        for address in config.listen.admin {
+        if let Some(address) = config.listen.admin {
             ports.admin.push(bind("listen.admin", address).await?);
         }
         for address in &config.listen.metrics {
@@ -400,7 +412,7 @@ fn spawn_agent(agent: Agent) -> Result<AgentThread> {
         .name("meshd-agent".into())
         .spawn(move || {
             runtime.block_on(agent.run(stopped));
-            drop(end.send(()));
+            let _ = end.send(());
         })
         .context("starting the agent")?;
     Ok(AgentThread { stop, ended })
@@ -409,8 +421,8 @@ fn spawn_agent(agent: Agent) -> Result<AgentThread> {
 impl AgentThread {
     /// Says goodbye to the mesh.
     async fn stop(self) {
-        drop(self.stop.send(()));
-        drop(self.ended.await);
+        let _ = self.stop.send(());
+        let _ = self.ended.await;
     }
 }
 
@@ -431,21 +443,6 @@ async fn accept_control(
 ) {
     while let Some(accepted) = incoming.recv().await {
         hand_over(accepted, server.as_ref(), &requests);
-    }
-}
-
-async fn accept_quic(
-    mut listener: QuicListener,
-    hops: proxy::Hops,
-    server: Option<Arc<Server>>,
-    requests: Arc<Requests>,
-) {
-    loop {
-        match listener.accept().await {
-            Ok(hop @ Accepted::Hop(..)) => hops.send(hop).await,
-            Ok(other) => hand_over(other, server.as_ref(), &requests),
-            Err(refused) => tracing::debug!(%refused, "refused on the mesh port"),
-        }
     }
 }
 

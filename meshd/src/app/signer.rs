@@ -19,6 +19,9 @@ use super::notary::HostNotary;
 use crate::agent::Published;
 
 type Chain = Result<Vec<CertificateDer<'static>>, String>;
+type Asking = Pin<Box<dyn Future<Output = Chain> + Send>>;
+/// What `identity::Rotation` asks.
+pub(super) type Signer = Box<dyn Fn(Identity, Vec<u8>) -> Asking + Send + Sync>;
 
 /// How long a server may take to sign.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -29,8 +32,8 @@ pub(super) fn signer(
     hosts: Arc<Hosts>,
     published: watch::Receiver<Arc<Published>>,
     first_servers: BTreeMap<HostId, SocketAddr>,
-) -> impl Fn(Identity, Vec<u8>) -> Pin<Box<dyn Future<Output = Chain> + Send>> + Send + Sync + 'static {
-    move |identity, csr| {
+) -> Signer {
+    Box::new(move |identity, csr| {
         let (notary, hosts) = (notary.clone(), hosts.clone());
         let mut servers = published.borrow().servers.clone();
         if servers.is_empty() {
@@ -42,7 +45,7 @@ pub(super) fn signer(
                 None => ask_servers(&hosts, servers, &identity, &csr).await,
             }
         })
-    }
+    })
 }
 
 async fn ask_servers(hosts: &Hosts, servers: BTreeMap<HostId, SocketAddr>, identity: &Identity, csr: &[u8]) -> Chain {

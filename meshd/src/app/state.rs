@@ -31,9 +31,21 @@ pub(super) struct HostState {
     pub(super) mesh: Mesh,
     /// Servers to turn to.
     pub(super) servers: BTreeMap<HostId, SocketAddr>,
+    /// Whether it may keep the mesh's state: then it runs a server, which waits to be made a voter.
+    pub(super) may_serve: bool,
     /// On the first host, until its server has begun: the mesh's first facts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) bootstrap: Option<Bootstrap>,
+}
+
+/// What a host is in the control plane when it begins.
+pub(super) enum Standing {
+    /// The first of its mesh.
+    First(Box<Bootstrap>),
+    /// May become a voter.
+    MayServe,
+    /// Follows.
+    Agent,
 }
 
 impl HostState {
@@ -44,9 +56,14 @@ impl HostState {
         address: SocketAddr,
         mesh: Mesh,
         servers: BTreeMap<HostId, SocketAddr>,
-        bootstrap: Option<Bootstrap>,
+        standing: Standing,
     ) -> Self {
-        Self { format: FORMAT, id, name: name.to_owned(), address, mesh, servers, bootstrap }
+        let (may_serve, bootstrap) = match standing {
+            Standing::First(bootstrap) => (true, Some(*bootstrap)),
+            Standing::MayServe => (true, None),
+            Standing::Agent => (false, None),
+        };
+        Self { format: FORMAT, id, name: name.to_owned(), address, mesh, servers, may_serve, bootstrap }
     }
 
     /// Reads the state; `None` when this host is in no mesh yet.
@@ -67,6 +84,11 @@ impl HostState {
             );
         }
         Ok(Some(state))
+    }
+
+    /// The same, once the mesh has begun.
+    pub(super) fn begun(self) -> Self {
+        Self { bootstrap: None, ..self }
     }
 
     /// Writes the state, wholly or not at all.

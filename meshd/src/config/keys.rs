@@ -336,7 +336,7 @@ pub const KEYS: &[Key] = &[
         "level",
         r#""info""#,
         "error, warn, info, debug, trace",
-        "How much is logged; also per module, such as \"info,meshd::dns=debug\".",
+        "How much is logged; also per module, such as \"info,meshd=debug\".",
     ),
     key(
         "log",
@@ -357,13 +357,12 @@ pub fn default_document() -> String {
     for key in KEYS {
         if key.table != table {
             table = key.table;
-            let _ = match table.starts_with('[') {
-                true => writeln!(
-                    out,
-                    "\n# One for each local address that stands for a service; no default:\n#{table}"
-                ),
-                false => writeln!(out, "\n[{table}]"),
-            };
+            if table.starts_with('[') {
+                out.push_str("\n# One for each local address that stands for a service; no default:\n#");
+                let _ = writeln!(out, "{table}");
+            } else {
+                let _ = writeln!(out, "\n[{table}]");
+            }
         }
         let _ = writeln!(out, "# {} ({})\n#{} = {}", key.about, key.unit, key.name, key.default);
     }

@@ -328,7 +328,7 @@ fn level(text: &str) -> Result<String, String> {
     match tracing_subscriber::EnvFilter::try_new(text) {
         Ok(_) if !text.is_empty() => Ok(text.to_owned()),
         _ => Err(format!(
-            "{text:?} is not error, warn, info, debug or trace (also per module: info,meshd::dns=debug)"
+            "{text:?} is not error, warn, info, debug or trace (also per module: info,meshd=debug)"
         )),
     }
 }

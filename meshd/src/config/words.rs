@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use mesh_core::identity::Identity;
 use mesh_core::plan::{Locality, Workload};
 
-use super::document::{Document, Read, Section, Value, map, parsed, text};
+use super::document::{Document, Read, Section, Value, map, parsed};
 
 /// Reads a DNS label: the name of a service or namespace.
 ///
@@ -122,9 +122,8 @@ pub(crate) fn workload<'t>(
 
 /// Reads a path; it must be absolute, since meshd has no folder of its own.
 pub(crate) fn absolute_path(value: &Value<'_>) -> Read<std::path::PathBuf> {
-    let _: String = text(value)?;
-    parsed(|text: &str| match text.starts_with('/') {
-        true => Ok(std::path::PathBuf::from(text)),
-        false => Err(format!("{text:?} is not an absolute path")),
+    parsed(|text: &str| {
+        let is_absolute = text.starts_with('/');
+        is_absolute.then(|| text.into()).ok_or_else(|| format!("{text:?} is not an absolute path"))
     })(value)
 }

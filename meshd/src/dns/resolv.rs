@@ -34,7 +34,9 @@ impl Resolvers {
             match (words.next(), words.next()) {
                 (Some("nameserver"), Some(address)) => match address.parse::<IpAddr>() {
                     Ok(address) => resolvers.servers.push(SocketAddr::new(address, 53)),
-                    Err(_) => tracing::warn!(address, file = RESOLV_CONF, "resolver is not used: no plain address"),
+                    Err(_) => {
+                        tracing::warn!(address, file = RESOLV_CONF, "resolver is not used: no plain address");
+                    }
                 },
                 (Some("search" | "domain"), Some(first)) => {
                     resolvers.search = std::iter::once(first).chain(words).filter_map(suffix).collect();

@@ -57,7 +57,9 @@ fn each_family_has_its_own_answer() {
 
 #[test]
 fn what_a_mesh_name_does_not_have_is_no_data_rather_than_no_name() {
-    for kind in [RecordType::AAAA, RecordType::MX, RecordType::ANY, RecordType::HTTPS, RecordType::Unknown(65280)] {
+    for kind in
+        [RecordType::AAAA, RecordType::MX, RecordType::ANY, RecordType::HTTPS, RecordType::Unknown(65280)]
+    {
         let reply = reply(&question("v4.mesh.", kind));
         assert_eq!(reply.metadata.response_code, ResponseCode::NoError, "{kind}");
         assert!(reply.answers.is_empty(), "{kind}");
@@ -71,14 +73,17 @@ fn other_names_classes_and_orders_are_forwarded() {
         message.queries[0].query_class = DNSClass::CH;
         message
     };
-    for message in [question("example.com.", RecordType::A), question("wild.example.", RecordType::A), chaos] {
+    for message in [question("example.com.", RecordType::A), question("wild.example.", RecordType::A), chaos]
+    {
         assert!(matches!(decide(&message, Over::Udp), Verdict::Forward(None)));
     }
 }
 
 #[test]
 fn a_search_suffix_is_understood_but_does_not_hide_a_real_host() {
-    let Verdict::Forward(Some(instead)) = decide(&question("reviews.corp.example.", RecordType::A), Over::Udp) else {
+    let Verdict::Forward(Some(instead)) =
+        decide(&question("reviews.corp.example.", RecordType::A), Over::Udp)
+    else {
         panic!("asked elsewhere first");
     };
     assert_eq!(addresses(&Message::from_vec(&instead).unwrap()), ["240.240.0.7"]);
@@ -122,7 +127,10 @@ fn nothing_in_a_message_makes_it_panic() {
 fn resolv_conf_is_read_as_the_c_library_does() {
     let text = "# x\nnameserver 192.0.2.1\nnameserver fd00::1 ; y\nnameserver fe80::1%eth0\nsearch A.example. b.example\noptions ndots:2\n";
     let resolvers = Resolvers::parse(text);
-    assert_eq!(resolvers.servers, ["192.0.2.1:53".parse().unwrap(), "[fd00::1]:53".parse::<SocketAddr>().unwrap()]);
+    assert_eq!(
+        resolvers.servers,
+        ["192.0.2.1:53".parse().unwrap(), "[fd00::1]:53".parse::<SocketAddr>().unwrap()]
+    );
     assert_eq!(resolvers.search, ["a.example", "b.example"]);
 }
 
@@ -130,17 +138,17 @@ fn resolv_conf_is_read_as_the_c_library_does() {
 struct Serving {
     address: SocketAddr,
     drain: drain::Drain,
+    dns: Dns,
 }
 
-fn serve(servers: Vec<SocketAddr>, timeout: Duration) -> Serving {
-    let sockets = Sockets::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let address = sockets.address().unwrap();
+async fn in_front_of(servers: Vec<SocketAddr>, timeout: Duration) -> Serving {
+    let sockets = Sockets::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let plans = Arc::new(ArcSwap::from_pointee(Plan { names: Arc::new(names()), ..Plan::default() }));
     let resolvers = Resolvers { servers, search: vec!["corp.example".into()] };
     let settings = Settings { resolvers, timeout, ttl: Duration::from_secs(5), mark: 0x6d65 };
     let (drain, draining) = drain::channel();
-    task::spawn("dns", run(vec![sockets], plans, settings, draining));
-    Serving { address, drain }
+    let dns = serve(vec![sockets], plans, settings, &draining);
+    Serving { address: dns.addresses()[0], drain, dns }
 }
 
 impl Serving {
@@ -214,7 +222,7 @@ fn code_of(reply: &[u8]) -> ResponseCode {
 
 #[tokio::test]
 async fn names_of_the_mesh_are_answered_over_both_protocols() {
-    let serving = serve(Vec::new(), Duration::from_secs(1));
+    let serving = in_front_of(Vec::new(), Duration::from_secs(1)).await;
     let question = question("reviews.", RecordType::A).to_vec().unwrap();
     for reply in [serving.udp(&question).await, serving.tcp(&question).await] {
         assert_eq!(addresses(&Message::from_vec(&reply).unwrap()), ["240.240.0.7"]);
@@ -225,7 +233,7 @@ async fn names_of_the_mesh_are_answered_over_both_protocols() {
 async fn other_answers_pass_byte_for_byte() {
     let question = question("example.com.", RecordType::Unknown(65_280));
     let strange = strange_reply(&question);
-    let serving = serve(vec![resolver(Some(strange.clone())).await], Duration::from_secs(5));
+    let serving = in_front_of(vec![resolver(Some(strange.clone())).await], Duration::from_secs(5)).await;
     let question = question.to_vec().unwrap();
     assert_eq!(serving.udp(&question).await, strange);
     assert_eq!(serving.tcp(&question).await, strange);
@@ -236,7 +244,7 @@ async fn a_silent_resolver_leaves_time_for_the_next() {
     let question = question("example.com.", RecordType::A);
     let reply = strange_reply(&question);
     let servers = vec![resolver(None).await, resolver(Some(reply.clone())).await];
-    let serving = serve(servers, Duration::from_millis(400));
+    let serving = in_front_of(servers, Duration::from_millis(400)).await;
     assert_eq!(serving.udp(&question.to_vec().unwrap()).await, reply);
 }
 
@@ -244,7 +252,7 @@ async fn a_silent_resolver_leaves_time_for_the_next() {
 async fn when_no_resolver_answers_the_caller_is_told() {
     let question = question("example.com.", RecordType::A).to_vec().unwrap();
     for servers in [vec![], vec![resolver(None).await]] {
-        let serving = serve(servers, Duration::from_millis(100));
+        let serving = in_front_of(servers, Duration::from_millis(100)).await;
         assert_eq!(code_of(&serving.udp(&question).await), ResponseCode::ServFail);
         assert_eq!(code_of(&serving.tcp(&question).await), ResponseCode::ServFail);
     }
@@ -254,20 +262,39 @@ async fn when_no_resolver_answers_the_caller_is_told() {
 async fn a_suffixed_name_is_the_worlds_if_it_has_it_and_else_the_meshs() {
     let question = question("reviews.corp.example.", RecordType::A);
     let real = strange_reply(&question);
-    let serving = serve(vec![resolver(Some(real.clone())).await], Duration::from_secs(5));
+    let serving = in_front_of(vec![resolver(Some(real.clone())).await], Duration::from_secs(5)).await;
     assert_eq!(serving.udp(&question.to_vec().unwrap()).await, real);
 
     let mut unknown = Message::error_msg(77, OpCode::Query, ResponseCode::NXDomain);
     unknown.metadata.message_type = MessageType::Response;
     unknown.add_query(question.queries[0].clone());
-    let serving = serve(vec![resolver(Some(unknown.to_vec().unwrap())).await], Duration::from_secs(5));
+    let serving =
+        in_front_of(vec![resolver(Some(unknown.to_vec().unwrap())).await], Duration::from_secs(5)).await;
     let reply = serving.udp(&question.to_vec().unwrap()).await;
     assert_eq!(addresses(&Message::from_vec(&reply).unwrap()), ["240.240.0.7"]);
 }
 
 #[tokio::test]
 async fn draining_ends_it() {
-    let serving = serve(Vec::new(), Duration::from_secs(1));
+    let serving = in_front_of(Vec::new(), Duration::from_secs(1)).await;
     serving.drain.start();
+    within(serving.dns.stop()).await;
     assert_eq!(within(serving.drain.finished(Duration::from_secs(10))).await, 0);
+}
+
+#[tokio::test]
+async fn a_taken_port_is_named_with_its_key() {
+    let taken = Sockets::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let mut config = Config::default();
+    config.listen.dns = vec![taken.address];
+    let plans = Arc::new(ArcSwap::from_pointee(Plan::default()));
+    let error = start(&config, plans, Vec::new(), drain::channel().1).await.unwrap_err().to_string();
+    assert!(error.contains(&taken.address.to_string()) && error.contains("listen.dns"), "{error}");
+}
+
+#[test]
+fn meshd_never_asks_itself() {
+    let mut config = Config::default();
+    config.dns.upstreams = vec!["127.0.0.1:15053".parse().unwrap(), "192.0.2.1:53".parse().unwrap()];
+    assert_eq!(upstreams(&config), ["192.0.2.1:53".parse().unwrap()]);
 }

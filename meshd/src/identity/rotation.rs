@@ -26,7 +26,7 @@ use crate::transport::verify::{self, Side};
 use crate::transport::{Credentials, Trust};
 
 mod store;
-use store::Store;
+pub(super) use store::Store;
 
 /// What rotation works on.
 #[derive(Debug, Clone)]

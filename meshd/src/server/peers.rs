@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use mesh_proto::command::HostId;
+use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
 
 use super::raft::Facts;
 use crate::transport::Service;
@@ -49,7 +51,17 @@ pub(super) struct Peers {
     me: HostId,
     carrier: Arc<dyn Carrier>,
     facts: Arc<Facts>,
+    runtime: Handle,
     contacts: Mutex<BTreeMap<HostId, Contact>>,
+}
+
+/// Ends a call that nobody waits for any more.
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// What is known of one peer from its answers.
@@ -64,8 +76,9 @@ pub(super) struct Contact {
 }
 
 impl Peers {
+    /// Calls as host `me`, on the runtime this is called from.
     pub(super) fn new(me: HostId, carrier: Arc<dyn Carrier>, facts: Arc<Facts>) -> Self {
-        Self { me, carrier, facts, contacts: Mutex::default() }
+        Self { me, carrier, facts, runtime: Handle::current(), contacts: Mutex::default() }
     }
 
     /// Calls a host at the address that the World knows.
@@ -81,12 +94,33 @@ impl Peers {
             return Err(NoAnswer(format!("host {to} is not in the mesh any more")));
         };
         let began = Instant::now();
-        let answer =
-            match tokio::time::timeout(timeout, self.carrier.call(to, at, service, body, timeout)).await {
-                Ok(answer) => answer,
-                Err(_) => Err(NoAnswer(format!("{at} did not answer within {timeout:?}"))),
-            };
+        let answer = match tokio::time::timeout(timeout, self.carry(to, at, service, body, timeout)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(NoAnswer(format!("{at} did not answer within {timeout:?}"))),
+        };
         self.contacts().entry(to).or_default().note(began, answer.is_ok());
+        answer
+    }
+
+    /// Carries a call on Raft's own runtime, where its connection lives.
+    ///
+    /// A Raft message waits only for two heartbeats. The call under it goes on a little longer: a
+    /// connection over a slow or half blocked network would otherwise be given up again and again
+    /// before it stands.
+    async fn carry(
+        &self,
+        to: HostId,
+        at: SocketAddr,
+        service: Service,
+        body: Bytes,
+        timeout: Duration,
+    ) -> Result<Bytes, NoAnswer> {
+        let carrier = Arc::clone(&self.carrier);
+        let limit = timeout.max(CONNECT);
+        let call = self.runtime.spawn(async move { carrier.call(to, at, service, body, limit).await });
+        let guard = (service != Service::Raft).then(|| AbortOnDrop(call.abort_handle()));
+        let answer = call.await.unwrap_or_else(|_| Err(NoAnswer("this server is stopping".to_owned())));
+        drop(guard);
         answer
     }
 
@@ -131,5 +165,7 @@ impl fmt::Debug for Peers {
     }
 }
 
+/// How long a connection may take; several times what falling back from UDP to TCP takes.
+const CONNECT: Duration = Duration::from_secs(2);
 /// A peer whose calls have failed for this long does not answer. Ten heartbeats.
 const BLINK: Duration = Duration::from_secs(1);

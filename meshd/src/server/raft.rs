@@ -9,18 +9,20 @@
 //! the reason; `Server` opens the log anew as soon as that works.
 
 mod election;
+mod group;
 mod machine;
 mod network;
 mod snapshot;
 mod store;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io::Cursor;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use mesh_core::election::Role;
 use mesh_core::world::Done;
@@ -28,10 +30,11 @@ use mesh_proto::api::ApiError;
 use mesh_proto::command::{Entry, HostId, Revision};
 use raft::error::{CheckIsLeaderError, ClientWriteError, Fatal, RaftError};
 use raft::raft::{AppendEntriesRequest, AppendEntriesResponse};
-use raft::{ChangeMembers, Config, EmptyNode, Raft, RaftMetrics, ServerState, SnapshotPolicy};
+use raft::{Config, EmptyNode, Raft, RaftMetrics, ServerState, SnapshotPolicy};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+pub use self::group::Member;
 pub(super) use self::machine::Facts;
 use self::machine::Machine;
 use self::network::{Message, Network, Opinion, Question};
@@ -99,27 +102,39 @@ pub enum ProposeError {
     Unavailable(String),
 }
 
-/// A member of the Raft group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Member {
-    /// Which host.
-    pub id: HostId,
-    /// Whether it votes; a standby otherwise.
-    pub voter: bool,
-    /// On the leader: the last entry it is known to have.
-    pub matched: Option<u64>,
-}
-
 /// This server's part in the group.
 pub(super) struct Consensus {
     id: HostId,
-    raft: Raft<Types>,
-    store: Store,
+    folder: PathBuf,
+    /// Replaced when the log is opened anew after a failed write.
+    engine: ArcSwap<Engine>,
     facts: Arc<Facts>,
     peers: Arc<Peers>,
     network: Network,
     /// When a leader's message was last taken in.
     led: Mutex<Option<Instant>>,
+}
+
+/// openraft and the log under it.
+struct Engine {
+    raft: Raft<Types>,
+    store: Store,
+}
+
+impl Engine {
+    async fn open(id: HostId, folder: &Path, facts: Arc<Facts>, network: Network) -> Result<Self, OpenError> {
+        let (log, snapshots) = (folder.join("raft.redb"), folder.join("snapshots"));
+        let opened = tokio::task::spawn_blocking(move || -> Result<_, OpenError> {
+            // Snapshots first: their folder is made with all above it.
+            let machine = Machine::open(&snapshots, facts)?;
+            Ok((Store::open(&log)?, machine))
+        });
+        let (store, machine) = opened.await.map_err(|error| OpenError::State(error.to_string()))??;
+        let raft = Raft::new(id.0, Arc::new(config()?), network, store.clone(), machine)
+            .await
+            .map_err(|error| OpenError::State(error.to_string()))?;
+        Ok(Self { raft, store })
+    }
 }
 
 impl Consensus {
@@ -133,29 +148,37 @@ impl Consensus {
         carrier: Arc<dyn Carrier>,
         hub: Arc<Hub>,
     ) -> Result<Self, OpenError> {
-        let (log, snapshots) = (folder.join("raft.redb"), folder.join("snapshots"));
-        let opened = tokio::task::spawn_blocking(move || -> Result<_, OpenError> {
-            // Snapshots first: their folder is made with all above it.
-            let machine = Machine::open(&snapshots, hub)?;
-            Ok((Store::open(&log)?, machine))
-        });
-        let (store, machine) = opened.await.map_err(|error| OpenError::State(error.to_string()))??;
-        let facts = machine.facts();
+        let facts = Arc::new(Facts::new(hub));
         let peers = Arc::new(Peers::new(id, carrier, Arc::clone(&facts)));
         let network = Network { peers: Arc::clone(&peers) };
-        let raft = Raft::new(id.0, Arc::new(config()?), network.clone(), store.clone(), machine)
-            .await
-            .map_err(|error| OpenError::State(error.to_string()))?;
-        Ok(Self { id, raft, store, facts, peers, network, led: Mutex::default() })
+        let engine = Engine::open(id, folder, Arc::clone(&facts), network.clone()).await?;
+        let (engine, folder) = (ArcSwap::from_pointee(engine), folder.to_owned());
+        Ok(Self { id, folder, engine, facts, peers, network, led: Mutex::default() })
+    }
+
+    /// Opens log and snapshots anew after a failed write; the World is what they say.
+    async fn reopen(&self) -> Result<(), OpenError> {
+        let failed = self.engine.load_full();
+        // It has failed already: what it says to this is no news.
+        let _ = failed.raft.shutdown().await;
+        failed.store.close().await;
+        let engine =
+            Engine::open(self.id, &self.folder, Arc::clone(&self.facts), self.network.clone()).await?;
+        self.engine.store(Arc::new(engine));
+        Ok(())
+    }
+
+    fn raft(&self) -> Raft<Types> {
+        self.engine.load().raft.clone()
     }
 
     /// Begins a group of which this server is the only voter; does nothing on a later start.
     pub(super) async fn begin(&self) -> Result<(), ProposeError> {
-        if self.raft.is_initialized().await.map_err(fatal)? {
+        if self.raft().is_initialized().await.map_err(fatal)? {
             return Ok(());
         }
         let alone = BTreeSet::from([self.id.0]);
-        self.raft.initialize(alone).await.map_err(|error| ProposeError::Unavailable(error.to_string()))
+        self.raft().initialize(alone).await.map_err(|error| ProposeError::Unavailable(error.to_string()))
     }
 
     /// Puts an entry into the log and returns what applying it came to.
@@ -167,7 +190,7 @@ impl Consensus {
         if let Some(gap) = self.no_quorum() {
             return Err(ProposeError::NoQuorum(gap));
         }
-        let written = tokio::time::timeout(timeout, self.raft.client_write(Arc::new(entry))).await;
+        let written = tokio::time::timeout(timeout, self.raft().client_write(Arc::new(entry))).await;
         let answer = match written {
             Err(_) => return Err(ProposeError::Unknown(self.why_slow(timeout))),
             Ok(Err(error)) => return Err(refused(error)),
@@ -192,7 +215,7 @@ impl Consensus {
     /// Asks a majority whether this server leads, again while it cannot be known.
     async fn confirm_lead(&self) -> Result<(), ProposeError> {
         loop {
-            match self.raft.ensure_linearizable().await {
+            match self.raft().ensure_linearizable().await {
                 Ok(_) => return Ok(()),
                 Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(to))) => {
                     return Err(ProposeError::NotLeader(to.leader_id.map(HostId)));
@@ -220,8 +243,8 @@ impl Consensus {
         self.hear(from)?;
         let answer = match message {
             Message::Append(request) => serde_json::to_vec(&self.append(request).await),
-            Message::Vote(request) => serde_json::to_vec(&self.raft.vote(request).await),
-            Message::Snapshot(chunk) => serde_json::to_vec(&self.raft.install_snapshot(chunk).await),
+            Message::Vote(request) => serde_json::to_vec(&self.raft().vote(request).await),
+            Message::Snapshot(chunk) => serde_json::to_vec(&self.raft().install_snapshot(chunk).await),
             Message::Ask(question) => serde_json::to_vec(&self.opinion(&question).await?),
         };
         answer.map(Bytes::from).map_err(|error| error.to_string())
@@ -231,7 +254,7 @@ impl Consensus {
         &self,
         request: AppendEntriesRequest<Types>,
     ) -> Result<AppendEntriesResponse<NodeId>, RaftError<NodeId>> {
-        let answer = self.raft.append_entries(request).await;
+        let answer = self.raft().append_entries(request).await;
         if !matches!(answer, Ok(AppendEntriesResponse::HigherVote(_)) | Err(_)) {
             *self.led.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         }
@@ -259,64 +282,19 @@ impl Consensus {
     }
 
     async fn opinion(&self, question: &Question) -> Result<Opinion, String> {
-        let silence = self.raft.with_raft_state(|state| state.vote_last_modified().map(|at| at.elapsed()));
+        let raft = self.raft();
+        let silence = raft.with_raft_state(|state| state.vote_last_modified().map(|at| at.elapsed()));
         let silence = silence.await.map_err(|error| error.to_string())?;
-        let log_is_longer = self.store.last_log_id() > question.last_log_id;
+        let log_is_longer = self.engine.load().store.last_log_id() > question.last_log_id;
         let leads = self.role() == Role::Leader;
         let silence = if leads { Some(Duration::ZERO) } else { silence };
         let silence_ms = silence.map(|silence| u64::try_from(silence.as_millis()).unwrap_or(u64::MAX));
         Ok(Opinion { silence_ms, log_is_longer })
     }
 
-    /// Begins to copy the log to a host; returns when the change is agreed on, not when it caught up.
-    pub(super) async fn add_standby(&self, id: HostId) -> Result<(), ProposeError> {
-        self.raft.add_learner(id.0, EmptyNode {}, false).await.map(drop).map_err(refused)
-    }
-
-    /// Stops copying the log to a standby.
-    pub(super) async fn remove_standby(&self, id: HostId) -> Result<(), ProposeError> {
-        self.change(ChangeMembers::RemoveNodes(BTreeSet::from([id.0])), false).await
-    }
-
-    /// Makes a standby a voter.
-    pub(super) async fn promote(&self, id: HostId) -> Result<(), ProposeError> {
-        self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id.0])), true).await
-    }
-
-    /// Makes `by` a voter instead of `dead`, in one joint change.
-    pub(super) async fn replace(&self, dead: HostId, by: HostId) -> Result<(), ProposeError> {
-        let mut voters: BTreeSet<NodeId> =
-            self.members().iter().filter(|member| member.voter).map(|member| member.id.0).collect();
-        voters.remove(&dead.0);
-        voters.insert(by.0);
-        self.change(ChangeMembers::ReplaceAllVoters(voters), false).await
-    }
-
-    /// Ends a change of voters that a former leader left half done.
-    pub(super) async fn settle_membership(&self) -> Result<(), ProposeError> {
-        let voters = {
-            let metrics = self.raft.metrics();
-            let metrics = metrics.borrow();
-            let configurations = metrics.membership_config.membership().get_joint_config().clone();
-            if configurations.len() < 2 {
-                return Ok(());
-            }
-            configurations.last().cloned().unwrap_or_default()
-        };
-        self.change(ChangeMembers::ReplaceAllVoters(voters), true).await
-    }
-
-    async fn change(
-        &self,
-        change: ChangeMembers<NodeId, EmptyNode>,
-        retain: bool,
-    ) -> Result<(), ProposeError> {
-        self.raft.change_membership(change, retain).await.map(drop).map_err(refused)
-    }
-
     /// What this server is now.
     pub(super) fn role(&self) -> Role {
-        role_of(&self.raft.metrics().borrow())
+        role_of(&self.watch().borrow())
     }
 
     /// Whether this server leads.
@@ -326,22 +304,22 @@ impl Consensus {
 
     /// The leader as far as this server knows; `None` while there is none.
     pub(super) fn leader(&self) -> Option<HostId> {
-        self.raft.metrics().borrow().current_leader.map(HostId)
+        self.watch().borrow().current_leader.map(HostId)
     }
 
     /// The present term.
     pub(super) fn term(&self) -> u64 {
-        self.raft.metrics().borrow().current_term
+        self.watch().borrow().current_term
     }
 
     /// The last entry in this server's log.
     pub(super) fn last_index(&self) -> u64 {
-        self.raft.metrics().borrow().last_log_index.unwrap_or(0)
+        self.watch().borrow().last_log_index.unwrap_or(0)
     }
 
     /// Why Raft stopped, if it did: a disk that refuses writes.
     pub(super) fn failure(&self) -> Option<String> {
-        let metrics = self.raft.metrics();
+        let metrics = self.raft().metrics();
         let state = metrics.borrow().running_state.clone();
         match state {
             Ok(()) | Err(Fatal::Stopped) => None,
@@ -349,75 +327,9 @@ impl Consensus {
         }
     }
 
-    /// All members by id.
-    pub(super) fn members(&self) -> Vec<Member> {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow();
-        let membership = metrics.membership_config.membership();
-        let voters: BTreeSet<NodeId> = membership.voter_ids().collect();
-        let replication = metrics.replication.as_ref();
-        let matched = |id: &NodeId| Some(replication?.get(id)?.as_ref()?.index);
-        membership
-            .nodes()
-            .map(|(id, _)| Member { id: HostId(*id), voter: voters.contains(id), matched: matched(id) })
-            .collect()
-    }
-
     /// Wakes at every change of role, leader, term, members or log.
     pub(super) fn watch(&self) -> watch::Receiver<RaftMetrics<NodeId, EmptyNode>> {
-        self.raft.metrics()
-    }
-
-    /// Says who is missing when a majority of voters does not answer this server.
-    ///
-    /// `None` while a majority answers, or while nobody has been asked yet.
-    pub(super) fn no_quorum(&self) -> Option<String> {
-        if self.is_led() {
-            return None;
-        }
-        let now = Instant::now();
-        let voters: Vec<HostId> =
-            self.members().iter().filter(|member| member.voter).map(|member| member.id).collect();
-        let silent: BTreeMap<HostId, Option<Instant>> = voters
-            .iter()
-            .filter(|id| **id != self.id)
-            .map(|id| (*id, self.peers.contact(*id)))
-            .filter(|(_, contact)| contact.failing_since.is_some() && !contact.answers(now))
-            .map(|(id, contact)| (id, contact.silent_since()))
-            .collect();
-        let reachable = voters.len() - silent.len();
-        if voters.is_empty() || reachable > voters.len() / 2 {
-            return None;
-        }
-        Some(format!(
-            "no quorum: {reachable} of {} voters reachable ({})",
-            voters.len(),
-            self.describe_silent(&silent, now)
-        ))
-    }
-
-    fn describe_silent(&self, silent: &BTreeMap<HostId, Option<Instant>>, now: Instant) -> String {
-        let names: Vec<String> = self.facts.read(|world| {
-            let name = |id: &HostId| {
-                world.hosts.get(id).map_or_else(|| format!("host {id}"), |host| host.name.clone())
-            };
-            silent.keys().map(name).collect()
-        });
-        let verb = if names.len() == 1 { "does" } else { "do" };
-        let since = silent.values().flatten().min().map(|at| now.saturating_duration_since(*at));
-        let since = since.map_or_else(String::new, |age| format!(" since {}", clock_time(age)));
-        format!("{} {verb} not answer{since}", names.join(", "))
-    }
-
-    fn why_slow(&self, timeout: Duration) -> String {
-        self.no_quorum().map_or_else(
-            || {
-                format!(
-                    "no quorum: no majority of voters confirmed it within {timeout:?}; it may still be done"
-                )
-            },
-            |gap| format!("{gap}; what was asked may still be done once they are back"),
-        )
+        self.raft().metrics()
     }
 
     fn lead(&self) -> Result<(), ProposeError> {
@@ -430,7 +342,19 @@ impl Consensus {
     /// Asks for a snapshot now.
     #[cfg(test)]
     pub(super) async fn snapshot_now(&self) {
-        self.raft.trigger().snapshot().await.expect("running");
+        self.raft().trigger().snapshot().await.expect("running");
+    }
+
+    /// Tells one opening of the log from another.
+    #[cfg(test)]
+    pub(super) fn opened(&self) -> usize {
+        Arc::as_ptr(&self.engine.load()) as usize
+    }
+
+    /// Makes the next write to the log fail.
+    #[cfg(test)]
+    pub(super) fn fail_next_write(&self) {
+        self.engine.load().store.fail_next_write();
     }
 
     pub(super) fn facts(&self) -> &Arc<Facts> {
@@ -444,8 +368,9 @@ impl Consensus {
     /// Stops taking part and waits until the log is on disk.
     pub(super) async fn stop(&self) {
         // Both may have ended before us by a failed disk; there is nothing left to do then.
-        let _ = self.raft.shutdown().await;
-        let _ = self.store.flush().await;
+        let engine = self.engine.load_full();
+        let _ = engine.raft.shutdown().await;
+        engine.store.close().await;
     }
 }
 
@@ -507,13 +432,6 @@ fn fatal(error: Fatal<NodeId>) -> ProposeError {
         Fatal::Stopped => ProposeError::Unavailable("this server is stopping".to_owned()),
         error => ProposeError::Unavailable(error.to_string()),
     }
-}
-
-/// The time of day `age` ago, UTC, `HH:MM:SS UTC`.
-fn clock_time(age: Duration) -> String {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    let second = now.saturating_sub(age).as_secs() % 86_400;
-    format!("{:02}:{:02}:{:02} UTC", second / 3_600, second / 60 % 60, second % 60)
 }
 
 /// A snapshot is taken after this many entries, and as many are kept behind it for followers that blinked.

@@ -17,7 +17,7 @@ use mesh_proto::watch::{Change, Down};
 use tokio::sync::watch;
 
 use self::ring::{Next, Ring};
-pub(super) use self::stream::Streams;
+pub(super) use self::stream::{StreamEnd, Streams};
 
 /// The deltas of the last while and the newest revision. One per server.
 #[derive(Debug)]

@@ -89,7 +89,11 @@ fn ports<'t>(
 ) -> (Vec<PortBinding>, Places) {
     if !service.has("port") {
         let path = service.path_of("port");
-        document.error("missing-key", &path, "a service needs at least one port: add [[service.port]] with number = …");
+        document.error(
+            "missing-key",
+            &path,
+            "a service needs at least one port: add [[service.port]] with number = …",
+        );
     }
     let mut ports: Vec<PortBinding> = Vec::new();
     let mut places = Vec::new();

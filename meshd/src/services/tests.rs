@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use mesh_proto::registration::{Health, HealthCheck, PortBinding, Probe, Protocol};
 
 use super::*;
+use crate::config::Config;
 use crate::drain;
 
 struct Host {
@@ -18,6 +19,14 @@ impl Host {
 
     fn folders(&self) -> Folders {
         Folders::new(&self.folder.path().join("etc"), self.data())
+    }
+
+    fn desk(&self) -> (drain::Drain, Arc<Desk>) {
+        let mut config = Config::default();
+        config.services.directory = self.folder.path().join("etc");
+        config.host.data = self.data().to_owned();
+        let (drain, draining) = drain::channel();
+        (drain, Desk::start(&config, draining))
     }
 
     fn data(&self) -> &Path {
@@ -195,9 +204,10 @@ fn an_address_off_this_host_is_an_endpoint_outside_the_mesh() {
     assert_eq!(db.ports[0].target, "203.0.113.9:5432".parse().unwrap());
 }
 
-#[test]
-fn what_meshctl_registers_survives_a_restart_until_it_is_deregistered() {
+#[tokio::test]
+async fn what_meshctl_registers_survives_a_restart_until_it_is_deregistered() {
     let host = Host::new();
+    let (_drain, desk) = host.desk();
     let probes = [
         Probe::Http { path: "/h?x=1".into(), port: Some(1) },
         Probe::Tcp { port: None },
@@ -216,55 +226,64 @@ fn what_meshctl_registers_survives_a_restart_until_it_is_deregistered() {
         let health = Health::Unhealthy;
         let instance =
             Instance { check: Some(check), labels, locality: Some("eu/a/1".into()), health, ..reviews() };
-        register(host.data(), "mine", &instance, &Offer::default()).unwrap();
+        within(desk.register(&[("mine".into(), instance.clone())].into())).await;
         let offer = host.folders().read();
         assert_eq!(host.said(&offer), [""; 0]);
         assert_eq!(offer.registration.instances["mine"], instance);
-        register(host.data(), "mine", &instance, &offer).expect("replaces itself");
     }
-    assert!(deregister(host.data(), "mine").unwrap());
-    assert!(!deregister(host.data(), "mine").unwrap());
+    within(desk.deregister(&["mine".into()])).await;
+    assert!(desk.registration().borrow().instances.is_empty());
+    let error = desk.deregister(&["mine".into()]).await.unwrap_err();
+    assert_eq!(error.message, "no instance \"mine\" is registered on this host");
     assert_eq!(ids(&host.folders().read()), [""; 0]);
 }
 
-#[test]
-fn registering_what_contradicts_a_file_is_refused_and_changes_nothing() {
+#[tokio::test]
+async fn an_order_that_contradicts_a_file_is_refused_and_changes_nothing() {
     let host = Host::new();
     host.put("reviews.toml", &service("reviews", 9080));
-    let offer = host.folders().read();
-    let refused = register(host.data(), "other", &reviews(), &offer).unwrap_err().to_string();
-    assert!(refused.contains("port 9080 is the target of \"reviews\""), "{refused}");
-    let refused = register(host.data(), "reviews", &reviews(), &offer).unwrap_err().to_string();
-    assert!(refused.contains("id \"reviews\" is taken"), "{refused}");
-    let refused = register(host.data(), "../../etc/passwd", &reviews(), &offer).unwrap_err().to_string();
-    assert!(refused.contains("service account") || refused.contains("may hold"), "{refused}");
+    let (_drain, desk) = host.desk();
+    let refused = async |id: &str, also: Option<&str>| {
+        let mut order = BTreeMap::from([(id.to_owned(), reviews())]);
+        order.extend(also.map(|also| (also.to_owned(), other_port())));
+        desk.register(&order).await.unwrap_err().message
+    };
+    let said = refused("other", Some("fine")).await;
+    assert!(
+        said.contains("port 9080 is the target of \"reviews\"") && said.contains("reviews.toml"),
+        "{said}"
+    );
+    let said = refused("reviews", None).await;
+    assert!(said.contains("id \"reviews\" is taken by"), "{said}");
+    let said = refused("../../etc/passwd", None).await;
+    assert!(said.contains("may hold"), "{said}");
+    let said = desk.deregister(&["reviews".into()]).await.unwrap_err().message;
+    assert!(said.contains("reviews.toml: remove it there"), "{said}");
     assert!(!host.data().join("services.d").exists());
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn files_are_picked_up_and_withdrawn_live() {
     let host = Host::new();
-    let (offers, mut offered) = watch::channel(Arc::new(Offer::default()));
-    let (drain, draining) = drain::channel();
-    let running = crate::task::spawn("services", run(host.folders(), offers, draining));
+    let (drain, desk) = host.desk();
+    let mut offered = desk.offers();
     host.put("reviews.toml", &service("reviews", 9080));
     within(offered.wait_for(|offer| ids(offer) == ["reviews"])).await;
     // The folder of meshctl does not exist before its first use.
-    register(host.data(), "ratings", &Instance { service: "ratings".into(), ..other_port() }, &Offer::default())
-        .unwrap();
-    within(offered.wait_for(|offer| ids(offer) == ["ratings", "reviews"])).await;
+    within(desk.register(&[("ratings".into(), other_port())].into())).await;
+    assert_eq!(desk.registration().borrow().instances.len(), 2);
     host.delete("reviews.toml");
     within(offered.wait_for(|offer| ids(offer) == ["ratings"])).await;
     drain.start();
-    within(running).await;
+    assert_eq!(drain.finished(Duration::from_secs(20)).await, 0);
 }
 
 fn other_port() -> Instance {
-    let mut instance = reviews();
+    let mut instance = Instance { service: "ratings".into(), ..reviews() };
     instance.ports[0].target.set_port(9081);
     instance
 }
 
 async fn within<T, E: std::fmt::Debug>(what: impl Future<Output = Result<T, E>>) -> T {
-    tokio::time::timeout(Duration::from_secs(20), what).await.expect("in time").expect("alive")
+    tokio::time::timeout(Duration::from_secs(20), what).await.expect("in time").expect("done")
 }

@@ -56,6 +56,14 @@ impl Peer {
         }
     }
 
+    /// Returns the id of the host at the other end; `None` when it is no host of the mesh.
+    pub fn host(&self) -> Option<mesh_proto::command::HostId> {
+        match self.identity.as_ref()? {
+            Identity::Host { id, .. } => id.parse().ok().map(mesh_proto::command::HostId),
+            _ => None,
+        }
+    }
+
     pub(super) fn proven(mut self, proven: Proven) -> Self {
         self.identity = Some(proven.identity);
         self.serial = proven.serial;

@@ -1,18 +1,16 @@
-//! Instances from the flags of `service register`, or from a file.
+//! Instances from the flags of `service register`.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
 
 use mesh_proto::registration::{Health, HealthCheck, Instance, PortBinding, Probe, Protocol};
-use serde::Deserialize;
 
 use crate::cli::RegisterArgs;
-use crate::exit::{Exit, Failure, Result, plain};
+use crate::exit::{Failure, Result};
 
 /// Failures in a row that make an instance unhealthy, and successes that make it healthy: `proto`'s defaults.
-const UNHEALTHY_THRESHOLD: u32 = 2;
-const HEALTHY_THRESHOLD: u32 = 1;
+pub(super) const UNHEALTHY_THRESHOLD: u32 = 2;
+pub(super) const HEALTHY_THRESHOLD: u32 = 1;
 /// The longest a check may take; less where the interval is shorter.
 const CHECK_TIMEOUT_MS: u64 = 1_000;
 /// The shortest interval between checks, see `HealthCheck::interval_ms`.
@@ -21,7 +19,7 @@ const LEAST_INTERVAL_MS: u64 = 100;
 /// Reads what is to be registered.
 pub(super) fn instances(args: &RegisterArgs) -> Result<BTreeMap<String, Instance>> {
     if let Some(file) = &args.filename {
-        return from_file(file);
+        return super::file::read(file);
     }
     let name = args.name.clone().unwrap_or_default();
     let labels = labels(&args.labels)?;
@@ -46,7 +44,7 @@ pub(super) fn instances(args: &RegisterArgs) -> Result<BTreeMap<String, Instance
     Ok(BTreeMap::from([(id, instance)]))
 }
 
-fn default_id(name: &str, namespace: &str, labels: &BTreeMap<String, String>) -> String {
+pub(super) fn default_id(name: &str, namespace: &str, labels: &BTreeMap<String, String>) -> String {
     let mut id = name.to_owned();
     if let Some(version) = labels.get("version") {
         id.push('-');
@@ -62,10 +60,9 @@ fn default_id(name: &str, namespace: &str, labels: &BTreeMap<String, String>) ->
 fn labels(texts: &[String]) -> Result<BTreeMap<String, String>> {
     let mut labels = BTreeMap::new();
     for text in texts {
-        let (key, value) = text
-            .split_once('=')
-            .filter(|(key, _)| !key.is_empty())
-            .ok_or_else(|| Failure::usage(format!("--label {text}: must be KEY=VALUE, such as version=v1")))?;
+        let (key, value) = text.split_once('=').filter(|(key, _)| !key.is_empty()).ok_or_else(|| {
+            Failure::usage(format!("--label {text}: must be KEY=VALUE, such as version=v1"))
+        })?;
         if labels.insert(key.to_owned(), value.to_owned()).is_some() {
             return Err(Failure::usage(format!("--label {text}: {key} is given twice")));
         }
@@ -76,7 +73,9 @@ fn labels(texts: &[String]) -> Result<BTreeMap<String, String>> {
 /// Reads `NUMBER[:NAME[:TARGET]]`; the target is a port, or `ADDRESS:PORT` (`[::1]:80` for IPv6).
 fn port(text: &str, address: Option<IpAddr>) -> Result<PortBinding> {
     let wrong = |what: &str| {
-        Failure::usage(format!("--port {text}: {what}; must be NUMBER[:NAME[:TARGET]], such as 9080:http:127.0.0.1:8081"))
+        Failure::usage(format!(
+            "--port {text}: {what}; must be NUMBER[:NAME[:TARGET]], such as 9080:http:127.0.0.1:8081"
+        ))
     };
     let mut parts = text.splitn(3, ':');
     let number = parts.next().and_then(|number| number.parse().ok()).filter(|number| *number > 0);
@@ -87,7 +86,9 @@ fn port(text: &str, address: Option<IpAddr>) -> Result<PortBinding> {
         None => SocketAddr::new(home, number),
         Some(target) => match target.parse::<u16>() {
             Ok(port) => SocketAddr::new(home, port),
-            Err(_) => target.parse().map_err(|_| wrong("the target is neither a port nor an address:port"))?,
+            Err(_) => {
+                target.parse().map_err(|_| wrong("the target is neither a port nor an address:port"))?
+            }
         },
     };
     Ok(PortBinding { number, protocol: Protocol::of_port(Protocol::Auto, &name), name, target })
@@ -125,49 +126,10 @@ fn check(args: &RegisterArgs) -> Result<Option<HealthCheck>> {
     }))
 }
 
-/// A file of `services.d`: instances by their id.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    #[serde(default)]
-    instances: BTreeMap<String, Instance>,
-}
-
-fn from_file(path: &Path) -> Result<BTreeMap<String, Instance>> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Failure::new(Exit::Unreadable, format!("{}: {}", path.display(), plain(&error))))?;
-    let file: File = toml::from_str(&text).map_err(|error| {
-        let (line, column) = place(&text, error.span().map_or(0, |span| span.start));
-        Failure::refused(format!("{}:{line}:{column}: {}; nothing was registered", path.display(), error.message()))
-    })?;
-    if file.instances.is_empty() {
-        return Err(Failure::refused(format!(
-            "{}: no [instances.ID] in it; nothing was registered",
-            path.display()
-        )));
-    }
-    Ok(file
-        .instances
-        .into_iter()
-        .map(|(id, mut instance)| {
-            if instance.check.is_some() {
-                instance.health = Health::Unhealthy;
-            }
-            (id, instance)
-        })
-        .collect())
-}
-
-fn place(text: &str, offset: usize) -> (usize, usize) {
-    let before = text.get(..offset).unwrap_or(text);
-    let line = before.matches('\n').count() + 1;
-    let column = before.rsplit('\n').next().map_or(0, |last| last.chars().count()) + 1;
-    (line, column)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exit::Exit;
 
     #[test]
     fn a_port_may_stand_for_all_of_it() {
@@ -208,11 +170,5 @@ mod tests {
 
         assert_eq!(default_id("reviews", "default", &labels), "reviews-v2");
         assert_eq!(default_id("reviews", "shop", &BTreeMap::new()), "reviews.shop");
-    }
-
-    #[test]
-    fn errors_in_a_file_tell_line_and_column() {
-        assert_eq!(place("a\nbc\n", 3), (2, 2));
-        assert_eq!(place("", 0), (1, 1));
     }
 }

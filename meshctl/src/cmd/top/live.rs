@@ -52,20 +52,31 @@ pub(super) async fn run(client: &Client, scope: Scope, interval: Duration) -> Re
 
 fn view(frame: &mut Frame<'_>, rows: &[Rate], hosts: usize, time: Duration, trouble: Option<&str>) {
     let [head, body, foot] =
-        Layout::vertical([Constraint::Length(2), Constraint::Min(1), Constraint::Length(1)]).areas(frame.area());
+        Layout::vertical([Constraint::Length(2), Constraint::Min(1), Constraint::Length(1)])
+            .areas(frame.area());
     let total: f64 = rows.iter().map(|row| row.requests_per_second).sum();
     let line = match trouble {
         Some(trouble) => Line::styled(format!("no answer: {trouble}"), style(crate::output::Tone::Bad)),
-        None => Line::from(format!("{total:.0} requests/s · {hosts} hosts · over the last {:.0} s", time.as_secs_f64())),
+        None => Line::from(format!(
+            "{total:.0} requests/s · {hosts} hosts · over the last {:.0} s",
+            time.as_secs_f64()
+        )),
     };
     frame.render_widget(line, head);
     let heads = ["FROM", "TO", "VERSION", "REQ/S", "SHARE", "SUCCESS", "P50", "P99", "RETRIES/S"];
+    let rows: Vec<_> = rows.iter().map(cells).collect();
+    let widths = (0..heads.len()).map(|column| {
+        let cells = rows.iter().map(|row| row[column].0.chars().count());
+        let width = cells.chain([heads[column].len()]).max().unwrap_or(0);
+        Constraint::Length(u16::try_from(width).unwrap_or(u16::MAX))
+    });
+    let widths: Vec<_> = widths.collect();
     let table = Table::new(
-        rows.iter().map(|row| Row::new(cells(row).map(|(text, tone)| Cell::from(text).style(style(tone))))),
-        [24, 30, 10, 9, 9, 9, 10, 10, 10].map(Constraint::Max),
+        rows.into_iter().map(|row| Row::new(row.map(|(text, tone)| Cell::from(text).style(style(tone))))),
+        widths,
     )
     .header(Row::new(heads).style(Style::new().add_modifier(Modifier::BOLD)))
-    .column_spacing(1);
+    .column_spacing(2);
     frame.render_widget(table, body);
     frame.render_widget(Line::styled("q leaves", style(crate::output::Tone::Dim)), foot);
 }

@@ -99,7 +99,8 @@ fn add(sum: &mut Sum, now: &EdgeStats, was: Option<&EdgeStats>) {
     sum.requests += now.requests.saturating_sub(past(|edge| edge.requests));
     sum.failures += now.failures.saturating_sub(past(|edge| edge.failures));
     sum.retries += now.retries.saturating_sub(past(|edge| edge.retries));
-    let old: BTreeMap<u64, u64> = was.map(|edge| edge.latency_us.iter().copied().collect()).unwrap_or_default();
+    let old: BTreeMap<u64, u64> =
+        was.map(|edge| edge.latency_us.iter().copied().collect()).unwrap_or_default();
     for (bound, number) in &now.latency_us {
         let new = number.saturating_sub(old.get(bound).copied().unwrap_or(0));
         if new > 0 {
@@ -164,7 +165,11 @@ mod tests {
     #[test]
     fn rates_are_differences_over_time_and_shares_add_up() {
         let before = [host("vm1", 1_000, vec![edge("v1", 100, 0, &[(1_000, 100)])])];
-        let after = [host("vm1", 3_000, vec![edge("v1", 280, 0, &[(1_000, 280)]), edge("v2", 20, 1, &[(2_000, 20)])])];
+        let after = [host(
+            "vm1",
+            3_000,
+            vec![edge("v1", 280, 0, &[(1_000, 280)]), edge("v2", 20, 1, &[(2_000, 20)])],
+        )];
 
         let rows = rates(&before, &after, Duration::from_secs(2));
 
@@ -185,7 +190,8 @@ mod tests {
 
     #[test]
     fn the_same_edge_on_two_hosts_is_one_row() {
-        let after = [host("vm1", 1, vec![edge("v1", 1, 0, &[])]), host("vm2", 1, vec![edge("v1", 2, 0, &[])])];
+        let after =
+            [host("vm1", 1, vec![edge("v1", 1, 0, &[])]), host("vm2", 1, vec![edge("v1", 2, 0, &[])])];
 
         let rows = rates(&[], &after, Duration::from_secs(1));
 

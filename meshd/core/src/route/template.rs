@@ -90,7 +90,7 @@ fn append(part: &TemplatePart, facts: &Facts<'_>, seen: &Seen<'_>, out: &mut Vec
         }
         TemplatePart::Protocol => out.extend_from_slice(protocol(facts.version).as_bytes()),
         TemplatePart::DownstreamAddress { with_port: true } => {
-            out.extend_from_slice(facts.downstream.to_string().as_bytes())
+            out.extend_from_slice(facts.downstream.to_string().as_bytes());
         }
         TemplatePart::DownstreamAddress { with_port: false } => {
             out.extend_from_slice(facts.downstream.ip().to_string().as_bytes());

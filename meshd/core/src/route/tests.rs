@@ -189,6 +189,7 @@ fn the_first_route_that_matches_counts() {
         host: "reviews".into(),
         port: 80,
         routes: vec![with(vec![path_matcher(prefix("/a")), path_matcher(prefix("/b"))]), with(vec![])],
+        stamp: 0,
     };
     let headers = headers(&[]);
     let second = route(&host, &call("/b", &headers)).expect("a route");

@@ -20,13 +20,13 @@ use crate::transport::{Secret, verify};
 
 /// The folder of certificates.
 #[derive(Debug, Clone)]
-pub(super) struct Store {
+pub(in crate::identity) struct Store {
     folder: PathBuf,
     keys: Arc<HostKeys>,
 }
 
 impl Store {
-    pub(super) fn new(folder: PathBuf, keys: Arc<HostKeys>) -> Self {
+    pub(in crate::identity) fn new(folder: PathBuf, keys: Arc<HostKeys>) -> Self {
         Self { folder, keys }
     }
 
@@ -73,7 +73,7 @@ impl Store {
     }
 
     /// Saves a chain, and the key of a workload.
-    pub(super) fn save(
+    pub(in crate::identity) fn save(
         &self,
         identity: &Identity,
         key: Option<&KeyPair>,

@@ -83,11 +83,11 @@ impl Server {
     }
 }
 
-/// SHA-256 of the public key of the newest root.
+/// SHA-256 of the public key of the root.
 fn root_pin(world: &World) -> Result<[u8; 32], ApiError> {
     let unreadable =
         |what: String| error(ErrorCode::Unavailable, format!("the mesh's root certificate {what}"));
-    let root = world.mesh.roots.last().ok_or_else(|| unreadable("is missing".to_owned()))?;
+    let root = world.mesh.roots.first().ok_or_else(|| unreadable("is missing".to_owned()))?;
     let der = BASE64.decode(root.as_bytes()).map_err(|source| unreadable(format!("is damaged: {source}")))?;
     let (_, certificate) =
         X509Certificate::from_der(&der).map_err(|source| unreadable(format!("is damaged: {source}")))?;

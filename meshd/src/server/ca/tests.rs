@@ -10,7 +10,7 @@ const DOMAIN: &str = "mesh.test";
 const HOUR: Duration = Duration::from_hours(1);
 
 fn now() -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)
+    SystemTime::UNIX_EPOCH + Duration::from_hours(500_000)
 }
 
 fn unix(time: SystemTime) -> UnixTime {

@@ -14,30 +14,46 @@ use super::network::Question;
 use super::{Consensus, Member};
 
 impl Consensus {
-    /// Runs until openraft stops or the future is dropped. Cancel safe.
+    /// Runs until this server stops or the future is dropped. Cancel safe.
+    ///
+    /// When a write to the log has failed, opens it anew as soon as that works.
     pub(in crate::server) async fn drive(self: Arc<Self>, mut chance: impl RngCore + Send + 'static) {
-        let mut driver = Driver::new(Instant::now(), &mut chance);
+        loop {
+            self.drive_engine(&mut chance).await;
+            let Some(reason) = self.failure() else { return };
+            tracing::error!(reason, "the raft log cannot be written: this server takes no part for now");
+            tokio::time::sleep(REOPEN_AFTER).await;
+            while let Err(error) = self.reopen().await {
+                tracing::warn!(%error, "the raft log cannot be opened");
+                tokio::time::sleep(REOPEN_AFTER).await;
+            }
+            tracing::info!("the raft log can be written again");
+        }
+    }
+
+    async fn drive_engine(&self, chance: &mut impl RngCore) {
+        let mut driver = Driver::new(Instant::now(), chance);
         let mut metrics = self.watch();
         while self.failure().is_none() {
-            if self.store.snapshot_is_due() {
+            if self.engine.load().store.snapshot_is_due() {
                 // Fails only when openraft has stopped: the loop ends with the next look.
-                let _ = self.raft.trigger().snapshot().await;
+                let _ = self.raft().trigger().snapshot().await;
             }
             let role = self.role();
             if role == Role::Leader {
-                let _ = self.raft.trigger().heartbeat().await;
-                driver.attempted(Instant::now(), &mut chance);
+                let _ = self.raft().trigger().heartbeat().await;
+                driver.attempted(Instant::now(), chance);
                 tokio::time::sleep(HEARTBEAT).await;
                 continue;
             }
             if let Some(heard) = self.last_heard().await {
-                driver.heard(heard, &mut chance);
+                driver.heard(heard, chance);
             }
             let now = Instant::now();
             match driver.due(role) {
                 Some(at) if at <= now => {
                     self.stand(role).await;
-                    driver.attempted(Instant::now(), &mut chance);
+                    driver.attempted(Instant::now(), chance);
                 }
                 due => {
                     let wait = due.map_or(IDLE, |at| at - now);
@@ -60,7 +76,7 @@ impl Consensus {
         let term = self.term();
         tracing::info!(term = term + 1, "standing for election");
         // Fails only when openraft has stopped.
-        let _ = self.raft.trigger().elect().await;
+        let _ = self.raft().trigger().elect().await;
         let won = |metrics: &raft::RaftMetrics<u64, raft::EmptyNode>| {
             metrics.current_term > term && metrics.current_leader.is_some()
         };
@@ -69,7 +85,7 @@ impl Consensus {
     }
 
     async fn opinions(&self, voters: &[Member]) -> Vec<Opinion> {
-        let last_log_id = self.store.last_log_id();
+        let last_log_id = self.engine.load().store.last_log_id();
         let others = voters.iter().filter(|member| member.id != self.id);
         let mut asked = tokio::task::JoinSet::new();
         for member in others {
@@ -93,8 +109,8 @@ impl Consensus {
 
     /// When this server last heard a leader or gave its vote.
     async fn last_heard(&self) -> Option<Instant> {
-        let heard = self.raft.with_raft_state(raft::RaftState::vote_last_modified);
-        heard.await.ok().flatten().map(tokio::time::Instant::into_std)
+        let heard = self.raft().with_raft_state(raft::RaftState::vote_last_modified).await;
+        heard.ok().flatten().map(tokio::time::Instant::into_std)
     }
 
     /// Waits until there is a leader; `None` after `timeout`.
@@ -106,6 +122,8 @@ impl Consensus {
     }
 }
 
+/// How long a disk that failed is left alone.
+const REOPEN_AFTER: Duration = Duration::from_secs(1);
 /// How long a server with nothing to stand for waits before it looks again.
 const IDLE: Duration = Duration::from_millis(500);
 /// How long a voter may take to give its opinion.

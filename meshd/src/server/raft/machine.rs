@@ -42,6 +42,11 @@ struct State {
 }
 
 impl Facts {
+    /// An empty World; what changes in it goes to `hub`.
+    pub(in crate::server) fn new(hub: Arc<Hub>) -> Self {
+        Self { state: RwLock::default(), hub }
+    }
+
     /// Lends the World for a short, synchronous look.
     pub(in crate::server) fn read<T>(&self, look: impl FnOnce(&World) -> T) -> T {
         look(&self.state().world)
@@ -57,10 +62,10 @@ impl Facts {
 }
 
 impl Machine {
-    /// Opens the folder of snapshots and reads the newest one.
+    /// Opens the folder of snapshots and makes `facts` what the newest one says.
     ///
     /// **Errors**: [`SnapshotError::Damaged`] when it is not what was written.
-    pub(super) fn open(path: &Path, hub: Arc<Hub>) -> Result<Self, SnapshotError> {
+    pub(super) fn open(path: &Path, facts: Arc<Facts>) -> Result<Self, SnapshotError> {
         let folder = Folder::open(path)?;
         let state = match folder.newest()? {
             None => State::default(),
@@ -71,13 +76,9 @@ impl Machine {
                 membership: loaded.meta.last_membership,
             },
         };
-        hub.restart(state.world.revision);
-        let facts = Arc::new(Facts { state: RwLock::new(state), hub });
+        facts.hub.restart(state.world.revision);
+        facts.change(|known| *known = state);
         Ok(Self { facts, folder })
-    }
-
-    pub(super) fn facts(&self) -> Arc<Facts> {
-        Arc::clone(&self.facts)
     }
 
     async fn on_disk<T: Send + 'static>(

@@ -9,6 +9,8 @@
 //! the gap must not reach the disk. How openraft reacts to that, and how meshd goes on serving
 //! reads, is [`super`]'s matter.
 
+mod file;
+
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io;
@@ -16,40 +18,18 @@ use std::ops::{Bound, RangeBounds};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use raft::storage::{LogFlushed, RaftLogStorage};
 use raft::{
     AnyError, Entry, LogId, LogState, OptionalSend, RaftLogReader, StorageError, StorageIOError, Vote,
 };
-use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, Durability, ReadableDatabase};
 use tokio::sync::{mpsc, oneshot};
 
+pub use self::file::StoreError;
+use self::file::{COMMITTED, FACTS, LOG, PURGED, VOTE, open_file};
 use super::{NodeId, Types};
-
-/// Everything that can go wrong with the file of the log.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The file cannot be opened: no permission, no space, in use by another process.
-    #[error("cannot open the Raft log {path}: {reason}")]
-    Open {
-        /// The file.
-        path: PathBuf,
-        /// What the operating system or redb said.
-        reason: String,
-    },
-    /// The file's checksums do not hold, or it says things no log can say.
-    #[error(
-        "the Raft log {path} is damaged: {reason}; move the file away and join this host again, or \
-         restore a backup"
-    )]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What was found.
-        reason: String,
-    },
-}
 
 /// The log store given to openraft; clones share the file.
 #[derive(Clone, Debug)]
@@ -58,14 +38,25 @@ pub(super) struct Store {
     jobs: mpsc::Sender<Job>,
 }
 
+#[cfg(test)]
+impl Store {
+    /// Makes the next write fail, as a full disk does.
+    pub(super) fn fail_next_write(&self) {
+        self.shared.broken.store(true, Ordering::Relaxed);
+    }
+}
+
 /// What readers and the writing thread share.
 #[derive(Debug)]
 struct Shared {
     path: PathBuf,
-    database: Database,
+    /// `None` once closed.
+    database: RwLock<Option<Database>>,
     tail: Mutex<Tail>,
     /// Bytes appended since a snapshot was last asked for.
     grown: AtomicUsize,
+    #[cfg(test)]
+    broken: std::sync::atomic::AtomicBool,
 }
 
 /// The youngest entries and the bounds of the log.
@@ -92,9 +83,14 @@ struct Cached {
 enum Work {
     Append(Vec<(u64, Vec<u8>)>),
     Vote(Vec<u8>),
-    Truncate { from: u64 },
-    Purge { upto: LogId<NodeId> },
-    Flush,
+    Truncate {
+        from: u64,
+    },
+    Purge {
+        upto: LogId<NodeId>,
+    },
+    /// Closes the file; nothing is done after it.
+    Close,
 }
 
 /// Whom to tell when the work is on disk.
@@ -119,12 +115,22 @@ impl Store {
     ///
     /// **Errors**: [`StoreError::Damaged`] when a checksum does not hold; the file is left as it is.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
-        let (database, tail) = contained(path, || open_file(path))?;
+        let (database, found) = open_file(path)?;
+        let tail = Tail {
+            durable: found.last.map_or(0, |last| last.index),
+            last: found.last,
+            purged: found.purged,
+            vote: found.vote,
+            committed: found.committed,
+            ..Tail::default()
+        };
         let shared = Arc::new(Shared {
             path: path.to_owned(),
-            database,
+            database: RwLock::new(Some(database)),
             tail: Mutex::new(tail),
             grown: AtomicUsize::new(0),
+            #[cfg(test)]
+            broken: std::sync::atomic::AtomicBool::new(false),
         });
         let (jobs, queue) = mpsc::channel(QUEUE);
         let writer = Arc::clone(&shared);
@@ -138,9 +144,12 @@ impl Store {
         Ok(Self { shared, jobs })
     }
 
-    /// Waits until everything handed over so far is on disk.
-    pub(super) async fn flush(&self) -> Result<(), String> {
-        self.submit(Work::Flush).await
+    /// Closes the file, whoever still holds a clone; every later call fails.
+    pub(super) async fn close(&self) {
+        // An error says that the thread has ended or that the disk failed: both leave nothing to do.
+        let _ = self.submit(Work::Close).await;
+        let closed = self.shared.database.write().unwrap_or_else(PoisonError::into_inner).take();
+        drop(closed);
     }
 
     /// The last entry, on disk or on its way there.
@@ -354,7 +363,9 @@ impl Shared {
     /// Reads `[start, end)` from the file, at most `budget` bytes but at least one entry.
     fn read_file(&self, start: u64, end: u64, budget: usize) -> io::Result<(Vec<Entry<Types>>, usize)> {
         let read = || -> Result<_, redb::Error> {
-            let table = self.database.begin_read()?.open_table(LOG)?;
+            let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+            let database = database.as_ref().ok_or_else(closed)?;
+            let table = database.begin_read()?.open_table(LOG)?;
             let (mut raw, mut spent) = (Vec::new(), 0);
             for row in table.range(start..end)? {
                 let bytes = row?.1.value().to_vec();
@@ -381,7 +392,12 @@ impl Shared {
 
     /// Puts a group of jobs into one durable transaction.
     fn commit(&self, jobs: &[Job]) -> Result<(), redb::Error> {
-        let mut transaction = self.database.begin_write()?;
+        #[cfg(test)]
+        if self.broken.load(Ordering::Relaxed) {
+            return Err(redb::Error::Io(io::Error::from(io::ErrorKind::StorageFull)));
+        }
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        let mut transaction = database.as_ref().ok_or_else(closed)?.begin_write()?;
         transaction.set_durability(Durability::Immediate)?;
         transaction.set_quick_repair(true);
         {
@@ -402,7 +418,7 @@ impl Shared {
                         log.retain_in(..=upto.index, |_, _| false)?;
                         facts.insert(PURGED, encode_or_empty(upto).as_slice())?;
                     }
-                    Work::Flush => {}
+                    Work::Close => {}
                 }
             }
             let committed = self.tail().committed;
@@ -413,61 +429,6 @@ impl Shared {
         transaction.commit()?;
         Ok(())
     }
-}
-
-fn open_file(path: &Path) -> Result<(Database, Tail), StoreError> {
-    let open = |reason: String| StoreError::Open { path: path.to_owned(), reason };
-    let damaged = |reason: String| StoreError::Damaged { path: path.to_owned(), reason };
-    make_private(path).map_err(|error| open(error.to_string()))?;
-    let database = Database::builder()
-        .set_cache_size(CACHE_BYTES)
-        .set_check_integrity_on_open(true)
-        .create(path)
-        .map_err(|error| match error {
-            redb::DatabaseError::Storage(redb::StorageError::Corrupted(reason)) => damaged(reason),
-            error => open(error.to_string()),
-        })?;
-    let tail = read_tail(&database).map_err(|error| damaged(error.to_string()))?;
-    Ok((database, tail))
-}
-
-/// Makes the file if it is missing, readable by its owner only.
-fn make_private(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let mut options = std::fs::OpenOptions::new();
-    options.append(true).create(true).mode(0o600).open(path)?;
-    Ok(())
-}
-
-fn read_tail(database: &Database) -> Result<Tail, Box<dyn std::error::Error>> {
-    let transaction = database.begin_write()?;
-    let tail = {
-        let log = transaction.open_table(LOG)?;
-        let facts = transaction.open_table(FACTS)?;
-        let fact = |name: &str| -> Result<Option<Vec<u8>>, redb::StorageError> {
-            Ok(facts.get(name)?.map(|value| value.value().to_vec()))
-        };
-        let last = log.last()?.map(|row| row.1.value().to_vec());
-        let last = decode::<Entry<Types>>(last)?.map(|entry| entry.log_id);
-        let purged: Option<LogId<NodeId>> = decode(fact(PURGED)?)?;
-        let first = log.first()?.map(|row| row.0.value());
-        let expected = purged.map_or(0, |purged| purged.index + 1);
-        if let Some(first) = first
-            && first != expected
-        {
-            return Err(format!("its first entry is {first}, expected {expected}").into());
-        }
-        Tail {
-            durable: last.map_or(0, |last| last.index),
-            last: last.max(purged),
-            purged,
-            vote: decode(fact(VOTE)?)?,
-            committed: decode(fact(COMMITTED)?)?,
-            ..Tail::default()
-        }
-    };
-    transaction.commit()?;
-    Ok(tail)
 }
 
 /// The writing thread: takes what has queued up, commits it as one, tells everyone.
@@ -481,8 +442,12 @@ fn write_until_closed(shared: &Shared, mut queue: mpsc::Receiver<Job>) {
         if failed.is_none() {
             note_durable(shared, &group);
         }
+        let close = group.iter().any(|job| matches!(job.work, Work::Close));
         for job in group.drain(..) {
             job.done.tell(failed.as_ref());
+        }
+        if close {
+            return;
         }
     }
     if failed.is_none() {
@@ -511,7 +476,7 @@ fn note_durable(shared: &Shared, group: &[Job]) {
             }
             Work::Truncate { from } => tail.durable = tail.durable.min(from.saturating_sub(1)),
             Work::Purge { upto } => tail.durable = tail.durable.max(upto.index),
-            Work::Vote(_) | Work::Flush => {}
+            Work::Vote(_) | Work::Close => {}
         }
     }
     tail.shrink();
@@ -532,13 +497,6 @@ impl Done {
     }
 }
 
-/// Runs `open`, turning a panic of the store into an error that names the file.
-fn contained<T>(path: &Path, open: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
-    catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|_| {
-        Err(StoreError::Damaged { path: path.to_owned(), reason: "a page of it cannot be read".to_owned() })
-    })
-}
-
 fn encode<T: serde::Serialize>(value: &T) -> Result<Vec<u8>, String> {
     serde_json::to_vec(value).map_err(|error| error.to_string())
 }
@@ -548,8 +506,8 @@ fn encode_or_empty(value: &LogId<NodeId>) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()
 }
 
-fn decode<T: serde::de::DeserializeOwned>(bytes: Option<Vec<u8>>) -> Result<Option<T>, serde_json::Error> {
-    bytes.map(|bytes| serde_json::from_slice(&bytes)).transpose()
+fn closed() -> redb::Error {
+    redb::Error::Io(io::Error::other("the file is closed"))
 }
 
 fn stopped() -> String {
@@ -568,14 +526,6 @@ fn vote_error(message: String) -> StorageError<NodeId> {
     StorageIOError::write_vote(any(message)).into()
 }
 
-/// Index of the entry → the entry as JSON.
-const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
-/// Name → JSON: the vote, how far the log was purged, how far it is known to be committed.
-const FACTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("facts");
-const VOTE: &str = "vote";
-const PURGED: &str = "purged";
-const COMMITTED: &str = "committed";
-
 /// Jobs waiting for the disk; openraft itself keeps far fewer in flight.
 const QUEUE: usize = 256;
 /// Jobs in one transaction.
@@ -588,5 +538,3 @@ const TAIL_BYTES: usize = 8 << 20;
 const MESSAGE_BYTES: usize = 1 << 20;
 /// A snapshot is due after this many bytes of entries, even if they are few.
 const SNAPSHOT_BYTES: usize = 8 << 20;
-/// redb's page cache; its own default is 1 GiB.
-const CACHE_BYTES: usize = 16 << 20;

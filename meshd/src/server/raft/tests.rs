@@ -9,7 +9,7 @@ use raft::{
     CommittedLeaderId, Entry, EntryPayload, LogId, RaftLogReader, RaftSnapshotBuilder, StorageError, Vote,
 };
 
-use super::machine::Machine;
+use super::machine::{Facts, Machine};
 use super::store::{Store, StoreError};
 use super::{NodeId, SnapshotError, Types};
 use crate::server::watch::Hub;
@@ -29,7 +29,7 @@ fn open_store(place: &Path) -> Result<Store, StoreError> {
 }
 
 fn open_machine(place: &Path) -> Result<Machine, SnapshotError> {
-    Machine::open(&place.join("snapshots"), Arc::new(Hub::new()))
+    Machine::open(&place.join("snapshots"), Arc::new(Facts::new(Arc::new(Hub::new()))))
 }
 
 /// Opens the log again once the thread of a dropped one has closed the file.

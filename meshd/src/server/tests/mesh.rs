@@ -3,11 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use data_encoding::BASE64;
+use mesh_core::identity::Identity;
 use mesh_core::world::World;
 use mesh_proto::api::{
     ApiError, Applied, Apply, Call, ErrorCode, Get, JoinRequest, Joined, Request, Response, SignRequest,
@@ -19,11 +20,17 @@ use mesh_proto::command::{
 use mesh_proto::resource::Object;
 use mesh_proto::token::Token;
 use mesh_proto::watch::{Down, Hello, Up};
+use rustls::sign::CertifiedKey;
 use tokio::runtime::{Builder, Runtime};
 
+use crate::server::ca::Authority;
 use crate::server::{Answer, Carrier, NoAnswer, Notary, OpenError, Server, Setup};
 use crate::transport::frame::MAX_BULK_FRAME_BYTES;
-use crate::transport::{FrameStream, Service, join};
+use crate::transport::socket::{Share, bind_udp, listen_tcp};
+use crate::transport::{
+    Accepted, ControlClient, Credentials, Dialer, Expect, FrameStream, Listener, QuicListener, QuicOptions,
+    Refused, Service, SocketOptions, Trust, join,
+};
 
 pub(super) const MESH: &str = "0123456789abcdef";
 
@@ -34,11 +41,24 @@ struct Switch {
     cut: BTreeSet<(HostId, HostId)>,
 }
 
+/// What joins the servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Medium {
+    /// Streams in memory.
+    Memory,
+    /// Loopback sockets with mutual TLS, QUIC first.
+    Quic,
+    /// The same, with nobody listening on UDP.
+    Tcp,
+}
+
 /// The mesh; dropping it kills every server.
 pub(super) struct Mesh {
+    medium: Medium,
+    authority: Authority,
+    addresses: BTreeMap<String, SocketAddr>,
     switch: Arc<Mutex<Switch>>,
     hosts: BTreeMap<HostId, Place>,
-    root: String,
 }
 
 struct Place {
@@ -76,6 +96,107 @@ impl Wire {
     }
 }
 
+/// Calls over real sockets, unless the switch has cut the way.
+struct Sockets {
+    wire: Wire,
+    dialer: Dialer,
+    clients: Mutex<BTreeMap<(HostId, SocketAddr), ControlClient>>,
+}
+
+impl Carrier for Sockets {
+    fn call(&self, to: HostId, at: SocketAddr, service: Service, body: Bytes, limit: Duration) -> Answer<'_> {
+        let mut clients = self.clients.lock().expect("not poisoned");
+        let client = clients.entry((to, at)).or_insert_with(|| {
+            let expect = Expect::Identity(host_identity(to));
+            ControlClient::new(self.dialer.clone(), at, expect)
+        });
+        let client = client.clone();
+        Box::pin(async move {
+            if self.wire.switch.lock().expect("not poisoned").cut.contains(&(self.wire.me, to)) {
+                return Err(NoAnswer("cut off".to_owned()));
+            }
+            client.call(service, body, limit).await.map_err(|error| NoAnswer(error.to_string()))
+        })
+    }
+}
+
+fn host_identity(id: HostId) -> Identity {
+    Identity::host("cluster.local", &id.to_string()).expect("an identity")
+}
+
+/// Keys and a certificate for a host.
+fn certify(authority: &Authority, id: HostId) -> Arc<Credentials> {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let csr = rcgen::CertificateParams::default().serialize_request(&key).expect("a CSR");
+    let identity = host_identity(id);
+    let chain = authority.sign(csr.der(), &identity, Duration::from_hours(1), SystemTime::now());
+    let signer = rustls::crypto::aws_lc_rs::sign::any_supported_type(
+        &rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).expect("a key"),
+    );
+    let certified = CertifiedKey::new(chain.expect("a chain"), signer.expect("a signer"));
+    let trust = Trust::new("cluster.local", vec![authority.root().clone()]).expect("a root");
+    let credentials = Credentials::new(trust);
+    credentials.install(&identity, Arc::new(certified));
+    credentials.set_host(&identity);
+    credentials
+}
+
+/// A loopback address that is free on TCP and UDP at this moment.
+fn free_address() -> SocketAddr {
+    let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    loop {
+        let tcp = std::net::TcpListener::bind(loopback).expect("a free port");
+        let address = tcp.local_addr().expect("bound");
+        if std::net::UdpSocket::bind(address).is_ok() {
+            return address;
+        }
+    }
+}
+
+fn joined_address(switch: &Mutex<Switch>, id: HostId) -> SocketAddr {
+    let switch = switch.lock().expect("not poisoned");
+    let known = |server: &Arc<Server>| server.world().hosts.get(&id).map(|host| host.facts.address);
+    switch.servers.values().find_map(known).expect("a joined host")
+}
+
+/// Accepts control streams for a server, over TCP and (unless only TCP is wanted) QUIC.
+fn listen(
+    runtime: &Runtime,
+    medium: Medium,
+    address: SocketAddr,
+    credentials: &Arc<Credentials>,
+    server: &Arc<Server>,
+) {
+    let entered = runtime.enter();
+    let tcp = listen_tcp(address, Share::Alone).expect("a port that was free");
+    let mut tcp = Listener::new(tcp, credentials).expect("a listener");
+    let served = Arc::downgrade(server);
+    runtime.spawn(async move {
+        loop {
+            serve(&served, tcp.accept().await);
+        }
+    });
+    if medium == Medium::Quic {
+        let udp = bind_udp(address, Share::Alone).expect("a port that was free");
+        let mut quic = QuicListener::new(udp, credentials, &QuicOptions::default()).expect("a listener");
+        let served = Arc::downgrade(server);
+        runtime.spawn(async move {
+            loop {
+                serve(&served, quic.accept().await);
+            }
+        });
+    }
+    drop(entered);
+}
+
+fn serve(server: &Weak<Server>, accepted: Result<Accepted, Refused>) {
+    if let (Some(server), Ok(Accepted::Control(peer, service, stream))) = (server.upgrade(), accepted)
+        && let Some(Identity::Host { id, .. }) = peer.identity
+    {
+        server.serve(HostId(id.parse().expect("a number")), service, stream);
+    }
+}
+
 struct NoCertificates;
 
 impl Notary for NoCertificates {
@@ -92,15 +213,6 @@ fn runtime(name: &str) -> Runtime {
     Builder::new_multi_thread().worker_threads(1).thread_name(name).enable_all().build().expect("a runtime")
 }
 
-fn new_host(name: &str) -> NewHost {
-    NewHost {
-        name: name.to_owned(),
-        public_key: BASE64.encode(name.as_bytes()),
-        wrap_key: format!("wrap key of {name}"),
-        facts: facts(),
-    }
-}
-
 pub(super) fn facts() -> HostFacts {
     HostFacts {
         address: SocketAddr::from((Ipv4Addr::LOCALHOST, 15008)),
@@ -112,37 +224,65 @@ pub(super) fn facts() -> HostFacts {
 }
 
 impl Mesh {
-    /// One server, host 1, that has begun a mesh.
+    /// One server, host 1, that has begun a mesh in memory.
     pub(super) async fn init() -> Self {
-        let key = rcgen::KeyPair::generate().expect("a key");
-        let root = rcgen::CertificateParams::default().self_signed(&key).expect("a root");
-        let mut mesh =
-            Self { switch: Arc::default(), hosts: BTreeMap::new(), root: BASE64.encode(root.der()) };
+        Self::init_over(Medium::Memory).await
+    }
+
+    pub(super) async fn init_over(medium: Medium) -> Self {
+        let now = SystemTime::now();
+        let root = Authority::new_root("cluster.local", now).expect("a root");
+        let authority = Authority::from_root("cluster.local", root.key, root.certificate, now);
+        let mut mesh = Self {
+            medium,
+            authority: authority.expect("an authority"),
+            addresses: BTreeMap::new(),
+            switch: Arc::default(),
+            hosts: BTreeMap::new(),
+        };
+        let bootstrap = mesh.bootstrap();
         mesh.start(HostId(1)).await.expect("the first server starts");
-        mesh.server(1).bootstrap(mesh.bootstrap()).await.expect("the mesh begins");
+        mesh.server(1).bootstrap(bootstrap).await.expect("the mesh begins");
         mesh
     }
 
     /// Three servers, all voters: hosts 1, and the two returned.
     pub(super) async fn of_three() -> (Self, u64, u64) {
-        let mut mesh = Self::init().await;
+        Self::of_three_over(Medium::Memory).await
+    }
+
+    pub(super) async fn of_three_over(medium: Medium) -> (Self, u64, u64) {
+        let mut mesh = Self::init_over(medium).await;
         let second = mesh.join("vm2").await;
         let third = mesh.join("vm3").await;
         mesh.until("three voters", |mesh| mesh.voters(1).len() == 3).await;
         (mesh, second, third)
     }
 
-    pub(super) fn bootstrap(&self) -> Bootstrap {
+    fn new_host(&mut self, name: &str) -> NewHost {
+        let address = *self.addresses.entry(name.to_owned()).or_insert_with(|| match self.medium {
+            Medium::Memory => SocketAddr::from((Ipv4Addr::LOCALHOST, 15008)),
+            _ => free_address(),
+        });
+        NewHost {
+            name: name.to_owned(),
+            public_key: BASE64.encode(name.as_bytes()),
+            wrap_key: format!("wrap key of {name}"),
+            facts: HostFacts { address, ..facts() },
+        }
+    }
+
+    fn bootstrap(&mut self) -> Bootstrap {
         Bootstrap {
             mesh: MeshFacts {
                 id: MESH.to_owned(),
                 trust_domain: "cluster.local".to_owned(),
                 domain: "cluster.local".to_owned(),
-                roots: vec![self.root.clone()],
+                roots: vec![BASE64.encode(self.authority.root())],
                 created: Timestamp(1),
             },
             sealed_root: BTreeMap::from([("1".to_owned(), "sealed".to_owned())]),
-            host: new_host("vm1"),
+            host: self.new_host("vm1"),
         }
     }
 
@@ -162,9 +302,14 @@ impl Mesh {
         }
     }
 
-    pub(super) async fn try_join(&self, name: &str, line: &str, clock_ms: u64) -> Result<Joined, ApiError> {
+    pub(super) async fn try_join(
+        &mut self,
+        name: &str,
+        line: &str,
+        clock_ms: u64,
+    ) -> Result<Joined, ApiError> {
         let token = Token::parse(line).expect("a token");
-        let (exporter, host) = ([5; 32], new_host(name));
+        let (exporter, host) = ([5; 32], self.new_host(name));
         let proof = join::proof(&token.secret, &exporter, name.as_bytes());
         let request = JoinRequest {
             token: token.id,
@@ -192,10 +337,19 @@ impl Mesh {
             runtimes: None,
         });
         let (raft, work) = (runtime("raft"), runtime("work"));
+        let wire = Wire { me: id, switch: Arc::clone(&self.switch) };
+        let credentials = (self.medium != Medium::Memory).then(|| certify(&self.authority, id));
+        let carrier: Arc<dyn Carrier> = match &credentials {
+            None => Arc::new(wire),
+            Some(credentials) => {
+                let dialer = Dialer::new(Arc::clone(credentials), SocketOptions::default());
+                Arc::new(Sockets { wire, dialer, clients: Mutex::default() })
+            }
+        };
         let setup = || Setup {
             id,
             folder: place.folder.path().to_owned(),
-            carrier: Arc::new(Wire { me: id, switch: Arc::clone(&self.switch) }),
+            carrier: Arc::clone(&carrier),
             notary: Arc::new(NoCertificates),
             analyze: |_, _| Vec::new(),
             raft_runtime: raft.handle().clone(),
@@ -212,6 +366,13 @@ impl Mesh {
                 started => break started?,
             }
         };
+        if let Some(credentials) = credentials {
+            let address = match id {
+                HostId(1) => self.addresses["vm1"],
+                _ => joined_address(&self.switch, id),
+            };
+            listen(&raft, self.medium, address, &credentials, &server);
+        }
         place.runtimes = Some((raft, work));
         self.switch.lock().expect("not poisoned").servers.insert(id, server);
         Ok(())

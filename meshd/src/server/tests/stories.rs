@@ -6,7 +6,7 @@ use mesh_proto::api::{Call, ErrorCode, HostRole, Request, Response};
 use mesh_proto::command::{HostId, Liveness, Revision};
 use mesh_proto::watch::Up;
 
-use super::mesh::{Mesh, call_from, code, facts, order, wall_ms};
+use super::mesh::{Medium, Mesh, call_from, code, facts, order, wall_ms};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn first_host_writes_alone_and_two_more_make_three_voters() {
@@ -155,7 +155,7 @@ async fn rollback_is_a_new_revision_and_shows_in_history() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn token_is_used_once_and_refusals_differ() {
-    let mesh = Mesh::init().await;
+    let mut mesh = Mesh::init().await;
     let line = mesh.token().await;
     let joined = mesh.try_join("vm2", &line, wall_ms()).await.expect("joins");
     assert_eq!(joined.chain, [format!("spiffe://cluster.local/host/{}", joined.id)]);
@@ -300,10 +300,14 @@ async fn status_names_roles() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn host_that_is_no_server_cannot_report_or_hide_its_name() {
-    let (mesh, ..) = Mesh::of_three().await;
+    let (mut mesh, ..) = Mesh::of_three().await;
     let line = mesh.token().await;
     let agent = mesh.try_join("vm4", &line, wall_ms()).await.expect("joins").id.0;
-    let report = Call { author: String::new(), request: Request::Report(std::collections::BTreeMap::default()), relayed: true };
+    let report = Call {
+        author: String::new(),
+        request: Request::Report(std::collections::BTreeMap::default()),
+        relayed: true,
+    };
     let (why, _) = code(call_from(&mesh.server(1), agent, &report).await);
     assert_eq!(why, ErrorCode::Forbidden);
 
@@ -334,4 +338,54 @@ async fn snapshot_and_log_together_make_the_world_again() {
     mesh.apply_until_done(1, "later").await;
     assert_eq!(mesh.world(1).resources.len(), 41);
     assert_eq!(mesh.world(1).hosts, before.hosts);
+}
+
+/// Forms three voters over real sockets, kills the leader, writes on, and brings it back.
+async fn live_through_the_death_of_a_leader(medium: Medium) {
+    let (mut mesh, second, third) = Mesh::of_three_over(medium).await;
+    mesh.apply(third, "before", "k1").await.expect("write");
+
+    mesh.kill(1);
+    let gap = mesh.apply_until_done(second, "after").await;
+    assert!(gap < Duration::from_secs(2), "{medium:?}: {gap:?}");
+
+    mesh.start(HostId(1)).await.expect("starts again");
+    mesh.apply_until_done(1, "back").await;
+    assert_eq!(mesh.names(1).await.expect("read"), ["after", "back", "before"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mesh_lives_through_the_death_of_a_leader_over_quic() {
+    live_through_the_death_of_a_leader(Medium::Quic).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mesh_lives_through_the_death_of_a_leader_where_udp_is_blocked() {
+    live_through_the_death_of_a_leader(Medium::Tcp).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failed_disk_refuses_writes_keeps_reads_and_heals() {
+    let mesh = Mesh::init().await;
+    mesh.apply(1, "before", "k1").await.expect("write");
+    mesh.server(1).consensus.fail_next_write();
+
+    let (why, message) = code(mesh.apply(1, "lost", "k2").await);
+
+    assert_eq!(why, ErrorCode::Unavailable, "{message}");
+    assert!(message.contains("raft.redb"), "{message}");
+    assert_eq!(mesh.world(1).resources.len(), 1, "reading goes on");
+    mesh.apply_until_done(1, "after").await;
+    assert!(mesh.names(1).await.expect("read").contains(&"before".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn follower_whose_disk_failed_comes_back() {
+    let (mesh, second, _) = Mesh::of_three().await;
+    let before = mesh.server(second).consensus.opened();
+    mesh.server(second).consensus.fail_next_write();
+    mesh.apply_until_done(1, "meanwhile").await;
+    mesh.until("opened anew", |mesh| mesh.server(second).consensus.opened() != before).await;
+    mesh.until("caught up", |mesh| mesh.world(second).resources.len() == 1).await;
+    assert_eq!(mesh.server(second).failure(), None);
 }

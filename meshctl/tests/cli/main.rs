@@ -1,0 +1,7 @@
+//! The built meshctl against a small server that speaks the API on a real unix socket.
+
+mod server;
+
+mod apply;
+mod codes;
+mod look;

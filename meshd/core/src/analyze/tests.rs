@@ -1,0 +1,173 @@
+use std::collections::BTreeMap;
+
+use mesh_proto::command::{HostId, Precondition, ResourceChange};
+use mesh_proto::finding::Severity;
+use mesh_proto::registration::{Health, Instance, PortBinding, Protocol, Registration};
+use mesh_proto::watch::Change;
+
+use super::*;
+
+fn world() -> World {
+    let mut world = World::default();
+    world.mesh.domain = "cluster.local".into();
+    let instance = Instance {
+        service: "reviews".into(),
+        namespace: "default".into(),
+        account: "default".into(),
+        labels: BTreeMap::new(),
+        ports: vec![PortBinding {
+            number: 9080,
+            name: String::new(),
+            protocol: Protocol::Http,
+            target: ([127, 0, 0, 1], 1).into(),
+        }],
+        address: None,
+        weight: 1,
+        locality: None,
+        check: None,
+        health: Health::Healthy,
+    };
+    let registration = Registration { instances: BTreeMap::from([("r".to_owned(), instance)]) };
+    world.absorb(&Change::Registration { host: HostId(1), registration: Some(registration) });
+    world
+}
+
+fn batch(yaml: &str) -> Batch {
+    let (documents, findings) = mesh_proto::yaml::read("rules.yaml", yaml);
+    assert!(findings.iter().all(|finding| !finding.is_error()), "{findings:?}");
+    let change = |object: mesh_proto::resource::Object| ResourceChange {
+        key: object.key(),
+        object: Some(object),
+        expect: Precondition::Any,
+    };
+    Batch {
+        changes: documents.into_iter().map(|document| change(document.object)).collect(),
+        reason: String::new(),
+    }
+}
+
+fn texts(yaml: &str) -> Vec<String> {
+    check(&world(), &batch(yaml)).iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn missing_destinations_are_told_with_what_exists() {
+    let found = texts(
+        r"
+kind: DestinationRule
+apiVersion: networking.istio.io/v1
+metadata: {name: reviews}
+spec: {host: reviews, subsets: [{name: v1}, {name: v2}]}
+---
+kind: VirtualService
+apiVersion: networking.istio.io/v1
+metadata: {name: reviews}
+spec:
+  hosts: [reviews]
+  http:
+  - match: [{uri: {prefix: /a}}]
+    route: [{destination: {host: reviews, subset: v3, port: {number: 80}}}]
+  - match: [{uri: {prefix: /b}}]
+    route: [{destination: {host: reviews.default}}]
+",
+    );
+    let wanted = [
+        "warning: VirtualService default/reviews: spec.http[0].route[0].destination.port.number: reviews.default.svc.cluster.local has no port 80 (has: 9080): requests are answered 503",
+        "warning: VirtualService default/reviews: spec.http[0].route[0].destination.subset: subset \"v3\" is not in any DestinationRule for reviews.default.svc.cluster.local (has: v1, v2): requests are answered 503",
+        "warning: VirtualService default/reviews: spec.http[1].route[0].destination.host: host reviews.default is no service that namespace default sees (default has: reviews): requests are answered 503; a name with a dot is not completed; write reviews.default.svc.cluster.local",
+    ];
+    assert_eq!(found, wanted);
+}
+
+#[test]
+fn shadowed_routes_and_second_rules_are_told() {
+    let found = texts(
+        r#"
+kind: VirtualService
+apiVersion: networking.istio.io/v1
+metadata: {name: a}
+spec:
+  hosts: [reviews]
+  http:
+  - route: [{destination: {host: reviews}}]
+  - match: [{uri: {prefix: /late}}]
+    directResponse: {status: 200}
+---
+kind: VirtualService
+apiVersion: networking.istio.io/v1
+metadata: {name: b}
+spec:
+  hosts: [reviews, revews]
+  http:
+  - directResponse: {status: 200}
+    headers: {response: {set: {x: "%UNKNOWN%"}}}
+"#,
+    );
+    assert_eq!(found.len(), 4, "{found:#?}");
+    assert!(
+        found[0].contains("spec.http[1]: http[1] is never reached: http[0] before it takes every request")
+    );
+    assert!(found[1].contains("has rules in VirtualService default/a already"));
+    assert!(found[2].contains("host revews.default.svc.cluster.local is no service"));
+    assert!(found[3].contains("\"%UNKNOWN%\" is not a variable"));
+}
+
+#[test]
+fn a_service_entry_for_a_service_and_a_rule_for_nobody_are_told() {
+    let found = texts(
+        r"
+kind: ServiceEntry
+apiVersion: networking.istio.io/v1
+metadata: {name: twice}
+spec:
+  hosts: [reviews.default.svc.cluster.local]
+  resolution: STATIC
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  endpoints: [{address: 192.0.2.1}]
+---
+kind: DestinationRule
+apiVersion: networking.istio.io/v1
+metadata: {name: nobody}
+spec: {host: nobody}
+",
+    );
+    assert_eq!(found.len(), 2, "{found:#?}");
+    assert!(found[0].contains("no service has host nobody.default.svc.cluster.local (default has: reviews)"));
+    assert!(found[1].contains("is a registered service of namespace default already"));
+}
+
+#[test]
+fn a_batch_is_told_what_it_breaks_for_others_but_not_what_was_broken_before() {
+    let mut world = world();
+    let rules = r"
+kind: VirtualService
+apiVersion: networking.istio.io/v1
+metadata: {name: reviews}
+spec:
+  hosts: [reviews]
+  http: [{route: [{destination: {host: reviews, subset: v1}}]}]
+---
+kind: DestinationRule
+apiVersion: networking.istio.io/v1
+metadata: {name: reviews}
+spec: {host: reviews, subsets: [{name: v1}]}
+---
+kind: DestinationRule
+apiVersion: networking.istio.io/v1
+metadata: {name: nobody}
+spec: {host: nobody}
+";
+    for change in batch(rules).changes {
+        let object = change.object.expect("an object");
+        let stored = Stored { object, created: Revision(1), changed: Revision(1) };
+        world.resources.insert(change.key, Arc::new(stored));
+    }
+    let gone = ObjectKey::new(Kind::DestinationRule, "default", "reviews");
+    let delete = Batch {
+        changes: vec![ResourceChange { key: gone, object: None, expect: Precondition::Any }],
+        reason: String::new(),
+    };
+    let found = check(&world, &delete);
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert_eq!((found[0].severity, &*found[0].code), (Severity::Warning, "unknown-subset"));
+}

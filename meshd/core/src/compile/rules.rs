@@ -1,0 +1,173 @@
+//! `VirtualServices` as the mesh follows them: names resolved, delegates put in, the oldest first.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use mesh_proto::command::Revision;
+use mesh_proto::resource::{HttpMatchRequest, HttpRoute, Kind, ObjectKey, Spec, VirtualService};
+use mesh_proto::watch::Stored;
+
+use super::hosts::{full_name, of_kind};
+use super::mesh::Settings;
+use super::{Problems, delegates, visibility};
+use crate::plan::{Origin, Workload};
+
+/// The name of the callers inside the mesh among `gateways`.
+pub(crate) const MESH: &str = "mesh";
+
+/// A `VirtualService` for callers inside the mesh.
+pub(crate) struct Rules<'a> {
+    /// What names it.
+    pub(crate) key: ObjectKey,
+    /// Its namespace: short names of it resolve here.
+    pub(crate) namespace: &'a str,
+    /// Its hosts, in full, lower case.
+    pub(crate) hosts: Vec<String>,
+    /// Its HTTP routes, delegates put in.
+    pub(crate) http: Vec<HttpRule<'a>>,
+    /// The rest of it.
+    pub(crate) spec: &'a VirtualService,
+    /// What it was made of: itself and its delegates, each at its last change.
+    pub(crate) made_of: Vec<(ObjectKey, Revision)>,
+    export_to: &'a [String],
+}
+
+/// One HTTP route of a `VirtualService`.
+pub(crate) struct HttpRule<'a> {
+    /// It. Of a delegated route all host names are in full.
+    pub(crate) http: Cow<'a, HttpRoute>,
+    /// Which it is.
+    pub(crate) origin: Origin,
+}
+
+impl Rules<'_> {
+    /// Whether callers of a namespace see it.
+    pub(crate) fn seen_from(&self, namespace: &str) -> bool {
+        visibility::sees(self.export_to, self.namespace, namespace)
+    }
+
+    /// Whether any condition asks for the caller's labels.
+    pub(crate) fn looks_at_labels(&self) -> bool {
+        let http = self.http.iter().flat_map(|rule| &rule.http.r#match);
+        let tcp = self.spec.tcp.iter().flat_map(|rule| &rule.r#match);
+        let tls = self.spec.tls.iter().flat_map(|rule| &rule.r#match);
+        http.map(|one| &one.source_labels)
+            .chain(tcp.map(|one| &one.source_labels))
+            .chain(tls.map(|one| &one.source_labels))
+            .any(|labels| !labels.is_empty())
+    }
+
+    /// Returns the conditions of each HTTP route that this caller can meet on this port; routes without any are left
+    /// out, and so is everything after a catch-all.
+    ///
+    /// Source: Istio `BuildHTTPRoutesForVirtualService`.
+    pub(crate) fn applicable(
+        &self,
+        caller: &Workload,
+        port: u16,
+    ) -> Vec<(&HttpRule<'_>, Vec<&HttpMatchRequest>)> {
+        let mut found = Vec::new();
+        for rule in &self.http {
+            let conditions = &rule.http.r#match;
+            if conditions.is_empty() {
+                found.push((rule, Vec::new()));
+                break;
+            }
+            let mut kept = Vec::new();
+            let mut catches_all = false;
+            for condition in conditions {
+                if source_holds(condition, caller) && condition.port.is_none_or(|wanted| wanted == port) {
+                    kept.push(condition);
+                    catches_all = is_catch_all(condition);
+                    if catches_all {
+                        break;
+                    }
+                }
+            }
+            if !kept.is_empty() {
+                found.push((rule, kept));
+            }
+            if catches_all {
+                break;
+            }
+        }
+        found
+    }
+}
+
+/// Loads every `VirtualService` that callers inside the mesh follow, the oldest first (then by namespace and name).
+pub(crate) fn load<'a>(
+    world: &'a crate::world::World,
+    mesh: &Settings<'a>,
+    domain: &str,
+    problems: &Problems,
+) -> Vec<Rules<'a>> {
+    let mut stored: Vec<(&'a Stored, &'a VirtualService)> = of_kind(world, Kind::VirtualService)
+        .filter_map(|stored| match &stored.object.spec {
+            Spec::VirtualService(spec) => Some((stored, spec)),
+            _ => None,
+        })
+        .collect();
+    stored.sort_by_cached_key(|(stored, _)| (stored.created, stored.object.key()));
+    let export_to = |spec: &'a VirtualService| {
+        visibility::or_default(&spec.export_to, mesh, |config| &config.default_virtual_service_export_to)
+    };
+    // A VirtualService without hosts is there to be delegated to.
+    let (delegates, roots): (Vec<_>, Vec<_>) =
+        stored.into_iter().partition(|(_, spec)| spec.hosts.is_empty());
+    let delegates: delegates::Delegates<'a> = delegates
+        .into_iter()
+        .map(|(stored, spec)| {
+            let metadata = &stored.object.metadata;
+            let export_to = export_to(spec);
+            (
+                (metadata.namespace.as_str(), metadata.name.as_str()),
+                delegates::Delegate { stored, spec, export_to },
+            )
+        })
+        .collect::<BTreeMap<_, _>>();
+    let roots = roots
+        .into_iter()
+        .filter(|(_, spec)| spec.gateways.is_empty() || spec.gateways.iter().any(|gateway| gateway == MESH));
+    roots
+        .map(|(stored, spec)| {
+            let key = stored.object.key();
+            let namespace = stored.object.metadata.namespace.as_str();
+            let mut made_of = vec![(key.clone(), stored.changed)];
+            let http = delegates::put_in(&key, spec, &delegates, domain, &mut made_of, problems);
+            let hosts = spec.hosts.iter().map(|host| full_name(host, namespace, domain)).collect();
+            Rules { key, namespace, hosts, http, spec, made_of, export_to: export_to(spec) }
+        })
+        .collect()
+}
+
+/// Whether a condition's words about the caller hold. `gateways` decides alone where it is given.
+///
+/// Source: Istio `sourceMatchHTTP`.
+fn source_holds(condition: &HttpMatchRequest, caller: &Workload) -> bool {
+    if !condition.gateways.is_empty() {
+        return condition.gateways.iter().any(|gateway| gateway == MESH);
+    }
+    super::hosts::has_all(&caller.labels, &condition.source_labels)
+        && (condition.source_namespace.is_empty() || condition.source_namespace == caller.namespace)
+}
+
+/// Whether a condition that this caller can meet is met by every request.
+///
+/// Source: Istio `IsCatchAllRoute`.
+pub(crate) fn is_catch_all(condition: &HttpMatchRequest) -> bool {
+    use mesh_proto::value::StringMatch;
+    let any_path = match &condition.uri {
+        None | Some(StringMatch::Present) => true,
+        Some(StringMatch::Prefix(prefix)) => prefix == "/",
+        Some(StringMatch::Regex(regex)) => regex == ".*",
+        Some(StringMatch::Exact(_)) => false,
+    };
+    any_path
+        && condition.scheme.is_none()
+        && condition.method.is_none()
+        && condition.authority.is_none()
+        && condition.headers.is_empty()
+        && condition.without_headers.is_empty()
+        && condition.query_params.is_empty()
+}

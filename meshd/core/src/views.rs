@@ -1,0 +1,240 @@
+//! A Plan and a World in rows for people: what `meshctl routes`, `clusters`, `endpoints` and `services` show.
+//!
+//! Decides nothing; every word stands for a field of the Plan.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+
+use mesh_proto::api::{ClusterView, EndpointView, InstanceView, PlanFilter, RouteView, ServiceView};
+use mesh_proto::command::Liveness;
+use mesh_proto::registration::Health;
+
+use crate::compile::hosts::{Service, Source, services as gather};
+use crate::compile::mesh::Settings;
+use crate::endpoint::Moment;
+use crate::plan::{Balancer, Cluster, ClusterName, Endpoint, Node, Origin, Outbound, Plan, TcpRules, Via};
+use crate::world::World;
+
+mod words;
+
+/// Returns the routes of the host's own caller, in order of host, port and precedence.
+pub fn routes(plan: &Plan, filter: &PlanFilter) -> Vec<RouteView> {
+    routes_of(plan, 0, filter)
+}
+
+/// Returns the routes of one caller, by its position in `Node::callers`.
+pub fn routes_of(plan: &Plan, caller: usize, filter: &PlanFilter) -> Vec<RouteView> {
+    let Some(outbound) = plan.outbounds.get(caller) else { return Vec::new() };
+    let mut rows = http_routes(outbound);
+    rows.extend(connections(outbound));
+    rows.sort_by(|one, other| (&one.host, one.port, one.index).cmp(&(&other.host, other.port, other.index)));
+    rows.retain(|row| wanted(filter, &row.host, row.port));
+    rows
+}
+
+/// Returns the clusters of all callers, in order of name. The time does not matter: an ejection ends at a sweep.
+pub fn clusters(plan: &Plan, filter: &PlanFilter, _now: Moment) -> Vec<ClusterView> {
+    let found =
+        plan.clusters.values().filter(|cluster| wanted(filter, &cluster.name.host, cluster.name.port));
+    found
+        .map(|cluster| ClusterView {
+            name: cluster.name.to_string(),
+            balancer: balancer(&cluster.balancer).to_owned(),
+            endpoints: cluster.endpoints.all.len(),
+            usable: cluster.endpoints.all.iter().filter(|endpoint| is_usable(endpoint)).count(),
+            limits: words::limits(cluster),
+            by: cluster.origins.iter().map(ToString::to_string).collect(),
+        })
+        .collect()
+}
+
+/// Returns the endpoints of all clusters, in order of cluster and endpoint.
+pub fn endpoints(plan: &Plan, filter: &PlanFilter, now: Moment) -> Vec<EndpointView> {
+    let found =
+        plan.clusters.values().filter(|cluster| wanted(filter, &cluster.name.host, cluster.name.port));
+    found
+        .flat_map(|cluster| cluster.endpoints.all.iter().map(move |one| endpoint(cluster, one, now)))
+        .collect()
+}
+
+/// Returns the services of the mesh, in order of host.
+pub fn services(world: &World) -> Vec<ServiceView> {
+    let node = Node { domain: world.mesh.domain.clone(), ..Node::default() };
+    let mesh = Settings::of(world);
+    gather(world, &node, &mesh).all.iter().map(|found| service(world, found)).collect()
+}
+
+fn http_routes(outbound: &Outbound) -> Vec<RouteView> {
+    let mut hosts = BTreeMap::new();
+    for table in outbound.ports.values() {
+        for (_, host) in table.http.iter() {
+            hosts.insert((&host.host, host.port), host);
+        }
+    }
+    let rows = hosts.values().flat_map(|host| {
+        host.routes.iter().enumerate().map(|(index, route)| RouteView {
+            host: host.host.clone(),
+            port: host.port,
+            index,
+            name: route.origin.name.clone(),
+            when: words::when(&route.matchers),
+            then: words::then(&route.action, &host.host),
+            with: words::with(route),
+            by: by(&route.origin),
+        })
+    });
+    rows.collect()
+}
+
+/// Returns rows for TLS by SNI and for TCP services.
+fn connections(outbound: &Outbound) -> Vec<RouteView> {
+    let mut found: BTreeMap<(String, u16, String), &TcpRules> = BTreeMap::new();
+    for table in outbound.ports.values() {
+        for (sni, host) in table.tls.iter() {
+            found.insert((host.host.clone(), table.number, format!("sni {sni}")), &host.rules);
+        }
+        if let Some(service) = table.tcp.as_ref().filter(|service| !service.protocol.is_http()) {
+            found.insert((service.host.clone(), service.number, String::new()), &service.tcp);
+        }
+    }
+    let by_address = outbound.addresses.values().chain(outbound.ranges.iter().map(|(_, _, service)| service));
+    for service in by_address.filter(|service| !service.protocol.is_http() && !service.protocol.is_tls()) {
+        found.insert((service.host.clone(), service.number, String::new()), &service.tcp);
+    }
+    let mut rows = Vec::new();
+    for ((host, port, sni), rules) in found {
+        for rule in &rules.rules {
+            let index = rows.iter().filter(|row: &&RouteView| row.host == host && row.port == port).count();
+            rows.push(RouteView {
+                when: words::connection(&sni, &rule.destination_subnets),
+                then: words::destinations(&rule.destinations, &host),
+                by: by(&rule.origin),
+                name: rule.origin.name.clone(),
+                with: Vec::new(),
+                host: host.clone(),
+                port,
+                index,
+            });
+        }
+    }
+    rows
+}
+
+fn by(origin: &Origin) -> String {
+    match &origin.object {
+        Some(key) => format!("{key} {}", origin.path),
+        None => "default".into(),
+    }
+}
+
+/// Whether a row is asked for: by full host name, or by any short form of it.
+fn wanted(filter: &PlanFilter, host: &str, port: u16) -> bool {
+    let host_fits = |wanted: &String| {
+        let wanted = wanted.to_ascii_lowercase();
+        host == wanted || host.strip_prefix(&wanted).is_some_and(|rest| rest.starts_with('.'))
+    };
+    filter.host.as_ref().is_none_or(host_fits) && filter.port.is_none_or(|wanted| wanted == port)
+}
+
+fn balancer(balancer: &Balancer) -> &'static str {
+    match balancer {
+        Balancer::LeastRequest => "least request",
+        Balancer::RoundRobin => "round robin",
+        Balancer::Random => "random",
+        Balancer::Passthrough => "passthrough",
+        Balancer::RingHash { .. } => "ring hash",
+        Balancer::Maglev { .. } => "maglev",
+    }
+}
+
+fn is_usable(endpoint: &Endpoint) -> bool {
+    endpoint.weight > 0
+        && endpoint.health == Health::Healthy
+        && matches!(endpoint.liveness, Liveness::Live | Liveness::Suspect)
+        && !endpoint.state.is_ejected()
+}
+
+fn endpoint(cluster: &Cluster, endpoint: &Endpoint, now: Moment) -> EndpointView {
+    let (address, via, identity) = match &endpoint.via {
+        Via::Local(address) => (address.to_string(), "local", String::new()),
+        Via::Mesh { hop, identity, .. } => (hop.to_string(), "mesh", identity.to_string()),
+        Via::Plain(address) => (address.to_string(), "plain", String::new()),
+        Via::Name { host, port } => (format!("{host}:{port}"), "plain", String::new()),
+    };
+    EndpointView {
+        cluster: cluster.name.to_string(),
+        endpoint: endpoint.id.replacen('@', " on ", 1),
+        address,
+        via: via.to_owned(),
+        identity,
+        weight: endpoint.weight,
+        state: state(endpoint, now),
+        in_flight: endpoint.state.in_flight.load(Ordering::Relaxed),
+        requests: endpoint.state.requests.load(Ordering::Relaxed),
+    }
+}
+
+/// The first reason not to use an endpoint, else `healthy`.
+fn state(endpoint: &Endpoint, now: Moment) -> String {
+    match (endpoint.liveness, endpoint.health) {
+        (Liveness::Gone, _) => return "host gone".into(),
+        (Liveness::Left, _) => return "host left".into(),
+        (_, Health::Unhealthy) => return "unhealthy".into(),
+        (_, Health::Draining) => return "draining".into(),
+        _ => {}
+    }
+    if endpoint.state.is_ejected() {
+        let until = endpoint.state.ejected_until.load(Ordering::Relaxed);
+        return format!("ejected for {} s", until.saturating_sub(now.0).div_ceil(1_000));
+    }
+    match (endpoint.liveness, endpoint.weight) {
+        (Liveness::Suspect, _) => "host suspect".into(),
+        (_, 0) => "weight 0".into(),
+        _ => "healthy".into(),
+    }
+}
+
+fn service(world: &World, service: &Service<'_>) -> ServiceView {
+    let instances = match &service.source {
+        Source::Registered(instances) => instances.iter().map(|found| registered(world, found)).collect(),
+        Source::Entry(entry) => {
+            let outside = |name: &str, one: &mesh_proto::resource::WorkloadEntry| InstanceView {
+                id: name.to_owned(),
+                on: String::new(),
+                targets: vec![one.address.clone()],
+                labels: one.labels.clone(),
+                health: Health::Healthy,
+                liveness: Liveness::Live,
+            };
+            let endpoints = entry.spec.endpoints.iter().map(|one| outside(&one.address, one));
+            let workloads = entry.workloads.iter().map(|(name, one)| outside(name, one));
+            let picked = entry.instances.iter().map(|found| registered(world, found));
+            endpoints.chain(workloads).chain(picked).collect()
+        }
+    };
+    let ports = service.ports.iter();
+    ServiceView {
+        host: service.host.to_string(),
+        origin: service
+            .entry()
+            .map_or_else(|| "mesh".to_owned(), |entry| entry.stored.object.key().to_string()),
+        addresses: service.single_addresses().collect(),
+        ports: ports.map(|port| (port.number, port.name.clone(), port.protocol.to_string())).collect(),
+        instances,
+    }
+}
+
+fn registered(world: &World, found: &crate::world::InstanceRef<'_>) -> InstanceView {
+    let host = world.hosts.get(&found.host);
+    InstanceView {
+        id: found.id.to_owned(),
+        on: host.map_or_else(String::new, |host| host.name.clone()),
+        targets: found.instance.ports.iter().map(|port| port.target.to_string()).collect(),
+        labels: found.instance.labels.clone(),
+        health: found.instance.health,
+        liveness: host.map_or(Liveness::Gone, |host| host.liveness),
+    }
+}
+
+#[cfg(test)]
+mod tests;

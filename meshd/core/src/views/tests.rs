@@ -1,0 +1,114 @@
+use std::sync::Arc;
+
+use mesh_proto::command::{HostId, Revision};
+use mesh_proto::registration::{Instance, Registration};
+use mesh_proto::watch::{Change, Stored};
+
+use super::*;
+use crate::compile::compile;
+use crate::plan::Workload;
+
+fn plan(rules: &str) -> (World, Plan) {
+    let mut world = World::default();
+    world.mesh.domain = "cluster.local".into();
+    world.mesh.trust_domain = "cluster.local".into();
+    let host: mesh_proto::watch::Host = serde_json::from_value(serde_json::json!({
+        "name": "vm2", "public_key": "", "wrap_key": "", "voter_eligible": false, "liveness": "live",
+        "facts": {"address": "10.0.0.2:15008", "version": "0"},
+    }))
+    .expect("a host");
+    world.absorb(&Change::Host { id: HostId(2), host: Some(host) });
+    let instance = |version: &str| -> Instance {
+        serde_json::from_value(serde_json::json!({
+            "service": "reviews", "labels": {"version": version},
+            "ports": [{"number": 9080, "name": "http", "target": "127.0.0.1:9080"}],
+        }))
+        .expect("an instance")
+    };
+    let instances = ["v1", "v2"].map(|version| (format!("reviews-{version}"), instance(version)));
+    let registration = Registration { instances: instances.into() };
+    world.absorb(&Change::Registration { host: HostId(2), registration: Some(registration) });
+    let (documents, findings) = mesh_proto::yaml::read("rules.yaml", rules);
+    assert!(findings.iter().all(|finding| !finding.is_error()), "{findings:?}");
+    for document in documents {
+        let key = document.object.key();
+        let stored = Stored { object: document.object, created: Revision(1), changed: Revision(1) };
+        world.resources.insert(key, Arc::new(stored));
+    }
+    let node = Arc::new(Node {
+        host: HostId(1),
+        domain: "cluster.local".into(),
+        callers: vec![Workload { namespace: "default".into(), ..Workload::default() }],
+        ..Node::default()
+    });
+    let plan = compile(&world, &node, None);
+    (world, plan)
+}
+
+const CANARY: &str = "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: reviews}
+spec:
+  host: reviews
+  trafficPolicy: {connectionPool: {tcp: {maxConnections: 7}}}
+  subsets: [{name: v1, labels: {version: v1}}, {name: v2, labels: {version: v2}}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: reviews}
+spec:
+  hosts: [reviews]
+  http:
+  - name: canary
+    match: [{uri: {prefix: /reviews}, headers: {end-user: {exact: jason}}}]
+    timeout: 2s
+    retries: {attempts: 3, retryOn: 5xx}
+    fault: {abort: {httpStatus: 503, percentage: {value: 0.5}}}
+    route:
+    - {destination: {host: reviews, subset: v1}, weight: 90}
+    - {destination: {host: reviews, subset: v2}, weight: 10}
+  - route: [{destination: {host: reviews, subset: v3}}]
+";
+
+#[test]
+fn routes_read_like_sentences() {
+    let (_, plan) = plan(CANARY);
+    let rows = routes(&plan, &PlanFilter { host: Some("reviews".into()), port: None });
+    assert_eq!(rows.len(), 2, "{rows:#?}");
+    assert_eq!(rows[0].when, "uri prefix /reviews and header end-user = jason");
+    assert_eq!(rows[0].then, "reviews v1 90 %, v2 10 %");
+    assert_eq!(rows[0].with, ["abort 503 for 0.5 %", "timeout 2s", "3 retries on 5xx"]);
+    assert_eq!(rows[0].by, "VirtualService default/reviews http[0]");
+    assert_eq!((rows[1].when.as_str(), rows[1].then.as_str()), ("always", "reviews v3 (not there: 503)"));
+}
+
+#[test]
+fn clusters_and_endpoints_show_limits_state_and_way() {
+    let (_, plan) = plan(CANARY);
+    let filter = PlanFilter { host: Some("reviews.default".into()), port: Some(9080) };
+    let rows = clusters(&plan, &filter, Moment(0));
+    let names: Vec<_> = rows.iter().map(|row| row.name.as_str()).collect();
+    let host = "reviews.default.svc.cluster.local";
+    assert_eq!(names, ["", "v1", "v2"].map(|subset| format!("outbound|9080|{subset}|{host}")));
+    assert_eq!((rows[0].endpoints, rows[0].usable), (2, 2));
+    assert_eq!(rows[0].limits, ["7 connections"]);
+    let rows = endpoints(&plan, &filter, Moment(0));
+    assert_eq!(rows[0].endpoint, "reviews-v1 on vm2");
+    assert_eq!((rows[0].via.as_str(), rows[0].address.as_str()), ("mesh", "10.0.0.2:15008"));
+    assert_eq!(rows[0].identity, "spiffe://cluster.local/ns/default/sa/default");
+    assert_eq!(rows[0].state, "healthy");
+    plan.clusters.values().for_each(|cluster| {
+        cluster.endpoints.all.iter().for_each(|one| one.state.ejected_until.store(28_000, Ordering::Relaxed));
+    });
+    assert_eq!(endpoints(&plan, &filter, Moment(500))[0].state, "ejected for 28 s");
+}
+
+#[test]
+fn services_show_ports_and_instances() {
+    let (world, _) = plan("");
+    let rows = services(&world);
+    assert_eq!(rows.len(), 1);
+    assert_eq!(rows[0].ports, [(9080, "http".to_owned(), "HTTP".to_owned())]);
+    assert_eq!((rows[0].instances[1].id.as_str(), rows[0].instances[1].on.as_str()), ("reviews-v2", "vm2"));
+}

@@ -1,0 +1,50 @@
+//! Golden cases: resources and calls in YAML, and what becomes of each call.
+//!
+//! `cases/<area>/<name>.yaml` is read by [`case`]; each call is decided by the code that the proxy runs. Expectations
+//! come from Envoy or from Istio's reference (`source`), never from the code. The cases recorded in
+//! `../shared/conformance` are checked too, where they are there.
+#![expect(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "cases are files; a skipped test says so aloud"
+)]
+
+mod case;
+mod conformance;
+mod scale;
+mod verdict;
+mod world;
+
+use std::path::{Path, PathBuf};
+
+#[test]
+fn every_golden_case_is_decided_as_written() {
+    let mut failures = Vec::new();
+    let mut calls = 0;
+    for file in files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("cases")) {
+        let text = std::fs::read_to_string(&file).expect("a readable case");
+        let name = file.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap_or(&file).display().to_string();
+        let case: case::Case = match serde_saphyr::from_str(&text) {
+            Ok(case) => case,
+            Err(error) => {
+                failures.push(format!("{name}: {error}"));
+                continue;
+            }
+        };
+        calls += case.calls.len();
+        failures.extend(case.run().into_iter().map(|failure| format!("{name}: {failure}")));
+    }
+    assert!(failures.is_empty(), "{} of {calls} calls:\n{}", failures.len(), failures.join("\n"));
+    assert!(calls >= 60, "only {calls} calls are checked");
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).expect("a folder of cases");
+    let mut found: Vec<PathBuf> = entries
+        .map(|entry| entry.expect("an entry").path())
+        .flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] })
+        .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
+        .collect();
+    found.sort();
+    found
+}

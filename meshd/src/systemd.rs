@@ -1,0 +1,134 @@
+//! Speaks with systemd: ready, stopping, alive; and enables the unit at `meshd init` and `meshd join`.
+//!
+//! Everything here does nothing where systemd does not run, and never fails the caller: a host without systemd is
+//! as good a host.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+
+/// Name of meshd's unit.
+pub const UNIT: &str = "meshd.service";
+
+/// What became of [`enable_unit`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Enabled {
+    /// The unit is enabled and running.
+    Started,
+    /// There is no systemd, no unit of meshd, or the caller is not root: `meshd run` serves.
+    NoSystemd,
+    /// systemd refused; what it said.
+    Failed(String),
+}
+
+/// Says that meshd serves: what the unit's `Type=notify` waits for.
+pub fn ready() {
+    tell(&[NotifyState::Ready]);
+}
+
+/// Says that meshd drains, and how long it may take at most.
+pub fn stopping() {
+    tell(&[NotifyState::Stopping]);
+}
+
+/// Shows a short sentence in `systemctl status`.
+pub fn status(sentence: &str) {
+    tell(&[NotifyState::Status(sentence)]);
+}
+
+/// Says that meshd is alive. Call it every [`watchdog_interval`], from the runtime whose health counts.
+pub fn alive() {
+    tell(&[NotifyState::Watchdog]);
+}
+
+/// Returns how often [`alive`] is expected: half of the unit's `WatchdogSec`; `None` where nobody watches.
+pub fn watchdog_interval() -> Option<Duration> {
+    sd_notify::watchdog_enabled().map(|limit| limit / 2)
+}
+
+/// Enables and starts the unit, so that meshd serves now and after a reboot.
+pub fn enable_unit() -> Enabled {
+    let unit_is_installed = UNIT_FOLDERS.iter().any(|folder| Path::new(folder).join(UNIT).exists());
+    if !sd_notify::booted().unwrap_or(false) || !unit_is_installed || !rustix::process::geteuid().is_root() {
+        return Enabled::NoSystemd;
+    }
+    let output = Command::new("systemctl").args(["enable", "--now", UNIT]).stdin(Stdio::null()).output();
+    match output {
+        Ok(output) if output.status.success() => Enabled::Started,
+        Ok(output) => Enabled::Failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+        Err(error) => Enabled::Failed(format!("cannot run systemctl: {error}")),
+    }
+}
+
+fn tell(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::debug!(%error, "systemd was not told");
+    }
+}
+
+/// Where units are installed, in systemd's order.
+const UNIT_FOLDERS: [&str; 4] =
+    ["/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// Every `Key=value` of a section of the unit file; a key may stand several times.
+    fn unit(section: &str) -> BTreeMap<String, Vec<String>> {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/meshd.service");
+        let text = std::fs::read_to_string(file).unwrap();
+        let body = text.split(&format!("[{section}]\n")).nth(1).unwrap().split("\n[").next().unwrap();
+        let mut keys: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (key, value) in
+            body.lines().filter(|line| !line.starts_with('#')).filter_map(|l| l.split_once('='))
+        {
+            keys.entry(key.to_owned()).or_default().push(value.to_owned());
+        }
+        keys
+    }
+
+    #[test]
+    fn the_unit_waits_until_meshd_is_ready_and_cleans_up_after_a_crash() {
+        let service = unit("Service");
+        assert_eq!(service["Type"], ["notify"]);
+        assert_eq!(service["Restart"], ["always"]);
+        assert_eq!(service["ExecStart"], ["/usr/bin/meshd run"]);
+        assert_eq!(service["ExecStopPost"], ["/usr/bin/meshd cleanup"]);
+    }
+
+    #[test]
+    fn the_unit_grants_what_interception_needs_and_the_folders_of_the_defaults() {
+        let service = unit("Service");
+        assert_eq!(service["AmbientCapabilities"], service["CapabilityBoundingSet"]);
+        assert!(service["AmbientCapabilities"][0].contains("CAP_NET_ADMIN"));
+        let config = crate::config::Config::default();
+        assert_eq!(
+            Path::new("/run").join(&service["RuntimeDirectory"][0]),
+            config.listen.socket.parent().unwrap()
+        );
+        assert_eq!(Path::new("/var/lib").join(&service["StateDirectory"][0]), config.host.data);
+        assert!(service["RestrictAddressFamilies"][0].contains("AF_NETLINK"), "nft and ip speak netlink");
+    }
+
+    #[test]
+    fn the_unit_gives_meshd_time_to_drain() {
+        let service = unit("Service");
+        let stop: u64 = service["TimeoutStopSec"][0].parse().unwrap();
+        assert!(Duration::from_secs(stop) > crate::config::Config::default().proxy.drain);
+    }
+
+    #[test]
+    fn without_systemd_nothing_is_told_and_nothing_fails() {
+        if std::env::var_os("NOTIFY_SOCKET").is_some() {
+            return eprintln!("SKIPPED: without_systemd_nothing_is_told: this runs under systemd's watch");
+        }
+        ready();
+        alive();
+        stopping();
+    }
+}
