@@ -121,9 +121,15 @@ fn plan(backend: SocketAddr) -> Plan {
         cors: None,
     };
     let mut table = PortTable { number: 80, ..PortTable::default() };
-    table
-        .http
-        .add("*", Arc::new(VirtualHost { host: "reviews".into(), port: 80, routes: vec![Arc::new(route)] }));
+    table.http.add(
+        "*",
+        Arc::new(VirtualHost {
+            host: "reviews".into(),
+            port: 80,
+            routes: vec![Arc::new(route)],
+            ..VirtualHost::default()
+        }),
+    );
     let caller = Workload { namespace: "default".into(), account: "web".into(), ..Workload::default() };
     let mut outbound = Outbound { caller: caller.clone(), ..Outbound::default() };
     outbound.ports.insert(80, Arc::new(table));

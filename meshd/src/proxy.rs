@@ -218,6 +218,7 @@ pub struct Proxy {
 }
 
 /// Starts the workers. Listening has begun when this returns: the sockets were made by the caller.
+#[expect(clippy::needless_pass_by_value, reason = "the proxy keeps what it runs on")]
 pub fn start(shared: Shared, sockets: Sockets) -> Result<Proxy, StartError> {
     let workers = shared.settings.workers.max(1);
     let (drain, draining) = drain::channel();

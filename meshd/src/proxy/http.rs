@@ -219,12 +219,11 @@ impl<'a> Inbound<'a> {
         if outbound.unknown == UnknownHosts::Refuse {
             return Err(Box::new(LocalReply::unknown_host()));
         }
-        let place = match &self.connection.target {
-            Target::Address(address) => Place::Address(*address),
-            _ => {
-                let host = route::host_of(self.call.authority);
-                Place::Name(host.trim_matches(['[', ']']).into(), self.asked.port)
-            }
+        let place = if let Target::Address(address) = &self.connection.target {
+            Place::Address(*address)
+        } else {
+            let host = route::host_of(self.call.authority);
+            Place::Name(host.trim_matches(['[', ']']).into(), self.asked.port)
         };
         Ok(Found::Unknown(self.connection.worker.passthrough.to(place, UpstreamProtocol::AsClient)))
     }
@@ -378,16 +377,16 @@ impl<'a> Inbound<'a> {
                 if upgrade && answered.response.status() == StatusCode::SWITCHING_PROTOCOLS {
                     return self.switch(answered, &reply, exchange);
                 }
-                self.relay(answered, reply, exchange)
+                self.relay(answered, &reply, exchange)
             }
         }
     }
 
     /// Passes an endpoint's answer on.
-    fn relay(&self, answered: Answered, reply: Answering<'_>, mut exchange: Exchange) -> Response<Reply> {
+    fn relay(&self, answered: Answered, reply: &Answering<'_>, mut exchange: Exchange) -> Response<Reply> {
         let Answered { response, lease, guards } = answered;
         let (mut parts, body) = response.into_parts();
-        self.dress(&mut parts, &reply, &mut exchange);
+        self.dress(&mut parts, reply, &mut exchange);
         let deadline =
             reply.timeout.map(|limit| Box::pin(tokio::time::sleep_until((exchange.started + limit).into())));
         let body =

@@ -99,7 +99,10 @@ pub(crate) fn plan(hosts: Vec<(&str, Vec<Route>)>) -> Plan {
     let mut table = PortTable { number: PORT, ..PortTable::default() };
     for (host, routes) in hosts {
         let routes = routes.into_iter().map(Arc::new).collect();
-        table.http.add(host, Arc::new(VirtualHost { host: host.to_owned(), port: PORT, routes }));
+        table.http.add(
+            host,
+            Arc::new(VirtualHost { host: host.to_owned(), port: PORT, routes, ..VirtualHost::default() }),
+        );
     }
     with_table(table)
 }

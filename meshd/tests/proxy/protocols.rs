@@ -160,9 +160,15 @@ async fn an_undeclared_port_is_told_by_its_first_bytes() {
     let (web, db) = (Backend::http1("web").await, super::tcp::echo("").await);
     let route = Arc::new(simple(cluster("reviews", vec![local(web.address)])));
     let mut table = PortTable { number: PORT, ..PortTable::default() };
-    table
-        .http
-        .add("reviews", Arc::new(VirtualHost { host: "reviews".into(), port: PORT, routes: vec![route] }));
+    table.http.add(
+        "reviews",
+        Arc::new(VirtualHost {
+            host: "reviews".into(),
+            port: PORT,
+            routes: vec![route],
+            ..VirtualHost::default()
+        }),
+    );
     table.tcp = Some(tcp_service(vec![to(1, cluster("db", vec![local(db)]))]));
     let lab = start_with(with_table(table), service(Declared::Auto), settings(), &no_credentials());
 
