@@ -27,7 +27,6 @@ use std::time::{Duration, Instant};
 
 use mesh_proto::api::{HostStats, Request, Response};
 use mesh_proto::command::Liveness;
-use mesh_proto::registration::Health;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -47,6 +46,8 @@ use view::Hint;
 
 /// How long a token of the demo may be used.
 const TOKEN_TTL: Duration = Duration::from_mins(1);
+/// Pages in a row that show that the mesh has settled: all instances had their turn.
+const WARM_UP: usize = 60;
 /// Readings of counters kept: rates are taken over ten seconds.
 const READINGS: usize = 11;
 
@@ -156,6 +157,8 @@ impl Demo {
             "first request routed to reviews {version} {} after the start",
             short(phases.begun.elapsed())
         ));
+        warm_up(&traffic).await?;
+        phases.done("the first requests in a row without a failure");
         if args.verbose {
             tell(&paint(Tone::Dim, &format!("logs: {}", hosts.logs())));
         }
@@ -329,15 +332,13 @@ async fn apply(client: &crate::client::Client) -> Result {
     Err(Failure::no_answer(format!("{line} {}", waited.problems.join("; "))))
 }
 
+/// Waits until the leader has heard of every instance that it is healthy.
 async fn wait_for_health(client: &crate::client::Client) -> Result {
-    hosts::until(client, &Request::Services, "health of every instance", |answer| {
-        let Response::Services(services) = answer else { return None };
-        let instances: Vec<_> = services.iter().flat_map(|service| &service.instances).collect();
-        let well = instances
-            .iter()
-            .filter(|instance| instance.health == Health::Healthy && instance.liveness == Liveness::Live)
-            .count();
-        (well == services::ROLES.len()).then_some(())
+    hosts::until(client, &Request::Status, "health of every instance", |answer| {
+        let Response::Status(status) = answer else { return None };
+        let live = status.hosts.iter().all(|host| host.liveness == Liveness::Live);
+        let healthy: usize = status.hosts.iter().map(|host| host.healthy).sum();
+        (live && healthy == services::ROLES.len()).then_some(())
     })
     .await
 }
@@ -354,4 +355,23 @@ async fn first_request(traffic: &Traffic) -> Result<String> {
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }
     }
+}
+
+/// Visits until a number of pages in a row came back: a host may get its last certificate after its last rule.
+async fn warm_up(traffic: &Traffic) -> Result {
+    let limit = Instant::now() + hosts::START_LIMIT;
+    let mut in_a_row = 0;
+    while in_a_row < WARM_UP {
+        match traffic.probe().await {
+            Ok(_) => in_a_row += 1,
+            Err(why) if Instant::now() > limit => {
+                return Err(Failure::no_answer(format!("requests keep failing: {why}")));
+            }
+            Err(_) => {
+                in_a_row = 0;
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    }
+    Ok(())
 }

@@ -57,6 +57,7 @@ fn whole(status: &Status) -> String {
 /// The line about the mesh as a whole.
 fn line(status: &Status) -> String {
     if let Some(why) = &status.no_quorum {
+        let why = why.strip_prefix("no quorum: ").unwrap_or(why);
         return format!(
             "{} {why}\nTraffic goes on by the last rules; changes wait until a majority of voters answers.\n",
             paint(Tone::Bad, "no quorum:")
@@ -78,7 +79,9 @@ fn line(status: &Status) -> String {
 fn table(status: &Status) -> String {
     let mut columns = Columns::new(["NAME", "ROLE", "ADDRESS", "STATE", "REVISION", "SERVICES", "VERSION"])
         .numbers(&[4, 5]);
-    for host in &status.hosts {
+    let mut hosts: Vec<_> = status.hosts.iter().collect();
+    hosts.sort_by(|a, b| a.name.cmp(&b.name));
+    for host in hosts {
         columns.toned([
             (host.name.clone(), Tone::Plain),
             role(host),
@@ -120,7 +123,11 @@ fn revision(host: &HostStatus, newest: u64) -> (String, Tone) {
     }
 }
 
-fn services(host: &HostStatus) -> (String, Tone) {
+/// Healthy instances of all; those of a host that is not there serve nobody.
+pub(crate) fn services(host: &HostStatus) -> (String, Tone) {
+    if matches!(host.liveness, Liveness::Gone | Liveness::Left) {
+        return (format!("0/{}", host.instances), Tone::Dim);
+    }
     let tone = if host.healthy < host.instances { Tone::Warn } else { Tone::Plain };
     (format!("{}/{}", host.healthy, host.instances), tone)
 }
@@ -183,7 +190,7 @@ mod tests {
 NAME  ROLE      ADDRESS         STATE  REVISION  SERVICES  VERSION
 vm1   leader *  10.0.0.1:15008  live         42       2/2  0.1.0
 vm2   voter     10.0.0.2:15008  live         41       1/2  0.1.0
-vm3   agent     10.0.0.3:15008  gone         40       1/2  0.1.0
+vm3   agent     10.0.0.3:15008  gone         40       0/2  0.1.0
 
 mesh cluster.local · 2 of 3 hosts live · 2 voters · leader vm1 · revision 42
 "
@@ -193,7 +200,7 @@ mesh cluster.local · 2 of 3 hosts live · 2 voters · leader vm1 · revision 42
     #[test]
     fn a_lost_quorum_is_the_first_thing_said() {
         let mut status = status();
-        status.no_quorum = Some("1 of 3 voters answers; missing: vm2, vm3".into());
+        status.no_quorum = Some("no quorum: 1 of 3 voters answers; missing: vm2, vm3".into());
 
         assert_eq!(
             plain(&line(&status)),

@@ -86,6 +86,8 @@ impl Judge {
         } else {
             // The first look at the rules finds a mesh that has settled: visitors come after it has.
             self.settled_after = if self.last.is_some() { UNSETTLED } else { 0 };
+            // What was seen under other rules says nothing about these.
+            self.window.clear();
         }
         let first = self.last.is_none();
         self.last = Some(asked.clone());
@@ -155,7 +157,7 @@ impl Judge {
         self.failed == 0 && !lines.is_empty() && lines.iter().all(Line::holds)
     }
 
-    /// The last ten seconds.
+    /// The last ten seconds, or less where the rules changed in them.
     pub(crate) fn recent(&self) -> Recent {
         let mut recent = Recent::default();
         let mut latencies = Vec::with_capacity(self.window.len());
@@ -309,6 +311,17 @@ mod tests {
         judge.take(seen, &asked(0.1), now);
 
         assert!(!judge.holds());
+    }
+
+    #[test]
+    fn the_window_begins_anew_with_other_rules() {
+        let now = Instant::now();
+        let mut judge = Judge::default();
+        judge.take(samples(now, 10, 0, 0), &asked(0.1), now);
+
+        judge.take(samples(now, 0, 3, 0), &asked(0.5), now);
+
+        assert_eq!(judge.recent().requests, 3);
     }
 
     #[test]
