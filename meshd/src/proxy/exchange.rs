@@ -219,6 +219,8 @@ pub(crate) struct Guards {
     pub(crate) request: Option<Permit>,
     pub(crate) retry: Option<Permit>,
     pub(crate) in_flight: Option<InFlight>,
+    /// On the way in: keeps the hop's connection from counting as idle.
+    pub(crate) busy: Option<super::wire::Busy>,
 }
 
 /// Why an answer ends early.

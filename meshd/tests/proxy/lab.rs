@@ -59,10 +59,10 @@ impl Backend {
         let address = listener.local_addr().expect("an address");
         let backend = Self { address, hits: Arc::default(), seen: Arc::default() };
         let serving = backend.clone();
-        tokio::spawn(async move {
+        meshd::task::spawn("test", async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let backend = serving.clone();
-                tokio::spawn(async move {
+                meshd::task::spawn("test", async move {
                     let service = service_fn(|request| backend.clone().answer(name, request));
                     let io = TokioIo::new(stream);
                     if http2 {
@@ -105,7 +105,7 @@ impl Backend {
         }
         if want("upgrade").as_deref() == Some("websocket") && want("x-want-status").is_none() {
             let upgrade = hyper::upgrade::on(&mut request);
-            tokio::spawn(async move {
+            meshd::task::spawn("test", async move {
                 let mut io = TokioIo::new(upgrade.await.expect("an upgrade"));
                 let mut buffer = [0; 64];
                 while let Ok(count @ 1..) = io.read(&mut buffer).await {
@@ -250,7 +250,7 @@ impl Client {
         let stream = TcpStream::connect(address).await.expect("a connection");
         let (sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("a handshake");
-        tokio::spawn(connection.with_upgrades());
+        meshd::task::spawn("test", connection.with_upgrades());
         Self(sender)
     }
 
@@ -303,7 +303,7 @@ where
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
             .await
             .expect("a handshake");
-    tokio::spawn(connection);
+    meshd::task::spawn("test", connection);
     Answer::of(sender.send_request(request).await.expect("an answer")).await
 }
 
@@ -321,6 +321,7 @@ pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !holds() {
         assert!(Instant::now() < deadline, "never: {what}");
-        tokio::task::yield_now().await;
+        // Between two looks, not instead of one.
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }

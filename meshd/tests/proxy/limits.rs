@@ -41,7 +41,7 @@ async fn requests_in_flight_are_limited_over_http1_too() {
     let mut pool = cluster("reviews", vec![local(backend.address)]);
     pool.limits.max_requests = Some(1);
     let lab = start(plan(vec![("reviews", vec![simple(pool)])]));
-    let slow = tokio::spawn(once(lab.address, get("/", &[("x-want-delay-ms", "400")])));
+    let slow = meshd::task::spawn("test", once(lab.address, get("/", &[("x-want-delay-ms", "400")])));
     until("the first is under way", || backend.hits() == 1).await;
 
     let second = once(lab.address, get("/", &[])).await;

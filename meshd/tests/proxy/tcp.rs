@@ -14,9 +14,9 @@ use super::plan::*;
 pub(crate) async fn echo(greeting: &'static str) -> SocketAddr {
     let listener = TcpListener::bind(loopback(0)).await.expect("a port");
     let address = listener.local_addr().expect("an address");
-    tokio::spawn(async move {
+    meshd::task::spawn("test", async move {
         while let Ok((mut stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
+            meshd::task::spawn("test", async move {
                 stream.write_all(greeting.as_bytes()).await.expect("open");
                 let mut read = Vec::new();
                 stream.read_to_end(&mut read).await.expect("bytes");

@@ -58,15 +58,11 @@ async fn plans_are_swapped_under_load_without_a_failed_request() {
         });
     }
 
-    for round in 0..200 {
+    let mut round = 0;
+    until("both were used under two hundred Plans", || {
+        round += 1;
         lab.plans.store(Arc::new(plan_to(&backends[round % 2])));
-        tokio::task::yield_now().await;
-    }
-    until("both were used", || {
-        backends.iter().all(|backend| backend.hits() > 20) || {
-            lab.plans.store(Arc::new(plan_to(&backends[1])));
-            false
-        }
+        round > 200 && backends.iter().all(|backend| backend.hits() > 20)
     })
     .await;
     done.store(true, Ordering::Relaxed);
@@ -87,8 +83,9 @@ async fn a_caller_that_leaves_is_told_once_and_its_request_given_up() {
     let lab = start(plan(vec![("reviews", vec![simple(pool)])]));
     let mut client = Client::new(lab.address).await;
 
-    let asked =
-        tokio::spawn(async move { client.raw(get("/", &[("x-want-delay-ms", "60000")])).await.is_ok() });
+    let asked = meshd::task::spawn("test", async move {
+        client.raw(get("/", &[("x-want-delay-ms", "60000")])).await.is_ok()
+    });
     until("it is under way", || backend.hits() == 1).await;
     asked.abort();
 
@@ -104,7 +101,7 @@ async fn draining_lets_a_request_finish_and_takes_no_other() {
     let lab = start(plan(vec![("reviews", vec![simple(cluster("reviews", vec![local(backend.address)]))])]));
     let idle = Client::new(lab.address).await;
     let address = lab.address;
-    let slow = tokio::spawn(once(address, get("/", &[("x-want-delay-ms", "300")])));
+    let slow = meshd::task::spawn("test", once(address, get("/", &[("x-want-delay-ms", "300")])));
     until("it is under way", || backend.hits() == 1).await;
 
     let left = lab.proxy.drain(Duration::from_secs(8)).await;
