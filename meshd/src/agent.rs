@@ -251,7 +251,7 @@ impl Agent {
         match self.settings.mirror.save(&self.world) {
             Ok(()) => self.saved = self.world.revision,
             Err(error) => {
-                tracing::warn!(%error, "the mirror could not be saved; a restart would begin from an older one")
+                tracing::warn!(%error, "the mirror could not be saved; a restart would begin from an older one");
             }
         }
     }

@@ -76,7 +76,7 @@ impl Follower {
         match intercept::update_inbound(&targets) {
             Ok(()) => self.inbound_targets = targets,
             Err(error) => {
-                tracing::error!(%error, "connections to local services are not intercepted as they should be")
+                tracing::error!(%error, "connections to local services are not intercepted as they should be");
             }
         }
     }

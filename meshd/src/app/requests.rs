@@ -140,7 +140,7 @@ impl Requests {
         for (id, address) in servers.into_iter().filter(|(id, _)| *id != self.id) {
             match self.hosts.ask(id, address, &call, limit).await {
                 Err(error) if error.code == ErrorCode::Unavailable => {
-                    reasons.push(format!("{address}: {error}"))
+                    reasons.push(format!("{address}: {error}"));
                 }
                 answer => return answer,
             }

@@ -143,7 +143,7 @@ async fn serve(config: Config, state: HostState, raft: &Runtime) -> Result<()> {
     let (rotation, certificates) = prepare_rotation(&ground, &notary, &hosts, published.clone())?;
     let desk = Desk::start(&ground.config, ground.draining.clone());
     let offer = offer(&ground, &desk, &certificates);
-    let (agent, problem) = Agent::new(agent_settings(&ground)?, offer, outlets.clone());
+    let (agent, problem) = Agent::new(agent_settings(&ground), offer, outlets.clone());
     if let Some(problem) = problem {
         tracing::warn!(%problem, "starting without the mirror");
     }
@@ -243,9 +243,9 @@ fn offer(ground: &Ground, desk: &Desk, certificates: &RotationHandle) -> Offer {
     Offer { registration: desk.registration(), health }
 }
 
-fn agent_settings(ground: &Ground) -> Result<agent::Settings> {
+fn agent_settings(ground: &Ground) -> agent::Settings {
     let address = begin::advertised(&ground.config, None).unwrap_or(ground.state.address);
-    Ok(agent::Settings {
+    agent::Settings {
         host: ground.state.id,
         mesh: ground.state.mesh.id.clone(),
         node: node(&ground.config, &ground.state),
@@ -254,7 +254,7 @@ fn agent_settings(ground: &Ground) -> Result<agent::Settings> {
         mirror: Mirror::at(&ground.config.host.data),
         // Its own: a QUIC connection lives on the runtime that made it.
         dialer: Dialer::new(ground.credentials.clone(), socket_options(&ground.config)),
-    })
+    }
 }
 
 /// Returns who this host is; the callers are in the order that [`entrances`] counts on.
@@ -476,7 +476,7 @@ fn hand_over(accepted: Accepted, server: Option<&Arc<Server>>, requests: &Arc<Re
             task::spawn("join", async move { requests.serve_join(stream, exporter).await });
         }
         (Accepted::Hop(peer, _), _) => {
-            tracing::error!(peer = %peer.address, "a data hop came to the control plane")
+            tracing::error!(peer = %peer.address, "a data hop came to the control plane");
         }
     }
 }
