@@ -1,7 +1,7 @@
 //! What a request costs in the proxy: an explicit listener in front of one address.
 //!
 //! `cargo run --release -p meshd --example hop_cost -- 127.0.0.1:9000` prints the address to call and, once a second,
-//! requests and CPU microseconds of the workers for each.
+//! requests and CPU microseconds of the workers for each. `-- serve` is an application that answers 1 KiB.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,6 +24,9 @@ use meshd::transport::{Credentials, Dialer, SocketOptions, Trust, socket};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> anyhow::Result<()> {
+    if std::env::args().nth(1).as_deref() == Some("serve") {
+        return serve();
+    }
     let backend: SocketAddr =
         std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:9000".to_owned()).parse()?;
     let settings = Settings { workers: 1, ..Settings::default() };
@@ -52,6 +55,27 @@ fn main() -> anyhow::Result<()> {
         }
         (before, cpu_before) = (requests, cpu);
     }
+}
+
+fn serve() -> anyhow::Result<()> {
+    use std::convert::Infallible;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        eprintln!("serving on {}", listener.local_addr()?);
+        loop {
+            let (stream, _) = listener.accept().await?;
+            stream.set_nodelay(true)?;
+            meshd::task::spawn("application", async move {
+                let service = hyper::service::service_fn(|_| async {
+                    let body = bytes::Bytes::from_static(&[b'x'; 1024]);
+                    Ok::<_, Infallible>(http::Response::new(http_body_util::Full::new(body)))
+                });
+                let builder = hyper::server::conn::http1::Builder::new();
+                let _ = builder.serve_connection(hyper_util::rt::TokioIo::new(stream), service).await;
+            });
+        }
+    })
 }
 
 /// Returns user and system time of this process, in microseconds. One tick is 10 ms.

@@ -102,7 +102,7 @@ pub(crate) async fn handle(connection: Rc<Connection>, mut request: Request<Inco
     };
     match found {
         Found::Route(host, matched) => {
-            exchange.host = Some((Arc::from(host.host.as_str()), host.port));
+            exchange.virtual_host = Some(host.clone());
             incoming.routed(matched, body, exchange).await
         }
         Found::Unknown(direct) => incoming.unrouted(&direct, body, exchange).await,
