@@ -299,8 +299,9 @@ impl Demo {
 
 fn tell_hints(hints: &[Hint]) {
     tell("try next, in another terminal:");
+    let width = hints.iter().map(|hint| hint.command.chars().count()).max().unwrap_or_default();
     for hint in hints {
-        tell(&format!("  {:<52} {}", hint.command, paint(Tone::Dim, hint.about)));
+        tell(&format!("  {:<width$}  {}", hint.command, paint(Tone::Dim, hint.about)));
     }
 }
 

@@ -1,3 +1,4 @@
-//! Component tests: real sockets on loopback, Plans made by hand or compiled.
+//! Component tests: real sockets on loopback, Plans made by hand or compiled; and the page about `meshd.toml`.
 
+mod docs;
 mod proxy;
