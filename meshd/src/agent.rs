@@ -238,6 +238,12 @@ impl Agent {
         registration
     }
 
+    /// The health of everything offered. The words alone would not do: one that is taken back leaves no trace in them.
+    fn health(&self) -> BTreeMap<String, Health> {
+        let offered = self.offered();
+        offered.instances.into_iter().map(|(id, instance)| (id, instance.health)).collect()
+    }
+
     fn learn_servers_from_world(&mut self) {
         let addresses = self.world.hosts.iter().map(|(id, host)| (*id, host.facts.address)).collect();
         self.servers.correct(&addresses);

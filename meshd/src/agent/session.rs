@@ -80,9 +80,9 @@ impl Session {
                     self.say(&up).await
                 }
                 Ok(()) = agent.offer.health.changed() => {
+                    agent.offer.health.mark_unchanged();
                     agent.publish();
-                    let health = agent.offer.health.borrow_and_update().clone();
-                    let up = Up { health, ..alive(agent) };
+                    let up = Up { health: agent.health(), ..alive(agent) };
                     self.say(&up).await
                 }
                 _ = keepalive.tick() => {
