@@ -238,6 +238,12 @@ impl Agent {
         registration
     }
 
+    /// The health of everything offered. The words alone would not do: one that is taken back leaves no trace in them.
+    fn health(&self) -> BTreeMap<String, Health> {
+        let offered = self.offered();
+        offered.instances.into_iter().map(|(id, instance)| (id, instance.health)).collect()
+    }
+
     fn learn_servers_from_world(&mut self) {
         let addresses = self.world.hosts.iter().map(|(id, host)| (*id, host.facts.address)).collect();
         self.servers.correct(&addresses);
@@ -250,7 +256,9 @@ impl Agent {
         }
         match self.settings.mirror.save(&self.world) {
             Ok(()) => self.saved = self.world.revision,
-            Err(error) => tracing::warn!(%error, "the mirror could not be saved; a restart would begin from an older one"),
+            Err(error) => {
+                tracing::warn!(%error, "the mirror could not be saved; a restart would begin from an older one");
+            }
         }
     }
 }

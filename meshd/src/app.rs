@@ -12,6 +12,7 @@ mod notary;
 mod requests;
 mod run;
 mod signer;
+mod standing;
 mod state;
 
 pub use begin::{Init, Join, exit_code, init, join};

@@ -108,7 +108,7 @@ impl Default for Settings {
             transport: Transport::default(),
             limits: guard::Limits::default(),
             head_timeout: Duration::from_secs(10),
-            idle_timeout: Duration::from_secs(3_600),
+            idle_timeout: Duration::from_hours(1),
             sniff_timeout: Duration::from_millis(50),
             max_streams: 100,
             replay_bytes: 1 << 20,
@@ -218,6 +218,7 @@ pub struct Proxy {
 }
 
 /// Starts the workers. Listening has begun when this returns: the sockets were made by the caller.
+#[expect(clippy::needless_pass_by_value, reason = "the proxy keeps what it runs on")]
 pub fn start(shared: Shared, sockets: Sockets) -> Result<Proxy, StartError> {
     let workers = shared.settings.workers.max(1);
     let (drain, draining) = drain::channel();

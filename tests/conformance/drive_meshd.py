@@ -44,6 +44,13 @@ class MeshdDriver:
     name = "meshd"
 
     async def start(self, case):
+        try:
+            return await self.begin(case)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def begin(self, case):
         self.folder = tempfile.mkdtemp(prefix="meshd-case-")
         os.mkdir(self.folder + "/services.d")
         self.socket = self.folder + "/meshd.sock"

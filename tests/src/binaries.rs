@@ -33,8 +33,12 @@ impl Binaries {
             Some(name) => name,
         };
         let mut cargo = Command::new(env!("CARGO"));
-        cargo.current_dir(root).args(["build", "--quiet", "--offline", "--profile", profile]);
-        cargo.args(["-p", "meshd", "-p", "meshctl", "-p", "mesh-lab", "--bins"]);
+        // What `cargo test --workspace` builds, no more: another choice of packages would unite other features and build
+        // every dependency a second time.
+        cargo.current_dir(root).args(["test", "--workspace", "--no-run", "--quiet", "--offline"]);
+        if profile != "dev" {
+            cargo.args(["--profile", profile]);
+        }
         cargo.env("CARGO_TARGET_DIR", folder.parent().context("a target folder")?);
         run(cargo)?.success()?;
         let binary = |name: &str| folder.join(name);

@@ -88,8 +88,28 @@ impl Lab {
         Ok(path)
     }
 
+    /// Keeps the ends of the hosts' logs for [`story`] to print, should the story fail.
+    fn remember(&self) {
+        let tails = self.hosts.iter().map(|host| {
+            let log = host.log();
+            let lines: Vec<_> = log.lines().collect();
+            let tail = lines[lines.len().saturating_sub(LOG_LINES)..].join("\n");
+            format!("---- meshd.log of {} (last {LOG_LINES} lines) ----\n{tail}\n", host.name)
+        });
+        namespace::remember(tails.collect());
+    }
+
     /// The folder that everything of this lab lives in.
     pub fn folder(&self) -> &Path {
         self.folder.path()
+    }
+}
+
+/// Lines of each host's log that a failed story shows.
+const LOG_LINES: usize = 60;
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        self.remember();
     }
 }

@@ -1,12 +1,21 @@
 //! Namespaces: getting into them, and the bridge that joins hosts.
 
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 
 use crate::process::{Output, run};
 
 const INSIDE: &str = "MESH_LAB_INSIDE";
+
+/// What the hosts of the lab that ended last wrote.
+static LAST_LOGS: Mutex<String> = Mutex::new(String::new());
+
+/// Keeps the logs of a lab that ends.
+pub(crate) fn remember(logs: String) {
+    *LAST_LOGS.lock().unwrap_or_else(PoisonError::into_inner) = logs;
+}
 
 /// Runs a story inside its own namespaces; `name` is the test's full name as the test runner knows it.
 ///
@@ -15,7 +24,8 @@ const INSIDE: &str = "MESH_LAB_INSIDE";
 pub fn story(name: &str, tell: impl FnOnce() -> Result<()>) {
     if std::env::var_os(INSIDE).is_some() {
         if let Err(error) = prepare().and_then(|()| tell()) {
-            panic!("{error:?}");
+            let logs = LAST_LOGS.lock().unwrap_or_else(PoisonError::into_inner);
+            panic!("{error:?}\n{logs}");
         }
         return;
     }

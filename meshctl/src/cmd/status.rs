@@ -57,6 +57,7 @@ fn whole(status: &Status) -> String {
 /// The line about the mesh as a whole.
 fn line(status: &Status) -> String {
     if let Some(why) = &status.no_quorum {
+        let why = why.strip_prefix("no quorum: ").unwrap_or(why);
         return format!(
             "{} {why}\nTraffic goes on by the last rules; changes wait until a majority of voters answers.\n",
             paint(Tone::Bad, "no quorum:")
@@ -199,7 +200,7 @@ mesh cluster.local · 2 of 3 hosts live · 2 voters · leader vm1 · revision 42
     #[test]
     fn a_lost_quorum_is_the_first_thing_said() {
         let mut status = status();
-        status.no_quorum = Some("1 of 3 voters answers; missing: vm2, vm3".into());
+        status.no_quorum = Some("no quorum: 1 of 3 voters answers; missing: vm2, vm3".into());
 
         assert_eq!(
             plain(&line(&status)),

@@ -114,7 +114,7 @@ impl Picture {
             .collect();
         let who = match &self.leader {
             Ok(leader) => format!("leader {leader}"),
-            Err(why) => format!("no leader: {why}"),
+            Err(why) => why.clone(),
         };
         format!(
             "{:>3} s  {}  {:.0} req/s  success {}  p50 {}  p99 {}  {who}  revision {}",
@@ -190,9 +190,9 @@ fn host_row(host: &super::hosts::Host, status: Option<&Status>) -> HostRow {
 
 fn leader(status: Option<&Status>) -> std::result::Result<String, String> {
     match status {
-        None => Err("nobody answers".into()),
+        None => Err("no leader: nobody answers".into()),
         Some(Status { no_quorum: Some(why), .. }) => Err(why.clone()),
-        Some(status) => status.leader.clone().ok_or_else(|| "being elected".into()),
+        Some(status) => status.leader.clone().ok_or_else(|| "no leader: being elected".into()),
     }
 }
 

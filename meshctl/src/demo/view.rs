@@ -57,7 +57,7 @@ fn bold() -> Style {
 fn title(picture: &Picture) -> Line<'static> {
     let leader = match &picture.leader {
         Ok(leader) => Span::raw(format!("leader {leader}")),
-        Err(why) => Span::styled(format!("no leader: {why}"), style(Tone::Bad)),
+        Err(why) => Span::styled(why.clone(), style(Tone::Bad)),
     };
     Line::from(vec![
         Span::styled("meshd demo", bold()),

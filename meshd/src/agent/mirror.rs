@@ -63,7 +63,8 @@ impl Mirror {
             Ok(public) => Ok(Some(World::from_public(&public)).filter(|world| world.mesh.id == mesh)),
             Err(why) => {
                 let aside = path.with_extension("damaged");
-                std::fs::rename(&path, &aside).map_err(|source| MirrorError::Io { path: path.clone(), source })?;
+                std::fs::rename(&path, &aside)
+                    .map_err(|source| MirrorError::Io { path: path.clone(), source })?;
                 Err(MirrorError::Damaged { path, why, aside })
             }
         }

@@ -80,9 +80,9 @@ impl Session {
                     self.say(&up).await
                 }
                 Ok(()) = agent.offer.health.changed() => {
+                    agent.offer.health.mark_unchanged();
                     agent.publish();
-                    let health = agent.offer.health.borrow_and_update().clone();
-                    let up = Up { health, ..alive(agent) };
+                    let up = Up { health: agent.health(), ..alive(agent) };
                     self.say(&up).await
                 }
                 _ = keepalive.tick() => {
@@ -142,7 +142,10 @@ impl Session {
 }
 
 /// Takes one frame in. Returns whether the World changed.
-fn absorb(agent: &mut Agent, frame: Result<Option<Bytes>, crate::transport::FrameError>) -> Result<bool, String> {
+fn absorb(
+    agent: &mut Agent,
+    frame: Result<Option<Bytes>, crate::transport::FrameError>,
+) -> Result<bool, String> {
     let frame = frame.map_err(|error| error.to_string())?.ok_or("the server closed the stream")?;
     let down: Down = serde_json::from_slice(&frame).map_err(|error| format!("unreadable frame: {error}"))?;
     match down {
@@ -153,7 +156,10 @@ fn absorb(agent: &mut Agent, frame: Result<Option<Bytes>, crate::transport::Fram
         }
         Down::Delta { from, to, changes } => {
             if !agent.absorb(from, to, &changes) {
-                return Err(format!("a delta from revision {from} does not fit revision {}", agent.world.revision));
+                return Err(format!(
+                    "a delta from revision {from} does not fit revision {}",
+                    agent.world.revision
+                ));
             }
             agent.learn_servers_from_world();
             Ok(true)

@@ -11,9 +11,7 @@ use bytes::Bytes;
 use data_encoding::BASE64;
 use mesh_core::identity::Identity;
 use mesh_proto::api::{ApiError, ErrorCode, JoinRequest, Joined, Response};
-use mesh_proto::command::{
-    Bootstrap, HostFacts, HostId, Mesh, NewHost, Timestamp, TokenRole, VoterWish,
-};
+use mesh_proto::command::{Bootstrap, HostFacts, HostId, Mesh, NewHost, Timestamp, TokenRole, VoterWish};
 use mesh_proto::token::Token;
 use rustls::pki_types::CertificateDer;
 
@@ -125,7 +123,8 @@ pub fn join(config: &Config, arguments: &Join) -> Result<()> {
         TokenRole::VoterEligible => (Standing::MayServe, "may keep the mesh's state"),
         TokenRole::Agent => (Standing::Agent, "agent"),
     };
-    HostState::new(joined.id, &config.host.name, address, joined.mesh.clone(), servers, standing).save(data)?;
+    HostState::new(joined.id, &config.host.name, address, joined.mesh.clone(), servers, standing)
+        .save(data)?;
     super::print(&format!(
         "{} is in mesh {} as host {} ({role}), reached at {address}.\n\n{}",
         config.host.name,
@@ -167,8 +166,10 @@ async fn ask_to_join(server: SocketAddr, token: &Token, host: NewHost, keys: &Ho
         clock_ms: since_epoch(SystemTime::now()),
     };
     link.frames.send(Bytes::from(serde_json::to_vec(&request)?)).await?;
-    let answer = link.frames.recv().await?.context("the other host closed the connection without an answer")?;
-    let answer: Result<Response, ApiError> = serde_json::from_slice(&answer).context("the answer is unreadable")?;
+    let answer =
+        link.frames.recv().await?.context("the other host closed the connection without an answer")?;
+    let answer: Result<Response, ApiError> =
+        serde_json::from_slice(&answer).context("the answer is unreadable")?;
     match answer? {
         Response::Joined(joined) => Ok(*joined),
         other => bail!("the other host answered something else: {other:?}"),
@@ -186,9 +187,14 @@ fn read_token(arguments: &Join) -> Result<String> {
         return Ok(line);
     }
     let mut text = String::new();
-    std::io::stdin().take(MAX_TOKEN_BYTES).read_to_string(&mut text).context("reading the token from standard input")?;
+    std::io::stdin()
+        .take(MAX_TOKEN_BYTES)
+        .read_to_string(&mut text)
+        .context("reading the token from standard input")?;
     if text.trim().is_empty() {
-        bail!("standard input holds no token; give it as: meshctl token create | ssh HOST meshd join ADDRESS");
+        bail!(
+            "standard input holds no token; give it as: meshctl token create | ssh HOST meshd join ADDRESS"
+        );
     }
     Ok(text)
 }
@@ -270,7 +276,9 @@ fn next_steps(config: &Config, then: &str) -> String {
             format!("Next, serve:              meshd run{data}\n{then}")
         }
         systemd::Enabled::Failed(why) => {
-            format!("The meshd service could not be started: {why}\nStart it with:             systemctl enable --now meshd\n{then}")
+            format!(
+                "The meshd service could not be started: {why}\nStart it with:             systemctl enable --now meshd\n{then}"
+            )
         }
     }
 }

@@ -51,7 +51,8 @@ impl Hosts {
             return Ok(client.clone());
         }
         let domain = self.dialer.credentials().trust().domain().to_owned();
-        let identity = Identity::host(&domain, &to.to_string()).map_err(|error| NoAnswer(error.to_string()))?;
+        let identity =
+            Identity::host(&domain, &to.to_string()).map_err(|error| NoAnswer(error.to_string()))?;
         let client = ControlClient::new(self.dialer.clone(), at, Expect::Identity(identity));
         if clients.len() >= MAX_CLIENTS {
             clients.clear();
@@ -62,7 +63,14 @@ impl Hosts {
 }
 
 impl Carrier for Hosts {
-    fn call(&self, to: HostId, at: SocketAddr, service: Service, body: Bytes, timeout: Duration) -> Answer<'_> {
+    fn call(
+        &self,
+        to: HostId,
+        at: SocketAddr,
+        service: Service,
+        body: Bytes,
+        timeout: Duration,
+    ) -> Answer<'_> {
         Box::pin(async move {
             let client = self.client(to, at)?;
             client.call(service, body, timeout).await.map_err(|error| NoAnswer(error.to_string()))

@@ -50,8 +50,14 @@ impl Follower {
     }
 
     fn trust_roots(&self, now: &Published) {
-        let roots: Vec<CertificateDer<'static>> =
-            now.world.mesh.roots.iter().filter_map(|root| BASE64.decode(root.as_bytes()).ok()).map(Into::into).collect();
+        let roots: Vec<CertificateDer<'static>> = now
+            .world
+            .mesh
+            .roots
+            .iter()
+            .filter_map(|root| BASE64.decode(root.as_bytes()).ok())
+            .map(Into::into)
+            .collect();
         let trust = self.credentials.trust();
         if roots.is_empty() || trust.roots().certificates == roots {
             return;
@@ -69,7 +75,9 @@ impl Follower {
         }
         match intercept::update_inbound(&targets) {
             Ok(()) => self.inbound_targets = targets,
-            Err(error) => tracing::error!(%error, "connections to local services are not intercepted as they should be"),
+            Err(error) => {
+                tracing::error!(%error, "connections to local services are not intercepted as they should be");
+            }
         }
     }
 }

@@ -36,7 +36,11 @@ impl HostNotary {
     }
 
     /// Certifies a key of this host itself; `None` when this host cannot sign.
-    pub(super) fn sign_own(&self, identity: &Identity, csr: &[u8]) -> Option<Result<Vec<CertificateDer<'static>>, String>> {
+    pub(super) fn sign_own(
+        &self,
+        identity: &Identity,
+        csr: &[u8],
+    ) -> Option<Result<Vec<CertificateDer<'static>>, String>> {
         let authority = self.authority().ok()?;
         Some(authority.sign(csr, identity, LEAF, SystemTime::now()).map_err(|error| error.to_string()))
     }
@@ -72,8 +76,12 @@ impl Notary for HostNotary {
             .iter()
             .map(|request| {
                 let identity: Identity = request.identity.parse().map_err(|error| format!("{error}"))?;
-                let csr = BASE64.decode(request.csr.as_bytes()).map_err(|error| format!("the CSR is no base64: {error}"))?;
-                let chain = authority.sign(&csr, &identity, LEAF, SystemTime::now()).map_err(|error| error.to_string())?;
+                let csr = BASE64
+                    .decode(request.csr.as_bytes())
+                    .map_err(|error| format!("the CSR is no base64: {error}"))?;
+                let chain = authority
+                    .sign(&csr, &identity, LEAF, SystemTime::now())
+                    .map_err(|error| error.to_string())?;
                 Ok(chain.iter().map(|certificate| BASE64.encode(certificate)).collect())
             })
             .collect()

@@ -11,7 +11,7 @@ use mesh_core::plan::Plan;
 use mesh_core::views;
 use mesh_proto::api::{ApiError, Call, ErrorCode, Get, HostStats, JoinRequest, Request, Response, Scope};
 use mesh_proto::command::{HostId, Liveness};
-use mesh_proto::registration::{Instance, Registration};
+use mesh_proto::registration::{Health, Instance, Registration};
 use std::collections::BTreeMap;
 use tokio::sync::watch;
 
@@ -73,7 +73,8 @@ impl Requests {
     }
 
     async fn answer_host(&self, host: HostId, frame: &[u8]) -> Result<Response, ApiError> {
-        let call: Call = serde_json::from_slice(frame).map_err(|error| refused(ErrorCode::Invalid, error.to_string()))?;
+        let call: Call =
+            serde_json::from_slice(frame).map_err(|error| refused(ErrorCode::Invalid, error.to_string()))?;
         if reads_only(&call.request)
             && let Some(answer) = self.answer_here(&call.request).await
         {
@@ -138,13 +139,18 @@ impl Requests {
         let mut reasons = Vec::new();
         for (id, address) in servers.into_iter().filter(|(id, _)| *id != self.id) {
             match self.hosts.ask(id, address, &call, limit).await {
-                Err(error) if error.code == ErrorCode::Unavailable => reasons.push(format!("{address}: {error}")),
+                Err(error) if error.code == ErrorCode::Unavailable => {
+                    reasons.push(format!("{address}: {error}"));
+                }
                 answer => return answer,
             }
         }
         Err(refused(
             ErrorCode::NoQuorum,
-            format!("no server of the mesh answers ({}); traffic goes on with the last rules", reasons.join("; ")),
+            format!(
+                "no server of the mesh answers ({}); traffic goes on with the last rules",
+                reasons.join("; ")
+            ),
         ))
     }
 
@@ -158,7 +164,11 @@ impl Requests {
         let known = |registration: Option<&Arc<Registration>>| {
             instances.iter().all(|(id, wanted)| {
                 let agreed = registration.and_then(|registration| registration.instances.get(id));
-                agreed.is_some_and(|agreed| Instance { health: wanted.health, ..agreed.clone() } == *wanted)
+                agreed.is_some_and(|agreed| {
+                    let same = Instance { health: wanted.health, ..agreed.clone() } == *wanted;
+                    // Without a check it becomes healthy at once, as soon as it has its certificate.
+                    same && (agreed.check.is_some() || agreed.health == Health::Healthy)
+                })
             })
         };
         self.wait_until_agreed(known).await
@@ -167,7 +177,8 @@ impl Requests {
     async fn deregister(&self, ids: &[String]) -> Result<Response, ApiError> {
         self.desk.deregister(ids).await?;
         let gone = |registration: Option<&Arc<Registration>>| {
-            registration.is_none_or(|registration| ids.iter().all(|id| !registration.instances.contains_key(id)))
+            registration
+                .is_none_or(|registration| ids.iter().all(|id| !registration.instances.contains_key(id)))
         };
         self.wait_until_agreed(gone).await
     }
@@ -198,7 +209,12 @@ impl Requests {
                 && get.namespace.as_ref().is_none_or(|namespace| *namespace == key.namespace)
                 && get.name.as_ref().is_none_or(|name| *name == key.name)
         };
-        let items = world.resources.iter().filter(|(key, _)| wanted(key)).map(|(_, stored)| (**stored).clone()).collect();
+        let items = world
+            .resources
+            .iter()
+            .filter(|(key, _)| wanted(key))
+            .map(|(_, stored)| (**stored).clone())
+            .collect();
         Response::Resources { revision: world.revision, items }
     }
 

@@ -1,6 +1,6 @@
 //! `meshd run`: everything in order, until a signal; then everything in reverse.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use data_encoding::BASE64;
 use mesh_core::identity::Identity;
 use mesh_core::plan::{Locality, Node, Plan, Workload};
-use mesh_proto::registration::{Health, Registration};
+use mesh_proto::registration::Registration;
 use rustls::pki_types::CertificateDer;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -22,7 +22,7 @@ use super::follow::Follower;
 use super::notary::HostNotary;
 use super::requests::Requests;
 use super::state::{FolderLock, HostState};
-use super::{begin, entrances, logging, signer};
+use super::{begin, entrances, logging, signer, standing};
 use crate::admin::{self, Pages};
 use crate::agent::{Agent, Connection, Mirror, Offer, Outlets, Published};
 use crate::config::Config;
@@ -99,8 +99,9 @@ struct Ground {
 
 impl Ground {
     fn new(config: Config, state: HostState) -> Result<Self> {
-        let keys = HostKeys::open(&config.host.data)?
-            .with_context(|| format!("the host's keys are missing from {}: join again", config.host.data.display()))?;
+        let keys = HostKeys::open(&config.host.data)?.with_context(|| {
+            format!("the host's keys are missing from {}: join again", config.host.data.display())
+        })?;
         let roots: Vec<CertificateDer<'static>> = state
             .mesh
             .roots
@@ -136,22 +137,22 @@ async fn serve(config: Config, state: HostState, raft: &Runtime) -> Result<()> {
     let socket = admin::bind_socket(&ground.config.listen.socket).await?;
     let ports = Ports::bind(&ground.config).await?;
 
-    let desk = Desk::start(&ground.config, ground.draining.clone());
-    let options = SocketOptions { mark: Some(ground.config.intercept.mark) };
-    let health = health::start(desk.registration(), options, ground.draining.clone());
     let (outlets, published) = outlets();
-    let (agent, problem) = Agent::new(agent_settings(&ground)?, offer(&desk, health), outlets.clone());
+    let notary = Arc::new(HostNotary::new(ground.state.id, ground.keys.clone()));
+    let hosts = Arc::new(Hosts::new(ground.dialer.clone()));
+    let (rotation, certificates) = prepare_rotation(&ground, &notary, &hosts, published.clone())?;
+    let desk = Desk::start(&ground.config, ground.draining.clone());
+    let offer = offer(&ground, &desk, &certificates);
+    let (agent, problem) = Agent::new(agent_settings(&ground), offer, outlets.clone());
     if let Some(problem) = problem {
         tracing::warn!(%problem, "starting without the mirror");
     }
 
-    let notary = Arc::new(HostNotary::new(ground.state.id, ground.keys.clone()));
-    let hosts = Arc::new(Hosts::new(ground.dialer.clone()));
-    let (rotation, certificates) = prepare_rotation(&ground, &notary, &hosts, published.clone())?;
-
     let upstreams = dns::upstreams(&ground.config);
-    let dns = dns::start(&ground.config, outlets.plans.clone(), upstreams.clone(), ground.draining.clone()).await?;
-    let mut proxy = entrances::start_proxy(&ground.config, &outlets, &ground.dialer, &ground.stats, ground.began)?;
+    let dns =
+        dns::start(&ground.config, outlets.plans.clone(), upstreams.clone(), ground.draining.clone()).await?;
+    let mut proxy =
+        entrances::start_proxy(&ground.config, &outlets, &ground.dialer, &ground.stats, ground.began)?;
     let intercepts = start_interception(&ground.config, &upstreams, &desk)?;
 
     let server = start_server(&ground, raft, &notary, &hosts).await?;
@@ -234,13 +235,17 @@ fn outlets() -> (Outlets, watch::Receiver<Arc<Published>>) {
     (Outlets { plans, published: publisher, connection: watch::channel(never).0 }, published)
 }
 
-fn offer(desk: &Desk, health: watch::Receiver<BTreeMap<String, Health>>) -> Offer {
+/// What this host offers, with the health that other hosts are told.
+fn offer(ground: &Ground, desk: &Desk, certificates: &RotationHandle) -> Offer {
+    let checks = health::start(desk.registration(), socket_options(&ground.config), ground.draining.clone());
+    let domain = ground.state.mesh.trust_domain.clone();
+    let health = standing::follow(domain, desk.registration(), checks, certificates.standings());
     Offer { registration: desk.registration(), health }
 }
 
-fn agent_settings(ground: &Ground) -> Result<agent::Settings> {
+fn agent_settings(ground: &Ground) -> agent::Settings {
     let address = begin::advertised(&ground.config, None).unwrap_or(ground.state.address);
-    Ok(agent::Settings {
+    agent::Settings {
         host: ground.state.id,
         mesh: ground.state.mesh.id.clone(),
         node: node(&ground.config, &ground.state),
@@ -249,7 +254,7 @@ fn agent_settings(ground: &Ground) -> Result<agent::Settings> {
         mirror: Mirror::at(&ground.config.host.data),
         // Its own: a QUIC connection lives on the runtime that made it.
         dialer: Dialer::new(ground.credentials.clone(), socket_options(&ground.config)),
-    })
+    }
 }
 
 /// Returns who this host is; the callers are in the order that [`entrances`] counts on.
@@ -407,7 +412,8 @@ struct AgentThread {
 fn spawn_agent(agent: Agent) -> Result<AgentThread> {
     let (stop, stopped) = oneshot::channel();
     let (end, ended) = oneshot::channel();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the agent")?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the agent")?;
     std::thread::Builder::new()
         .name("meshd-agent".into())
         .spawn(move || {
@@ -469,7 +475,9 @@ fn hand_over(accepted: Accepted, server: Option<&Arc<Server>>, requests: &Arc<Re
             let requests = requests.clone();
             task::spawn("join", async move { requests.serve_join(stream, exporter).await });
         }
-        (Accepted::Hop(peer, _), _) => tracing::error!(peer = %peer.address, "a data hop came to the control plane"),
+        (Accepted::Hop(peer, _), _) => {
+            tracing::error!(peer = %peer.address, "a data hop came to the control plane");
+        }
     }
 }
 

@@ -23,6 +23,10 @@ type Asking = Pin<Box<dyn Future<Output = Chain> + Send>>;
 /// What `identity::Rotation` asks.
 pub(super) type Signer = Box<dyn Fn(Identity, Vec<u8>) -> Asking + Send + Sync>;
 
+/// How often all servers are asked: one that is a moment behind does not know yet what this host has registered.
+const ROUNDS: u32 = 3;
+/// Longer than a follower is usually behind.
+const BETWEEN_ROUNDS: Duration = Duration::from_millis(50);
 /// How long a server may take to sign.
 const LIMIT: Duration = Duration::from_secs(5);
 
@@ -48,15 +52,26 @@ pub(super) fn signer(
     })
 }
 
-async fn ask_servers(hosts: &Hosts, servers: BTreeMap<HostId, SocketAddr>, identity: &Identity, csr: &[u8]) -> Chain {
+async fn ask_servers(
+    hosts: &Hosts,
+    servers: BTreeMap<HostId, SocketAddr>,
+    identity: &Identity,
+    csr: &[u8],
+) -> Chain {
     let request = SignRequest { identity: identity.to_string(), csr: BASE64.encode(csr) };
     let call = Call { author: "certificates".into(), request: Request::Sign(vec![request]), relayed: false };
     let mut reasons = Vec::new();
-    for (id, address) in servers {
-        match hosts.ask(id, address, &call, LIMIT).await {
-            Ok(Response::Signed(chains)) => return read(chains),
-            Ok(other) => reasons.push(format!("{address} answered something else: {other:?}")),
-            Err(error) => reasons.push(format!("{address}: {error}")),
+    for round in 0..ROUNDS {
+        if round > 0 {
+            tokio::time::sleep(BETWEEN_ROUNDS).await;
+        }
+        reasons.clear();
+        for (id, address) in &servers {
+            match hosts.ask(*id, *address, &call, LIMIT).await {
+                Ok(Response::Signed(chains)) => return read(chains),
+                Ok(other) => reasons.push(format!("{address} answered something else: {other:?}")),
+                Err(error) => reasons.push(format!("{address}: {error}")),
+            }
         }
     }
     Err(if reasons.is_empty() { "no server is known".into() } else { reasons.join("; ") })

@@ -74,8 +74,9 @@ impl HostState {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
         };
-        let state: Self = serde_json::from_slice(&bytes)
-            .with_context(|| format!("{} is damaged; restore it, or remove {} and join again", path.display(), data.display()))?;
+        let state: Self = serde_json::from_slice(&bytes).with_context(|| {
+            format!("{} is damaged; restore it, or remove {} and join again", path.display(), data.display())
+        })?;
         if state.format > FORMAT {
             bail!(
                 "{} was written by a newer meshd (format {}, this one knows {FORMAT}): install that version again",
@@ -142,7 +143,10 @@ impl FolderLock {
         match file.try_lock() {
             Ok(()) => Ok(Self(file)),
             Err(std::fs::TryLockError::WouldBlock) => {
-                bail!("another meshd uses {} already; each needs a folder of its own (--data)", data.display())
+                bail!(
+                    "another meshd uses {} already; each needs a folder of its own (--data)",
+                    data.display()
+                )
             }
             Err(std::fs::TryLockError::Error(error)) => {
                 Err(error).with_context(|| format!("locking {}", path.display()))

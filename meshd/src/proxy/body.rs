@@ -63,7 +63,7 @@ impl Body for Outgoing {
             Self::Empty | Self::Whole(None) => SizeHint::with_exact(0),
             Self::Whole(Some(bytes)) => SizeHint::with_exact(bytes.len() as u64),
             Self::Stream(body) => body.size_hint(),
-            Self::Replay(replay) => replay.source.size.clone(),
+            Self::Replay(replay) => replay.source.size,
         }
     }
 }

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use mesh_core::endpoint::InFlight;
-use mesh_core::plan::{Cluster, Via};
+use mesh_core::plan::{Cluster, Via, VirtualHost};
 use mesh_core::resilience::breaker::Permit;
 use mesh_core::resilience::{Flag, Flags};
 use tokio::time::Sleep;
@@ -34,8 +34,10 @@ pub(crate) struct Exchange {
     pub(crate) edge: Option<Arc<EdgeCell>>,
     /// What it is counted under otherwise.
     pub(crate) cluster: Option<Arc<Cluster>>,
-    /// Host and port where not even a cluster was found.
+    /// Host and port of a destination that is not there.
     pub(crate) host: Option<(Arc<str>, u16)>,
+    /// The host asked for, where not even a destination was found.
+    pub(crate) virtual_host: Option<Arc<VirtualHost>>,
     pub(crate) status: u16,
     pub(crate) failed: bool,
     pub(crate) retries: u32,
@@ -71,6 +73,7 @@ impl Exchange {
             edge: None,
             cluster: None,
             host: None,
+            virtual_host: None,
             status: 0,
             failed: false,
             retries: 0,
@@ -113,9 +116,10 @@ impl Exchange {
             return edge.clone();
         }
         let empty: Arc<str> = "".into();
-        let (destination, port, subset) = match (&self.cluster, &self.host) {
+        let asked = || self.virtual_host.as_ref().map(|asked| (Arc::from(asked.host.as_str()), asked.port));
+        let (destination, port, subset) = match (&self.cluster, self.host.clone().or_else(asked)) {
             (Some(cluster), _) => (cluster.name.host.clone(), cluster.name.port, cluster.name.subset.clone()),
-            (None, Some((host, port))) => (host.clone(), *port, empty.clone()),
+            (None, Some((host, port))) => (host, port, empty.clone()),
             (None, None) => ("BlackHoleCluster".into(), 0, empty.clone()),
         };
         let key = EdgeKey { source: self.caller.clone(), destination, port, subset, version: empty };
@@ -219,6 +223,8 @@ pub(crate) struct Guards {
     pub(crate) request: Option<Permit>,
     pub(crate) retry: Option<Permit>,
     pub(crate) in_flight: Option<InFlight>,
+    /// On the way in: keeps the hop's connection from counting as idle.
+    pub(crate) busy: Option<super::wire::Busy>,
 }
 
 /// Why an answer ends early.

@@ -105,7 +105,7 @@ async fn attempts<'a>(
         }
         if !again {
             let (response, lease) = result?;
-            let guards = Guards { request: None, retry: retry_permit, in_flight };
+            let guards = Guards { retry: retry_permit, in_flight, ..Guards::default() };
             return Ok(Answered { response, lease, guards });
         }
         // The connection of an answer that is not wanted must not be kept: its body is unread.

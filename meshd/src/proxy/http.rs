@@ -57,13 +57,18 @@ pub(crate) async fn handle(connection: Rc<Connection>, mut request: Request<Inco
     }
     if parts.method == Method::CONNECT {
         return match tunnel::connect(&connection, &view, &parts.uri, switch) {
-            Ok(()) => answer(LocalReply::new(StatusCode::OK, "connect"), false, exchange),
-            Err(reply) => answer(reply, false, exchange),
+            Ok(()) => {
+                exchange.status = StatusCode::OK.as_u16();
+                exchange.details = "connect";
+                // Without a length: what follows is the tunnel.
+                Response::new(Reply::Empty)
+            }
+            Err(reply) => answer(*reply, false, exchange),
         };
     }
     let asked = match Asked::of(&connection, &mut parts) {
         Ok(asked) => asked,
-        Err(reply) => return answer(reply, is_grpc, exchange),
+        Err(reply) => return answer(*reply, is_grpc, exchange),
     };
     let (target, query) = path::parts(&asked.target);
     let Ok(normal) = path::normalise(target) else {
@@ -97,7 +102,7 @@ pub(crate) async fn handle(connection: Rc<Connection>, mut request: Request<Inco
     };
     match found {
         Found::Route(host, matched) => {
-            exchange.host = Some((Arc::from(host.host.as_str()), host.port));
+            exchange.virtual_host = Some(host.clone());
             incoming.routed(matched, body, exchange).await
         }
         Found::Unknown(direct) => incoming.unrouted(&direct, body, exchange).await,
@@ -133,7 +138,7 @@ struct Asked {
 
 impl Asked {
     /// Reads and cleans the head: afterwards `parts.headers` are those that rules see.
-    fn of(connection: &Connection, parts: &mut Parts) -> Result<Self, LocalReply> {
+    fn of(connection: &Connection, parts: &mut Parts) -> Result<Self, Box<LocalReply>> {
         let upgrade = parts.version < Version::HTTP_2 && wanted_upgrade(&parts.headers)?;
         request::strip(&mut parts.headers);
         let sent = parts.uri.authority().map(::http::uri::Authority::as_str);
@@ -165,12 +170,12 @@ impl Asked {
 }
 
 /// WebSocket passes, `h2c` is served as HTTP/1.1, anything else is refused. Source: Istio's `UpgradeConfigs`.
-fn wanted_upgrade(headers: &HeaderMap) -> Result<bool, LocalReply> {
+fn wanted_upgrade(headers: &HeaderMap) -> Result<bool, Box<LocalReply>> {
     match request::upgrade(headers) {
         None => Ok(false),
         Some(value) if value.as_bytes().eq_ignore_ascii_case(b"websocket") => Ok(true),
         Some(value) if value.as_bytes().eq_ignore_ascii_case(b"h2c") => Ok(false),
-        Some(_) => Err(LocalReply::forbidden("upgrade_failed")),
+        Some(_) => Err(Box::new(LocalReply::forbidden("upgrade_failed"))),
     }
 }
 
@@ -214,12 +219,11 @@ impl<'a> Inbound<'a> {
         if outbound.unknown == UnknownHosts::Refuse {
             return Err(Box::new(LocalReply::unknown_host()));
         }
-        let place = match &self.connection.target {
-            Target::Address(address) => Place::Address(*address),
-            _ => {
-                let host = route::host_of(self.call.authority);
-                Place::Name(host.trim_matches(['[', ']']).into(), self.asked.port)
-            }
+        let place = if let Target::Address(address) = &self.connection.target {
+            Place::Address(*address)
+        } else {
+            let host = route::host_of(self.call.authority);
+            Place::Name(host.trim_matches(['[', ']']).into(), self.asked.port)
         };
         Ok(Found::Unknown(self.connection.worker.passthrough.to(place, UpstreamProtocol::AsClient)))
     }
@@ -373,16 +377,16 @@ impl<'a> Inbound<'a> {
                 if upgrade && answered.response.status() == StatusCode::SWITCHING_PROTOCOLS {
                     return self.switch(answered, &reply, exchange);
                 }
-                self.relay(answered, reply, exchange)
+                self.relay(answered, &reply, exchange)
             }
         }
     }
 
     /// Passes an endpoint's answer on.
-    fn relay(&self, answered: Answered, reply: Answering<'_>, mut exchange: Exchange) -> Response<Reply> {
+    fn relay(&self, answered: Answered, reply: &Answering<'_>, mut exchange: Exchange) -> Response<Reply> {
         let Answered { response, lease, guards } = answered;
         let (mut parts, body) = response.into_parts();
-        self.dress(&mut parts, &reply, &mut exchange);
+        self.dress(&mut parts, reply, &mut exchange);
         let deadline =
             reply.timeout.map(|limit| Box::pin(tokio::time::sleep_until((exchange.started + limit).into())));
         let body =

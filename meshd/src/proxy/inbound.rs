@@ -14,7 +14,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Incoming};
 use hyper_util::rt::TokioIo;
 use mesh_core::identity::sni;
-use mesh_core::plan::{LocalInstance, LocalPort, UpstreamProtocol};
+use mesh_core::plan::{LocalPort, UpstreamProtocol};
 use mesh_core::resilience::Failure;
 use tokio::net::TcpStream;
 
@@ -25,7 +25,7 @@ use super::passthrough::Place;
 use super::request::{self, Head, INSTANCE, SPEAK};
 use super::server::{self, Trust};
 use super::tcp;
-use super::wire::{Stream, Watch, Wire};
+use super::wire::{Busy, Stream, Watch, Wire};
 use super::worker::{Caller, Worker};
 use crate::task;
 use crate::telemetry::Counters;
@@ -108,7 +108,7 @@ async fn serve(worker: Rc<Worker>, peer: Peer, stream: LinkStream) {
 
 /// Hands a request to the instance here that it is for.
 async fn handle(hop: Rc<Hop>, mut request: Request<Incoming>) -> Response<Reply> {
-    let _busy = Busy::new(&hop.watch);
+    let busy = Busy::new(&hop.watch);
     let view = hop.worker.view();
     let inbound = &view.plan.inbound;
     let instance = match request.headers().get(INSTANCE).map(HeaderValue::to_str) {
@@ -117,14 +117,14 @@ async fn handle(hop: Rc<Hop>, mut request: Request<Incoming>) -> Response<Reply>
         None => inbound.services.get(&hop.host).and_then(|instances| instances.first()),
     };
     let found = instance.and_then(|instance| Some((instance, instance.port(hop.port)?)));
-    let Some((instance, port)) = found.filter(|(instance, _)| *instance.host == *hop.host) else {
+    let Some((_, port)) = found.filter(|(instance, _)| *instance.host == *hop.host) else {
         return hop.refuse(&request);
     };
     Counters::add(&hop.worker.shard.counters.inbound_requests_total);
     if request.method() == Method::CONNECT {
-        return hop.open(port, &mut request).await;
+        return hop.open(port, &mut request, busy).await;
     }
-    match hop.forward(instance, port, request).await {
+    match hop.forward(port, request, busy).await {
         Ok(response) => response,
         Err(failure) => unreachable(failure),
     }
@@ -145,7 +145,7 @@ impl Hop {
     }
 
     /// Opens a tunnel to the application: connects first, so that a failure can still be told.
-    async fn open(&self, port: &LocalPort, request: &mut Request<Incoming>) -> Response<Reply> {
+    async fn open(&self, port: &LocalPort, request: &mut Request<Incoming>, busy: Busy) -> Response<Reply> {
         let switch = hyper::upgrade::on(request);
         let direct = self.worker.passthrough.to(Place::Local(port.target), UpstreamProtocol::Tcp);
         let reached = match tcp::reach(&self.worker, &self.caller, &direct.cluster, None).await {
@@ -154,6 +154,7 @@ impl Hop {
         };
         let worker = self.worker.clone();
         task::spawn_local("hop tunnel", async move {
+            let _busy = busy;
             match switch.await {
                 Ok(upgraded) => {
                     let wire = Wire::new(Stream::Tunnel(TokioIo::new(upgraded)));
@@ -167,9 +168,9 @@ impl Hop {
 
     async fn forward(
         &self,
-        _instance: &LocalInstance,
         port: &LocalPort,
         request: Request<Incoming>,
+        busy: Busy,
     ) -> Result<Response<Reply>, Failure> {
         let (parts, body) = request.into_parts();
         let http2 =
@@ -202,7 +203,7 @@ impl Hop {
                     request::strip_hop_by_hop(&mut parts.headers);
                     parts.headers.remove(FAILURE);
                     parts.version = Version::HTTP_2;
-                    let guards = Guards { in_flight: Some(in_flight), ..Guards::default() };
+                    let guards = Guards { in_flight: Some(in_flight), busy: Some(busy), ..Guards::default() };
                     let relay = Relay { body, lease: Some(lease), exchange: None, deadline: None, guards };
                     return Ok(Response::from_parts(parts, Reply::relay(relay)));
                 }
@@ -213,22 +214,6 @@ impl Hop {
                 },
             }
         }
-    }
-}
-
-/// Counts a request of a hop as under way until its head is answered.
-struct Busy(Arc<Watch>);
-
-impl Busy {
-    fn new(watch: &Arc<Watch>) -> Self {
-        watch.request_began();
-        Self(watch.clone())
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.request_ended();
     }
 }
 

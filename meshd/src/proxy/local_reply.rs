@@ -101,10 +101,10 @@ impl LocalReply {
 
     /// Writes it; for a gRPC caller as gRPC wants errors: HTTP 200 and the status in the headers.
     pub(crate) fn response(self, is_grpc: bool) -> Response<Reply> {
-        if is_grpc { self.as_grpc() } else { self.as_http() }
+        if is_grpc { self.into_grpc() } else { self.into_http() }
     }
 
-    fn as_http(self) -> Response<Reply> {
+    fn into_http(self) -> Response<Reply> {
         let Self { status, body, mut headers, close, .. } = self;
         if !body.is_empty() && !headers.contains_key(header::CONTENT_TYPE) {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
@@ -118,7 +118,7 @@ impl LocalReply {
         finish(status, headers, Reply::whole(body))
     }
 
-    fn as_grpc(self) -> Response<Reply> {
+    fn into_grpc(self) -> Response<Reply> {
         let mut headers = self.headers;
         let status = self.grpc_status.unwrap_or_else(|| grpc::from_http(self.status.as_u16()));
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));

@@ -100,4 +100,4 @@ async fn copy(
 }
 
 /// A copy takes no longer than this, body and answer included: nobody waits for it, but it holds memory.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);

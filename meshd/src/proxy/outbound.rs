@@ -108,7 +108,13 @@ pub(crate) async fn carry(
         Declared::Auto => expected(&view, caller, &target),
         known => known,
     };
-    let spoken = listen(&worker, &mut wire, expected).await;
+    let mut draining = worker.draining.clone();
+    let spoken = tokio::select! {
+        spoken = listen(&worker, &mut wire, expected) => spoken,
+        // Nothing was asked for yet.
+        () = draining.started(), if expected != Declared::Tcp => return,
+    };
+    drop(draining);
     let http2 = matches!(spoken, Spoken::Http2);
     let watch = worker.watch(http2);
     let settings = worker.settings.clone();
@@ -121,10 +127,10 @@ pub(crate) async fn carry(
             let handle = |request| http::handle(connection.clone(), request);
             server::http2(&settings, wire, &watch, Trust::Stranger, handle).await;
         }
-        Spoken::Tls(name) => {
-            tcp::carry(&connection, &view, wire, opaque(&connection, &view, Some(name))).await
+        Spoken::Tls(_) | Spoken::Opaque => {
+            let opaque = opaque(&connection, &view, &spoken);
+            tcp::carry(&connection, &view, wire, opaque).await;
         }
-        Spoken::Opaque => tcp::carry(&connection, &view, wire, opaque(&connection, &view, None)).await,
         Spoken::Nothing => {}
     }
 }
@@ -238,19 +244,20 @@ impl Opaque {
     }
 }
 
-/// Decides where an opaque connection goes; `tls`: it is TLS, with this server name.
-fn opaque(connection: &Connection, view: &View, tls: Option<Option<String>>) -> Opaque {
+/// Decides where an opaque connection goes.
+fn opaque(connection: &Connection, view: &View, spoken: &Spoken) -> Opaque {
     let Some((outbound, _)) = view.outbound(connection.caller) else { return Opaque::Refused };
     let port = connection.port(view);
-    if let (Some(Some(name)), Some(table)) = (&tls, outbound.ports.get(&port))
+    if let (Spoken::Tls(Some(name)), Some(table)) = (spoken, outbound.ports.get(&port))
         && let Some(host) = table.tls.find(name)
     {
         return Opaque::Tls(host.clone());
     }
+    let is_tls = matches!(spoken, Spoken::Tls(_));
     let found = service(view, outbound, &connection.target);
     let by_port = || outbound.ports.get(&port)?.tcp.as_ref();
     // On TLS ports only the names that rules have count.
-    let found = found.or_else(by_port).filter(|service| tls.is_none() || !service.protocol.is_tls());
+    let found = found.or_else(by_port).filter(|service| !is_tls || !service.protocol.is_tls());
     if let Some(service) = found {
         return Opaque::Service(service.clone());
     }
@@ -258,9 +265,9 @@ fn opaque(connection: &Connection, view: &View, tls: Option<Option<String>>) -> 
         (_, UnknownHosts::Refuse) | (Target::Proxy, _) => Opaque::Refused,
         (Target::Address(address), _) => Opaque::Direct(Place::Address(*address)),
         (Target::Host { host, port }, _) => Opaque::Direct(Place::Name(host.clone(), *port)),
-        (Target::Port(port), _) => match tls.flatten() {
-            Some(name) => Opaque::Direct(Place::Name(name.into(), *port)),
-            None => Opaque::Refused,
+        (Target::Port(port), _) => match spoken {
+            Spoken::Tls(Some(name)) => Opaque::Direct(Place::Name(name.as_str().into(), *port)),
+            _ => Opaque::Refused,
         },
     }
 }

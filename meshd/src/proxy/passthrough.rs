@@ -11,8 +11,8 @@ use foldhash::HashMap;
 use mesh_core::balance::EndpointSet;
 use mesh_core::endpoint::EndpointState;
 use mesh_core::plan::{
-    Balancer, CircuitLimits, Cluster, ClusterName, Endpoint, LocalityPolicy, UpstreamProtocol, UpstreamTls,
-    Via,
+    Balancer, CircuitLimits, Cluster, ClusterName, Endpoint, Locality, LocalityPolicy, UpstreamProtocol,
+    UpstreamTls, Via,
 };
 use mesh_proto::command::Liveness;
 use mesh_proto::registration::Health;
@@ -79,8 +79,12 @@ impl Direct {
             state: Arc::new(EndpointState::default()),
         };
         let balancer = Balancer::Passthrough;
-        let set =
-            EndpointSet::new(vec![endpoint.clone()], &balancer, &LocalityPolicy::Ignore, &Default::default());
+        let set = EndpointSet::new(
+            vec![endpoint.clone()],
+            &balancer,
+            &LocalityPolicy::Ignore,
+            &Locality::default(),
+        );
         let cluster = Cluster {
             name: ClusterName { host, port, subset: "".into() },
             protocol,

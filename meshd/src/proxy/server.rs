@@ -54,8 +54,8 @@ where
         .header_read_timeout(None)
         .max_headers(settings.limits.headers)
         // The guard tells a long target from many headers; this only bounds both together.
-        .max_header_size(settings.limits.header_bytes + settings.limits.uri_bytes + HEAD_SLACK)
-        .pipeline_flush(true);
+        .max_header_size(settings.limits.header_bytes + settings.limits.uri_bytes + HEAD_SLACK);
+    // Not `pipeline_flush`: with it an answer waits for as long as half of the next request lies in the buffer.
     let service = service_fn(|request| {
         let answer = handle(request);
         async move { Ok::<_, Infallible>(answer.await) }

@@ -27,14 +27,14 @@ pub(crate) fn connect(
     view: &View,
     uri: &Uri,
     switch: Option<OnUpgrade>,
-) -> Result<(), LocalReply> {
+) -> Result<(), Box<LocalReply>> {
     let target = uri.authority().and_then(|authority| Some((authority.host(), authority.port_u16()?)));
     let (Some((host, port)), Some(switch), true) = (target, switch, connection.is_proxy) else {
-        return Err(LocalReply::forbidden("connect_not_allowed"));
+        return Err(Box::new(LocalReply::forbidden("connect_not_allowed")));
     };
     let host = host.trim_matches(['[', ']']);
     if !outbound::is_reachable(view, connection.caller, host, port) {
-        return Err(LocalReply::unknown_host());
+        return Err(Box::new(LocalReply::unknown_host()));
     }
     let target = Target::Host { host: host.into(), port };
     let (worker, caller, peer) = (connection.worker.clone(), connection.caller, connection.peer);

@@ -224,7 +224,7 @@ impl Pool {
 }
 
 /// How long a pool without connections is kept.
-const UNUSED: Duration = Duration::from_secs(60);
+const UNUSED: Duration = Duration::from_mins(1);
 
 /// The place of one connection among its pool's; dropping it makes room for another.
 pub(crate) struct Slot {

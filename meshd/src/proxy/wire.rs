@@ -248,3 +248,20 @@ impl Watch {
         }
     }
 }
+
+/// A request under way on a connection; dropping it ends it.
+#[derive(Debug)]
+pub(crate) struct Busy(Arc<Watch>);
+
+impl Busy {
+    pub(crate) fn new(watch: &Arc<Watch>) -> Self {
+        watch.request_began();
+        Self(watch.clone())
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.request_ended();
+    }
+}

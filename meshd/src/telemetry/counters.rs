@@ -12,7 +12,6 @@ macro_rules! counters {
 
         impl Counters {
             /// Returns every counter: name, kind in Prometheus' words, help, and how to read it.
-            #[expect(clippy::type_complexity, reason = "a table, read once")]
             pub(super) fn table() -> Vec<(&'static str, &'static str, &'static str, fn(&Self) -> u64)> {
                 vec![$((stringify!($name), $kind, concat!($($help),+), |all: &Self| all.$name.load(Ordering::Relaxed)),)+]
             }

@@ -55,6 +55,7 @@ fn write_requests(out: &mut String, labels: &str, cells: &[Arc<EdgeCell>]) {
     }
 }
 
+#[expect(clippy::cast_precision_loss, reason = "sums of microseconds: 285 years fit exactly")]
 fn write_durations(out: &mut String, labels: &str, cells: &[Arc<EdgeCell>]) {
     const NAME: &str = "istio_request_duration_milliseconds";
     let buckets: Vec<_> = cells.iter().flat_map(|cell| cell.latency().buckets()).collect();

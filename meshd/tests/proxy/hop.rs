@@ -10,7 +10,10 @@ use mesh_core::plan::{Endpoint, Inbound, LocalInstance, LocalPort, Plan, Via};
 use mesh_proto::registration::{Health, Protocol};
 use meshd::proxy::{Declared, Way};
 use meshd::transport::{Credentials, Trust, provider};
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
+use rcgen::{
+    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    SanType,
+};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
 
@@ -49,7 +52,8 @@ impl Authority {
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.subject_alt_names = vec![SanType::URI(identity.to_string().try_into().expect("ASCII"))];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
         let leaf = params.signed_by(&key, &self.issuer).expect("a leaf").into();
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
         Arc::new(CertifiedKey::from_der(vec![leaf], key, provider()).expect("a pair"))
@@ -154,10 +158,14 @@ async fn opaque_connections_and_websockets_cross_as_tunnels() {
     let there = destination(&authority, db, Protocol::Tcp);
     let table = mesh_core::plan::PortTable {
         number: PORT,
-        tcp: Some(tcp_service(vec![to(1, cluster(HOST, vec![over_mesh(there.address, "reviews", "reviews-1")]))])),
+        tcp: Some(tcp_service(vec![to(
+            1,
+            cluster(HOST, vec![over_mesh(there.address, "reviews", "reviews-1")]),
+        )])),
         ..mesh_core::plan::PortTable::default()
     };
-    let here = start_with(with_table(table), service(Declared::Tcp), settings(), &authority.credentials(&["web"]));
+    let here =
+        start_with(with_table(table), service(Declared::Tcp), settings(), &authority.credentials(&["web"]));
     let sent = vec![3; 200_000];
     assert!(super::tcp::talk(here.address, "hi", &sent).await == sent);
 

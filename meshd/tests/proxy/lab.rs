@@ -59,10 +59,10 @@ impl Backend {
         let address = listener.local_addr().expect("an address");
         let backend = Self { address, hits: Arc::default(), seen: Arc::default() };
         let serving = backend.clone();
-        tokio::spawn(async move {
+        meshd::task::spawn("test", async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let backend = serving.clone();
-                tokio::spawn(async move {
+                meshd::task::spawn("test", async move {
                     let service = service_fn(|request| backend.clone().answer(name, request));
                     let io = TokioIo::new(stream);
                     if http2 {
@@ -78,7 +78,11 @@ impl Backend {
         backend
     }
 
-    async fn answer(self, name: &'static str, mut request: Request<Incoming>) -> Result<Reply, std::io::Error> {
+    async fn answer(
+        self,
+        name: &'static str,
+        mut request: Request<Incoming>,
+    ) -> Result<Reply, std::io::Error> {
         self.hits.fetch_add(1, Ordering::Relaxed);
         let headers = request.headers().clone();
         let target = request.uri().path_and_query().map_or_else(String::new, ToString::to_string);
@@ -87,7 +91,11 @@ impl Backend {
         if let Some(authority) = authority {
             shown.insert("host", authority.parse().expect("a value"));
         }
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).push((request.method().clone(), target, shown));
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).push((
+            request.method().clone(),
+            target,
+            shown,
+        ));
         let want = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         if let Some(delay) = want("x-want-delay-ms") {
             tokio::time::sleep(Duration::from_millis(delay.parse().expect("a number"))).await;
@@ -97,14 +105,17 @@ impl Backend {
         }
         if want("upgrade").as_deref() == Some("websocket") && want("x-want-status").is_none() {
             let upgrade = hyper::upgrade::on(&mut request);
-            tokio::spawn(async move {
+            meshd::task::spawn("test", async move {
                 let mut io = TokioIo::new(upgrade.await.expect("an upgrade"));
                 let mut buffer = [0; 64];
                 while let Ok(count @ 1..) = io.read(&mut buffer).await {
                     io.write_all(&buffer[..count]).await.expect("an open tunnel");
                 }
             });
-            let response = Response::builder().status(101).header("connection", "upgrade").header("upgrade", "websocket");
+            let response = Response::builder()
+                .status(101)
+                .header("connection", "upgrade")
+                .header("upgrade", "websocket");
             return Ok(response.body(empty()).expect("a response"));
         }
         let status: u16 = want("x-want-status").map_or(200, |status| status.parse().expect("a status"));
@@ -134,7 +145,8 @@ pub(crate) struct Frames(std::vec::IntoIter<Frame<Bytes>>);
 
 impl Frames {
     pub(crate) fn new(data: impl Into<Bytes>, trailers: Option<HeaderMap>) -> Self {
-        let frames: Vec<_> = std::iter::once(Frame::data(data.into())).chain(trailers.map(Frame::trailers)).collect();
+        let frames: Vec<_> =
+            std::iter::once(Frame::data(data.into())).chain(trailers.map(Frame::trailers)).collect();
         Self(frames.into_iter())
     }
 }
@@ -238,7 +250,7 @@ impl Client {
         let stream = TcpStream::connect(address).await.expect("a connection");
         let (sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("a handshake");
-        tokio::spawn(connection.with_upgrades());
+        meshd::task::spawn("test", connection.with_upgrades());
         Self(sender)
     }
 
@@ -288,8 +300,10 @@ where
 {
     let stream = TcpStream::connect(address).await.expect("a connection");
     let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("a handshake");
-    tokio::spawn(connection);
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .expect("a handshake");
+    meshd::task::spawn("test", connection);
     Answer::of(sender.send_request(request).await.expect("an answer")).await
 }
 
@@ -307,6 +321,7 @@ pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !holds() {
         assert!(Instant::now() < deadline, "never: {what}");
-        tokio::task::yield_now().await;
+        // Between two looks, not instead of one.
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }

@@ -24,7 +24,8 @@ async fn beyond_one_connection_and_one_waiting_request_is_overflow() {
     }
     let answers = burst.join_all().await;
 
-    let (fine, refused): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == StatusCode::OK);
+    let (fine, refused): (Vec<_>, Vec<_>) =
+        answers.iter().partition(|answer| answer.status == StatusCode::OK);
     assert!((1..=3).contains(&fine.len()), "{}", fine.len());
     for answer in refused {
         assert_eq!(answer.header("x-envoy-overloaded"), Some("true"));
@@ -40,7 +41,7 @@ async fn requests_in_flight_are_limited_over_http1_too() {
     let mut pool = cluster("reviews", vec![local(backend.address)]);
     pool.limits.max_requests = Some(1);
     let lab = start(plan(vec![("reviews", vec![simple(pool)])]));
-    let slow = tokio::spawn(once(lab.address, get("/", &[("x-want-delay-ms", "400")])));
+    let slow = meshd::task::spawn("test", once(lab.address, get("/", &[("x-want-delay-ms", "400")])));
     until("the first is under way", || backend.hits() == 1).await;
 
     let second = once(lab.address, get("/", &[])).await;

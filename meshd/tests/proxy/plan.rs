@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use mesh_core::balance::EndpointSet;
 use mesh_core::plan::{
-    Action, Balancer, CircuitLimits, Cluster, ClusterName, Endpoint, Forward, Locality, LocalityPolicy, Node, Origin,
-    Outbound, Plan, PortTable, RetryOn, RetryPolicy, Route, ServicePort, TcpRule, TcpRules, UpstreamProtocol,
-    UpstreamTls, Via, VirtualHost, WeightedCluster, Workload,
+    Action, Balancer, CircuitLimits, Cluster, ClusterName, Endpoint, Forward, Locality, LocalityPolicy, Node,
+    Origin, Outbound, Plan, PortTable, RetryOn, RetryPolicy, Route, ServicePort, TcpRule, TcpRules,
+    UpstreamProtocol, UpstreamTls, Via, VirtualHost, WeightedCluster, Workload,
 };
 use mesh_proto::command::Liveness;
 use mesh_proto::registration::{Health, Protocol};
@@ -99,7 +99,10 @@ pub(crate) fn plan(hosts: Vec<(&str, Vec<Route>)>) -> Plan {
     let mut table = PortTable { number: PORT, ..PortTable::default() };
     for (host, routes) in hosts {
         let routes = routes.into_iter().map(Arc::new).collect();
-        table.http.add(host, Arc::new(VirtualHost { host: host.to_owned(), port: PORT, routes }));
+        table.http.add(
+            host,
+            Arc::new(VirtualHost { host: host.to_owned(), port: PORT, routes, ..VirtualHost::default() }),
+        );
     }
     with_table(table)
 }
@@ -122,5 +125,10 @@ pub(crate) fn change(plan: &mut Plan, change: impl FnOnce(&mut Outbound)) {
 pub(crate) fn tcp_service(destinations: Vec<WeightedCluster>) -> Arc<ServicePort> {
     let rule = TcpRule { destination_subnets: Vec::new(), destinations, origin: Origin::default() };
     let tcp = TcpRules { rules: vec![rule] };
-    Arc::new(ServicePort { host: "db.default.svc.cluster.local".into(), number: PORT, protocol: Protocol::Tcp, tcp })
+    Arc::new(ServicePort {
+        host: "db.default.svc.cluster.local".into(),
+        number: PORT,
+        protocol: Protocol::Tcp,
+        tcp,
+    })
 }

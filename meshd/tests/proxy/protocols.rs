@@ -25,9 +25,14 @@ async fn http2_callers_reach_http1_applications_and_the_reverse() {
     let older = cluster("older", vec![local(one.address)]);
     let lab = start(plan(vec![("older", vec![simple(older)]), ("newer", vec![simple(newer)])]));
 
-    let down = once_http2(lab.address, http2("http://older/a").body(Full::new(Bytes::from_static(b"x"))).expect("one")).await;
+    let down = once_http2(
+        lab.address,
+        http2("http://older/a").body(Full::new(Bytes::from_static(b"x"))).expect("one"),
+    )
+    .await;
     let up = once(lab.address, get("/b", &[("host", "newer")])).await;
-    let both = once_http2(lab.address, http2("http://newer/c").body(Empty::<Bytes>::new()).expect("one")).await;
+    let both =
+        once_http2(lab.address, http2("http://newer/c").body(Empty::<Bytes>::new()).expect("one")).await;
 
     assert_eq!((down.status, down.body.as_str()), (StatusCode::OK, "x"));
     assert_eq!(at(&one.last().2, "host"), "older");
@@ -43,9 +48,11 @@ async fn grpc_trailers_pass_both_ways() {
     let lab = start(plan(vec![("grpc", vec![simple(grpc)])]));
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", HeaderValue::from_static("0"));
-    let call = http2("http://grpc/pkg.Service/Method").method("POST").header("content-type", "application/grpc");
+    let call =
+        http2("http://grpc/pkg.Service/Method").method("POST").header("content-type", "application/grpc");
 
-    let answer = once_http2(lab.address, call.body(Frames::new("message", Some(trailers))).expect("one")).await;
+    let answer =
+        once_http2(lab.address, call.body(Frames::new("message", Some(trailers))).expect("one")).await;
 
     assert_eq!((answer.status, answer.body.as_str()), (StatusCode::OK, "message"));
     assert_eq!(at(&answer.trailers.expect("trailers"), "grpc-status"), "0");
@@ -59,7 +66,12 @@ pub(crate) async fn websocket(address: std::net::SocketAddr, host: &str) -> (Vec
     stream.write_all(head.as_bytes()).await.expect("open");
     let mut answer = Vec::new();
     while !answer.ends_with(b"\r\n\r\n") {
-        assert_ne!(stream.read_buf(&mut answer).await.expect("open"), 0, "{}", String::from_utf8_lossy(&answer));
+        assert_ne!(
+            stream.read_buf(&mut answer).await.expect("open"),
+            0,
+            "{}",
+            String::from_utf8_lossy(&answer)
+        );
     }
     stream.write_all(b"ping").await.expect("open");
     let mut echo = vec![0; 4];
@@ -103,7 +115,11 @@ async fn the_proxy_port_takes_absolute_form_host_and_connect() {
     let origin = once(lab.address, get("/b", &[])).await;
     let elsewhere = once(lab.address, get("http://elsewhere/", &[])).await;
     let tunnel = "CONNECT reviews:80 HTTP/1.1\r\nHost: reviews:80\r\n\r\n";
-    let refused = bytes(lab.address, b"CONNECT elsewhere:80 HTTP/1.1\r\nHost: elsewhere:80\r\nConnection: close\r\n\r\n").await;
+    let refused = bytes(
+        lab.address,
+        b"CONNECT elsewhere:80 HTTP/1.1\r\nHost: elsewhere:80\r\nConnection: close\r\n\r\n",
+    )
+    .await;
 
     assert_eq!((absolute.body.as_str(), origin.body.as_str()), ("v1", "v1"));
     assert_eq!(elsewhere.status.as_u16(), 502);
@@ -115,7 +131,10 @@ async fn the_proxy_port_takes_absolute_form_host_and_connect() {
         assert_ne!(stream.read_buf(&mut head).await.expect("open"), 0);
     }
     assert!(head.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&head));
-    stream.write_all(b"GET /inside HTTP/1.1\r\nHost: reviews\r\nConnection: close\r\n\r\n").await.expect("open");
+    stream
+        .write_all(b"GET /inside HTTP/1.1\r\nHost: reviews\r\nConnection: close\r\n\r\n")
+        .await
+        .expect("open");
     let mut inside = String::new();
     stream.read_to_string(&mut inside).await.expect("text");
     assert!(inside.ends_with("v1"), "{inside}");
@@ -141,7 +160,15 @@ async fn an_undeclared_port_is_told_by_its_first_bytes() {
     let (web, db) = (Backend::http1("web").await, super::tcp::echo("").await);
     let route = Arc::new(simple(cluster("reviews", vec![local(web.address)])));
     let mut table = PortTable { number: PORT, ..PortTable::default() };
-    table.http.add("reviews", Arc::new(VirtualHost { host: "reviews".into(), port: PORT, routes: vec![route] }));
+    table.http.add(
+        "reviews",
+        Arc::new(VirtualHost {
+            host: "reviews".into(),
+            port: PORT,
+            routes: vec![route],
+            ..VirtualHost::default()
+        }),
+    );
     table.tcp = Some(tcp_service(vec![to(1, cluster("db", vec![local(db)]))]));
     let lab = start_with(with_table(table), service(Declared::Auto), settings(), &no_credentials());
 

@@ -14,9 +14,9 @@ use super::plan::*;
 pub(crate) async fn echo(greeting: &'static str) -> SocketAddr {
     let listener = TcpListener::bind(loopback(0)).await.expect("a port");
     let address = listener.local_addr().expect("an address");
-    tokio::spawn(async move {
+    meshd::task::spawn("test", async move {
         while let Ok((mut stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
+            meshd::task::spawn("test", async move {
                 stream.write_all(greeting.as_bytes()).await.expect("open");
                 let mut read = Vec::new();
                 stream.read_to_end(&mut read).await.expect("bytes");
@@ -59,7 +59,8 @@ async fn the_server_may_speak_first_and_each_direction_ends_alone() {
 async fn a_destination_that_is_not_there_closes_the_connection() {
     let mut missing = to(1, cluster("db", vec![]));
     missing.cluster = None;
-    let lab = start_with(with_table(table(vec![missing])), service(Declared::Tcp), settings(), &no_credentials());
+    let lab =
+        start_with(with_table(table(vec![missing])), service(Declared::Tcp), settings(), &no_credentials());
 
     assert_eq!(bytes(lab.address, b"x").await, "");
 }

@@ -20,8 +20,10 @@ fn is_plausible(hits: u64, of: u64, share: f64) -> bool {
 #[tokio::test]
 async fn weights_are_shares_of_the_requests() {
     let (one, two) = (Backend::http1("v1").await, Backend::http1("v2").await);
-    let destinations =
-        vec![to(90, cluster("v1", vec![local(one.address)])), to(10, cluster("v2", vec![local(two.address)]))];
+    let destinations = vec![
+        to(90, cluster("v1", vec![local(one.address)])),
+        to(10, cluster("v2", vec![local(two.address)])),
+    ];
     let lab = start(plan(vec![("reviews", vec![forwarding(forward(destinations))])]));
     let mut client = Client::new(lab.address).await;
 
@@ -36,8 +38,9 @@ async fn weights_are_shares_of_the_requests() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn plans_are_swapped_under_load_without_a_failed_request() {
     let backends = [Backend::http1("v1").await, Backend::http1("v2").await];
-    let plan_to =
-        |backend: &Backend| plan(vec![("reviews", vec![simple(cluster("reviews", vec![local(backend.address)]))])]);
+    let plan_to = |backend: &Backend| {
+        plan(vec![("reviews", vec![simple(cluster("reviews", vec![local(backend.address)]))])])
+    };
     let settings = Settings { workers: 2, ..settings() };
     let lab = start_with(plan_to(&backends[0]), service(Declared::Http), settings, &no_credentials());
     let done = Arc::new(AtomicBool::new(false));
@@ -55,20 +58,21 @@ async fn plans_are_swapped_under_load_without_a_failed_request() {
         });
     }
 
-    for round in 0..200 {
+    let mut round = 0;
+    until("both were used under two hundred Plans", || {
+        round += 1;
         lab.plans.store(Arc::new(plan_to(&backends[round % 2])));
-        tokio::task::yield_now().await;
-    }
-    until("both were used", || backends.iter().all(|backend| backend.hits() > 20) || {
-        lab.plans.store(Arc::new(plan_to(&backends[1])));
-        false
+        round > 200 && backends.iter().all(|backend| backend.hits() > 20)
     })
     .await;
     done.store(true, Ordering::Relaxed);
 
     let sent: u64 = clients.join_all().await.into_iter().sum();
     let rows = lab.stats.snapshot();
-    assert_eq!(rows.iter().map(|row| (row.requests, row.failures)).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1)), (sent, 0));
+    assert_eq!(
+        rows.iter().map(|row| (row.requests, row.failures)).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1)),
+        (sent, 0)
+    );
 }
 
 #[tokio::test]
@@ -79,11 +83,14 @@ async fn a_caller_that_leaves_is_told_once_and_its_request_given_up() {
     let lab = start(plan(vec![("reviews", vec![simple(pool)])]));
     let mut client = Client::new(lab.address).await;
 
-    let asked = tokio::spawn(async move { client.raw(get("/", &[("x-want-delay-ms", "60000")])).await.is_ok() });
+    let asked = meshd::task::spawn("test", async move {
+        client.raw(get("/", &[("x-want-delay-ms", "60000")])).await.is_ok()
+    });
     until("it is under way", || backend.hits() == 1).await;
     asked.abort();
 
-    until("it is told", || lab.stats.prometheus().contains("response_code=\"0\",response_flags=\"DC\"} 1")).await;
+    until("it is told", || lab.stats.prometheus().contains("response_code=\"0\",response_flags=\"DC\"} 1"))
+        .await;
     until("it is over", || state.requests.load(Ordering::Relaxed) == 0).await;
     assert_eq!(lab.stats.snapshot()[0].requests, 1);
 }
@@ -94,7 +101,7 @@ async fn draining_lets_a_request_finish_and_takes_no_other() {
     let lab = start(plan(vec![("reviews", vec![simple(cluster("reviews", vec![local(backend.address)]))])]));
     let idle = Client::new(lab.address).await;
     let address = lab.address;
-    let slow = tokio::spawn(once(address, get("/", &[("x-want-delay-ms", "300")])));
+    let slow = meshd::task::spawn("test", once(address, get("/", &[("x-want-delay-ms", "300")])));
     until("it is under way", || backend.hits() == 1).await;
 
     let left = lab.proxy.drain(Duration::from_secs(8)).await;

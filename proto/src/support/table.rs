@@ -241,19 +241,22 @@ const OUTLIER_DETECTION: &[Row] = &[
     refused("outlierDetectionHttpErrorCodes", "is not enforced yet: 5xx are the failures"),
 ];
 
+const NO_ORIGINATION: &str = "is not enforced yet: no TLS is begun to endpoints outside the mesh";
+
 const CLIENT_TLS: &[Row] = &[
-    honoured("mode"),
-    honoured("sni"),
-    honoured("subjectAltNames"),
-    honoured("caCertificates"),
-    honoured("clientCertificate"),
-    honoured("privateKey"),
-    honoured("insecureSkipVerify"),
-    refused(
-        "credentialName",
-        "is not enforced: there are no secrets; name files in caCertificates, clientCertificate and privateKey",
+    only(
+        "mode",
+        &["DISABLE", "ISTIO_MUTUAL"],
+        "is not enforced yet: inside the mesh TLS is always mutual, to endpoints outside it is not begun",
     ),
-    refused("caCrl", "is not enforced yet: certificates taken back are not looked for"),
+    refused("sni", NO_ORIGINATION),
+    refused("subjectAltNames", NO_ORIGINATION),
+    refused("caCertificates", NO_ORIGINATION),
+    refused("clientCertificate", NO_ORIGINATION),
+    refused("privateKey", NO_ORIGINATION),
+    refused("insecureSkipVerify", NO_ORIGINATION),
+    refused("credentialName", NO_ORIGINATION),
+    refused("caCrl", NO_ORIGINATION),
 ];
 
 const SERVICE_ENTRY: &[Row] = &[

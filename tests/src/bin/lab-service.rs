@@ -5,13 +5,22 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 
-fn main() -> std::io::Result<()> {
+fn main() -> std::process::ExitCode {
+    match run() {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lab-service: {error}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> std::io::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let (Some(port), Some(text)) =
         (arguments.next().and_then(|port| port.parse::<u16>().ok()), arguments.next())
     else {
-        eprintln!("usage: lab-service PORT TEXT");
-        std::process::exit(64);
+        return Err(std::io::Error::other("usage: lab-service PORT TEXT"));
     };
     let listener = TcpListener::bind(("127.0.0.1", port))?;
     for stream in listener.incoming() {

@@ -168,8 +168,9 @@ pub(super) fn outlier(policy: &Effective<'_>) -> Option<OutlierPolicy> {
 /// TLS towards endpoints outside the mesh.
 pub(super) fn tls(policy: &Effective<'_>, service: &Service<'_>) -> UpstreamTls {
     let Some(settings) = policy.tls else { return UpstreamTls::Disable };
-    // Inside the mesh it is mutual anyway; an endpoint outside knows no mesh certificate.
-    if !matches!(settings.mode, ClientTlsMode::Simple | ClientTlsMode::Mutual) {
+    // Inside the mesh it is mutual anyway. An endpoint outside knows no mesh certificate: what was asked for as
+    // ISTIO_MUTUAL must fail there, not go in plain text.
+    if settings.mode == ClientTlsMode::Disable {
         return UpstreamTls::Disable;
     }
     let of_entry = || service.entry().map_or_else(Vec::new, |entry| entry.spec.subject_alt_names.clone());

@@ -185,7 +185,7 @@ impl RngCore for Always {
 #[test]
 fn renewal_is_at_half_life_within_ten_percent() {
     let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
-    let validity = Validity { not_before: start, not_after: start + Duration::from_secs(86_400) };
+    let validity = Validity { not_before: start, not_after: start + Duration::from_hours(24) };
     let hours = |h: f64| start + Duration::from_secs_f64(h * 3600.0);
     assert_eq!(validity.renew_at(&mut Always(0)), hours(10.8));
     assert_eq!(validity.renew_at(&mut Always(u32::MAX)), hours(13.2));

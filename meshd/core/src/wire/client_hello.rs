@@ -1,12 +1,12 @@
-//! Whom a TLS connection asks for: the server name and protocols of a ClientHello, without opening the TLS.
+//! Whom a TLS connection asks for: the server name and protocols of a `ClientHello`, without opening the TLS.
 //!
-//! A ClientHello with post-quantum key shares spans several segments and may span several records, so records are
+//! A `ClientHello` with post-quantum key shares spans several segments and may span several records, so records are
 //! put together first. Source: RFC 8446 sections 4.1.2 and 5.1, RFC 6066 section 3, RFC 7301.
 
-/// The longest ClientHello that is looked at, with its record headers.
+/// The longest `ClientHello` that is looked at, with its record headers.
 pub const MAX_BYTES: usize = 64 * 1024;
 
-/// What a ClientHello says.
+/// What a `ClientHello` says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientHello {
     /// The server name in lower case, without trailing dot; `None` when there is none.
@@ -22,11 +22,11 @@ pub enum Parsed {
     Hello(ClientHello),
     /// It goes on.
     More,
-    /// It is no ClientHello, or a malformed one, or longer than [`MAX_BYTES`].
+    /// It is no `ClientHello`, or a malformed one, or longer than [`MAX_BYTES`].
     Malformed,
 }
 
-/// Reads a ClientHello from the first bytes of a connection.
+/// Reads a `ClientHello` from the first bytes of a connection.
 pub fn parse(bytes: &[u8]) -> Parsed {
     match handshake(bytes) {
         Ok(Some(body)) => hello(&body).map_or(Parsed::Malformed, Parsed::Hello),
@@ -80,7 +80,7 @@ fn hello(body: &[u8]) -> Option<ClientHello> {
         let kind = extensions.number16()?;
         let body = Input(extensions.block16()?);
         match kind {
-            SERVER_NAME => found.server_name = server_name(body)?,
+            SERVER_NAME => found.server_name = server_name(body).ok()?,
             ALPN => found.protocols = protocols(body)?,
             _ => {}
         }
@@ -88,19 +88,19 @@ fn hello(body: &[u8]) -> Option<ClientHello> {
     Some(found)
 }
 
-/// Reads the first host name; the outer `None` means malformed.
-fn server_name(mut body: Input<'_>) -> Option<Option<String>> {
-    let mut list = Input(body.block16()?);
+/// Reads the first host name.
+fn server_name(mut body: Input<'_>) -> Result<Option<String>, Malformed> {
+    let mut list = Input(body.block16().ok_or(Malformed)?);
     while !list.0.is_empty() {
-        let kind = list.take(1)?[0];
-        let name = list.block16()?;
+        let kind = list.take(1).ok_or(Malformed)?[0];
+        let name = list.block16().ok_or(Malformed)?;
         if kind == HOST_NAME {
             let is_sound = !name.is_empty() && name.len() <= 255 && name.iter().all(u8::is_ascii_graphic);
-            let text = std::str::from_utf8(name).ok().filter(|_| is_sound)?;
-            return Some(Some(text.trim_end_matches('.').to_ascii_lowercase()));
+            let text = std::str::from_utf8(name).ok().filter(|_| is_sound).ok_or(Malformed)?;
+            return Ok(Some(text.trim_end_matches('.').to_ascii_lowercase()));
         }
     }
-    Some(None)
+    Ok(None)
 }
 
 fn protocols(mut body: Input<'_>) -> Option<Vec<Vec<u8>>> {
