@@ -220,10 +220,6 @@ pub struct Limits {
     pub head: Duration,
     /// How long a connection may be idle.
     pub idle: Duration,
-    /// Slowest body; 0: any.
-    pub body_bytes_per_second: u64,
-    /// Time before the body's rate counts.
-    pub body_grace: Duration,
     /// How long first bytes are awaited.
     pub sniff: Duration,
     /// Largest head.
@@ -232,14 +228,8 @@ pub struct Limits {
     pub headers: usize,
     /// Longest request target.
     pub uri_bytes: usize,
-    /// Largest trailers.
-    pub trailer_bytes: usize,
     /// Most streams of an application's HTTP/2 connection.
     pub http2_streams: u32,
-    /// Control frames per second on an HTTP/2 connection.
-    pub http2_control_frames_per_second: u32,
-    /// Connections at a time on one listener.
-    pub connections: usize,
 }
 
 /// Where this host's services are written down.

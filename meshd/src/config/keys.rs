@@ -254,7 +254,7 @@ pub const KEYS: &[Key] = &[
         "transport",
         r#""tcp""#,
         "tcp, quic",
-        "How traffic travels between hosts. tcp costs half the CPU of quic for bulk.",
+        "How traffic travels between hosts. tcp costs less CPU for bulk, and passes where UDP is dropped.",
     ),
     key("proxy", "drain_seconds", "30", "seconds", "How long open connections may finish when meshd stops."),
     key(
@@ -280,14 +280,6 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "limits",
-        "body_bytes_per_second",
-        "100",
-        "bytes per second",
-        "Slowest body that is waited for, after body_grace_seconds; not for gRPC and upgraded connections. 0: any.",
-    ),
-    key("limits", "body_grace_seconds", "30", "seconds", "Time before body_bytes_per_second counts."),
-    key(
-        "limits",
         "sniff_ms",
         "50",
         "milliseconds",
@@ -302,27 +294,12 @@ pub const KEYS: &[Key] = &[
     ),
     key("limits", "headers", "100", "fields", "Most fields in a head; then 431. Envoy's default."),
     key("limits", "uri_bytes", "16384", "bytes", "Longest request target; then 414."),
-    key("limits", "trailer_bytes", "16384", "bytes", "Largest trailers; then 431."),
     key(
         "limits",
         "http2_streams",
         "100",
         "streams",
         "Most requests at a time on one HTTP/2 connection of an application. Does not apply between hosts.",
-    ),
-    key(
-        "limits",
-        "http2_control_frames_per_second",
-        "200",
-        "frames per second",
-        "PING, SETTINGS and PRIORITY frames on one connection; then it is closed.",
-    ),
-    key(
-        "limits",
-        "connections",
-        "65536",
-        "connections",
-        "Most connections at a time on one listener; further ones are accepted and closed.",
     ),
     key(
         "services",

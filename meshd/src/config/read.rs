@@ -141,16 +141,11 @@ fn limits(tables: &mut Tables<'_, '_>) -> Limits {
     tables.table("limits", |t| Limits {
         head: t.seconds("head_seconds", 1, DAY_SECONDS),
         idle: t.seconds("idle_seconds", 1, DAY_SECONDS),
-        body_bytes_per_second: t.get("body_bytes_per_second", number(0..=1_u64 << 30)),
-        body_grace: t.seconds("body_grace_seconds", 1, DAY_SECONDS),
         sniff: t.millis("sniff_ms", 1, 60_000),
         head_bytes: t.get("head_bytes", number(4_096..=1 << 20)),
         headers: t.get("headers", number(16..=10_000)),
         uri_bytes: t.get("uri_bytes", number(256..=1 << 20)),
-        trailer_bytes: t.get("trailer_bytes", number(256..=1 << 20)),
         http2_streams: t.get("http2_streams", number(1..=1 << 20)),
-        http2_control_frames_per_second: t.get("http2_control_frames_per_second", number(10..=1 << 20)),
-        connections: t.get("connections", number(16..=1 << 24)),
     })
 }
 
