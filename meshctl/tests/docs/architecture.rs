@@ -25,7 +25,8 @@ fn modules(folder: &Path, depth: usize) -> BTreeSet<String> {
 #[test]
 fn the_tree_names_every_module_and_nothing_else() {
     let text = page("docs/ARCHITECTURE.md");
-    let tree = text.split_once("## The tree\n\n```\n").expect("a tree").1.split("\n```").next().expect("its end");
+    let tree =
+        text.split_once("## The tree\n\n```\n").expect("a tree").1.split("\n```").next().expect("its end");
     let words: BTreeSet<&str> = tree.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
     // `api/*` and the like stand for one file a call; what tests share is no part of the product.
     let untold = ["lib", "tests", "testing", "fixture", "shard", "pages"];
@@ -42,7 +43,8 @@ fn the_tree_names_every_module_and_nothing_else() {
     }
     let named = tree.split_whitespace().filter_map(|word| word.strip_suffix(".rs"));
     for name in named {
-        let is_there = SOURCES.iter().any(|source| root().join(source).join(name).with_extension("rs").exists());
+        let is_there =
+            SOURCES.iter().any(|source| root().join(source).join(name).with_extension("rs").exists());
         if !is_there {
             wrong.push(format!("the tree names {name}.rs, which is nowhere"));
         }

@@ -27,7 +27,8 @@ fn commands(text: &str) -> Vec<(String, i32)> {
             let code = comment.split_once("exit code ").map_or("0", |(_, code)| code);
             let code = code.split(|c: char| !c.is_ascii_digit()).next().and_then(|code| code.parse().ok());
             let command = command.trim();
-            (!command.is_empty() && !command.starts_with('#')).then(|| (command.to_owned(), code.unwrap_or(0)))
+            (!command.is_empty() && !command.starts_with('#'))
+                .then(|| (command.to_owned(), code.unwrap_or(0)))
         })
         .collect()
 }
@@ -99,7 +100,8 @@ impl Demo {
         let (_, text) = self.run("meshctl history -o json");
         let json = &text[text.find("\n{").map_or(0, |at| at + 1)..];
         let json = &json[json.find('{').unwrap_or(0)..=json.rfind('}').expect("JSON")];
-        let history: serde_json::Value = serde_json::from_str(json).unwrap_or_else(|error| panic!("{error}: {text}"));
+        let history: serde_json::Value =
+            serde_json::from_str(json).unwrap_or_else(|error| panic!("{error}: {text}"));
         let items = history["items"].as_array().expect("items");
         items.last().expect("an item")["revision"].to_string()
     }
@@ -144,7 +146,8 @@ fn build_meshd() {
 
 #[test]
 fn every_command_of_the_readme_and_the_tutorial_works_on_the_demo() {
-    let typed: Vec<_> = ["README.md", "docs/tutorial-canary.md"].map(page).iter().flat_map(|text| commands(text)).collect();
+    let typed: Vec<_> =
+        ["README.md", "docs/tutorial-canary.md"].map(page).iter().flat_map(|text| commands(text)).collect();
     assert!(typed.len() > 10, "the pages lost their blocks `sh demo`: {typed:?}");
     build_meshd();
     let has_curl = Command::new("curl").arg("--version").stdout(Stdio::null()).status().is_ok();
@@ -157,7 +160,8 @@ fn every_command_of_the_readme_and_the_tutorial_works_on_the_demo() {
             continue;
         }
         let begun = Instant::now();
-        let (ended, said) = demo.run(&line.replace("REVISION", &first).replace("127.0.1.", &format!("{}.", demo.base)));
+        let (ended, said) =
+            demo.run(&line.replace("REVISION", &first).replace("127.0.1.", &format!("{}.", demo.base)));
         eprintln!("{:>6} ms  {line}", begun.elapsed().as_millis());
         if ended != Some(code) {
             wrong.push(format!("$ {line}\n{said}\nended with {ended:?}, the page says {code}"));

@@ -34,5 +34,9 @@ fn every_difference_the_code_names_is_in_the_documentation() {
             }
         }
     }
-    assert!(missing.is_empty(), "docs/compatibility.md has no row for the differences in {}", missing.join(", "));
+    assert!(
+        missing.is_empty(),
+        "docs/compatibility.md has no row for the differences in {}",
+        missing.join(", ")
+    );
 }

@@ -29,7 +29,8 @@ fn keep(name: &str, marker: &str, expected: &str) {
     }
     if std::env::var_os("UPDATE").is_some_and(|update| update == "1") {
         let path = root().join(name);
-        std::fs::write(path, format!("{before}{begin}{expected}{end}{after}")).expect("a page that can be written");
+        std::fs::write(path, format!("{before}{begin}{expected}{end}{after}"))
+            .expect("a page that can be written");
         return;
     }
     let differs = now.lines().zip(expected.lines()).find(|(now, expected)| now != expected);

@@ -39,7 +39,8 @@ impl Field {
     /// The fields below that are refused although their neighbours are honoured, with their paths from here.
     fn gaps(&self, prefix: &str, found: &mut Vec<String>) {
         for field in &self.below {
-            let path = if prefix.is_empty() { plain(field.name) } else { format!("{prefix}.{}", plain(field.name)) };
+            let path =
+                if prefix.is_empty() { plain(field.name) } else { format!("{prefix}.{}", plain(field.name)) };
             if matches!(field.status, Some(Status::Refused(_))) || !field.works() && field.status.is_none() {
                 found.push(format!("`{path}`"));
             } else {
@@ -49,7 +50,8 @@ impl Field {
     }
 
     fn count(&self, wanted: fn(Status) -> bool) -> usize {
-        usize::from(self.status.is_some_and(wanted)) + self.below.iter().map(|field| field.count(wanted)).sum::<usize>()
+        usize::from(self.status.is_some_and(wanted))
+            + self.below.iter().map(|field| field.count(wanted)).sum::<usize>()
     }
 }
 
@@ -80,7 +82,8 @@ fn told(field: &Field) -> String {
         let mut gaps = Vec::new();
         child.gaps("", &mut gaps);
         // The same policy as above, for one port or one subset.
-        let repeats = child.name == "portLevelSettings[]" || field.name == "subsets[]" && name == "trafficPolicy";
+        let repeats =
+            child.name == "portLevelSettings[]" || field.name == "subsets[]" && name == "trafficPolicy";
         words.push(if OPENED.contains(&child.name) && field.name.is_empty() {
             format!("**{name}**: {}", told(child))
         } else if repeats || child.name == "subsets[]" || gaps.is_empty() {
@@ -129,7 +132,9 @@ fn refusal(kind: Kind) -> Option<&'static str> {
 }
 
 fn short_table() -> String {
-    let mut out = String::from("| kind | honoured | in part | refused | what works | not yet |\n|---|--:|--:|--:|---|---|\n");
+    let mut out = String::from(
+        "| kind | honoured | in part | refused | what works | not yet |\n|---|--:|--:|--:|---|---|\n",
+    );
     let mut refused: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for kind in Kind::ALL {
         if let Some(reason) = refusal(*kind) {
