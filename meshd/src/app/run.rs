@@ -153,7 +153,7 @@ async fn serve(config: Config, state: HostState, raft: &Runtime) -> Result<()> {
         dns::start(&ground.config, outlets.plans.clone(), upstreams.clone(), ground.draining.clone()).await?;
     let mut proxy =
         entrances::start_proxy(&ground.config, &outlets, &ground.dialer, &ground.stats, ground.began)?;
-    let intercepts = start_interception(&ground.config, &upstreams, &desk)?;
+    let interception = Interception::start(&ground.config, &upstreams, &desk)?;
 
     let server = start_server(&ground, raft, &notary, &hosts).await?;
     task::spawn("certificates", rotation.run());
@@ -175,7 +175,7 @@ async fn serve(config: Config, state: HostState, raft: &Runtime) -> Result<()> {
         credentials: ground.credentials.clone(),
         rotation: certificates,
         host: ground.state.id,
-        intercepts_inbound: intercepts && ground.config.intercept.inbound,
+        intercepts_inbound: interception.is_on && ground.config.intercept.inbound,
         inbound_targets: BTreeSet::new(),
     };
     task::spawn("follow the Plan", follower.run(published.clone()));
@@ -194,7 +194,7 @@ async fn serve(config: Config, state: HostState, raft: &Runtime) -> Result<()> {
     tracing::info!("meshd is stopping");
     systemd::stopping();
 
-    Running { ground, agent, server, proxy, dns, intercepts }.stop().await
+    Running { ground, agent, server, proxy, dns, interception }.stop().await
 }
 
 /// Everything that must be stopped in order.
@@ -204,15 +204,13 @@ struct Running {
     server: Option<Arc<Server>>,
     proxy: Proxy,
     dns: dns::Dns,
-    intercepts: bool,
+    interception: Interception,
 }
 
 impl Running {
     /// Traffic first goes elsewhere, then what is under way ends, then everything else.
     async fn stop(self) -> Result<()> {
-        if self.intercepts {
-            intercept::remove().context("removing interception; run `meshd cleanup` to try again")?;
-        }
+        let removed = self.interception.remove();
         self.agent.stop().await;
         let cut = self.proxy.drain(self.ground.config.proxy.drain).await;
         if cut > 0 {
@@ -224,7 +222,7 @@ impl Running {
             server.stop().await;
         }
         remove_file(&self.ground.config.listen.socket);
-        Ok(())
+        removed.context("removing interception; run `meshd cleanup` to try again")
     }
 }
 
@@ -305,12 +303,34 @@ async fn first_certificate(certificates: &RotationHandle, host: &Identity) {
     let _ = tokio::time::timeout(Duration::from_secs(2), certified).await;
 }
 
-fn start_interception(config: &Config, upstreams: &[std::net::SocketAddr], desk: &Desk) -> Result<bool> {
-    let registration: Registration = desk.registration().borrow().clone();
-    let rules = intercept::rules(config, upstreams, &registration);
-    match intercept::start(config.intercept.mode, &rules)? {
-        intercept::Outcome::Applied => Ok(true),
-        intercept::Outcome::Off | intercept::Outcome::Unavailable(_) => Ok(false),
+/// Interception, taken out when this is dropped: also when the start fails further on, or meshd panics.
+struct Interception {
+    is_on: bool,
+}
+
+impl Interception {
+    fn start(config: &Config, upstreams: &[std::net::SocketAddr], desk: &Desk) -> Result<Self> {
+        let registration: Registration = desk.registration().borrow().clone();
+        let rules = intercept::rules(config, upstreams, &registration);
+        let outcome = intercept::start(config.intercept.mode, &rules)?;
+        Ok(Self { is_on: matches!(outcome, intercept::Outcome::Applied) })
+    }
+
+    fn remove(mut self) -> Result<()> {
+        if std::mem::take(&mut self.is_on) {
+            intercept::remove()?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Interception {
+    fn drop(&mut self) {
+        if self.is_on
+            && let Err(error) = intercept::remove()
+        {
+            tracing::error!(%error, "interception was not removed; run `meshd cleanup`");
+        }
     }
 }
 

@@ -14,7 +14,8 @@ fn the_table_of_keys_is_what_the_code_says() {
         return;
     }
     if std::env::var_os("UPDATE").is_some_and(|update| update == "1") {
-        std::fs::write(path, format!("{before}{begin}{expected}{end}{after}")).expect("a page that can be written");
+        std::fs::write(path, format!("{before}{begin}{expected}{end}{after}"))
+            .expect("a page that can be written");
         return;
     }
     panic!(
