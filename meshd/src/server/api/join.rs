@@ -128,7 +128,9 @@ fn check_name(name: &str) -> Result<(), ApiError> {
     if (1..=253).contains(&name.len()) && name.bytes().all(plain) {
         return Ok(());
     }
-    Err(invalid("a host's name has 1 to 253 letters, digits, '-', '.' and '_'; set one as host.name in meshd.toml"))
+    Err(invalid(
+        "a host's name has 1 to 253 letters, digits, '-', '.' and '_'; set one as host.name in meshd.toml",
+    ))
 }
 
 const CLOCK_TOLERANCE_MS: u64 = 240_000;
