@@ -10,8 +10,9 @@ use crate::config::{Log, LogFormat};
 /// Begins logging as the configuration says; `RUST_LOG` is louder.
 pub(super) fn start(log: &Log) -> Result<()> {
     let directives = std::env::var("RUST_LOG").unwrap_or_else(|_| log.level.clone());
-    // openraft and quinn tell of every heartbeat at info; what concerns an operator, meshd tells itself.
-    let quiet = "openraft=error,hickory_server=warn,hickory_proto=warn,quinn=warn,h2=warn,rustls=warn";
+    // openraft and quinn tell of every heartbeat at info, and openraft of every message to a host that is down as an
+    // error; what concerns an operator, meshd tells itself.
+    let quiet = "openraft=error,openraft::replication=off,hickory_server=warn,hickory_proto=warn,quinn=warn,h2=warn,rustls=warn";
     let filter = EnvFilter::try_new(format!("{quiet},{directives}"))
         .with_context(|| format!("log.level {directives:?}"))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
