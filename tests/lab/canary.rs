@@ -72,11 +72,7 @@ fn a_retry_goes_around_a_killed_instance_and_no_request_fails() {
         let mut lab = reviews_on_two_hosts()?;
         let warm = lab.vm(1).curl(&["http://reviews:9080/"])?;
         ensure!(warm.status == 200, "{warm:?}");
-        let rules = lab.file(
-            "retry.yaml",
-            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: reviews}\nspec:\n  hosts: [reviews]\n  \
-             http:\n  - route: [{destination: {host: reviews}}]\n    retries: {attempts: 3, retryOn: \"5xx,reset,connect-failure\"}\n",
-        )?;
+        let rules = lab.file("retry.yaml", crate::RETRY)?;
         lab.vm(1).meshctl(&["apply", &rules.display().to_string()])?.success()?;
         lab.vm(3).kill_service("reviews");
         let answers = many(&mut lab, "http://reviews:9080/", 200)?;
@@ -120,7 +116,7 @@ fn hits_on_v2(lab: &mut Lab, url: &str) -> Result<u32> {
 /// Asks `count` times with one curl; each answer is its body and its status on one line.
 fn many(lab: &mut Lab, url: &str, count: u32) -> Result<Vec<String>> {
     let line = format!(
-        "curl --silent --show-error --max-time 60 --globoff --write-out ' %{{http_code}};' '{url}?[1-{count}]' 2>&1"
+        "curl --silent --show-error --max-time 60 --write-out ' %{{http_code}};' '{url}?[1-{count}]' 2>&1"
     );
     let output = lab.vm(1).shell(&line)?;
     Ok(output.stdout.split_terminator(';').map(|answer| answer.trim().replace('\n', " ")).collect())

@@ -5,8 +5,10 @@ mod binomial;
 mod canary;
 mod first_hour;
 mod harmless;
+mod leaving;
 mod outage;
 mod refusals;
+mod ways_in;
 mod wire;
 
 use anyhow::Result;
@@ -34,6 +36,10 @@ fn reviews(version: &str) -> String {
          [[service.port]]\nnumber = 9080\nprotocol = \"http\"\n"
     )
 }
+
+/// Retries for `reviews`, whichever version.
+const RETRY: &str = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: reviews}\nspec:\n  hosts: [reviews]\n  \
+     http:\n  - route: [{destination: {host: reviews}}]\n    retries: {attempts: 3, retryOn: \"5xx,reset,connect-failure\"}\n";
 
 /// Istio's canary: subsets v1 and v2 of `reviews`, with these weights.
 fn canary(v1: u32, v2: u32) -> String {

@@ -72,7 +72,8 @@ impl Host {
             services: Vec::new(),
         };
         host.shell(&format!(
-            "ip link set lo up && ip addr add {}/24 dev eth0 && ip addr add fd00::{number:x}/64 dev eth0 nodad && \
+            // No link-local addresses: the kernel would add them at a time of its own.
+            "ip link set lo up && ip link set eth0 addrgenmode none && ip addr add {}/24 dev eth0 && ip addr add fd00::{number:x}/64 dev eth0 nodad && \
              ip link set eth0 up && ip route add default via 198.18.0.254",
             host.address
         ))?
@@ -105,6 +106,16 @@ impl Host {
         run(command)
     }
 
+    /// Starts a command line on the host that runs beside the story.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn keep(&self, line: &str) -> Result<Guarded> {
+        let mut command = self.enter("sh");
+        command.args(["-c", line]);
+        Guarded::start(command, &self.folder.join("kept.log"))
+    }
+
     /// Runs `meshd` with arguments to its end.
     ///
     /// # Errors
@@ -121,14 +132,16 @@ impl Host {
         run_with(self.meshd_command(&["join", address]), token)
     }
 
-    /// Starts `meshd run` and waits until it answers.
+    /// Starts `meshd run` and waits until it is ready.
     ///
     /// # Errors
     /// With the log, when it does not answer within 10 s.
     pub fn start(&mut self) -> Result<()> {
         self.meshd = Some(Guarded::start(self.meshd_command(&["run"]), &self.log_file())?);
-        eventually(&format!("meshd answers on {}", self.name), || {
-            self.meshctl(&["version"])?.success().map(drop).with_context(|| self.log())
+        eventually(&format!("meshd is ready on {}", self.name), || {
+            let ready = self.curl(&["http://127.0.0.1:15000/ready"])?;
+            anyhow::ensure!(ready.status == 200, "{ready:?}");
+            Ok(())
         })
     }
 
@@ -203,21 +216,16 @@ impl Host {
         Ok(Curl { status: status.parse().unwrap_or(0), body: body.to_owned(), complaint: output.stderr })
     }
 
-    /// Captures what crosses the host's interface until the returned process is stopped.
+    /// Captures every frame that crosses the host's interfaces, but not what stays within the host, until the returned
+    /// process is stopped.
     ///
     /// # Errors
-    /// When tcpdump cannot be started or does not begin within 10 s.
+    /// When the capture cannot be started or does not begin within 10 s.
     pub fn watch_wire(&self, capture: &Path) -> Result<Guarded> {
-        let mut command = self.enter("tcpdump");
-        // Root of this user namespace only: tcpdump must not try to become somebody else.
-        command.args(["-i", "eth0", "-s", "0", "-U", "-Z", "root", "-w"]).arg(capture);
-        let log = self.folder.join("tcpdump.log");
-        let watcher = Guarded::start(command, &log)?;
-        eventually("tcpdump listens", || {
-            let said = std::fs::read_to_string(&log)?;
-            anyhow::ensure!(said.contains("listening on"), "{said}");
-            Ok(())
-        })?;
+        let mut command = self.enter(&self.binaries.service.display().to_string());
+        command.arg("capture").arg(capture);
+        let watcher = Guarded::start(command, &self.folder.join("capture.log"))?;
+        eventually("the capture began", || std::fs::metadata(capture).map(drop).context("its file"))?;
         Ok(watcher)
     }
 
@@ -226,12 +234,36 @@ impl Host {
     /// # Errors
     /// When it cannot be started or does not listen within 10 s.
     pub fn serve(&mut self, name: &str, port: u16, text: &str) -> Result<()> {
+        self.serve_at(name, &format!("127.0.0.1:{port}"), text)
+    }
+
+    /// Starts a small HTTP service on an address of the host.
+    ///
+    /// # Errors
+    /// When it cannot be started or does not listen within 10 s.
+    pub fn serve_at(&mut self, name: &str, address: &str, text: &str) -> Result<()> {
+        self.start_service(name, address, &[address, text])
+    }
+
+    /// Starts a service on `127.0.0.1:port` that sends each line back and ends the connection.
+    ///
+    /// # Errors
+    /// When it cannot be started or does not listen within 10 s.
+    pub fn serve_echo(&mut self, name: &str, port: u16) -> Result<()> {
+        let address = format!("127.0.0.1:{port}");
+        self.start_service(name, &address, &["echo", &address])
+    }
+
+    fn start_service(&mut self, name: &str, address: &str, arguments: &[&str]) -> Result<()> {
         let mut command = self.enter(&self.binaries.service.display().to_string());
-        command.args([&port.to_string(), text]);
+        command.args(arguments);
         let service = Guarded::start(command, &self.folder.join(format!("{name}.log")))?;
         self.services.push((name.to_owned(), service));
+        let port = address.rsplit(':').next().unwrap_or_default();
         eventually(&format!("{name} listens"), || {
-            self.shell(&format!("curl --silent --max-time 1 http://127.0.0.1:{port}/"))?.success().map(drop)
+            let listening = self.shell(&format!("ss -Hltn sport = :{port}"))?.success()?;
+            anyhow::ensure!(!listening.stdout.is_empty());
+            Ok(())
         })
     }
 
@@ -246,6 +278,14 @@ impl Host {
     /// When it cannot be written.
     pub fn services_file(&self, name: &str, text: &str) -> Result<()> {
         std::fs::write(self.folder.join("services.d").join(name), text).context("writing into services.d")
+    }
+
+    /// Takes a file out of `services.d`.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn remove_services_file(&self, name: &str) -> Result<()> {
+        std::fs::remove_file(self.folder.join("services.d").join(name)).context("removing from services.d")
     }
 
     /// What meshd wrote.

@@ -13,7 +13,7 @@ mod wait;
 
 pub use binaries::Binaries;
 pub use host::{Curl, Host};
-pub use namespace::{story, which};
+pub use namespace::{mount_tmpfs, story, which};
 pub use process::{Guarded, Output};
 pub use wait::{eventually, eventually_within};
 
@@ -49,20 +49,29 @@ impl Lab {
     /// When a step fails, or the hosts do not find each other within 30 s.
     pub fn mesh(count: u8) -> Result<Self> {
         let mut lab = Self::new(count)?;
-        lab.hosts[0].meshd(&["init"])?.success()?;
-        lab.hosts[0].start()?;
-        for number in 1..usize::from(count) {
-            let token = lab.hosts[0].meshctl(&["token", "create"])?.success()?.stdout;
-            lab.hosts[number].join("198.18.0.1:15008", token.trim())?.success()?;
-            lab.hosts[number].start()?;
-        }
-        let wanted = usize::from(count);
-        eventually_within(std::time::Duration::from_secs(30), "every host is live", || {
-            let live = lab.hosts[0].status()?.hosts.iter().filter(|host| host.state == "live").count();
-            anyhow::ensure!(live == wanted, "{live} of {wanted} hosts live");
-            Ok(())
-        })?;
+        lab.form_mesh()?;
         Ok(lab)
+    }
+
+    /// Makes bare hosts one mesh; a story may have configured them before.
+    ///
+    /// # Errors
+    /// When a step fails, or the hosts do not find each other within 30 s.
+    pub fn form_mesh(&mut self) -> Result<()> {
+        let hosts = &mut self.hosts;
+        let count = hosts.len();
+        hosts[0].meshd(&["init"])?.success()?;
+        hosts[0].start()?;
+        for number in 1..count {
+            let token = hosts[0].meshctl(&["token", "create"])?.success()?.stdout;
+            hosts[number].join("198.18.0.1:15008", token.trim())?.success()?;
+            hosts[number].start()?;
+        }
+        eventually_within(std::time::Duration::from_secs(30), "every host is live", || {
+            let live = hosts[0].status()?.hosts.iter().filter(|host| host.state == "live").count();
+            anyhow::ensure!(live == count, "{live} of {count} hosts live");
+            Ok(())
+        })
     }
 
     /// The host of that number, from 1.

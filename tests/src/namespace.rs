@@ -101,6 +101,14 @@ pub(crate) fn make_bridge() -> Result<()> {
     Ok(())
 }
 
+/// Gives a folder a small disk of its own, such as `32m`; it is gone with the story.
+///
+/// # Errors
+/// When it cannot be mounted.
+pub fn mount_tmpfs(folder: &str, size: &str) -> Result<()> {
+    sh(&["mount", "-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs", folder]).map(drop)
+}
+
 /// Runs a command that must succeed.
 pub(crate) fn sh(arguments: &[&str]) -> Result<Output> {
     let mut command = Command::new(which(arguments[0]).unwrap_or_else(|| arguments[0].into()));

@@ -96,6 +96,14 @@ impl Guarded {
         Ok(self.0.wait()?.code())
     }
 
+    /// Waits for its end; returns its exit code.
+    ///
+    /// # Errors
+    /// When it cannot be waited for.
+    pub fn wait(mut self) -> Result<Option<i32>> {
+        Ok(self.0.wait()?.code())
+    }
+
     /// Whether it still runs.
     pub fn runs(&mut self) -> bool {
         matches!(self.0.try_wait(), Ok(None))

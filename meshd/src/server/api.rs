@@ -79,7 +79,12 @@ impl Server {
         let call = Call { author: author.to_owned(), request, relayed: true };
         let body = serde_json::to_vec(&call).map_err(|source| Failure::Final(invalid(source.to_string())))?;
         let timeout = deadline.saturating_duration_since(Instant::now());
-        let answer = self.consensus.peers().call(leader, Service::Api, body.into(), timeout).await;
+        let calling = self.consensus.peers().call(leader, Service::Api, body.into(), timeout);
+        let answer = tokio::select! {
+            answer = calling => answer,
+            // A host that died mid-call may leave nothing but silence: whoever leads now is asked instead.
+            () = self.consensus.another_leads(leader) => return Err(Failure::Again(None)),
+        };
         let answer = answer.map_err(|source| Failure::Again(Some(source.to_string())))?;
         let answer: Result<Response, ApiError> = serde_json::from_slice(&answer).map_err(|source| {
             Failure::Final(error(

@@ -1,12 +1,21 @@
-//! A small HTTP/1.1 service for stories: `lab-service PORT TEXT` answers every request with `TEXT` and a newline.
+//! Small services and tools for stories.
 //!
-//! A path `/status/NNN` answers with that status; `/echo` answers with the request's head. Keeps connections alive.
+//! - `lab-service [ADDRESS:]PORT TEXT` answers every HTTP/1.1 request with `TEXT` and a newline, on loopback where no
+//!   address is given. A path `/status/NNN` answers with that status; `/echo` answers with the request's head. Keeps
+//!   connections alive.
+//! - `lab-service echo ADDRESS:PORT` sends the first line of each connection back and closes it.
+//! - `lab-service capture FILE` writes every frame that any interface but loopback sees into a file. (`tcpdump` would do,
+//!   but insists on becoming another user, which a user namespace with one user does not allow.)
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::{BufRead, BufReader, Error, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+
+use socket2::{Domain, Protocol, Socket, Type};
 
 fn main() -> std::process::ExitCode {
-    match run() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match run(&words) {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("lab-service: {error}");
@@ -15,20 +24,57 @@ fn main() -> std::process::ExitCode {
     }
 }
 
-fn run() -> std::io::Result<()> {
-    let mut arguments = std::env::args().skip(1);
-    let (Some(port), Some(text)) =
-        (arguments.next().and_then(|port| port.parse::<u16>().ok()), arguments.next())
-    else {
-        return Err(std::io::Error::other("usage: lab-service PORT TEXT"));
+fn run(words: &[&str]) -> std::io::Result<()> {
+    match words {
+        ["capture", file] => capture(file),
+        ["echo", address] => each_connection(address, echo),
+        [address, text] => {
+            let text = (*text).to_owned();
+            each_connection(address, move |stream| serve(stream, &text))
+        }
+        _ => Err(Error::other("usage: lab-service [ADDRESS:]PORT TEXT | echo ADDRESS:PORT | capture FILE")),
+    }
+}
+
+fn each_connection(
+    address: &str,
+    talk: impl Fn(TcpStream) -> std::io::Result<()> + Clone + Send + 'static,
+) -> std::io::Result<()> {
+    let address = match address.parse::<u16>() {
+        Ok(port) => (Ipv4Addr::LOCALHOST, port).into(),
+        Err(_) => address.parse::<SocketAddr>().map_err(Error::other)?,
     };
-    let listener = TcpListener::bind(("127.0.0.1", port))?;
-    for stream in listener.incoming() {
-        let (stream, text) = (stream?, text.clone());
-        std::thread::spawn(move || drop(serve(stream, &text)));
+    for stream in TcpListener::bind(address)?.incoming() {
+        let (stream, talk) = (stream?, talk.clone());
+        std::thread::spawn(move || drop(talk(stream)));
     }
     Ok(())
 }
+
+fn echo(mut stream: TcpStream) -> std::io::Result<()> {
+    let mut line = String::new();
+    BufReader::new(stream.try_clone()?).read_line(&mut line)?;
+    stream.write_all(line.as_bytes())
+}
+
+fn capture(file: &str) -> std::io::Result<()> {
+    let every_protocol = i32::from(ETH_P_ALL.to_be());
+    let mut socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(every_protocol)))?;
+    // A frame that waits here longer than its burst is lost; 16 MiB holds all that a story sends.
+    socket.set_recv_buffer_size(16 << 20)?;
+    let mut file = std::fs::File::create(file)?;
+    let mut frame = vec![0; 1 << 17];
+    loop {
+        let length = socket.read(&mut frame)?;
+        let is_loopback = frame[..length].iter().take(12).all(|byte| *byte == 0);
+        if !is_loopback {
+            file.write_all(&frame[..length])?;
+        }
+    }
+}
+
+/// Frames of every protocol, in both directions. Source: `linux/if_ether.h`.
+const ETH_P_ALL: u16 = 3;
 
 fn serve(stream: TcpStream, text: &str) -> std::io::Result<()> {
     stream.set_nodelay(true)?;

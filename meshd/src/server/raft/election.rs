@@ -122,6 +122,16 @@ impl Consensus {
         let known = tokio::time::timeout(timeout, known).await.ok()?.ok()?.current_leader;
         known.map(HostId)
     }
+
+    /// Waits until a server other than `former` leads. Cancel safe.
+    pub(in crate::server) async fn another_leads(&self, former: HostId) {
+        let mut metrics = self.watch();
+        let another = metrics.wait_for(|now| now.current_leader.is_some_and(|leader| leader != former.0));
+        if another.await.is_err() {
+            // The engine is being replaced or stops: nothing more is heard of leaders here.
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 /// How long a disk that failed is left alone.
