@@ -11,7 +11,7 @@ use mesh_proto::command::HostId;
 use rand_core::RngCore;
 
 use super::network::Question;
-use super::{Consensus, Member};
+use super::{Consensus, Member, role_of};
 
 impl Consensus {
     /// Runs until this server stops or the future is dropped. Cancel safe.
@@ -57,8 +57,10 @@ impl Consensus {
                 }
                 due => {
                     let wait = due.map_or(IDLE, |at| at - now);
-                    // Woken early by a change of role or members.
-                    if let Ok(Err(_)) = tokio::time::timeout(wait, metrics.changed()).await {
+                    // Woken early by a change of role only: asking openraft for its state makes new metrics, and waking
+                    // by any of them would be a loop without rest.
+                    let changed = metrics.wait_for(|now| role_of(now) != role);
+                    if let Ok(Err(_)) = tokio::time::timeout(wait, changed).await {
                         return;
                     }
                 }
