@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crate::{page, root};
 
 /// Longest time until the demo is up, on a busy machine.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_mins(1);
 /// Longest time for one command. Those that wait for hosts give up after 30 s by themselves.
 const COMMAND: Duration = Duration::from_secs(45);
 
@@ -70,7 +70,7 @@ impl Demo {
             match lines.recv_timeout(limit.saturating_duration_since(Instant::now())) {
                 Ok(line) if line.starts_with("try next") => return demo,
                 Ok(line) => said = said + "\n" + &line,
-                Err(_) => panic!("the demo did not come up; it said:{said}"),
+                Err(end) => panic!("the demo did not come up ({end}); it said:{said}"),
             }
         }
     }

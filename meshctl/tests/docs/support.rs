@@ -14,7 +14,7 @@ use crate::keep;
 struct Field {
     name: &'static str,
     status: Option<Status>,
-    below: Vec<Field>,
+    below: Vec<Self>,
 }
 
 impl Field {
