@@ -45,7 +45,11 @@ fn a_host_that_stops_withdraws_its_services_and_no_request_fails() {
         let told = told()?;
         let failed: Vec<_> = told.iter().filter(|answer| !answer.ends_with("200")).collect();
         ensure!(failed.is_empty(), "{} of {} failed: {failed:?}", failed.len(), told.len());
-        ensure!(told[after + 1..].iter().all(|answer| answer.contains("v1")), "withdrawn: {:?}", &told[after..]);
+        ensure!(
+            told[after + 1..].iter().all(|answer| answer.contains("v1")),
+            "withdrawn: {:?}",
+            &told[after..]
+        );
         let list = lab.vm(1).meshctl(&["service", "list", "-o", "json"])?.success()?.stdout;
         ensure!(!list.contains("\"v2\""), "{list}");
         ensure!(took < std::time::Duration::from_secs(5), "stopping took {took:?}");
