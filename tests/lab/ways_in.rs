@@ -19,7 +19,12 @@ fn ipv6_http2_and_opaque_tcp_are_intercepted() {
         ensure!(six.status == 200 && six.body.contains("reviews v"), "{six:?}");
         ensure!(six.complaint.contains("2001:2:"), "a virtual IPv6 address: {}", six.complaint);
 
-        let h2 = lab.vm(1).curl(&["--http2-prior-knowledge", "--write-out", "\n%{http_version} %{http_code}", "http://reviews:9080/"])?;
+        let h2 = lab.vm(1).curl(&[
+            "--http2-prior-knowledge",
+            "--write-out",
+            "\n%{http_version} %{http_code}",
+            "http://reviews:9080/",
+        ])?;
         ensure!(h2.body.contains("reviews v") && h2.complaint.is_empty(), "{h2:?}");
 
         eventually("opaque TCP passes through the mesh", || {
@@ -57,8 +62,7 @@ fn without_interception_the_proxy_port_and_listeners_follow_the_rules() {
         ];
         for way in ways {
             eventually("both versions answer", || {
-                let answers: Vec<_> =
-                    (0..10).map(|_| lab.vm(1).curl(way)).collect::<Result<_, _>>()?;
+                let answers: Vec<_> = (0..10).map(|_| lab.vm(1).curl(way)).collect::<Result<_, _>>()?;
                 let both = ["v1", "v2"].iter().all(|v| answers.iter().any(|answer| answer.body.contains(v)));
                 ensure!(both && answers.iter().all(|answer| answer.status == 200), "{way:?}: {answers:?}");
                 Ok(())
