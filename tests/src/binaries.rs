@@ -21,9 +21,14 @@ pub struct Binaries {
 impl Binaries {
     /// Builds `meshd`, `meshctl` and `lab-service` in the profile of this test, and tells where they are.
     ///
+    /// With `MESH_LAB_BINARIES=FOLDER` nothing is built: those in the folder are taken, such as `target/release`.
+    ///
     /// # Errors
     /// When they do not build; cargo's own words are in the error.
     pub fn build() -> Result<Self> {
+        if let Some(folder) = std::env::var_os("MESH_LAB_BINARIES") {
+            return Ok(Self::of(&std::path::absolute(folder)?));
+        }
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace")?;
         // target/PROFILE/deps/lab-… → target/PROFILE
         let this = std::env::current_exe()?;
@@ -41,7 +46,11 @@ impl Binaries {
         }
         cargo.env("CARGO_TARGET_DIR", folder.parent().context("a target folder")?);
         run(cargo)?.success()?;
+        Ok(Self::of(&folder))
+    }
+
+    fn of(folder: &Path) -> Self {
         let binary = |name: &str| folder.join(name);
-        Ok(Self { meshd: binary("meshd"), meshctl: binary("meshctl"), service: binary("lab-service") })
+        Self { meshd: binary("meshd"), meshctl: binary("meshctl"), service: binary("lab-service") }
     }
 }
