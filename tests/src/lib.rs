@@ -4,6 +4,7 @@
 //! root is needed and nothing outside is touched; there a [`Lab`] makes hosts joined by a bridge (198.18.0.0/24 and
 //! fd00::/64), starts meshd on them and drives them with `meshctl` and unmodified `curl`. Where the kernel allows no
 //! user namespaces, or a tool is missing, a story says `SKIPPED: why` aloud; with `MESH_LAB=require` (CI) it fails.
+//! A story that fails shows the ends of its hosts' logs. `MESH_LAB_BINARIES=FOLDER` tells the lab to build nothing.
 
 mod binaries;
 mod host;
