@@ -24,7 +24,8 @@ fn heads_are_taken_or_refused() {
     let long = "a".repeat(70_000);
     let long_uri = format!("GET /{}", "a".repeat(17_000));
     let many: Vec<(&str, &str)> = (0..101).map(|_| ("x-a", "1")).chain([host]).collect();
-    let cases: Vec<(&str, Vec<(&str, &str)>, u16)> = vec![
+    type Case<'a> = (&'a str, Vec<(&'a str, &'a str)>, u16);
+    let cases: Vec<Case<'_>> = vec![
         ("GET /", vec![host], 200),
         ("GET /", vec![], 400),
         ("GET /", vec![("host", "")], 400),
