@@ -14,6 +14,7 @@ use mesh_proto::command::{HostId, Liveness};
 use mesh_proto::registration::{Health, Instance, Registration};
 use std::collections::BTreeMap;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use super::carrier::{Hosts, unavailable};
 use crate::agent::Published;
@@ -24,6 +25,8 @@ use crate::transport::{FrameStream, Peer};
 
 /// How long another server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(4);
+/// How long a server may take to show that it is there: UDP given up, then a handshake over TCP.
+const PROBE_LIMIT: Duration = Duration::from_secs(1);
 /// How long a host may take to tell its counters.
 const STATS_LIMIT: Duration = Duration::from_secs(1);
 
@@ -134,10 +137,9 @@ impl Requests {
             Request::Wait { timeout_ms, .. } => PATIENCE + Duration::from_millis(*timeout_ms),
             _ => PATIENCE,
         };
-        let servers = self.published.borrow().servers.clone();
         let call = Call { author: author.to_owned(), request, relayed: false };
         let mut reasons = Vec::new();
-        for (id, address) in servers.into_iter().filter(|(id, _)| *id != self.id) {
+        for (id, address) in self.other_servers().await {
             match self.hosts.ask(id, address, &call, limit).await {
                 Err(error) if error.code == ErrorCode::Unavailable => {
                     reasons.push(format!("{address}: {error}"));
@@ -152,6 +154,35 @@ impl Requests {
                 reasons.join("; ")
             ),
         ))
+    }
+
+    /// The servers elsewhere, the first one that answers now in front: a dead one would cost all the patience there is.
+    async fn other_servers(&self) -> Vec<(HostId, SocketAddr)> {
+        let servers = self.published.borrow().servers.clone();
+        let mut servers: Vec<_> = servers.into_iter().filter(|(id, _)| *id != self.id).collect();
+        if servers.len() > 1
+            && let Some(first) = self.first_to_answer(&servers).await
+        {
+            servers.sort_by_key(|(id, _)| *id != first);
+        }
+        servers
+    }
+
+    async fn first_to_answer(&self, servers: &[(HostId, SocketAddr)]) -> Option<HostId> {
+        let mut probes = JoinSet::new();
+        for (id, address) in servers.iter().copied() {
+            let hosts = self.hosts.clone();
+            probes.spawn(async move {
+                let call = Call { author: "probe".into(), request: Request::Version, relayed: false };
+                hosts.ask(id, address, &call, PROBE_LIMIT).await.ok().map(|_| id)
+            });
+        }
+        while let Some(probed) = probes.join_next().await {
+            if let Ok(Some(id)) = probed {
+                return Some(id);
+            }
+        }
+        None
     }
 
     async fn register(&self, instances: &BTreeMap<String, Instance>) -> Result<Response, ApiError> {
