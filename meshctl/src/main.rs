@@ -2,6 +2,11 @@
 //!
 //! It decides nothing about traffic. Rules are read and checked here before anything is sent; all else is meshd's.
 
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "doc comments of arguments are help texts: their brackets are syntax"
+)]
+
 mod cli;
 mod client;
 mod cmd;

@@ -2,7 +2,7 @@
 //!
 //! `compile` makes a [`Plan`]; the proxy, DNS, `explain` and the admin views read it. A request sees one Plan from
 //! its first byte to its access log. The few facts that must outlive a Plan (requests in flight, ejections)
-//! hang on it as `Arc`s of atomics ([`EndpointState`], [`ClusterState`]) and are carried over.
+//! hang on it as `Arc`s of atomics ([`EndpointState`](crate::endpoint::EndpointState), [`ClusterState`]) and are carried over.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -2,7 +2,7 @@
 //!
 //! TLS 1.3 only, X25519MLKEM768 preferred, no early data. Roots, certificates and the table of server names are each
 //! one `ArcSwap`: a change takes effect for new handshakes and touches no open connection. Resumed sessions are
-//! checked again by the caller (see [`super::handshake`]), because TLS itself does not.
+//! checked again by the caller (see [`super::verify`]), because TLS itself does not.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock};

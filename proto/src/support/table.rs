@@ -275,7 +275,7 @@ const SERVICE_ENTRY: &[Row] = &[
     message("endpoints[]", WORKLOAD_ENTRY),
     honoured("workloadSelector.labels"),
     honoured("exportTo"),
-    honoured("subjectAltNames"),
+    refused("subjectAltNames", NO_ORIGINATION),
 ];
 
 const WORKLOAD_ENTRY: &[Row] = &[

@@ -18,13 +18,16 @@ fn outcome(line: &str, fields: &[(&str, &str)]) -> u16 {
     result.map_or_else(|refusal| refusal.status.as_u16(), |()| 200)
 }
 
+/// A request line, its fields, the status it gets.
+type Case<'a> = (&'a str, Vec<(&'a str, &'a str)>, u16);
+
 #[test]
 fn heads_are_taken_or_refused() {
     let host = ("host", "reviews");
     let long = "a".repeat(70_000);
     let long_uri = format!("GET /{}", "a".repeat(17_000));
     let many: Vec<(&str, &str)> = (0..101).map(|_| ("x-a", "1")).chain([host]).collect();
-    let cases: Vec<(&str, Vec<(&str, &str)>, u16)> = vec![
+    let cases: Vec<Case<'_>> = vec![
         ("GET /", vec![host], 200),
         ("GET /", vec![], 400),
         ("GET /", vec![("host", "")], 400),
