@@ -77,3 +77,32 @@ fn without_interception_the_proxy_port_and_listeners_follow_the_rules() {
         Ok(())
     });
 }
+
+#[test]
+fn a_caller_outside_the_mesh_reaches_a_service_that_listens_for_all() {
+    story("ways_in::a_caller_outside_the_mesh_reaches_a_service_that_listens_for_all", || {
+        let mut lab = Lab::mesh(2)?;
+        lab.vm(2).serve_at("open", "0.0.0.0:9200", "open")?;
+        lab.vm(2).services_file(
+            "open.toml",
+            "[[service]]\nname = \"open\"\n[[service.port]]\nnumber = 9200\nprotocol = \"http\"\ntarget = \"198.18.0.2:9200\"\n",
+        )?;
+        eventually("vm2 intercepts what comes in", || {
+            let set = lab.vm(2).shell("nft list set inet meshd inbound_targets")?.success()?.stdout;
+            ensure!(set.contains("9200"), "{set}");
+            Ok(())
+        })?;
+        eventually("the mesh reaches it", || {
+            let answer = lab.vm(1).curl(&["http://open:9200/"])?;
+            ensure!(answer.body == "open\n", "{answer:?}");
+            Ok(())
+        })?;
+
+        // From now on vm1 is a host like any other: it speaks plainly.
+        let code = lab.vm(1).stop()?;
+        ensure!(code == Some(0), "{code:?}");
+        let plain = lab.vm(1).curl(&["http://198.18.0.2:9200/"])?;
+        ensure!(plain.status == 200 && plain.body == "open\n", "{plain:?}");
+        Ok(())
+    });
+}
