@@ -21,9 +21,10 @@ fn reviews_on_two_hosts() -> Result<Lab> {
         lab.vm(number).serve("reviews", 9080, &format!("reviews {version}"))?;
         lab.vm(number).services_file("reviews.toml", &reviews(version))?;
     }
-    eventually("both versions are known on vm1", || {
+    eventually("both versions are known on vm1, and may be asked", || {
         let list = lab.vm(1).meshctl(&["service", "list", "-o", "json"])?.success()?.stdout;
-        anyhow::ensure!(list.contains("\"v1\"") && list.contains("\"v2\""), "{list}");
+        let healthy = list.matches("\"health\": \"healthy\"").count();
+        anyhow::ensure!(list.contains("\"v1\"") && list.contains("\"v2\"") && healthy == 2, "{list}");
         Ok(())
     })?;
     Ok(lab)
