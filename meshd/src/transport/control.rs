@@ -122,7 +122,7 @@ impl CallError {
 /// Talks to one peer's control plane. Cheap to clone; all clones share connections.
 ///
 /// Calls go over QUIC, each on a stream of its own. Where UDP does not answer within [`UDP_PATIENCE`] but TCP does, they go
-/// over pooled TLS connections, and UDP is not tried again for [`UDP_REST`].
+/// over pooled TLS connections, and UDP is tried again after [`UDP_FIRST_REST`], then ever later, up to [`UDP_REST`].
 #[derive(Clone, Debug)]
 pub struct ControlClient(Arc<Inner>);
 
@@ -142,6 +142,10 @@ struct Quic {
     connection: Option<(Connection, Instant)>,
     /// Until when TCP is used without trying.
     rests_until: Option<Instant>,
+    /// Whether UDP was silent a moment ago and it is not known yet whether TCP gets through.
+    undecided: bool,
+    /// How often in a row UDP was silent while TCP got through.
+    blocked: u32,
 }
 
 /// A TLS connection between two calls.
@@ -274,7 +278,7 @@ impl ControlClient {
         match quic::control_connection(&self.0.dialer, self.0.address, key, UDP_PATIENCE).await {
             Ok(connection) => {
                 quic.connection = Some((connection.clone(), Instant::now()));
-                quic.rests_until = None;
+                *quic = Quic { connection: quic.connection.take(), ..Quic::default() };
                 drop(quic);
                 Ok(QuicStream::open(&connection).await.ok())
             }
@@ -286,6 +290,7 @@ impl ControlClient {
             ) => {
                 // Others that wait for the lock go straight to TCP; whether that works decides for how long.
                 quic.rests_until = Some(Instant::now() + UDP_PAUSE);
+                quic.undecided = true;
                 Ok(None)
             }
             Err(error) => Err(error.into()),
@@ -295,15 +300,18 @@ impl ControlClient {
     /// Remembers that UDP is blocked where TCP gets through; where neither does, the peer is down, and UDP is tried again.
     async fn learn(&self, tcp_works: bool) {
         let mut quic = self.0.quic.lock().await;
-        let Some(until) = quic.rests_until else {
+        if !std::mem::take(&mut quic.undecided) {
             return;
-        };
+        }
         if !tcp_works {
             quic.rests_until = None;
-        } else if until <= Instant::now() + UDP_PAUSE {
-            tracing::info!(address = %self.0.address, "no answer over UDP: control traffic goes over TCP");
-            quic.rests_until = Some(Instant::now() + UDP_REST);
+            return;
         }
+        // A host that has just started answers TCP a moment before UDP: the first rest is short.
+        let rest = UDP_FIRST_REST.saturating_mul(1 << quic.blocked.min(8)).min(UDP_REST);
+        tracing::info!(address = %self.0.address, rest_s = rest.as_secs(), "no answer over UDP: control traffic goes over TCP");
+        quic.rests_until = Some(Instant::now() + rest);
+        quic.blocked = quic.blocked.saturating_add(1);
     }
 
     fn key(&self) -> Result<ConfigKey, CallError> {
@@ -375,7 +383,9 @@ fn limit_silence(stream: &TcpStream) {
 
 /// How long a handshake over UDP may take before TCP is tried.
 pub const UDP_PATIENCE: Duration = Duration::from_millis(300);
-/// How long UDP is left alone once TCP alone got through.
+/// How long UDP is left alone when TCP alone got through for the first time; doubles up to [`UDP_REST`].
+pub const UDP_FIRST_REST: Duration = Duration::from_secs(5);
+/// How long UDP is left alone at most.
 pub const UDP_REST: Duration = Duration::from_mins(5);
 /// How many calls one client has under way.
 pub const MAX_CALLS: usize = 256;
