@@ -39,7 +39,9 @@ def run(suite, names):
     process = subprocess.Popen([sys.executable, "-B", "-c", loader], stdout=subprocess.PIPE, text=True)
     passed, failed = set(), set()
     for line in process.stdout:
-        print(line, end="", flush=True)
+        # The suite's own closing line counts pending cases as failed; ours says more.
+        if not line.rstrip().endswith(" failed"):
+            print(line, end="", flush=True)
         if line.startswith("pass "):
             passed.add(line.split()[1])
         if line.startswith("FAIL "):

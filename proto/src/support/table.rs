@@ -247,7 +247,7 @@ const CLIENT_TLS: &[Row] = &[
     only(
         "mode",
         &["DISABLE", "ISTIO_MUTUAL"],
-        "is not enforced yet: inside the mesh TLS is always mutual, to endpoints outside it is not begun",
+        "inside the mesh TLS is always mutual, to endpoints outside it is not begun",
     ),
     refused("sni", NO_ORIGINATION),
     refused("subjectAltNames", NO_ORIGINATION),
