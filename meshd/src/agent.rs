@@ -64,8 +64,6 @@ pub struct Outlets {
     pub plans: Arc<ArcSwap<Plan>>,
     /// Each Plan with the World it was made of, for what follows them (certificates, interception, health checks).
     pub published: watch::Sender<Arc<Published>>,
-    /// How the stream to the control plane stands.
-    pub connection: watch::Sender<Connection>,
 }
 
 /// A Plan and the World it was made of.
@@ -79,23 +77,6 @@ pub struct Published {
     pub servers: BTreeMap<HostId, SocketAddr>,
 }
 
-/// How the stream to the control plane stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Connection {
-    /// Following this server.
-    Following {
-        /// Its id.
-        server: HostId,
-    },
-    /// No server answers; the last Plan goes on.
-    Cut {
-        /// Since when.
-        since: Instant,
-        /// The last reason.
-        why: String,
-    },
-}
-
 /// Follows the mesh until told to stop.
 pub struct Agent {
     settings: Settings,
@@ -106,6 +87,7 @@ pub struct Agent {
     plan: Arc<Plan>,
     connected: bool,
     saved: Revision,
+    problems: Vec<String>,
 }
 
 impl Agent {
@@ -129,6 +111,7 @@ impl Agent {
             plan: Arc::default(),
             connected: false,
             saved,
+            problems: Vec::new(),
         };
         if agent.world.revision > Revision(0) {
             agent.learn_servers_from_world();
@@ -139,28 +122,31 @@ impl Agent {
 
     /// Follows servers, one after the other, until `stop` comes; then says goodbye.
     pub async fn run(mut self, mut stop: oneshot::Receiver<()>) {
-        let mut cut_since = Instant::now();
+        let mut cut_since = Some(Instant::now());
         loop {
             let (id, address) = self.servers.next();
-            let ended = match Session::open(&self.settings, id, address, self.following()).await {
+            let opened = tokio::select! {
+                opened = Session::open(&self.settings, id, address, self.following()) => opened,
+                _ = &mut stop => break,
+            };
+            let ended = match opened {
                 Ok(session) => {
                     self.connected = true;
-                    self.servers.answered();
-                    self.outlets.connection.send_replace(Connection::Following { server: id });
+                    if let Some(since) = cut_since.take() {
+                        tracing::info!(server = %address, after_ms = since.elapsed().as_millis(), "following the mesh");
+                    }
                     session.follow(&mut self, &mut stop).await
                 }
                 Err(why) => Ended::Lost(why),
             };
-            if self.connected {
-                cut_since = Instant::now();
-                self.connected = false;
-            }
             match ended {
                 Ended::Stopped => break,
-                Ended::Lost(why) => {
-                    tracing::debug!(server = %address, why, "control stream ended");
-                    self.outlets.connection.send_replace(Connection::Cut { since: cut_since, why });
+                Ended::Lost(why) if self.connected => {
+                    self.connected = false;
+                    cut_since = Some(Instant::now());
+                    tracing::warn!(server = %address, why, "cut off from the mesh: the last Plan goes on");
                 }
+                Ended::Lost(why) => tracing::debug!(server = %address, why, "no server yet"),
             }
             tokio::select! {
                 () = tokio::time::sleep(self.servers.pause()) => {}
@@ -198,6 +184,7 @@ impl Agent {
         self.plan = plan.clone();
         self.outlets.plans.store(plan.clone());
         let servers = self.servers.known().clone();
+        self.note_problems(&world);
         self.outlets.published.send_replace(Arc::new(Published { world, plan, servers }));
         tracing::debug!(
             revision = self.world.revision.0,
@@ -242,6 +229,26 @@ impl Agent {
     fn health(&self) -> BTreeMap<String, Health> {
         let offered = self.offered();
         offered.instances.into_iter().map(|(id, instance)| (id, instance.health)).collect()
+    }
+
+    /// Keeps what of the rules cannot be carried out here, and what of the offer the mesh did not take; logged once.
+    fn note_problems(&mut self, world: &World) {
+        let agreed = self.world.registrations.get(&self.settings.host);
+        let offered = self.offer.registration.borrow();
+        let missing = offered
+            .instances
+            .iter()
+            .filter(|(id, _)| agreed.is_none_or(|agreed| !agreed.instances.contains_key(*id)));
+        let refused = missing.filter_map(|(id, instance)| {
+            let why = world.contradiction(self.settings.host, instance)?;
+            Some(format!("instance {id} is not taken in: {why}"))
+        });
+        let problems: Vec<String> = self.plan.problems.iter().cloned().chain(refused).collect();
+        for problem in problems.iter().filter(|problem| !self.problems.contains(problem)) {
+            tracing::warn!(problem, "not carried out on this host");
+        }
+        drop(offered);
+        self.problems = problems;
     }
 
     fn learn_servers_from_world(&mut self) {

@@ -102,3 +102,27 @@ fn every_finding_of_every_document_is_reported_and_nothing_is_applied() {
         Ok(())
     });
 }
+
+#[test]
+fn a_registration_that_contradicts_another_host_is_told_of_and_not_taken_in() {
+    story("refusals::a_registration_that_contradicts_another_host_is_told_of_and_not_taken_in", || {
+        let mut lab = Lab::mesh(2)?;
+        lab.vm(1).services_file("reviews.toml", &crate::reviews("v1"))?;
+        mesh_lab::eventually("vm2 knows reviews", || {
+            let list = lab.vm(2).meshctl(&["service", "list", "-o", "json"])?.success()?.stdout;
+            ensure!(list.contains("\"v1\""), "{list}");
+            Ok(())
+        })?;
+        let other = crate::reviews("v2").replace("\"http\"", "\"tcp\"");
+        lab.vm(2).services_file("reviews.toml", &other)?;
+
+        mesh_lab::eventually("status names the contradiction", || {
+            let status = lab.vm(1).meshctl(&["status"])?.success()?.stdout;
+            ensure!(status.contains("port 9080 of reviews.default is HTTP on host vm1"), "{status}");
+            Ok(())
+        })?;
+        let list = lab.vm(1).meshctl(&["service", "list", "-o", "json"])?.success()?.stdout;
+        ensure!(!list.contains("\"v2\""), "{list}");
+        Ok(())
+    });
+}

@@ -36,7 +36,7 @@ pub(crate) struct Waited {
     pub(crate) live: Vec<String>,
     /// Live hosts that do not, and what they run.
     pub(crate) behind: BTreeMap<String, Revision>,
-    /// What hosts could not take.
+    /// What hosts do not carry out, of this revision or of what was there before.
     pub(crate) problems: Vec<String>,
 }
 
@@ -55,13 +55,15 @@ pub(crate) async fn ask(client: &Client, revision: Revision, timeout: Duration) 
 }
 
 impl Waited {
+    /// Tells what became of a revision. Problems do not make it fail: it is live, and they may be older than it, or of
+    /// other objects.
     fn tell(&self, revision: Revision, took: Duration) -> Result<Exit> {
         for problem in &self.problems {
             tell(&format!("{} {problem}", paint(Tone::Bad, "problem:")));
         }
         if self.behind.is_empty() {
             say(&(self.line(revision, took) + "\n"))?;
-            return Ok(if self.problems.is_empty() { Exit::Done } else { Exit::Refused });
+            return Ok(Exit::Done);
         }
         Err(Failure::no_answer(self.line(revision, took)))
     }

@@ -110,6 +110,7 @@ impl Session {
         first: Result<Option<Bytes>, crate::transport::FrameError>,
     ) -> Result<(), String> {
         let mut changed = absorb(agent, first)?;
+        agent.servers.answered();
         let gather_until = Instant::now() + GATHER;
         while changed && Instant::now() < gather_until {
             match timeout(Duration::ZERO, self.down.recv()).await {
@@ -180,6 +181,7 @@ fn alive(agent: &Agent) -> Up {
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Up {
         live: agent.plan.revision,
+        problems: agent.problems.clone(),
         clock_ms: u64::try_from(clock.as_millis()).unwrap_or(u64::MAX),
         ..Up::default()
     }

@@ -24,7 +24,7 @@ use super::requests::Requests;
 use super::state::{FolderLock, HostState};
 use super::{begin, entrances, logging, signer, standing};
 use crate::admin::{self, Pages};
-use crate::agent::{Agent, Connection, Mirror, Offer, Outlets, Published};
+use crate::agent::{Agent, Mirror, Offer, Outlets, Published};
 use crate::config::Config;
 use crate::drain::{self, Drain};
 use crate::identity::{HostKeys, Rotation, RotationHandle, RotationSettings};
@@ -228,9 +228,8 @@ impl Running {
 
 fn outlets() -> (Outlets, watch::Receiver<Arc<Published>>) {
     let (publisher, published) = watch::channel(Arc::default());
-    let never = Connection::Cut { since: Instant::now(), why: "not yet connected".into() };
     let plans = Arc::new(ArcSwap::from_pointee(Plan::default()));
-    (Outlets { plans, published: publisher, connection: watch::channel(never).0 }, published)
+    (Outlets { plans, published: publisher }, published)
 }
 
 /// What this host offers, with the health that other hosts are told.
