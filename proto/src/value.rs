@@ -1,6 +1,7 @@
 //! The small values inside Istio's messages, each with the text form Istio reads and writes.
 
 mod duration;
+pub mod grpc;
 
 use std::collections::BTreeMap;
 use std::fmt;

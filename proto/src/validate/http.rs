@@ -8,7 +8,7 @@ use crate::resource::{
     CorsPolicy, FaultAbort, FaultDelay, HeaderOperations, Headers, HttpDirectResponse, HttpFaultInjection,
     HttpMatchRequest, HttpRedirect, HttpRetry, HttpRewrite, HttpRoute,
 };
-use crate::value::{Percent, StringMatch};
+use crate::value::{Percent, StringMatch, grpc};
 use crate::yaml::{join, shorten};
 
 pub(super) fn check(check: &mut Check, path: &str, route: &HttpRoute, delegate: bool) {
@@ -392,34 +392,12 @@ fn fault_abort(check: &mut Check, path: &str, abort: &FaultAbort) {
 }
 
 fn grpc_status(check: &mut Check, path: &str, status: &str) {
-    let number = status.parse::<u8>().is_ok_and(|code| code <= 16);
-    if !status.is_empty() && !number && !GRPC_STATUS.contains(&status) {
+    if !status.is_empty() && grpc::code(status).is_none() {
         let message =
-            format!("{:?} is no gRPC status: write one of {}", shorten(status), GRPC_STATUS.join(", "));
+            format!("{:?} is no gRPC status: write one of {}", shorten(status), grpc::NAMES.join(", "));
         check.error(format!("{path}.grpcStatus"), message);
     }
 }
-
-/// Source: gRPC `codes`, in order.
-const GRPC_STATUS: &[&str] = &[
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
 
 fn percentage(check: &mut Check, path: &str, percentage: Option<Percent>) {
     if let Some(share) = percentage {

@@ -11,7 +11,7 @@ use mesh_proto::resource::{
     CorsPolicy, Destination, FaultAbort, HeaderOperations, Headers, HttpDirectResponse, HttpFaultInjection,
     HttpMatchRequest, HttpRedirect, HttpRewrite, HttpRoute, RedirectPortSelection, UnmatchedPreflights,
 };
-use mesh_proto::value::{Percent, StringMatch};
+use mesh_proto::value::{Percent, StringMatch, grpc};
 
 use super::rules::{HttpRule, Rules};
 use super::{matches, retry};
@@ -225,33 +225,8 @@ fn abort(abort: &FaultAbort) -> Option<Abort> {
         let status = u16::try_from(code).ok().and_then(|code| StatusCode::from_u16(code).ok())?;
         return Some(Abort { status, grpc_status: None, parts_per_million });
     }
-    let grpc_status = Some(grpc_code(&abort.grpc_status)?);
+    let grpc_status = Some(grpc::code(&abort.grpc_status)?);
     Some(Abort { status: StatusCode::OK, grpc_status, parts_per_million })
-}
-
-/// Reads a gRPC status by name or number.
-fn grpc_code(text: &str) -> Option<u32> {
-    const NAMES: [&str; 17] = [
-        "OK",
-        "CANCELLED",
-        "UNKNOWN",
-        "INVALID_ARGUMENT",
-        "DEADLINE_EXCEEDED",
-        "NOT_FOUND",
-        "ALREADY_EXISTS",
-        "PERMISSION_DENIED",
-        "RESOURCE_EXHAUSTED",
-        "FAILED_PRECONDITION",
-        "ABORTED",
-        "OUT_OF_RANGE",
-        "UNIMPLEMENTED",
-        "INTERNAL",
-        "UNAVAILABLE",
-        "DATA_LOSS",
-        "UNAUTHENTICATED",
-    ];
-    let named = NAMES.iter().position(|name| *name == text).and_then(|code| u32::try_from(code).ok());
-    named.or_else(|| text.parse().ok().filter(|code| *code <= 16))
 }
 
 fn cors(policy: &CorsPolicy) -> Result<Cors, String> {
