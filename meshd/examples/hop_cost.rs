@@ -10,9 +10,8 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use mesh_core::balance::EndpointSet;
 use mesh_core::plan::{
-    Action, Balancer, CircuitLimits, Cluster, ClusterName, Endpoint, Forward, Locality, LocalityPolicy, Node,
-    Origin, Outbound, Plan, PortTable, RetryOn, RetryPolicy, Route, UpstreamProtocol, UpstreamTls, Via,
-    VirtualHost, WeightedCluster, Workload,
+    Action, Balancer, Cluster, ClusterName, Endpoint, Forward, Locality, LocalityPolicy, Node, Origin,
+    Outbound, Plan, PortTable, RetryOn, RetryPolicy, Route, Via, VirtualHost, WeightedCluster, Workload,
 };
 use mesh_proto::command::Liveness;
 use mesh_proto::registration::Health;
@@ -107,17 +106,7 @@ fn plan(backend: SocketAddr) -> Plan {
     let balancer = Balancer::LeastRequest;
     let set = EndpointSet::new(vec![endpoint], &balancer, &LocalityPolicy::Ignore, &Locality::default());
     let name = ClusterName { host: "reviews".into(), port: 80, subset: "".into() };
-    let cluster = Cluster {
-        name: name.clone(),
-        protocol: UpstreamProtocol::Http1,
-        balancer,
-        endpoints: Arc::new(set),
-        limits: CircuitLimits::default(),
-        outlier: None,
-        tls: UpstreamTls::Disable,
-        state: Arc::default(),
-        origins: Vec::new(),
-    };
+    let cluster = Cluster { name: name.clone(), balancer, endpoints: Arc::new(set), ..Cluster::default() };
     let on = RetryOn { connect_failure: true, refused_stream: true, ..RetryOn::default() };
     let retry = RetryPolicy {
         attempts: 2,

@@ -24,9 +24,12 @@ use crate::task;
 use answer::Verdict;
 use upstream::{Over, Upstream};
 
+pub use lookup::Lookup;
 pub use resolv::Resolvers;
 
 mod answer;
+mod hosts_file;
+mod lookup;
 mod resolv;
 mod upstream;
 
@@ -135,14 +138,24 @@ struct Sockets {
 }
 
 impl Sockets {
-    /// Binds both; with port 0 both get the same free port.
-    async fn bind(address: SocketAddr) -> io::Result<Self> {
-        let tcp = TcpListener::bind(address).await?;
-        let address = tcp.local_addr()?;
-        let udp = Arc::new(UdpSocket::bind(address).await?);
-        Ok(Self { address, udp, tcp })
+    /// Binds both; with port 0 both get the same port, free for either.
+    async fn bind(wanted: SocketAddr) -> io::Result<Self> {
+        let mut tries = if wanted.port() == 0 { FREE_PORT_TRIES } else { 1 };
+        loop {
+            tries -= 1;
+            let tcp = TcpListener::bind(wanted).await?;
+            let address = tcp.local_addr()?;
+            match UdpSocket::bind(address).await {
+                Ok(udp) => return Ok(Self { address, udp: Arc::new(udp), tcp }),
+                Err(error) if tries == 0 => return Err(error),
+                Err(_) => {}
+            }
+        }
     }
 }
+
+/// A port that is free for TCP may be somebody's for UDP.
+const FREE_PORT_TRIES: usize = 16;
 
 fn serve(sockets: Vec<Sockets>, plans: Arc<ArcSwap<Plan>>, settings: Settings, draining: &Draining) -> Dns {
     let desk = Arc::new(Desk {

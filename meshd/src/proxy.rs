@@ -15,6 +15,7 @@
 use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,6 +32,7 @@ use crate::transport::{Accepted, Dialer, QuicOptions, SocketOptions, Transport, 
 
 mod accept;
 mod body;
+mod detour;
 mod exchange;
 mod forward;
 mod http;
@@ -97,6 +99,8 @@ pub struct Settings {
     pub socket: SocketOptions,
     /// Where an intercepted connection was going. Default: asks the kernel.
     pub original_destination: fn(&TcpStream) -> Option<SocketAddr>,
+    /// Where the secrets of `credentialName` are: a folder for each. Default: nowhere.
+    pub secrets: PathBuf,
     /// Finds addresses of names outside the mesh. Default: the system's resolver.
     pub resolve: Resolver,
 }
@@ -115,6 +119,7 @@ impl Default for Settings {
             max_mirrors: 1_024,
             half_close: false,
             socket: SocketOptions::default(),
+            secrets: PathBuf::new(),
             original_destination: |stream| socket::original_destination(stream).ok(),
             resolve: Arc::new(|host, port| {
                 Box::pin(async move { tokio::net::lookup_host((host, port)).await.map(Iterator::collect) })

@@ -14,8 +14,10 @@ pub mod control;
 pub mod frame;
 pub mod join;
 pub mod link;
+pub mod originate;
 pub mod quic;
 pub mod secret;
+mod server_check;
 pub mod socket;
 pub mod tcp;
 pub mod tls;
@@ -33,6 +35,7 @@ pub use link::{
     Accepted, DialError, Dialer, HopTarget, JoinLink, LinkStream, Peer, Refused, TlsFault, Transport,
     dial_hop, dial_join, refusal,
 };
+pub use originate::{OriginateError, Originator};
 pub use quic::{QuicListener, QuicOptions};
 pub use secret::Secret;
 pub use socket::SocketOptions;

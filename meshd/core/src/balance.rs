@@ -38,9 +38,11 @@ mod schedule;
 mod set;
 #[cfg(test)]
 mod tests;
+mod warmup;
 
 pub use key::{HashKeyOutcome, hash_key};
 pub use set::EndpointSet;
+pub use warmup::note_arrivals;
 
 /// What is known of a request when its endpoint is chosen.
 #[derive(Clone, Copy, Debug, Default)]
@@ -72,5 +74,9 @@ pub fn pick<'a>(
             min_health_percent: policy.min_health_percent,
         }
     });
-    cluster.endpoints.pick(hint, watch, &cluster.state.turn, rng)
+    let warming = cluster.warmup.map(|warmup| {
+        note_arrivals(cluster, now);
+        warmup::Warming { warmup, now }
+    });
+    cluster.endpoints.pick(hint, watch, warming, &cluster.state.turn, rng)
 }

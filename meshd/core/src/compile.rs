@@ -25,6 +25,7 @@ mod inbound;
 mod matches;
 pub(crate) mod mesh;
 mod names;
+mod nearness;
 mod outbound;
 mod policy;
 mod retry;
@@ -71,7 +72,8 @@ pub fn compile(world: &World, node: &Arc<Node>, previous: Option<&Plan>) -> Plan
 
 /// Compiles for each caller; callers that rules cannot tell apart share everything but their name.
 fn outbounds(scene: &outbound::Scene<'_>, previous: Option<&Plan>) -> Vec<Arc<Outbound>> {
-    let labels_count = scene.rules.iter().any(rules::Rules::looks_at_labels);
+    let labels_count =
+        scene.clusters.looks_at_labels() || scene.rules.iter().any(rules::Rules::looks_at_labels);
     let mut made: BTreeMap<_, Arc<Outbound>> = BTreeMap::new();
     scene
         .node

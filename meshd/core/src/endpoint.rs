@@ -18,12 +18,16 @@ pub struct EndpointState {
     pub consecutive_5xx: AtomicU32,
     /// Gateway errors in a row.
     pub consecutive_gateway: AtomicU32,
+    /// Failures to connect or to be heard in a row, where they are counted apart.
+    pub consecutive_local: AtomicU32,
     /// What the base ejection time is multiplied by: grows with every ejection, falls by one in each interval without.
     pub ejections: AtomicU32,
     /// When it may return, [`Moment`] in milliseconds; it does at the first sweep after. 0: it is not ejected.
     pub ejected_until: AtomicU64,
     /// When the last ejection ended, [`Moment`] in milliseconds.
     pub returned_at: AtomicU64,
+    /// Since when it warms up, [`Moment`] in milliseconds; 0: not yet seen able to serve.
+    pub warm_since: AtomicU64,
     /// Requests and connections begun since the first Plan that had it.
     pub requests: AtomicU64,
 }

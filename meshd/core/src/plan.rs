@@ -14,10 +14,11 @@ use mesh_proto::command::{HostId, Revision};
 use mesh_proto::registration::Protocol;
 
 pub use cluster::{
-    Balancer, CircuitLimits, Cluster, ClusterName, ClusterState, Distribution, Endpoint, HashKey, HashPolicy,
-    LocalityPolicy, OutlierPolicy, TlsOrigination, UpstreamProtocol, UpstreamTls, Via,
+    Balancer, CircuitLimits, Cluster, ClusterName, ClusterState, Detour, Distribution, Endpoint, HashKey,
+    HashPolicy, LocalityPolicy, OutlierPolicy, ProxyVersion, RetryBudget, UpstreamProtocol, Via, Warmup,
 };
 pub use inbound::{Inbound, LocalInstance, LocalPort};
+pub use origination::{TlsMaterial, TlsOrigination, UpstreamTls};
 pub use route::{
     Abort, Action, Cors, Delay, DirectResponse, Fault, Forward, HeaderOps, HeaderRules, HeaderTarget,
     HeaderTemplate, Matcher, Mirror, Origin, PathMatch, PortSource, Redirect, RetryOn, RetryPolicy, Rewrite,
@@ -26,6 +27,7 @@ pub use route::{
 
 mod cluster;
 mod inbound;
+mod origination;
 mod route;
 
 /// The World as seen from one host, ready to be followed.

@@ -142,6 +142,7 @@ fn balancer(balancer: &Balancer) -> &'static str {
         Balancer::RoundRobin => "round robin",
         Balancer::Random => "random",
         Balancer::Passthrough => "passthrough",
+        Balancer::ByName { .. } => "name of each request",
         Balancer::RingHash { .. } => "ring hash",
         Balancer::Maglev { .. } => "maglev",
     }
@@ -159,7 +160,8 @@ fn endpoint(cluster: &Cluster, endpoint: &Endpoint, now: Moment) -> EndpointView
         Via::Local(address) => (address.to_string(), "local", String::new()),
         Via::Mesh { hop, identity, .. } => (hop.to_string(), "mesh", identity.to_string()),
         Via::Plain(address) => (address.to_string(), "plain", String::new()),
-        Via::Name { host, port } => (format!("{host}:{port}"), "plain", String::new()),
+        Via::Socket(path) => (path.to_string(), "socket", String::new()),
+        Via::Name { host, port, .. } => (format!("{host}:{port}"), "plain", String::new()),
     };
     EndpointView {
         cluster: cluster.name.to_string(),

@@ -9,6 +9,7 @@ use mesh_proto::registration::Protocol;
 
 use crate::agent::Outlets;
 use crate::config::{self, Config, StandsFor};
+use crate::dns::Lookup;
 use crate::proxy::{self, Declared, Entrance, Proxy, Settings, Shared, Sockets, Way};
 use crate::telemetry::{self, AccessLog, Stats};
 use crate::transport::{Dialer, QuicOptions, SocketOptions, Transport, socket};
@@ -28,16 +29,28 @@ pub(super) fn start_proxy(
     dialer: &Dialer,
     stats: &Arc<Stats>,
     started: Instant,
+    names: &Arc<Lookup>,
 ) -> Result<Proxy> {
     let shared = Shared {
         plans: outlets.plans.clone(),
         dialer: dialer.clone(),
-        settings: Arc::new(settings(config)),
+        settings: Arc::new(Settings { resolve: resolver(names.clone()), ..settings(config) }),
         stats: stats.clone(),
         access_log: access_log(config)?,
         started,
     };
     Ok(proxy::start(shared, sockets(config)?)?)
+}
+
+/// Finds names outside the mesh for the proxy.
+fn resolver(names: Arc<Lookup>) -> proxy::Resolver {
+    Arc::new(move |host, port| {
+        let names = names.clone();
+        Box::pin(async move {
+            let found = names.addresses(&host).await?;
+            Ok(found.iter().map(|address| SocketAddr::new(*address, port)).collect())
+        })
+    })
 }
 
 /// Binds the mesh port over UDP; without it, hosts reach this one over TCP.
@@ -74,6 +87,7 @@ fn settings(config: &Config) -> Settings {
         sniff_timeout: limits.sniff,
         max_streams: limits.http2_streams,
         socket: SocketOptions { mark: Some(config.intercept.mark) },
+        secrets: config.host.data.join("secrets"),
         ..Settings::default()
     }
 }

@@ -98,8 +98,9 @@ impl Exchange {
         if let Some(log) = &mut self.log {
             log.upstream = match via {
                 Via::Local(address) | Via::Plain(address) => address.to_string(),
+                Via::Socket(path) => path.to_string(),
                 Via::Mesh { hop, instance, .. } => format!("{hop}/{instance}"),
-                Via::Name { host, port } => format!("{host}:{port}"),
+                Via::Name { host, port, .. } => format!("{host}:{port}"),
             };
         }
     }

@@ -8,14 +8,14 @@ use http::{HeaderMap, Response};
 use hyper::body::Incoming;
 use mesh_core::balance::{self, Hint};
 use mesh_core::plan::{Balancer, Cluster, Endpoint, RetryPolicy, UpstreamProtocol, Via};
-use mesh_core::resilience::outlier::{self, Answer};
+use mesh_core::resilience::outlier::Answer;
 use mesh_core::resilience::retry::{self, Attempt, Decision};
 use mesh_core::resilience::{Failure, Flag, Outcome, breaker, grpc};
 
 use super::body::{Outgoing, Source};
 use super::exchange::{Exchange, Guards};
 use super::request::{self, Head};
-use super::upstream::{Lease, Pool};
+use super::upstream::{Ends, Lease, Opening, Pool};
 use super::worker::{Caller, Chance, Worker};
 use super::{inbound, passthrough::Place, tunnel};
 
@@ -29,6 +29,8 @@ pub(crate) struct Sending<'a> {
     pub(crate) head: Head,
     pub(crate) source: Option<Rc<Source>>,
     pub(crate) hash: Option<u64>,
+    /// Where the caller is.
+    pub(crate) peer: std::net::SocketAddr,
     /// Where the connection was going, for passthrough.
     pub(crate) destination: Option<std::net::SocketAddr>,
 }
@@ -43,6 +45,7 @@ pub(crate) struct Answered {
 /// Sends it until there is an answer to pass on. Counts what happens into the exchange.
 pub(crate) async fn run(sending: Sending<'_>, exchange: &mut Exchange) -> Result<Answered, Failure> {
     let permit = breaker::admit_request(sending.cluster).map_err(|_| Failure::Overflow)?;
+    breaker::note_request(sending.cluster, sending.worker.now());
     let mut current = None;
     let timeout = sending.timeout;
     let (worker, cluster, source) = (sending.worker, sending.cluster, sending.source.clone());
@@ -56,7 +59,7 @@ pub(crate) async fn run(sending: Sending<'_>, exchange: &mut Exchange) -> Result
         },
     };
     if let (Err(Failure::RouteTimeout), Some(endpoint)) = (&result, current) {
-        outlier::record(cluster, endpoint, Answer::Timeout, worker.now());
+        worker.record(cluster, endpoint, Answer::Timeout);
     }
     let mut answered = result?;
     answered.guards.request = Some(permit);
@@ -120,20 +123,38 @@ async fn attempts<'a>(
 
 /// Picks an endpoint and the pool of connections to it. Passthrough has no endpoint in the Plan.
 fn choose<'a>(sending: &Sending<'a>, tried: &[Arc<str>]) -> Option<(Option<&'a Endpoint>, Rc<Pool>)> {
-    let Sending { worker, caller, cluster, .. } = sending;
-    if let (Balancer::Passthrough, Some(destination)) = (&cluster.balancer, sending.destination) {
-        let direct = worker.passthrough.to(Place::Address(destination), cluster.protocol);
-        let http2 = speaks_http2(cluster, &direct.endpoint, sending.head.version);
-        return Some((None, worker.pools.pool(worker, caller, cluster, &direct.endpoint, http2)));
+    let Sending { worker, cluster, .. } = sending;
+    let direct = match (&cluster.balancer, sending.destination) {
+        (Balancer::Passthrough, Some(to)) => Some(Place::Address(to)),
+        (Balancer::ByName { port }, _) => Some(Place::Name(sending.head.host()?.into(), *port)),
+        _ => None,
+    };
+    if let Some(place) = direct {
+        let direct = worker.passthrough.to(place, cluster.protocol);
+        return Some((None, pool(sending, &direct.endpoint)));
     }
     let hint = Hint { hash: sending.hash, avoid: tried, destination: sending.destination };
     let endpoint = balance::pick(cluster, &hint, worker.now(), &mut Chance)?;
-    let http2 = speaks_http2(cluster, endpoint, sending.head.version);
-    Some((Some(endpoint), worker.pools.pool(worker, caller, cluster, endpoint, http2)))
+    Some((Some(endpoint), pool(sending, endpoint)))
 }
 
-fn speaks_http2(cluster: &Cluster, endpoint: &Endpoint, client: http::Version) -> bool {
-    matches!(endpoint.via, Via::Mesh { .. }) || application_speaks_http2(cluster, client)
+fn pool(sending: &Sending<'_>, endpoint: &Endpoint) -> Rc<Pool> {
+    let Sending { worker, caller, cluster, .. } = sending;
+    let ends = Ends { source: sending.peer, destination: sending.destination };
+    let opening = Opening::of(cluster, endpoint, || sending.head.host().unwrap_or_default(), ends);
+    let http2 = speaks_http2(cluster, endpoint, opening.as_ref(), sending.head.version);
+    worker.pools.pool(worker, caller, cluster, endpoint, http2, opening)
+}
+
+/// Whether a pool's connections speak HTTP/2: hops do, and applications that want it.
+pub(crate) fn speaks_http2(
+    cluster: &Cluster,
+    endpoint: &Endpoint,
+    opening: Option<&Opening>,
+    client: http::Version,
+) -> bool {
+    let is_hop = matches!(endpoint.via, Via::Mesh { .. }) && opening.is_none();
+    is_hop || application_speaks_http2(cluster, client)
 }
 
 fn application_speaks_http2(cluster: &Cluster, client: http::Version) -> bool {
@@ -220,10 +241,7 @@ fn record(sending: &Sending<'_>, endpoint: &Endpoint, outcome: Outcome) {
         Outcome::Failed(Failure::Overflow | Failure::NoEndpoint) => return,
         Outcome::Failed(_) => Answer::LocalFailure,
     };
-    let ejected = outlier::record(sending.cluster, endpoint, answer, sending.worker.now());
-    if let Some(ejection) = ejected {
-        tracing::info!(cluster = %sending.cluster.name, endpoint = %endpoint.id, ?ejection, "endpoint ejected");
-    }
+    sending.worker.record(sending.cluster, endpoint, answer);
 }
 
 /// Returns how long an answer took so far, in whole milliseconds, for `x-envoy-upstream-service-time`.

@@ -148,7 +148,8 @@ impl Hop {
     async fn open(&self, port: &LocalPort, request: &mut Request<Incoming>, busy: Busy) -> Response<Reply> {
         let switch = hyper::upgrade::on(request);
         let direct = self.worker.passthrough.to(Place::Local(port.target), UpstreamProtocol::Tcp);
-        let reached = match tcp::reach(&self.worker, &self.caller, &direct.cluster, None).await {
+        let wanted = tcp::Wanted::of(self.peer.address);
+        let reached = match tcp::reach(&self.worker, &self.caller, &direct.cluster, &wanted).await {
             Ok(reached) => reached,
             Err(failure) => return unreachable(failure),
         };
@@ -177,8 +178,8 @@ impl Hop {
             port.protocol.upstream_is_http2() || parts.headers.get(SPEAK).is_some_and(|speak| speak == "h2");
         let protocol = if http2 { UpstreamProtocol::Http2 } else { UpstreamProtocol::Http1 };
         let direct = self.worker.passthrough.to(Place::Local(port.target), protocol);
-        let pool =
-            self.worker.pools.pool(&self.worker, &self.caller, &direct.cluster, &direct.endpoint, http2);
+        let pools = &self.worker.pools;
+        let pool = pools.pool(&self.worker, &self.caller, &direct.cluster, &direct.endpoint, http2, None);
         let mut headers = parts.headers;
         headers.remove(INSTANCE);
         headers.remove(SPEAK);
@@ -253,7 +254,8 @@ pub(super) async fn plain(worker: Rc<Worker>, stream: TcpStream, destination: So
     Counters::add(&worker.shard.counters.tcp_connections_total);
     let target = worker.view().plan.inbound.targets.get(&destination.port()).map(|(_, port)| port.target);
     let direct = worker.passthrough.to(Place::Local(target.unwrap_or(destination)), UpstreamProtocol::Tcp);
-    match tcp::reach(&worker, &Caller::inbound(), &direct.cluster, None).await {
+    let Ok(peer) = stream.peer_addr() else { return };
+    match tcp::reach(&worker, &Caller::inbound(), &direct.cluster, &tcp::Wanted::of(peer)).await {
         Ok(reached) => tcp::join(&worker, Wire::new(Stream::Tcp(stream)), reached).await,
         Err(failure) => tracing::debug!(%destination, ?failure, "caught connection closed: nobody listens"),
     }

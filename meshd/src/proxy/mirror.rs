@@ -4,15 +4,18 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Version;
 use http_body_util::BodyExt;
 use mesh_core::balance::{self, Hint};
-use mesh_core::plan::{Cluster, Mirror, UpstreamProtocol, Via};
+use mesh_core::plan::{Cluster, Mirror};
 use mesh_core::resilience::breaker;
 use rand_core::RngCore;
 
 use super::body::{Outgoing, Source};
+use super::forward;
 use super::outbound::Connection;
 use super::request::{self, Head};
+use super::upstream::{Ends, Opening};
 use super::worker::{Caller, Chance, View, Worker};
 use crate::task;
 use crate::telemetry::Counters;
@@ -39,10 +42,11 @@ pub(crate) fn send(
         let place = Place(worker.clone());
         let (caller, cluster, head, source) =
             (caller.clone(), cluster.clone(), head.clone(), source.cloned());
+        let ends = Ends { source: connection.peer, destination: None };
         waits |= source.is_some();
         task::spawn_local("mirror", async move {
             let worker = &place.0;
-            let copied = copy(worker, &caller, &cluster, head, source);
+            let copied = copy(worker, &caller, &cluster, (head, source), ends);
             let counters = &worker.shard.counters;
             match tokio::time::timeout(LIMIT, copied).await {
                 Ok(Some(())) => Counters::add(&counters.mirrored_requests_total),
@@ -71,8 +75,8 @@ async fn copy(
     worker: &Rc<Worker>,
     caller: &Rc<Caller>,
     cluster: &Arc<Cluster>,
-    head: Head,
-    source: Option<Rc<Source>>,
+    (head, source): (Head, Option<Rc<Source>>),
+    ends: Ends,
 ) -> Option<()> {
     let body = match source {
         None => Outgoing::Empty,
@@ -84,8 +88,10 @@ async fn copy(
     let _permit = breaker::admit_request(cluster).ok()?;
     let endpoint = balance::pick(cluster, &Hint::default(), worker.now(), &mut Chance)?;
     let _in_flight = endpoint.state.enter();
-    let http2 = matches!(endpoint.via, Via::Mesh { .. }) || cluster.protocol == UpstreamProtocol::Http2;
-    let pool = worker.pools.pool(worker, caller, cluster, endpoint, http2);
+    let opening = Opening::of(cluster, endpoint, || head.host().unwrap_or_default(), ends);
+    // A copy has no client to speak like.
+    let http2 = forward::speaks_http2(cluster, endpoint, opening.as_ref(), Version::HTTP_11);
+    let pool = worker.pools.pool(worker, caller, cluster, endpoint, http2, opening);
     let mut lease = pool.checkout(cluster).await.ok()?;
     let mut headers = head.headers.clone();
     headers.insert(request::ATTEMPT_COUNT, 1.into());

@@ -129,7 +129,8 @@ pub(crate) async fn carry(
         }
         Spoken::Tls(_) | Spoken::Opaque => {
             let opaque = opaque(&connection, &view, &spoken);
-            tcp::carry(&connection, &view, wire, opaque).await;
+            let name = if let Spoken::Tls(name) = &spoken { name.as_deref() } else { None };
+            tcp::carry(&connection, &view, wire, opaque, name).await;
         }
         Spoken::Nothing => {}
     }

@@ -11,8 +11,7 @@ use foldhash::HashMap;
 use mesh_core::balance::EndpointSet;
 use mesh_core::endpoint::EndpointState;
 use mesh_core::plan::{
-    Balancer, CircuitLimits, Cluster, ClusterName, Endpoint, Locality, LocalityPolicy, UpstreamProtocol,
-    UpstreamTls, Via,
+    Balancer, Cluster, ClusterName, Endpoint, Locality, LocalityPolicy, UpstreamProtocol, Via,
 };
 use mesh_proto::command::Liveness;
 use mesh_proto::registration::Health;
@@ -65,7 +64,7 @@ impl Direct {
             Place::Address(address) => (PASSTHROUGH.into(), address.port(), Via::Plain(*address)),
             Place::Local(address) => ("InboundCluster".into(), address.port(), Via::Local(*address)),
             Place::Name(host, port) => {
-                (PASSTHROUGH.into(), *port, Via::Name { host: host.clone(), port: *port })
+                (PASSTHROUGH.into(), *port, Via::Name { host: host.clone(), port: *port, spread: false })
             }
         };
         let endpoint = Endpoint {
@@ -85,17 +84,17 @@ impl Direct {
             &LocalityPolicy::Ignore,
             &Locality::default(),
         );
-        let cluster = Cluster {
+        let mut cluster = Cluster {
             name: ClusterName { host, port, subset: "".into() },
             protocol,
             balancer,
             endpoints: Arc::new(set),
-            limits: CircuitLimits::default(),
-            outlier: None,
-            tls: UpstreamTls::Disable,
-            state: Arc::default(),
-            origins: Vec::new(),
+            ..Cluster::default()
         };
+        if matches!(place, Place::Local(_)) {
+            // How long a connection may be silent is decided where it comes from.
+            cluster.limits.tcp_idle_timeout = None;
+        }
         Self { cluster: Arc::new(cluster), endpoint }
     }
 }

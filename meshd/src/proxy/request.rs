@@ -146,6 +146,12 @@ fn random_id() -> HeaderValue {
 }
 
 impl Head {
+    /// Returns the host that the endpoint is asked for: lower case, without port or brackets.
+    pub(crate) fn host(&self) -> Option<String> {
+        let host = mesh_core::route::host_of(self.authority.to_str().ok()?);
+        Some(host.trim_matches(['[', ']']).to_owned()).filter(|host| !host.is_empty())
+    }
+
     /// Writes the request for an endpoint's connection: origin form for HTTP/1, absolute for HTTP/2 and hops.
     ///
     /// `None` when the authority, by a rule or by the caller, cannot be written there.
@@ -167,7 +173,7 @@ impl Head {
             request.headers_mut().insert(header::HOST, self.authority.clone());
             self.ask_to_switch(request.headers_mut());
         }
-        if let Via::Mesh { instance, .. } = &pool.via {
+        if let (Via::Mesh { instance, .. }, true) = (&pool.via, pool.is_hop()) {
             request.headers_mut().insert(INSTANCE, HeaderValue::from_str(instance).ok()?);
         }
         Some(request)

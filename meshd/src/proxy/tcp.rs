@@ -1,29 +1,44 @@
 //! Opaque connections: an endpoint by weight, then bytes both ways until both ends are done.
 
+use std::cell::Cell;
+use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
-use http::{HeaderValue, Method, Request, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
 use mesh_core::balance::{self, Hint};
 use mesh_core::endpoint::InFlight;
 use mesh_core::plan::{Balancer, Cluster, Endpoint, TcpRules, Via};
-use mesh_core::resilience::outlier::{self, Answer};
+use mesh_core::resilience::outlier::Answer;
 use mesh_core::resilience::{Failure, breaker};
 use mesh_core::route;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
 use super::body::Outgoing;
+use super::detour;
 use super::outbound::{Connection, Opaque, Target};
 use super::passthrough::Place;
 use super::request::INSTANCE;
-use super::upstream::{Lease, connect};
+use super::upstream::connect::{self, ConnectError};
+use super::upstream::{Ends, Lease, Opening};
 use super::wire::{Stream, Wire};
 use super::worker::{Caller, Chance, View, Worker};
 use crate::telemetry::Counters;
 
-/// Carries a connection to where it goes, and its end.
-pub(crate) async fn carry(connection: &Connection, view: &View, wire: Wire, opaque: Opaque) {
+/// Carries a connection to where it goes, and its end. `name` is the server that a TLS caller asks for.
+pub(crate) async fn carry(
+    connection: &Connection,
+    view: &View,
+    wire: Wire,
+    opaque: Opaque,
+    name: Option<&str>,
+) {
     let worker = &connection.worker;
     Counters::add(&worker.shard.counters.tcp_connections_total);
     let Some((_, caller)) = view.outbound(connection.caller) else { return };
@@ -43,7 +58,8 @@ pub(crate) async fn carry(connection: &Connection, view: &View, wire: Wire, opaq
         tracing::debug!(peer = %connection.peer, target = ?connection.target, "no rule for a connection: closed");
         return;
     };
-    match reach(worker, caller, &cluster, destination).await {
+    let wanted = Wanted { ends: Ends { source: connection.peer, destination }, name };
+    match reach(worker, caller, &cluster, &wanted).await {
         Ok(reached) => join(worker, wire, reached).await,
         Err(failure) => {
             tracing::debug!(cluster = %cluster.name, ?failure, "connection closed: no endpoint reached");
@@ -61,9 +77,25 @@ fn choose(rules: &TcpRules, destination: Option<SocketAddr>) -> Option<Arc<Clust
     route::split(&rule.destinations, total, &mut Chance).cluster.clone()
 }
 
+/// What a connection asks for.
+pub(crate) struct Wanted<'a> {
+    ends: Ends,
+    /// The server's name, where TLS says it.
+    name: Option<&'a str>,
+}
+
+impl Wanted<'_> {
+    /// A connection of which only its source is known.
+    pub(crate) fn of(source: SocketAddr) -> Self {
+        Self { ends: Ends { source, destination: None }, name: None }
+    }
+}
+
 /// An open way to an endpoint, with all that counts it.
 pub(crate) struct Reached {
     wire: Wire,
+    idle: Option<Duration>,
+    longest: Option<Duration>,
     _lease: Option<Lease>,
     _in_flight: Option<InFlight>,
     _connection: breaker::Permit,
@@ -74,35 +106,44 @@ pub(crate) async fn reach(
     worker: &Rc<Worker>,
     caller: &Rc<Caller>,
     cluster: &Arc<Cluster>,
-    destination: Option<SocketAddr>,
+    wanted: &Wanted<'_>,
 ) -> Result<Reached, Failure> {
     let permit = breaker::admit_connection(cluster).map_err(|_| Failure::Overflow)?;
+    let destination = wanted.ends.destination;
+    let place = match (&cluster.balancer, destination) {
+        (Balancer::Passthrough, Some(to)) => Some(Place::Address(to)),
+        (Balancer::ByName { port }, _) => {
+            Some(Place::Name(wanted.name.ok_or(Failure::NoEndpoint)?.into(), *port))
+        }
+        _ => None,
+    };
+    let direct = place.map(|place| worker.passthrough.to(place, cluster.protocol));
+    let hash = source_hash(cluster, wanted.ends.source);
     let mut tried = Vec::new();
     let mut last = Failure::NoEndpoint;
     while tried.len() < MAX_ATTEMPTS {
-        let direct;
-        let endpoint = match (&cluster.balancer, destination) {
-            (Balancer::Passthrough, Some(to)) => {
-                direct = worker.passthrough.to(Place::Address(to), cluster.protocol);
-                Some(&direct.endpoint)
-            }
-            _ => balance::pick(
-                cluster,
-                &Hint { hash: None, avoid: &tried, destination },
-                worker.now(),
-                &mut Chance,
-            ),
+        let hint = Hint { hash, avoid: &tried, destination };
+        let endpoint = match &direct {
+            Some(direct) => Some(&direct.endpoint),
+            None => balance::pick(cluster, &hint, worker.now(), &mut Chance),
         };
         let Some(endpoint) = endpoint.filter(|endpoint| !tried.contains(&endpoint.id)) else {
             return Err(last);
         };
         let in_flight = endpoint.state.enter();
-        let opened = open(worker, caller, cluster, endpoint).await;
+        let opened = open(worker, caller, cluster, endpoint, wanted).await;
         let answer = if opened.is_ok() { Answer::Status(200) } else { Answer::LocalFailure };
-        outlier::record(cluster, endpoint, answer, worker.now());
+        worker.record(cluster, endpoint, answer);
         match opened {
             Ok((wire, lease)) => {
-                return Ok(Reached { wire, _lease: lease, _in_flight: Some(in_flight), _connection: permit });
+                return Ok(Reached {
+                    wire,
+                    idle: cluster.limits.tcp_idle_timeout,
+                    longest: cluster.limits.max_connection_duration,
+                    _lease: lease,
+                    _in_flight: Some(in_flight),
+                    _connection: permit,
+                });
             }
             Err(failure) => last = failure,
         }
@@ -111,23 +152,49 @@ pub(crate) async fn reach(
     Err(last)
 }
 
+/// The key of consistent hashing, where it is the caller's address: a connection shows nothing else.
+fn source_hash(cluster: &Cluster, source: SocketAddr) -> Option<u64> {
+    let (Balancer::RingHash { policy, .. } | Balancer::Maglev { policy, .. }) = &cluster.balancer else {
+        return None;
+    };
+    balance::hash_key(policy, &HeaderMap::new(), None, source.ip(), &mut Chance).hash()
+}
+
 async fn open(
     worker: &Rc<Worker>,
     caller: &Rc<Caller>,
     cluster: &Arc<Cluster>,
     endpoint: &Endpoint,
+    wanted: &Wanted<'_>,
 ) -> Result<(Wire, Option<Lease>), Failure> {
-    if matches!(endpoint.via, Via::Mesh { .. }) {
-        let lease = worker.pools.pool(worker, caller, cluster, endpoint, true).checkout(cluster).await?;
-        let (wire, lease) = tunnel(lease).await?;
-        return Ok((wire, Some(lease)));
-    }
-    let opened = connect::connect(worker, &endpoint.via, None, cluster);
+    // differs: Envoy names no server where nobody speaks HTTP, and checks no name.
+    let host = || match cluster.balancer {
+        Balancer::ByName { .. } => wanted.name.unwrap_or_default(),
+        _ => &*cluster.name.host,
+    };
+    let opening = Opening::of(cluster, endpoint, host, wanted.ends);
+    let opened = async {
+        let (mut wire, lease) = if matches!(endpoint.via, Via::Mesh { .. }) {
+            let pool = worker.pools.pool(worker, caller, cluster, endpoint, true, None);
+            let under = async { tunnel(pool.checkout(cluster).await?).await };
+            let (wire, lease) = under.await.map_err(ConnectError::Under)?;
+            (wire, Some(lease))
+        } else {
+            (connect::connect(worker, &endpoint.via, None, cluster).await?, None)
+        };
+        if let Some(opening) = opening {
+            wire = opening.say(worker, None, wire).await?;
+        }
+        if let Some(detour) = &cluster.detour {
+            wire = detour::take(detour, wire).await.map_err(ConnectError::Opening)?;
+        }
+        Ok((wire, lease))
+    };
     match tokio::time::timeout(cluster.limits.connect_timeout, opened).await {
-        Ok(Ok(wire)) => Ok((wire, None)),
+        Ok(Ok(opened)) => Ok(opened),
         Ok(Err(error)) => {
-            tracing::debug!(cluster = %cluster.name, %error, "cannot reach an endpoint");
-            Err(Failure::Connect)
+            connect::tell(cluster, &endpoint.via, &error);
+            Err(if let ConnectError::Under(failure) = error { failure } else { Failure::Connect })
         }
         Err(_) => Err(Failure::ConnectTimeout),
     }
@@ -149,13 +216,75 @@ pub(crate) async fn tunnel(mut lease: Lease) -> Result<(Wire, Lease), Failure> {
     Ok((Wire::new(Stream::Tunnel(hyper_util::rt::TokioIo::new(upgraded))), lease))
 }
 
-/// Copies both ways until both ends are done. Each direction can end alone; there is no idle limit, as in Istio.
-pub(crate) async fn join(worker: &Worker, mut caller: Wire, mut reached: Reached) {
-    let copied =
-        tokio::io::copy_bidirectional_with_sizes(&mut caller, &mut reached.wire, BUFFER, BUFFER).await;
-    if let Ok((received, sent)) = copied {
-        worker.shard.counters.tcp_received_bytes_total.fetch_add(received, Ordering::Relaxed);
-        worker.shard.counters.tcp_sent_bytes_total.fetch_add(sent, Ordering::Relaxed);
+/// Copies both ways until both ends are done, nothing was said for too long, or the connection is as old as it may be.
+/// Each direction can end alone.
+pub(crate) async fn join(worker: &Worker, caller: Wire, reached: Reached) {
+    let spoke = Rc::new(Cell::new(Instant::now()));
+    let mut caller = Heard { wire: caller, spoke: spoke.clone() };
+    let mut endpoint = Heard { wire: reached.wire, spoke: spoke.clone() };
+    let copied = tokio::io::copy_bidirectional_with_sizes(&mut caller, &mut endpoint, BUFFER, BUFFER);
+    tokio::select! {
+        copied = copied => {
+            if let Ok((received, sent)) = copied {
+                worker.shard.counters.tcp_received_bytes_total.fetch_add(received, Ordering::Relaxed);
+                worker.shard.counters.tcp_sent_bytes_total.fetch_add(sent, Ordering::Relaxed);
+            }
+        }
+        () = silence(&spoke, reached.idle) => tracing::debug!("connection closed: silent for its idle timeout"),
+        () = after(reached.longest) => tracing::debug!("connection closed: as old as maxConnectionDuration"),
+    }
+}
+
+/// Waits until nothing was said for so long.
+async fn silence(spoke: &Cell<Instant>, limit: Option<Duration>) {
+    let Some(limit) = limit else { return std::future::pending().await };
+    loop {
+        let left = limit.saturating_sub(spoke.get().elapsed());
+        if left.is_zero() {
+            return;
+        }
+        tokio::time::sleep(left).await;
+    }
+}
+
+async fn after(limit: Option<Duration>) {
+    match limit {
+        Some(limit) => tokio::time::sleep(limit).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A connection that notes when something was read from it.
+struct Heard {
+    wire: Wire,
+    spoke: Rc<Cell<Instant>>,
+}
+
+impl AsyncRead for Heard {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.wire).poll_read(cx, buf);
+        if polled.is_ready() {
+            self.spoke.set(Instant::now());
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Heard {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.wire).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.wire).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.wire).poll_shutdown(cx)
     }
 }
 

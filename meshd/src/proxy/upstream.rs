@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use mesh_core::identity::Identity;
-use mesh_core::plan::{Cluster, Endpoint, Via};
+use mesh_core::plan::{CircuitLimits, Cluster, Endpoint, UpstreamProtocol, Via};
 use mesh_core::resilience::{Failure, breaker};
 use tokio::sync::oneshot;
 
@@ -22,9 +22,11 @@ use super::worker::Worker;
 use crate::task;
 use crate::telemetry::EdgeCell;
 
+pub(crate) use opening::{Ends, Opening};
 pub(crate) use pools::Pools;
 
 pub(crate) mod connect;
+mod opening;
 mod pools;
 
 type Http1 = hyper::client::conn::http1::SendRequest<Outgoing>;
@@ -36,6 +38,10 @@ pub(crate) struct Pool {
     pub(crate) via: Via,
     /// Whether HTTP/2 is spoken on the connections.
     pub(crate) http2: bool,
+    /// What is said on them first.
+    begins: Option<Opening>,
+    /// What they are tunnelled through.
+    under: Option<Rc<Self>>,
     /// Who calls; `None` where no hop needs to know.
     pub(crate) from: Option<Arc<Identity>>,
     /// Where its requests are counted.
@@ -53,9 +59,17 @@ pub(crate) struct Pool {
     used: Cell<Instant>,
 }
 
+/// How the connections of a pool are made.
+struct Manner {
+    http2: bool,
+    opening: Option<Opening>,
+    under: Option<Rc<Pool>>,
+}
+
 struct Idle {
     sender: Http1,
     served: u32,
+    opened: Instant,
     since: Instant,
 }
 
@@ -65,15 +79,28 @@ struct Shared {
     streams: Cell<usize>,
     limit: Rc<Cell<usize>>,
     served: Cell<u32>,
+    opened: Instant,
     since: Cell<Instant>,
 }
 
 impl Shared {
-    fn has_room(&self, most_requests: Option<u32>) -> bool {
+    fn has_room(&self, limits: &CircuitLimits, most_streams: Option<u32>) -> bool {
         !self.sender.is_closed()
             && self.streams.get() < self.limit.get()
-            && most_requests.is_none_or(|most| self.served.get() < most)
+            && most_streams.is_none_or(|most| self.streams.get() < most as usize)
+            && self.may_serve(limits)
     }
+
+    /// Whether it may take another request at all.
+    fn may_serve(&self, limits: &CircuitLimits) -> bool {
+        limits.max_requests_per_connection.is_none_or(|most| self.served.get() < most)
+            && is_young(limits, self.opened)
+    }
+}
+
+/// Whether a connection may take another request as far as its age says.
+fn is_young(limits: &CircuitLimits, opened: Instant) -> bool {
+    limits.max_connection_duration.is_none_or(|most| opened.elapsed() < most)
 }
 
 impl Pool {
@@ -82,12 +109,15 @@ impl Pool {
         cluster: &Arc<Cluster>,
         endpoint: &Endpoint,
         from: Option<Arc<Identity>>,
-        http2: bool,
+        manner: Manner,
         edge: Arc<EdgeCell>,
     ) -> Self {
+        let Manner { http2, opening, under } = manner;
         Self {
             via: endpoint.via.clone(),
             http2,
+            begins: opening,
+            under,
             from,
             edge,
             _state: endpoint.state.clone(),
@@ -109,10 +139,22 @@ impl Pool {
         if let Some(lease) = self.take(cluster) {
             return Ok(lease);
         }
+        let _pending = breaker::admit_pending(cluster).map_err(|_| Failure::Overflow)?;
+        self.wait(cluster).await
+    }
+
+    /// As [`checkout`](Self::checkout), for a request that waits already.
+    async fn checkout_under(self: &Rc<Self>, cluster: &Arc<Cluster>) -> Result<Lease, Failure> {
+        match self.take(cluster) {
+            Some(lease) => Ok(lease),
+            None => self.wait(cluster).await,
+        }
+    }
+
+    async fn wait(self: &Rc<Self>, cluster: &Arc<Cluster>) -> Result<Lease, Failure> {
         if !Arc::ptr_eq(&self.cluster.borrow(), cluster) {
             *self.cluster.borrow_mut() = cluster.clone();
         }
-        let _pending = breaker::admit_pending(cluster).map_err(|_| Failure::Overflow)?;
         let (tell, told) = oneshot::channel();
         self.waiting.borrow_mut().push_back(tell);
         self.grow();
@@ -122,22 +164,26 @@ impl Pool {
     /// Takes a connection that is ready now.
     fn take(self: &Rc<Self>, cluster: &Cluster) -> Option<Lease> {
         if self.http2 {
-            return self.join_shared(cluster.limits.max_requests_per_connection);
+            return self.join_shared(cluster);
         }
         let mut idle = self.idle.borrow_mut();
         while let Some(next) = idle.pop() {
-            if next.sender.is_ready() {
-                let link = Link::Http1 { sender: next.sender, served: next.served };
+            if next.sender.is_ready() && is_young(&cluster.limits, next.opened) {
+                let Idle { sender, served, opened, .. } = next;
+                let link = Link::Http1 { sender, served, opened };
                 return Some(Lease { pool: self.clone(), link, reused: true });
             }
         }
         None
     }
 
-    fn join_shared(self: &Rc<Self>, most: Option<u32>) -> Option<Lease> {
+    fn join_shared(self: &Rc<Self>, cluster: &Cluster) -> Option<Lease> {
+        // A hop carries requests for many applications, most of which speak HTTP/1.1: their rule is not about it.
+        let is_http2 = matches!(cluster.protocol, UpstreamProtocol::Http2 | UpstreamProtocol::AsClient);
+        let most = cluster.limits.max_concurrent_streams.filter(|_| is_http2);
         let mut shared = self.shared.borrow_mut();
         shared.retain(|connection| !connection.sender.is_closed());
-        let connection = shared.iter().find(|connection| connection.has_room(most))?.clone();
+        let connection = shared.iter().find(|connection| connection.has_room(&cluster.limits, most))?.clone();
         connection.streams.set(connection.streams.get() + 1);
         let reused = connection.served.replace(connection.served.get() + 1) > 0;
         let sender = connection.sender.clone();
@@ -159,7 +205,7 @@ impl Pool {
         };
         self.open.set(self.open.get() + 1);
         self.opening.set(self.opening.get() + 1);
-        let slot = Slot { pool: self.clone(), _permit: permit };
+        let slot = Slot { pool: self.clone(), _permit: permit, under: None };
         task::spawn_local("upstream connect", connect::open(slot, cluster));
     }
 
@@ -181,8 +227,8 @@ impl Pool {
     /// Gives streams of shared connections to those who wait, as long as there is room.
     fn offer_streams(self: &Rc<Self>) {
         while !self.waiting.borrow().is_empty() {
-            let most = self.cluster.borrow().limits.max_requests_per_connection;
-            let Some(lease) = self.join_shared(most) else { break };
+            let cluster = self.cluster.borrow().clone();
+            let Some(lease) = self.join_shared(&cluster) else { break };
             self.offer(lease);
         }
         self.grow();
@@ -197,11 +243,18 @@ impl Pool {
 
     /// Closes connections that were idle for too long. Returns whether the pool itself is of no more use.
     fn sweep(&self, now: Instant) -> bool {
-        let limit = self.cluster.borrow().limits.idle_timeout;
-        let fresh = |since: Instant| limit.is_none_or(|limit| now.duration_since(since) < limit);
-        self.idle.borrow_mut().retain(|idle| !idle.sender.is_closed() && fresh(idle.since));
+        let cluster = self.cluster.borrow().clone();
+        let limits = &cluster.limits;
+        // Connections that tell of one caller are of no use once it has gone.
+        let personal = self.begins.as_ref().filter(|begins| begins.is_personal()).map(|_| UNUSED);
+        let idle = limits.idle_timeout.into_iter().chain(personal).min();
+        let fresh = |since: Instant| idle.is_none_or(|limit| now.duration_since(since) < limit);
+        self.idle
+            .borrow_mut()
+            .retain(|idle| !idle.sender.is_closed() && fresh(idle.since) && is_young(limits, idle.opened));
         self.shared.borrow_mut().retain(|shared| {
-            !shared.sender.is_closed() && (shared.streams.get() > 0 || fresh(shared.since.get()))
+            let wanted = || fresh(shared.since.get()) && shared.may_serve(limits);
+            !shared.sender.is_closed() && (shared.streams.get() > 0 || wanted())
         });
         self.open.get() == 0 && now.duration_since(self.used.get()) > UNUSED
     }
@@ -230,6 +283,8 @@ const UNUSED: Duration = Duration::from_mins(1);
 pub(crate) struct Slot {
     pool: Rc<Pool>,
     _permit: breaker::Permit,
+    /// The stream of a hop that carries it.
+    under: Option<Lease>,
 }
 
 impl Drop for Slot {
@@ -252,7 +307,7 @@ pub(crate) struct Lease {
 }
 
 enum Link {
-    Http1 { sender: Http1, served: u32 },
+    Http1 { sender: Http1, served: u32, opened: Instant },
     Http2 { sender: Http2, connection: Rc<Shared> },
     Gone,
 }
@@ -272,7 +327,7 @@ impl Lease {
         request: Request<Outgoing>,
     ) -> Result<Response<Incoming>, Unanswered> {
         let sent = match &mut self.link {
-            Link::Http1 { sender, served } => {
+            Link::Http1 { sender, served, .. } => {
                 *served += 1;
                 sender.try_send_request(request).await
             }
@@ -293,9 +348,11 @@ impl Lease {
     /// Gives the connection back after the whole answer was read.
     pub(crate) fn give_back(mut self) {
         let pool = self.pool.clone();
-        let most = pool.cluster.borrow().limits.max_requests_per_connection;
+        let cluster = pool.cluster.borrow().clone();
+        let most = cluster.limits.max_requests_per_connection;
         match &mut self.link {
             Link::Http1 { served, .. } if most.is_some_and(|most| *served >= most) => {}
+            Link::Http1 { opened, .. } if !is_young(&cluster.limits, *opened) => {}
             Link::Http1 { sender, .. } if sender.is_ready() => pool.offer(self),
             Link::Http1 { sender, .. } if sender.is_closed() => {}
             Link::Http1 { .. } => {
@@ -318,10 +375,10 @@ impl Lease {
     }
 
     fn park(mut self) {
-        if let Link::Http1 { sender, served } = std::mem::replace(&mut self.link, Link::Gone) {
+        if let Link::Http1 { sender, served, opened } = std::mem::replace(&mut self.link, Link::Gone) {
             let now = Instant::now();
             self.pool.used.set(now);
-            self.pool.idle.borrow_mut().push(Idle { sender, served, since: now });
+            self.pool.idle.borrow_mut().push(Idle { sender, served, opened, since: now });
         }
     }
 }
@@ -332,6 +389,10 @@ impl Drop for Lease {
             connection.streams.set(connection.streams.get() - 1);
             connection.since.set(Instant::now());
             self.pool.used.set(connection.since.get());
+            // One that may serve no more must not keep the place of another.
+            if connection.streams.get() == 0 && !connection.may_serve(&self.pool.cluster.borrow().limits) {
+                self.pool.shared.borrow_mut().retain(|other| !Rc::ptr_eq(other, connection));
+            }
             if !self.pool.waiting.borrow().is_empty() {
                 self.pool.offer_streams();
             }

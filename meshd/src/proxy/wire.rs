@@ -11,8 +11,9 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::client::TlsStream;
 
 use crate::transport::LinkStream;
 
@@ -24,6 +25,12 @@ pub(crate) enum Stream {
     Hop(LinkStream),
     /// A tunnel through HTTP (`CONNECT`, WebSocket).
     Tunnel(TokioIo<Upgraded>),
+    /// TLS that meshd has begun towards an application.
+    Tls(Box<TlsStream<Wire>>),
+    /// A socket of this host.
+    Unix(UnixStream),
+    /// To a task that carries the bytes in its own way.
+    Pipe(DuplexStream),
 }
 
 impl Stream {
@@ -32,6 +39,9 @@ impl Stream {
             Self::Tcp(stream) => Pin::new(stream),
             Self::Hop(stream) => Pin::new(stream),
             Self::Tunnel(stream) => Pin::new(stream),
+            Self::Tls(stream) => Pin::new(&mut **stream),
+            Self::Pipe(stream) => Pin::new(stream),
+            Self::Unix(stream) => Pin::new(stream),
         }
     }
 
@@ -40,6 +50,9 @@ impl Stream {
             Self::Tcp(stream) => Pin::new(stream),
             Self::Hop(stream) => Pin::new(stream),
             Self::Tunnel(stream) => Pin::new(stream),
+            Self::Tls(stream) => Pin::new(&mut **stream),
+            Self::Pipe(stream) => Pin::new(stream),
+            Self::Unix(stream) => Pin::new(stream),
         }
     }
 }
@@ -133,6 +146,9 @@ impl AsyncWrite for Wire {
             Stream::Tcp(stream) => stream.is_write_vectored(),
             Stream::Hop(stream) => stream.is_write_vectored(),
             Stream::Tunnel(stream) => stream.is_write_vectored(),
+            Stream::Tls(stream) => stream.is_write_vectored(),
+            Stream::Pipe(stream) => stream.is_write_vectored(),
+            Stream::Unix(stream) => stream.is_write_vectored(),
         }
     }
 

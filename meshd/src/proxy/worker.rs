@@ -10,10 +10,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Cache};
+use mesh_core::balance;
 use mesh_core::endpoint::Moment;
 use mesh_core::identity::Identity;
-use mesh_core::plan::{Outbound, Plan};
-use mesh_core::resilience::outlier;
+use mesh_core::plan::{Cluster, Endpoint, Outbound, Plan};
+use mesh_core::resilience::outlier::{self, Answer};
 use rand_core::RngCore;
 use tokio::sync::{mpsc, watch};
 
@@ -24,7 +25,7 @@ use super::{Settings, Shared, Way, accept, inbound};
 use crate::drain::Draining;
 use crate::task;
 use crate::telemetry::{AccessLog, Counters, Shard};
-use crate::transport::{Accepted, Dialer, QuicOptions};
+use crate::transport::{Accepted, Dialer, Originator, QuicOptions};
 
 /// What a worker begins with.
 pub(super) struct Start {
@@ -42,6 +43,7 @@ pub(super) struct Start {
 pub(crate) struct Worker {
     pub(crate) settings: Arc<Settings>,
     pub(crate) dialer: Dialer,
+    pub(crate) originator: Originator,
     pub(crate) pools: Pools,
     pub(crate) passthrough: Passthrough,
     pub(crate) shard: Arc<Shard>,
@@ -123,6 +125,7 @@ async fn run(start: Start) {
     let mut plans = Cache::new(shared.plans);
     let view = Rc::new(View::new(plans.load().clone(), &[]));
     let worker = Rc::new(Worker {
+        originator: Originator::new(shared.settings.secrets.clone()),
         settings: shared.settings,
         dialer: shared.dialer,
         pools: Pools::default(),
@@ -170,6 +173,18 @@ impl Worker {
         Moment(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 
+    /// Tells outlier detection what became of an attempt; an ejection is logged and counted.
+    pub(crate) fn record(&self, cluster: &Cluster, endpoint: &Endpoint, answer: Answer) {
+        let now = self.now();
+        let Some(ejection) = outlier::record(cluster, endpoint, answer, now) else { return };
+        Counters::add(&self.shard.counters.ejections_total);
+        let seconds = ejection.until.0.saturating_sub(now.0).div_ceil(1_000);
+        tracing::info!(
+            cluster = %cluster.name, endpoint = %endpoint.id, cause = %ejection.cause, seconds, times = ejection.count,
+            "endpoint ejected"
+        );
+    }
+
     /// Whether an address is one of our own listeners: connecting there would be a circle.
     pub(crate) fn is_own(&self, address: SocketAddr) -> bool {
         self.own.iter().any(|own| {
@@ -202,8 +217,12 @@ impl Worker {
         self.passthrough.sweep();
         let view = self.view();
         let moment = self.now();
-        for cluster in view.plan.clusters.values().filter(|cluster| cluster.outlier.is_some()) {
-            outlier::sweep(cluster, moment);
+        for cluster in view.plan.clusters.values() {
+            let returned = outlier::sweep(cluster, moment);
+            if returned > 0 {
+                tracing::info!(cluster = %cluster.name, endpoints = returned, "ejected endpoints may be used again");
+            }
+            balance::note_arrivals(cluster, moment);
         }
     }
 }

@@ -36,6 +36,8 @@ counters! {
     upstream_connections_total: "counter",
     /// Connections towards endpoints that failed before they were usable.
     upstream_connect_failures_total: "counter",
+    /// Endpoints ejected by outlier detection.
+    ejections_total: "counter",
     /// Mirrored requests sent.
     mirrored_requests_total: "counter",
     /// Mirrored requests dropped: too many under way, or body too large.

@@ -365,7 +365,7 @@ impl ResolvesServerCert for ServerKeys {
 
 /// Shows one certificate: a client's configuration is made anew when its key is renewed.
 #[derive(Debug)]
-struct ClientKey(Arc<CertifiedKey>);
+pub(super) struct ClientKey(pub(super) Arc<CertifiedKey>);
 
 impl ResolvesClientCert for ClientKey {
     fn resolve(&self, _root_hints: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use http::{Method, StatusCode};
 use mesh_core::identity::{Identity, sni};
-use mesh_core::plan::{Endpoint, Inbound, LocalInstance, LocalPort, Plan, Via};
+use mesh_core::plan::{Endpoint, Inbound, LocalInstance, LocalPort, Plan, UpstreamTls, Via};
 use mesh_proto::registration::{Health, Protocol};
 use meshd::proxy::{Declared, Way};
 use meshd::transport::{Credentials, Trust, provider};
@@ -18,6 +18,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
 
 use super::lab::*;
+use super::origination;
 use super::plan::*;
 
 const HOST: &str = "reviews.default.svc.cluster.local";
@@ -174,4 +175,23 @@ async fn opaque_connections_and_websockets_cross_as_tunnels() {
     let (answer, echo) = super::protocols::websocket(here.address, "reviews").await;
     assert!(answer.starts_with(b"HTTP/1.1 101 "));
     assert_eq!(echo, b"ping");
+}
+
+#[tokio::test]
+async fn tls_of_the_application_goes_through_the_hop() {
+    let (authority, outside) = (Authority::new(), origination::Authority::new());
+    let server = origination::Server::start(&outside.certify(origination::HOST, 1), None, false).await;
+    let there = destination(&authority, server.address, Protocol::Http);
+    let mut cluster = cluster(HOST, vec![over_mesh(there.address, "reviews", "reviews-1")]);
+    cluster.tls = UpstreamTls::Originate(Arc::new(outside.simple()));
+    // The one who waits for its own connection must not be refused the hop below it.
+    cluster.limits.max_pending = Some(1);
+    let plan = plan(vec![(origination::HOST, vec![simple(cluster)])]);
+    let here = start_with(plan, service(Declared::Http), settings(), &authority.credentials(&["web"]));
+
+    for _ in 0..2 {
+        let answer = once(here.address, get("/", &[("host", origination::HOST)])).await;
+        assert_eq!((answer.status, answer.body.as_str()), (StatusCode::OK, "tls"));
+    }
+    assert_eq!(server.last().sni.as_deref(), Some(origination::HOST));
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use mesh_core::balance::EndpointSet;
 use mesh_core::plan::{
     Action, Balancer, CircuitLimits, Cluster, ClusterName, Endpoint, Forward, Locality, LocalityPolicy, Node,
-    Origin, Outbound, Plan, PortTable, RetryOn, RetryPolicy, Route, ServicePort, TcpRule, TcpRules,
-    UpstreamProtocol, UpstreamTls, Via, VirtualHost, WeightedCluster, Workload,
+    Origin, Outbound, Plan, PortTable, RetryOn, RetryPolicy, Route, ServicePort, TcpRule, TcpRules, Via,
+    VirtualHost, WeightedCluster, Workload,
 };
 use mesh_proto::command::Liveness;
 use mesh_proto::registration::{Health, Protocol};
@@ -37,14 +37,10 @@ pub(crate) fn cluster(host: &str, endpoints: Vec<Endpoint>) -> Cluster {
     let set = EndpointSet::new(endpoints, &balancer, &LocalityPolicy::Ignore, &Locality::default());
     Cluster {
         name: ClusterName { host: host.into(), port: PORT, subset: "".into() },
-        protocol: UpstreamProtocol::Http1,
         balancer,
         endpoints: Arc::new(set),
         limits: CircuitLimits { connect_timeout: Duration::from_secs(2), ..CircuitLimits::default() },
-        outlier: None,
-        tls: UpstreamTls::Disable,
-        state: Arc::default(),
-        origins: Vec::new(),
+        ..Cluster::default()
     }
 }
 

@@ -167,7 +167,7 @@ const DESTINATION_RULE: &[Row] = &[
     honoured("subsets[].name"),
     honoured("subsets[].labels"),
     message("subsets[].trafficPolicy", TRAFFIC_POLICY),
-    refused("workloadSelector", "is not enforced yet: a rule holds for every caller that sees it"),
+    honoured("workloadSelector.matchLabels"),
 ];
 
 const TRAFFIC_POLICY: &[Row] = &[
@@ -180,9 +180,13 @@ const TRAFFIC_POLICY: &[Row] = &[
     message("portLevelSettings[].connectionPool", CONNECTION_POOL),
     message("portLevelSettings[].outlierDetection", OUTLIER_DETECTION),
     message("portLevelSettings[].tls", CLIENT_TLS),
-    refused("tunnel", "is not enforced yet: connections go straight to the service"),
-    refused("proxyProtocol", "is not enforced yet: no PROXY header is sent"),
-    refused("retryBudget", "is not enforced yet; use connectionPool.http.maxRetries"),
+    honoured("tunnel.protocol"),
+    honoured("tunnel.targetHost"),
+    honoured("tunnel.targetPort"),
+    honoured("proxyProtocol.version"),
+    honoured("retryBudget.percent"),
+    honoured("retryBudget.budgetInterval"),
+    honoured("retryBudget.minRetryConcurrency"),
 ];
 
 const LOAD_BALANCER: &[Row] = &[
@@ -191,10 +195,8 @@ const LOAD_BALANCER: &[Row] = &[
     honoured("consistentHash.httpCookie.name"),
     honoured("consistentHash.httpCookie.path"),
     honoured("consistentHash.httpCookie.ttl"),
-    refused(
-        "consistentHash.httpCookie.attributes",
-        "is not enforced yet: cookies are made with path and lifetime only",
-    ),
+    honoured("consistentHash.httpCookie.attributes[].name"),
+    honoured("consistentHash.httpCookie.attributes[].value"),
     honoured("consistentHash.useSourceIp"),
     honoured("consistentHash.httpQueryParameterName"),
     honoured("consistentHash.ringHash.minimumRingSize"),
@@ -205,18 +207,22 @@ const LOAD_BALANCER: &[Row] = &[
     honoured("localityLbSetting.distribute[].to"),
     honoured("localityLbSetting.failover[].from"),
     honoured("localityLbSetting.failover[].to"),
-    refused("localityLbSetting.failoverPriority", "is not enforced yet; use failover"),
+    honoured("localityLbSetting.failoverPriority"),
     refused("zoneAwareLbSetting", "is not enforced yet; use localityLbSetting"),
-    refused("warmupDurationSecs", "is not enforced yet: new instances get their full share at once"),
-    refused("warmup", "is not enforced yet: new instances get their full share at once"),
+    honoured("warmupDurationSecs"),
+    honoured("warmup.duration"),
+    honoured("warmup.minimumPercent"),
+    honoured("warmup.aggression"),
 ];
 
 const CONNECTION_POOL: &[Row] = &[
     honoured("tcp.maxConnections"),
     honoured("tcp.connectTimeout"),
-    refused("tcp.tcpKeepalive", "is not enforced yet: connections have the system's keep-alive"),
-    refused("tcp.maxConnectionDuration", "is not enforced yet: connections live as long as they are used"),
-    refused("tcp.idleTimeout", "is not enforced yet"),
+    honoured("tcp.tcpKeepalive.probes"),
+    honoured("tcp.tcpKeepalive.time"),
+    honoured("tcp.tcpKeepalive.interval"),
+    honoured("tcp.maxConnectionDuration"),
+    honoured("tcp.idleTimeout"),
     honoured("http.http1MaxPendingRequests"),
     honoured("http.http2MaxRequests"),
     honoured("http.maxRequestsPerConnection"),
@@ -224,8 +230,9 @@ const CONNECTION_POOL: &[Row] = &[
     honoured("http.idleTimeout"),
     honoured("http.h2UpgradePolicy"),
     honoured("http.useClientProtocol"),
-    refused("http.maxConcurrentStreams", "is not enforced yet; use http2MaxRequests"),
-    refused("http.http2KeepAlive", "is not enforced yet"),
+    honoured("http.maxConcurrentStreams"),
+    honoured("http.http2KeepAlive.interval"),
+    honoured("http.http2KeepAlive.timeout"),
 ];
 
 const OUTLIER_DETECTION: &[Row] = &[
@@ -235,28 +242,22 @@ const OUTLIER_DETECTION: &[Row] = &[
     honoured("baseEjectionTime"),
     honoured("maxEjectionPercent"),
     honoured("minHealthPercent"),
-    refused("consecutiveErrors", "is the former name of consecutive5xxErrors; use that"),
-    only("splitExternalLocalOriginErrors", &["false"], "failures to connect count like 5xx"),
-    refused("consecutiveLocalOriginFailures", "is not enforced yet: failures to connect count like 5xx"),
-    refused("outlierDetectionHttpErrorCodes", "is not enforced yet: 5xx are the failures"),
+    refused("consecutiveErrors", "is no longer read by Istio either; use consecutive5xxErrors"),
+    honoured("splitExternalLocalOriginErrors"),
+    honoured("consecutiveLocalOriginFailures"),
+    honoured("outlierDetectionHttpErrorCodes"),
 ];
 
-const NO_ORIGINATION: &str = "is not enforced yet: no TLS is begun to endpoints outside the mesh";
-
 const CLIENT_TLS: &[Row] = &[
-    only(
-        "mode",
-        &["DISABLE", "ISTIO_MUTUAL"],
-        "inside the mesh TLS is always mutual, to endpoints outside it is not begun",
-    ),
-    refused("sni", NO_ORIGINATION),
-    refused("subjectAltNames", NO_ORIGINATION),
-    refused("caCertificates", NO_ORIGINATION),
-    refused("clientCertificate", NO_ORIGINATION),
-    refused("privateKey", NO_ORIGINATION),
-    refused("insecureSkipVerify", NO_ORIGINATION),
-    refused("credentialName", NO_ORIGINATION),
-    refused("caCrl", NO_ORIGINATION),
+    honoured("mode"),
+    honoured("sni"),
+    honoured("subjectAltNames"),
+    honoured("caCertificates"),
+    honoured("clientCertificate"),
+    honoured("privateKey"),
+    honoured("insecureSkipVerify"),
+    honoured("credentialName"),
+    honoured("caCrl"),
 ];
 
 const SERVICE_ENTRY: &[Row] = &[
@@ -267,15 +268,11 @@ const SERVICE_ENTRY: &[Row] = &[
     honoured("ports[].protocol"),
     honoured("ports[].targetPort"),
     honoured("location"),
-    only(
-        "resolution",
-        &["NONE", "STATIC", "DNS", "DNS_ROUND_ROBIN"],
-        "names are not looked up for each request",
-    ),
+    honoured("resolution"),
     message("endpoints[]", WORKLOAD_ENTRY),
     honoured("workloadSelector.labels"),
     honoured("exportTo"),
-    refused("subjectAltNames", NO_ORIGINATION),
+    honoured("subjectAltNames"),
 ];
 
 const WORKLOAD_ENTRY: &[Row] = &[
@@ -284,8 +281,8 @@ const WORKLOAD_ENTRY: &[Row] = &[
     honoured("labels"),
     honoured("locality"),
     honoured("weight"),
-    refused("serviceAccount", "is not enforced yet: an endpoint outside the mesh is asked for no identity"),
-    refused("network", "is not enforced: every host must reach every other"),
+    honoured("serviceAccount"),
+    honoured("network"),
 ];
 
 const WORKLOAD_GROUP: &[Row] =

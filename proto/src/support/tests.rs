@@ -6,7 +6,7 @@ fn what_is_said_of_a_field_holds_for_all_below_it() {
     let status = |kind, path| super::status(kind, path);
     assert_eq!(status(Kind::VirtualService, "http[].timeout"), Some(Status::Honoured));
     assert!(matches!(
-        status(Kind::DestinationRule, "trafficPolicy.tunnel.targetHost"),
+        status(Kind::DestinationRule, "trafficPolicy.loadBalancer.zoneAwareLbSetting.enabled"),
         Some(Status::Refused(_))
     ));
     assert!(matches!(status(Kind::Sidecar, "egress[].hosts"), Some(Status::Refused(_))));

@@ -132,11 +132,11 @@ fn values_that_make_no_sense_have_their_place() {
 
 #[test]
 fn fields_that_are_not_carried_out_are_refused_by_name() {
-    let text = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: r}\nspec:\n  host: r\n  trafficPolicy:\n    tunnel: {targetHost: a, targetPort: 1}\n";
+    let text = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: r}\nspec:\n  host: r\n  trafficPolicy:\n    loadBalancer: {zoneAwareLbSetting: {enabled: true}}\n";
     assert_eq!(
         lines(text),
         [
-            "rules.yaml:7:5: DestinationRule default/r: spec.trafficPolicy.tunnel: is not enforced yet: connections go straight to the service"
+            "rules.yaml:7:20: DestinationRule default/r: spec.trafficPolicy.loadBalancer.zoneAwareLbSetting: is not enforced yet; use localityLbSetting"
         ]
     );
     let text = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: p}\nspec: {mtls: {mode: STRICT}}\n";

@@ -76,7 +76,7 @@ impl Group {
             Balancer::LeastRequest => Method::Least(Weights::new(members)),
             Balancer::RoundRobin => Method::Turn(schedule::order(members)),
             Balancer::Random => Method::Random(Weights::new(members)),
-            Balancer::Passthrough => Method::Passthrough(Weights::new(members)),
+            Balancer::Passthrough | Balancer::ByName { .. } => Method::Passthrough(Weights::new(members)),
             Balancer::RingHash { minimum_ring_size, .. } => {
                 Method::Ring(Ring::new(all, members, *minimum_ring_size))
             }
@@ -152,6 +152,15 @@ impl<'a> Field<'a> {
             (Method::Turn(order), _) => self.next(order.as_deref(), take_turn(turn, rng)),
             (Method::Ring(ring), _) => self.first(ring.from(hint.hash.unwrap_or_else(|| rng.next_u64()))),
             (Method::Maglev(table), _) => self.first(table.from(hint.hash.unwrap_or_else(|| rng.next_u64()))),
+        }
+    }
+
+    /// Draws once more, whatever was drawn before: the less busy of two, or any turn.
+    pub(super) fn again(&self, rng: &mut impl RngCore) -> Option<&'a Endpoint> {
+        match &self.group.method {
+            Method::Least(weights) => self.least(weights, rng),
+            Method::Turn(order) => self.next(order.as_deref(), rng.next_u64() >> 16),
+            _ => None,
         }
     }
 
@@ -291,7 +300,7 @@ impl<'a> Field<'a> {
         let members = || self.group.members.iter().filter_map(|at| self.usable(*at));
         let exactly = |endpoint: &&Endpoint| match endpoint.via {
             Via::Local(address) | Via::Plain(address) => address == destination,
-            Via::Mesh { .. } | Via::Name { .. } => false,
+            Via::Mesh { .. } | Via::Name { .. } | Via::Socket(_) => false,
         };
         let host = |endpoint: &&Endpoint| match endpoint.via {
             Via::Mesh { hop, .. } => hop.ip() == destination.ip(),

@@ -13,8 +13,8 @@ use super::chance::SeededRng;
 use super::{Hint, pick};
 use crate::endpoint::{EndpointState, Moment};
 use crate::plan::{
-    Balancer, CircuitLimits, Cluster, ClusterName, Endpoint, HashKey, HashPolicy, Locality, LocalityPolicy,
-    OutlierPolicy, UpstreamProtocol, UpstreamTls, Via,
+    Balancer, Cluster, ClusterName, Endpoint, HashKey, HashPolicy, Locality, LocalityPolicy, OutlierPolicy,
+    Via,
 };
 
 /// An endpoint `e0`, `e1`, … of weight 1 at 198.18.0.N:8080.
@@ -52,14 +52,9 @@ pub(crate) fn located(
     let set = EndpointSet::new(endpoints, &balancer, locality, &Locality::parse(from));
     Cluster {
         name: ClusterName { host: "reviews.default.svc.cluster.local".into(), port: 9080, subset: "".into() },
-        protocol: UpstreamProtocol::Http1,
         balancer,
         endpoints: Arc::new(set),
-        limits: CircuitLimits::default(),
-        outlier: None,
-        tls: UpstreamTls::Disable,
-        state: Arc::default(),
-        origins: Vec::new(),
+        ..Cluster::default()
     }
 }
 
@@ -68,6 +63,8 @@ pub(crate) fn outlier() -> OutlierPolicy {
     OutlierPolicy {
         consecutive_5xx: 5,
         consecutive_gateway: 0,
+        consecutive_local: None,
+        error_codes: Vec::new(),
         interval: Duration::from_secs(10),
         base_ejection: Duration::from_secs(30),
         max_ejection_percent: 100,

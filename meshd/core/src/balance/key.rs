@@ -55,9 +55,9 @@ pub fn hash_key(
             // Several lines count whatever their order.
             values.reduce(u64::wrapping_add)
         }
-        HashKey::Cookie { name, path, ttl } => match (cookie(headers, name), ttl) {
+        HashKey::Cookie { name, path, ttl, attributes } => match (cookie(headers, name), ttl) {
             (Some(value), _) => Some(xxh64(value, 0)),
-            (None, Some(ttl)) => return make_cookie(name, path, *ttl, rng),
+            (None, Some(ttl)) => return make_cookie(name, path, *ttl, attributes, rng),
             (None, None) => None,
         },
         HashKey::SourceIp => Some(match source.to_canonical() {
@@ -74,7 +74,13 @@ pub fn hash_key(
 /// Makes a cookie with a value of chance. `ttl` 0 is a session cookie.
 ///
 /// differs: Envoy derives the value from the addresses of the connection.
-fn make_cookie(name: &str, path: &str, ttl: Duration, rng: &mut impl RngCore) -> HashKeyOutcome {
+fn make_cookie(
+    name: &str,
+    path: &str,
+    ttl: Duration,
+    attributes: &str,
+    rng: &mut impl RngCore,
+) -> HashKeyOutcome {
     let value = format!("{:016x}", rng.next_u64());
     let mut set_cookie = format!("{name}=\"{value}\"");
     if !ttl.is_zero() {
@@ -84,6 +90,7 @@ fn make_cookie(name: &str, path: &str, ttl: Duration, rng: &mut impl RngCore) ->
     if !path.is_empty() {
         let _ = write!(set_cookie, "; Path={path}");
     }
+    set_cookie.push_str(attributes);
     set_cookie.push_str("; HttpOnly");
     HashKeyOutcome::MakeCookie { hash: xxh64(value.as_bytes(), 0), set_cookie }
 }
@@ -120,7 +127,13 @@ mod tests {
     }
 
     fn cookie_key(ttl: Option<u64>, path: &str) -> HashKey {
-        HashKey::Cookie { name: "user".into(), path: path.into(), ttl: ttl.map(Duration::from_secs) }
+        let attributes = String::new();
+        HashKey::Cookie {
+            name: "user".into(),
+            path: path.into(),
+            ttl: ttl.map(Duration::from_secs),
+            attributes,
+        }
     }
 
     #[test]
@@ -133,6 +146,16 @@ mod tests {
         assert_eq!(value.1, "; Max-Age=60; Path=/app; HttpOnly");
         assert!(value.0.len() == 16 && value.0.bytes().all(|byte| byte.is_ascii_hexdigit()), "{set_cookie}");
         assert_eq!(hash, xxh64(value.0.as_bytes(), 0), "the cookie brings the caller back");
+    }
+
+    #[test]
+    fn a_made_cookie_has_the_attributes_asked_for() {
+        let HashKey::Cookie { name, path, ttl, .. } = cookie_key(Some(5), "/") else { unreachable!() };
+        let asked = HashKey::Cookie { name, path, ttl, attributes: "; SameSite=Strict; Secure".into() };
+        let HashKeyOutcome::MakeCookie { set_cookie, .. } = key(asked, &[], None) else {
+            panic!("a cookie is made");
+        };
+        assert!(set_cookie.ends_with("; Path=/; SameSite=Strict; Secure; HttpOnly"), "{set_cookie}");
     }
 
     #[test]

@@ -28,8 +28,8 @@ pub(super) struct Watch {
 /// Which endpoints are spared: none, or those ejected at an epoch.
 pub(super) type Spare = Option<u32>;
 
-/// Same region and zone and subzone, same region and zone, same region, failover region, elsewhere.
-pub(super) const MOST_LEVELS: usize = 5;
+/// Levels that are told apart: the five of nearness, or those of `failoverPriority`. What is farther shares the last.
+pub(super) const MOST_LEVELS: usize = 32;
 
 /// Envoy's overprovisioning factor, in percent.
 const OVERPROVISIONING: u64 = 140;

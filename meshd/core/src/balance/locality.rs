@@ -2,6 +2,8 @@
 //!
 //! Source: Istio `localityLbSetting`; its `applyLocalityFailover` and `applyLocalityWeights`.
 
+use std::collections::BTreeMap;
+
 use super::draw::{Group, Weighted};
 use super::level::{Level, MOST_LEVELS};
 use crate::plan::{Balancer, Distribution, Endpoint, Locality, LocalityPolicy};
@@ -17,20 +19,40 @@ pub(super) fn levels(
     let locality = |at: &u32| all.get(*at as usize).map(|endpoint| &*endpoint.locality);
     let groups = match policy {
         LocalityPolicy::Ignore => vec![alike(all, members, balancer)],
-        LocalityPolicy::Failover { regions } => {
-            let mut ranks: [Vec<u32>; MOST_LEVELS] = Default::default();
-            for at in members {
-                let rank = locality(at).map_or(MOST_LEVELS - 1, |there| distance(from, there, regions));
-                ranks[rank].push(*at);
-            }
-            ranks.iter().map(|members| alike(all, members, balancer)).collect()
-        }
+        LocalityPolicy::Failover { regions } => ranked(all, members, balancer, |at| {
+            locality(&at).map_or(FARTHEST, |there| distance(from, there, regions))
+        }),
+        LocalityPolicy::Priority { ranks, regions } => ranked(all, members, balancer, |at| {
+            let rank = ranks.get(at as usize).map_or(usize::MAX, |rank| *rank as usize);
+            let near = regions.as_ref().zip(locality(&at));
+            let distance = near.map_or(0, |(regions, there)| distance(from, there, regions));
+            rank.saturating_mul(FARTHEST + 1).saturating_add(distance)
+        }),
         LocalityPolicy::Distribute(rules) => match rules.iter().find(|rule| covers(&rule.from, from)) {
             Some(rule) => vec![shares(all, members, balancer, rule)],
             None => vec![alike(all, members, balancer)],
         },
     };
     groups.into_iter().filter(|groups| !groups.is_empty()).map(|groups| Level { groups }).collect()
+}
+
+/// Members by rank, the nearest first; the last of too many ranks are one.
+fn ranked(
+    all: &[Endpoint],
+    members: &[u32],
+    balancer: &Balancer,
+    rank: impl Fn(u32) -> usize,
+) -> Vec<Vec<Group>> {
+    let mut ranks: BTreeMap<usize, Vec<u32>> = BTreeMap::new();
+    for at in members {
+        ranks.entry(rank(*at)).or_default().push(*at);
+    }
+    let mut lists: Vec<Vec<u32>> = ranks.into_values().collect();
+    if lists.len() > MOST_LEVELS {
+        let rest = lists.split_off(MOST_LEVELS).into_iter().flatten();
+        lists[MOST_LEVELS - 1].extend(rest);
+    }
+    lists.iter().map(|members| alike(all, members, balancer)).collect()
 }
 
 /// All members in one group.
@@ -81,6 +103,9 @@ fn weight(all: &[Endpoint], at: u32) -> u64 {
     all.get(at as usize).map_or(0, |endpoint| u64::from(endpoint.weight))
 }
 
+/// Neither our region nor the one that helps it.
+const FARTHEST: usize = 4;
+
 /// How far a locality is: 0 same subzone, 1 same zone, 2 same region, 3 another region, 4 another region than the one
 /// that helps ours.
 fn distance(from: &Locality, there: &Locality, regions: &[(String, String)]) -> usize {
@@ -92,7 +117,7 @@ fn distance(from: &Locality, there: &Locality, regions: &[(String, String)]) -> 
         };
     }
     match regions.iter().find(|(region, _)| *region == from.region) {
-        Some((_, helper)) if *helper != there.region => 4,
+        Some((_, helper)) if *helper != there.region => FARTHEST,
         _ => 3,
     }
 }

@@ -8,6 +8,7 @@ use rand_core::RngCore;
 
 use super::draw::Method;
 use super::level::{Level, Watch};
+use super::warmup::Warming;
 use super::{Hint, level, locality};
 use crate::plan::{Balancer, Endpoint, Locality, LocalityPolicy};
 
@@ -56,12 +57,13 @@ impl EndpointSet {
         &self,
         hint: &Hint<'_>,
         watch: Option<Watch>,
+        warming: Option<Warming>,
         turn: &AtomicU64,
         rng: &mut impl RngCore,
     ) -> Option<&Endpoint> {
         [&self.live, &self.suspect]
             .into_iter()
-            .find_map(|levels| self.pick_from(levels, hint, watch, turn, rng))
+            .find_map(|levels| self.pick_from(levels, hint, watch, warming, turn, rng))
     }
 
     fn pick_from<'a>(
@@ -69,13 +71,18 @@ impl EndpointSet {
         levels: &'a [Level],
         hint: &Hint<'_>,
         watch: Option<Watch>,
+        warming: Option<Warming>,
         turn: &AtomicU64,
         rng: &mut impl RngCore,
     ) -> Option<&'a Endpoint> {
         let (level, spare) = level::choose(levels, &self.all, watch, hint.hash, rng)?;
         let group = level.group(&self.all, spare, rng)?;
         let field = group.field(&self.all, spare);
-        let chosen = field.draw(hint, turn, rng)?;
+        let drawn = field.draw(hint, turn, rng)?;
+        let chosen = match (warming, &group.method) {
+            (Some(warming), Method::Least(_) | Method::Turn(_)) => warming.settle(drawn, &field, rng),
+            _ => drawn,
+        };
         // A hash or a destination says where to, also when that has just failed.
         let decided = match group.method {
             Method::Ring(_) | Method::Maglev(_) => true,

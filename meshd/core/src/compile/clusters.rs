@@ -14,10 +14,11 @@ use mesh_proto::watch::Stored;
 
 use super::hosts::{Port, Service, Services, full_name, of_kind, takes};
 use super::mesh::Settings;
+use super::nearness::Nearness;
 use super::policy::{self, Effective};
-use super::{Problems, endpoints, fingerprint, visibility};
+use super::{Problems, endpoints, fingerprint, hosts, visibility};
 use crate::balance::EndpointSet;
-use crate::plan::{Cluster, ClusterName, Locality, Node, Plan, Workload};
+use crate::plan::{Cluster, ClusterName, ClusterState, Endpoint, Locality, Node, Plan, Workload};
 use crate::world::World;
 
 /// Makes clusters, each once.
@@ -34,8 +35,8 @@ pub(super) struct Builder<'a> {
     made: RefCell<Memory>,
 }
 
-/// Who asked for what: namespace and locality of the caller, and the cluster's name.
-type Asked = (String, Locality, ClusterName);
+/// Who asked for what: namespace, locality and (where rules look at them) labels of the caller, and the cluster's name.
+type Asked = (String, Locality, Option<BTreeMap<String, String>>, ClusterName);
 
 /// Clusters by name and variant (which rules shape it, for whom), each with a stamp of all it is made of but its
 /// endpoints. Kept in the Plan, for the next one.
@@ -67,7 +68,8 @@ impl<'a> Builder<'a> {
     /// Finds the cluster that a caller means by a name; `None`: host, port or subset is not there, or not for it.
     pub(super) fn find(&self, caller: &Workload, name: &ClusterName) -> Option<Arc<Cluster>> {
         let from = if caller.locality.is_empty() { &self.node.locality } else { &caller.locality };
-        let asked = (caller.namespace.clone(), from.clone(), name.clone());
+        let labels = self.rules.look_at_labels.then(|| caller.labels.clone());
+        let asked = (caller.namespace.clone(), from.clone(), labels, name.clone());
         if let Some(found) = self.found.borrow().get(&asked) {
             return found.clone();
         }
@@ -76,9 +78,14 @@ impl<'a> Builder<'a> {
         cluster
     }
 
+    /// Whether what a destination is depends on the caller's labels.
+    pub(super) fn looks_at_labels(&self) -> bool {
+        self.rules.look_at_labels
+    }
+
     /// Makes every cluster of a service that a caller may mean.
     pub(super) fn find_all(&self, caller: &Workload, service: &Service<'_>) {
-        let merged = self.rules.merged(&caller.namespace, service, self.mesh.root_namespace());
+        let merged = self.rules.merged_for(caller, service, self.mesh.root_namespace());
         for port in &service.ports {
             let subsets = merged.subsets.iter().map(|subset| subset.name.as_str());
             for subset in std::iter::once("").chain(subsets) {
@@ -105,35 +112,33 @@ impl<'a> Builder<'a> {
     fn make(&self, caller: &Workload, from: &Locality, name: &ClusterName) -> Option<Arc<Cluster>> {
         let service = self.services.find(&name.host).filter(|found| found.seen_from(&caller.namespace))?;
         let port = service.port(name.port)?;
-        let merged = self.rules.merged(&caller.namespace, service, self.mesh.root_namespace());
+        let merged = self.rules.merged_for(caller, service, self.mesh.root_namespace());
         let subset = match &*name.subset {
             "" => None,
             wanted => Some(*merged.subsets.iter().find(|subset| subset.name == wanted)?),
         };
         let keys: Vec<ObjectKey> = merged.rules.iter().map(|rule| rule.object.key()).collect();
-        let variant = fingerprint(&(&keys, from));
+        let effective = Effective::of(merged.policy, subset, port.number);
+        let priority = policy::failover_priority(&effective, self.mesh);
+        let labels = (!priority.is_empty()).then_some(&caller.labels);
+        let variant = fingerprint(&(&keys, from, labels));
         if let Some((_, cluster)) = self.made.borrow().get(&(name.clone(), variant)) {
             return Some(cluster.clone());
         }
+        let nearness =
+            (!priority.is_empty()).then(|| Nearness::of(priority, &caller.labels, from, &self.node.name));
         let revisions: Vec<_> = merged.rules.iter().map(|rule| rule.changed).collect();
         let stamp = fingerprint(&(variant, revisions, self.mesh.revision, port, service.entry_revision()));
-        let cluster = self.shared(service, port, name, &merged, subset, from, (variant, stamp));
+        let asked = Wanted { service, port, name, merged: &merged, subset, from, effective, nearness };
+        let (stamp, cluster) = self.shared(&asked, variant, stamp);
         self.made.borrow_mut().insert((name.clone(), variant), (stamp, cluster.clone()));
         Some(cluster)
     }
 
-    /// Returns the cluster of the Plan before where nothing has changed, else a new one with its counters.
-    #[expect(clippy::too_many_arguments, reason = "one place brings everything together")]
-    fn shared(
-        &self,
-        service: &Service<'_>,
-        port: &Port,
-        name: &ClusterName,
-        merged: &Merged<'_>,
-        subset: Option<&Subset>,
-        from: &Locality,
-        (variant, stamp): (u64, u64),
-    ) -> Arc<Cluster> {
+    /// Returns the cluster of the Plan before where nothing has changed, else a new one with its counters; with the
+    /// stamp of what it was made of.
+    fn shared(&self, wanted: &Wanted<'_>, variant: u64, stamp: u64) -> (u64, Arc<Cluster>) {
+        let name = wanted.name;
         let before = self.previous.and_then(|plan| {
             let remembered = plan.memory.get(&(name.clone(), variant));
             remembered
@@ -146,31 +151,59 @@ impl<'a> Builder<'a> {
             node: self.node,
             namesakes: &self.namesakes,
             problems: self.problems,
+            nearness: wanted.nearness.as_ref(),
         };
-        let labels = subset.map(|subset| &subset.labels);
-        let endpoints = place.endpoints(service, port, labels, &carried);
+        let labels = wanted.subset.map(|subset| &subset.labels);
+        let (endpoints, ranks) = place.endpoints(wanted.service, wanted.port, labels, &carried);
+        let stamp = if ranks.is_empty() { stamp } else { fingerprint(&(stamp, &ranks)) };
         if let Some((then, cluster)) = before
             && then == Some(stamp)
             && endpoints::same(&endpoints, &cluster.endpoints.all)
         {
-            return cluster.clone();
+            return (stamp, cluster.clone());
         }
-        let effective = Effective::of(merged.policy, subset, port.number);
-        let balancer = policy::balancer(&effective, service.is_passthrough());
-        let outlier = policy::outlier(&effective);
-        let locality = policy::locality(&effective, self.mesh, outlier.is_some());
-        Arc::new(Cluster {
-            name: name.clone(),
-            protocol: policy::protocol(&effective, self.mesh, port.protocol),
-            endpoints: Arc::new(EndpointSet::new(endpoints, &balancer, &locality, from)),
-            balancer,
-            limits: policy::limits(&effective, self.mesh),
-            outlier,
-            tls: policy::tls(&effective, service),
-            state: before.map_or_else(Arc::default, |(_, cluster)| cluster.state.clone()),
-            origins: merged.rules.iter().map(|rule| rule.object.key()).collect(),
-        })
+        let state = before.map_or_else(Arc::default, |(_, cluster)| cluster.state.clone());
+        (stamp, Arc::new(self.cluster(wanted, endpoints, ranks, state)))
     }
+
+    fn cluster(
+        &self,
+        wanted: &Wanted<'_>,
+        endpoints: Vec<Endpoint>,
+        ranks: Vec<u32>,
+        state: Arc<ClusterState>,
+    ) -> Cluster {
+        let effective = &wanted.effective;
+        let balancer = policy::balancer(effective, wanted.service, wanted.port);
+        let outlier = policy::outlier(effective);
+        let locality = policy::locality(effective, self.mesh, outlier.is_some(), ranks);
+        Cluster {
+            name: wanted.name.clone(),
+            protocol: policy::protocol(effective, self.mesh, wanted.port.protocol),
+            endpoints: Arc::new(EndpointSet::new(endpoints, &balancer, &locality, wanted.from)),
+            warmup: policy::warmup(effective, &balancer),
+            balancer,
+            limits: policy::limits(effective, self.mesh),
+            outlier,
+            tls: policy::tls(effective, wanted.service, &self.node.trust_domain),
+            proxy_protocol: policy::proxy_protocol(effective),
+            detour: policy::detour(effective),
+            state,
+            origins: wanted.merged.rules.iter().map(|rule| rule.object.key()).collect(),
+        }
+    }
+}
+
+/// What a cluster is made of.
+struct Wanted<'a> {
+    service: &'a Service<'a>,
+    port: &'a Port,
+    name: &'a ClusterName,
+    merged: &'a Merged<'a>,
+    subset: Option<&'a Subset>,
+    from: &'a Locality,
+    effective: Effective<'a>,
+    nearness: Option<Nearness<'a>>,
 }
 
 /// Every `DestinationRule`, and the way to those of a host.
@@ -181,6 +214,8 @@ pub(crate) struct Rules<'a> {
     by_host: HashMap<(&'a str, String), Vec<usize>>,
     /// By namespace: patterns with a wildcard, the longest first.
     wildcards: HashMap<&'a str, Vec<String>>,
+    /// Whether any is for some callers only, or orders endpoints by the labels they share with the caller.
+    look_at_labels: bool,
 }
 
 struct Rule<'a> {
@@ -230,21 +265,42 @@ impl<'a> Rules<'a> {
             patterns.sort_by(|one, other| other.len().cmp(&one.len()).then_with(|| one.cmp(other)));
             patterns.dedup();
         }
-        Self { all, by_host, wildcards }
+        let look_at_labels = all.iter().any(|rule| rule.spec.workload_selector.is_some())
+            || all.iter().any(|rule| policy::orders_by_labels(rule.spec));
+        Self { all, by_host, wildcards, look_at_labels }
     }
 
-    /// Returns what `DestinationRules` say to callers of a namespace about a service.
+    /// Returns what `DestinationRules` say to callers of a namespace about a service, whatever their labels.
     pub(crate) fn merged(&self, client: &str, service: &Service<'_>, root: &str) -> Merged<'a> {
+        merge(&self.relevant(client, service, root))
+    }
+
+    /// Returns what `DestinationRules` say to a caller about a service: a rule of its namespace that selects it goes
+    /// before those that select nobody; one that selects others is nothing to it.
+    ///
+    /// Source: Istio `SidecarScope.DestinationRule`.
+    pub(crate) fn merged_for(&self, caller: &Workload, service: &Service<'_>, root: &str) -> Merged<'a> {
+        let mut rules = self.relevant(&caller.namespace, service, root);
+        let selector = |rule: &Rule<'a>| rule.spec.workload_selector.as_ref().map(|one| &one.match_labels);
+        let chosen = rules.iter().find_map(|rule| {
+            selector(rule).filter(|wanted| {
+                rule.stored.object.metadata.namespace == caller.namespace
+                    && hosts::has_all(&caller.labels, wanted)
+            })
+        });
+        rules.retain(|rule| selector(rule) == chosen);
+        merge(&rules)
+    }
+
+    /// Returns the rules of the first namespace that has any for a service.
+    fn relevant(&self, client: &str, service: &Service<'_>, root: &str) -> Vec<&Rule<'a>> {
         let namespaces = [client, service.namespace, root];
         // The root's own rules come last, also for callers that live there.
-        let order = namespaces.into_iter().skip(usize::from(client == root));
-        for namespace in order {
-            let rules = self.in_namespace(namespace, client, &service.host);
-            if let Some(first) = rules.first() {
-                return merge(rules.iter().copied().filter(|rule| rule.export_to == first.export_to));
-            }
-        }
-        Merged::default()
+        let mut order = namespaces.into_iter().skip(usize::from(client == root));
+        let rules = order.find_map(|namespace| {
+            Some(self.in_namespace(namespace, client, &service.host)).filter(|rules| !rules.is_empty())
+        });
+        rules.unwrap_or_default()
     }
 
     /// Returns the rules of a namespace that fit a host best and that the client sees.
@@ -264,9 +320,11 @@ impl<'a> Rules<'a> {
     }
 }
 
-fn merge<'r, 'a: 'r>(rules: impl Iterator<Item = &'r Rule<'a>>) -> Merged<'a> {
+/// Unites rules; of unlike visibility only those like the first.
+fn merge<'a>(rules: &[&Rule<'a>]) -> Merged<'a> {
     let mut merged = Merged::default();
-    for rule in rules {
+    let first = rules.first().map(|rule| rule.export_to);
+    for rule in rules.iter().filter(|rule| Some(rule.export_to) == first) {
         merged.rules.push(rule.stored);
         merged.policy = merged.policy.or(rule.spec.traffic_policy.as_ref());
         for subset in &rule.spec.subsets {

@@ -15,6 +15,7 @@ use mesh_proto::resource::{Resolution, WorkloadEntry};
 
 use super::Problems;
 use super::hosts::{Entry, Port, Service, Source, has_all};
+use super::nearness::Nearness;
 use crate::endpoint::EndpointState;
 use crate::identity::{Identity, sni};
 use crate::plan::{Cluster, Endpoint, Locality, Node, Via};
@@ -27,6 +28,8 @@ pub(super) struct Place<'a> {
     /// Hosts whose name belongs to another now.
     pub(super) namesakes: &'a BTreeSet<HostId>,
     pub(super) problems: &'a Problems,
+    /// What endpoints are ranked by, where a rule asks for it.
+    pub(super) nearness: Option<&'a Nearness<'a>>,
 }
 
 /// The states of a cluster's endpoints in the Plan before.
@@ -78,15 +81,23 @@ pub(super) fn same(one: &[Endpoint], other: &[Endpoint]) -> bool {
 }
 
 impl Place<'_> {
-    /// Returns the endpoints of a service's port that have all of `labels`, in a fixed order.
+    /// Returns the endpoints of a service's port that have all of `labels`, in a fixed order; and their ranks, where
+    /// there is something to rank them by.
     pub(super) fn endpoints(
         &self,
         service: &Service<'_>,
         port: &Port,
         labels: Option<&BTreeMap<String, String>>,
         carried: &Carried<'_>,
-    ) -> Vec<Endpoint> {
-        let mut list = List { labels, carried, made: Vec::new(), localities: BTreeMap::new() };
+    ) -> (Vec<Endpoint>, Vec<u32>) {
+        let mut list = List {
+            labels,
+            carried,
+            nearness: self.nearness,
+            made: Vec::new(),
+            ranks: Vec::new(),
+            localities: BTreeMap::new(),
+        };
         match &service.source {
             Source::Registered(instances) => {
                 let name = sni::format(port.number, "", &service.host).into();
@@ -99,7 +110,7 @@ impl Place<'_> {
             }
             Source::Entry(entry) => self.add_entry(&mut list, service, entry, port),
         }
-        list.made
+        (list.made, list.ranks)
     }
 
     fn add_entry(&self, list: &mut List<'_, '_>, service: &Service<'_>, entry: &Entry<'_>, port: &Port) {
@@ -122,7 +133,8 @@ impl Place<'_> {
         let names = matches!(entry.spec.resolution(), Resolution::Dns | Resolution::DnsRoundRobin);
         let alone = entry.spec.endpoints.is_empty() && entry.spec.workload_selector.is_none();
         if names && alone && !service.host.starts_with('*') {
-            let via = Via::Name { host: service.host.clone(), port: port.target };
+            let spread = entry.spec.resolution() == Resolution::Dns;
+            let via = Via::Name { host: service.host.clone(), port: port.target, spread };
             list.add(service.host.clone(), &BTreeMap::new(), || Bare { via, ..Bare::default() });
         }
     }
@@ -169,6 +181,8 @@ impl Place<'_> {
             locality: locality.to_owned(),
             health: instance.health,
             liveness: host.liveness,
+            host: &host.name,
+            network: "",
         });
     }
 
@@ -184,6 +198,9 @@ impl Place<'_> {
         let number = endpoint.ports.get(&port.name).copied().unwrap_or(port.target);
         let via = match endpoint.address.parse::<IpAddr>() {
             Ok(address) => Via::Plain(SocketAddr::new(address, number)),
+            Err(_) if endpoint.address.starts_with(UNIX) => {
+                Via::Socket(endpoint.address[UNIX.len()..].into())
+            }
             Err(_) if endpoint.address.contains('/') || endpoint.address.is_empty() => {
                 self.problems.note(format!(
                     "{}: endpoint {:?} is neither an address nor a host name: it is left out",
@@ -192,49 +209,65 @@ impl Place<'_> {
                 ));
                 return;
             }
-            Err(_) => Via::Name { host: endpoint.address.to_ascii_lowercase().into(), port: number },
+            Err(_) => Via::Name {
+                host: endpoint.address.to_ascii_lowercase().into(),
+                port: number,
+                spread: entry.spec.resolution() == Resolution::Dns,
+            },
         };
         list.add(id.into(), &endpoint.labels, || Bare {
             via,
             weight: endpoint.weight.filter(|weight| *weight > 0).unwrap_or(1),
             locality: endpoint.locality.clone(),
+            network: &endpoint.network,
             ..Bare::default()
         });
     }
 }
 
+/// How the address of a unix socket begins.
+const UNIX: &str = "unix://";
+
 /// Endpoints being gathered.
 struct List<'a, 'c> {
     labels: Option<&'a BTreeMap<String, String>>,
     carried: &'a Carried<'c>,
+    nearness: Option<&'a Nearness<'a>>,
     made: Vec<Endpoint>,
+    ranks: Vec<u32>,
     localities: BTreeMap<String, Arc<Locality>>,
 }
 
 /// What is particular to an endpoint.
-struct Bare {
+struct Bare<'h> {
     via: Via,
     weight: u32,
     locality: String,
     health: Health,
     liveness: Liveness,
+    /// The host of the mesh it is on, else empty.
+    host: &'h str,
+    /// The network it is in, where an entry says so.
+    network: &'h str,
 }
 
-impl Default for Bare {
+impl Default for Bare<'_> {
     fn default() -> Self {
         Self {
-            via: Via::Name { host: "".into(), port: 0 },
+            via: Via::Name { host: "".into(), port: 0, spread: false },
             weight: 1,
             locality: String::new(),
             health: Health::Healthy,
             liveness: Liveness::Live,
+            host: "",
+            network: "",
         }
     }
 }
 
 impl List<'_, '_> {
     /// Adds an endpoint if it has the labels wanted.
-    fn add(&mut self, id: Arc<str>, labels: &BTreeMap<String, String>, make: impl FnOnce() -> Bare) {
+    fn add<'h>(&mut self, id: Arc<str>, labels: &BTreeMap<String, String>, make: impl FnOnce() -> Bare<'h>) {
         if self.labels.is_some_and(|wanted| !has_all(labels, wanted)) {
             return;
         }
@@ -243,6 +276,8 @@ impl List<'_, '_> {
         let version = labels.get("version").map_or("", String::as_str);
         let locality = self.localities.entry(bare.locality);
         let locality = locality.or_insert_with_key(|text| Arc::new(Locality::parse(text))).clone();
+        self.ranks
+            .extend(self.nearness.map(|nearness| nearness.rank(labels, &locality, bare.host, bare.network)));
         self.made.push(Endpoint {
             id: before.map_or(id, |before| before.id.clone()),
             via: bare.via,

@@ -88,12 +88,6 @@ impl<'a> Service<'a> {
         self.entry().map(|entry| entry.stored.changed)
     }
 
-    /// Whether connections go where they were going, because no endpoints are known.
-    pub(crate) fn is_passthrough(&self) -> bool {
-        self.entry()
-            .is_some_and(|entry| matches!(entry.spec.resolution(), Resolution::None | Resolution::DynamicDns))
-    }
-
     /// Returns its single addresses.
     pub(crate) fn single_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.addresses.iter().filter(|net| net.prefix_len() == net.max_prefix_len()).map(IpNet::addr)

@@ -3,18 +3,21 @@
 //! Source: Istio `MergeTrafficPolicy`, `MergeSubsetTrafficPolicy`, `applyConnectionPool`, `applyOutlierDetection`,
 //! `applyLoadBalancer`, `buildUpstreamTLS`, `setUpstreamProtocol`.
 
+use std::collections::BTreeSet;
+
 use mesh_proto::registration::Protocol;
 use mesh_proto::resource::{
-    ClientTlsMode, ClientTlsSettings, ConnectionPoolSettings, ConsistentHashLb, H2UpgradePolicy,
-    LoadBalancerSettings, LocalityLbSetting, MeshH2UpgradePolicy, OutlierDetection, SimpleLb, Subset,
-    TrafficPolicy,
+    ClientTlsMode, ClientTlsSettings, ConnectionPoolSettings, ConsistentHashLb, DestinationRule,
+    H2UpgradePolicy, HttpCookie, LoadBalancerSettings, LocalityLbSetting, MeshH2UpgradePolicy,
+    OutlierDetection, ProxyProtocol, ProxyProtocolVersion, Resolution, SimpleLb, Subset, TrafficPolicy,
+    TunnelSettings,
 };
 
-use super::hosts::Service;
+use super::hosts::{Entry, Port, Service};
 use super::mesh::Settings;
 use crate::plan::{
-    Balancer, CircuitLimits, Distribution, HashKey, HashPolicy, LocalityPolicy, OutlierPolicy,
-    TlsOrigination, UpstreamProtocol, UpstreamTls,
+    Balancer, CircuitLimits, Detour, Distribution, HashKey, HashPolicy, LocalityPolicy, OutlierPolicy,
+    ProxyVersion, RetryBudget, TlsMaterial, TlsOrigination, UpstreamProtocol, UpstreamTls, Warmup,
 };
 
 /// The blocks that count for one port of one subset.
@@ -24,11 +27,14 @@ pub(super) struct Effective<'a> {
     balancer: Option<&'a LoadBalancerSettings>,
     outlier: Option<&'a OutlierDetection>,
     tls: Option<&'a ClientTlsSettings>,
+    proxy_protocol: Option<&'a ProxyProtocol>,
+    tunnel: Option<&'a TunnelSettings>,
+    retry_budget: Option<&'a mesh_proto::resource::RetryBudget>,
 }
 
 impl<'a> Effective<'a> {
     /// Takes the host's policy, then the subset's over it, block by block. The settings of a port replace all of the
-    /// policy they stand in; nothing is inherited.
+    /// policy they stand in; of what they have a field for, nothing is inherited.
     pub(super) fn of(host: Option<&'a TrafficPolicy>, subset: Option<&'a Subset>, port: u16) -> Self {
         let base = host.map_or_else(Self::default, |host| Self::default().over(host, port));
         match subset.and_then(|subset| subset.traffic_policy.as_ref()) {
@@ -38,6 +44,9 @@ impl<'a> Effective<'a> {
     }
 
     fn over(self, policy: &'a TrafficPolicy, port: u16) -> Self {
+        let proxy_protocol = policy.proxy_protocol.as_ref().or(self.proxy_protocol);
+        let retry_budget = policy.retry_budget.as_ref().or(self.retry_budget);
+        let tunnel = policy.tunnel.as_ref().or(self.tunnel);
         let for_port = policy
             .port_level_settings
             .iter()
@@ -48,6 +57,9 @@ impl<'a> Effective<'a> {
                 balancer: settings.load_balancer.as_ref(),
                 outlier: settings.outlier_detection.as_ref(),
                 tls: settings.tls.as_ref(),
+                proxy_protocol,
+                tunnel,
+                retry_budget,
             };
         }
         Self {
@@ -55,14 +67,19 @@ impl<'a> Effective<'a> {
             balancer: policy.load_balancer.as_ref().or(self.balancer),
             outlier: policy.outlier_detection.as_ref().or(self.outlier),
             tls: policy.tls.as_ref().or(self.tls),
+            proxy_protocol,
+            tunnel,
+            retry_budget,
         }
     }
 }
 
-/// How endpoints are chosen. Default: least request. `passthrough`: the service has no endpoints of its own.
-pub(super) fn balancer(policy: &Effective<'_>, passthrough: bool) -> Balancer {
-    if passthrough {
-        return Balancer::Passthrough;
+/// How endpoints are chosen. Default: least request. A service without endpoints of its own has its own way.
+pub(super) fn balancer(policy: &Effective<'_>, service: &Service<'_>, port: &Port) -> Balancer {
+    match service.entry().map(|entry| entry.spec.resolution()) {
+        Some(Resolution::None) => return Balancer::Passthrough,
+        Some(Resolution::DynamicDns) => return Balancer::ByName { port: port.target },
+        _ => {}
     }
     let Some(settings) = policy.balancer else { return Balancer::LeastRequest };
     if let Some(hash) = &settings.consistent_hash {
@@ -83,6 +100,7 @@ fn consistent_hash(hash: &ConsistentHashLb) -> Option<Balancer> {
             name: cookie.name.clone(),
             path: cookie.path.clone(),
             ttl: cookie.ttl.map(Into::into),
+            attributes: attributes(cookie),
         })
     };
     let source = || hash.use_source_ip.unwrap_or(false).then_some(HashKey::SourceIp);
@@ -95,12 +113,75 @@ fn consistent_hash(hash: &ConsistentHashLb) -> Option<Balancer> {
     Some(Balancer::RingHash { policy, minimum_ring_size: size.unwrap_or(1_024) })
 }
 
+/// Writes the attributes of a made cookie. One that could end the header or begin another attribute is left out.
+fn attributes(cookie: &HttpCookie) -> String {
+    let sound = |text: &str| text.bytes().all(|byte| (b' '..0x7f).contains(&byte) && byte != b';');
+    let sound = cookie.attributes.iter().filter(|one| sound(&one.name) && sound(&one.value));
+    let written = sound.map(|one| match one.value.as_str() {
+        "" => format!("; {}", one.name),
+        value => format!("; {}={value}", one.name),
+    });
+    written.collect()
+}
+
+/// How new endpoints come to their share. Only with balancers that look at weights; Envoy ignores it elsewhere.
+pub(super) fn warmup(policy: &Effective<'_>, balancer: &Balancer) -> Option<Warmup> {
+    let settings = policy.balancer?;
+    if !matches!(balancer, Balancer::LeastRequest | Balancer::RoundRobin) {
+        return None;
+    }
+    let warmup = settings.warmup.as_ref();
+    let duration = warmup.and_then(|warmup| warmup.duration).or(settings.warmup_duration_secs)?.get();
+    Some(Warmup {
+        duration,
+        minimum: warmup.and_then(|warmup| warmup.minimum_percent).unwrap_or(10.0).clamp(0.0, 100.0) / 100.0,
+        aggression: warmup.and_then(|warmup| warmup.aggression).filter(|value| *value > 0.0).unwrap_or(1.0),
+    })
+}
+
+/// The HTTP proxy that TCP goes through.
+pub(super) fn detour(policy: &Effective<'_>) -> Option<Detour> {
+    let tunnel = policy.tunnel?;
+    let host = match tunnel.target_host.parse::<std::net::Ipv6Addr>() {
+        Ok(address) => format!("[{address}]"),
+        Err(_) => tunnel.target_host.clone(),
+    };
+    let http = policy.pool.and_then(|pool| pool.http.as_ref());
+    Some(Detour {
+        authority: format!("{host}:{}", tunnel.target_port),
+        post: tunnel.protocol == "POST",
+        http2: http.is_some_and(|http| http.h2_upgrade_policy == H2UpgradePolicy::Upgrade),
+    })
+}
+
+/// Whether connections begin with a header that says who calls.
+pub(super) fn proxy_protocol(policy: &Effective<'_>) -> Option<ProxyVersion> {
+    Some(match policy.proxy_protocol?.version {
+        ProxyProtocolVersion::V1 => ProxyVersion::V1,
+        ProxyProtocolVersion::V2 => ProxyVersion::V2,
+    })
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0 to 100 percent")]
+fn retry_budget(budget: &mesh_proto::resource::RetryBudget) -> RetryBudget {
+    RetryBudget {
+        parts_per_million: (budget.percent.unwrap_or(20.0).clamp(0.0, 100.0) * 10_000.0) as u32,
+        at_least: if budget.min_retry_concurrency == 0 { 3 } else { budget.min_retry_concurrency },
+        interval: budget.budget_interval.map(Into::into).unwrap_or_default(),
+    }
+}
+
 /// What locality counts for: nothing without outlier detection, unless shares are given.
-pub(super) fn locality(policy: &Effective<'_>, mesh: &Settings<'_>, has_outlier: bool) -> LocalityPolicy {
-    let own = policy.balancer.and_then(|balancer| balancer.locality_lb_setting.as_ref());
-    let setting = own.or_else(|| mesh.config.and_then(|config| config.locality_lb_setting.as_ref()));
+///
+/// `ranks` are those of the endpoints by [`failover_priority`]; empty where that asks for none.
+pub(super) fn locality(
+    policy: &Effective<'_>,
+    mesh: &Settings<'_>,
+    has_outlier: bool,
+    ranks: Vec<u32>,
+) -> LocalityPolicy {
     let empty = LocalityLbSetting::default();
-    let setting = setting.unwrap_or(&empty);
+    let setting = locality_setting(policy, mesh).unwrap_or(&empty);
     if setting.enabled == Some(false) {
         return LocalityPolicy::Ignore;
     }
@@ -114,8 +195,36 @@ pub(super) fn locality(policy: &Effective<'_>, mesh: &Settings<'_>, has_outlier:
     if !has_outlier {
         return LocalityPolicy::Ignore;
     }
-    let regions = setting.failover.iter().map(|failover| (failover.from.clone(), failover.to.clone()));
-    LocalityPolicy::Failover { regions: regions.collect() }
+    let regions: Vec<_> = setting.failover.iter().map(|rule| (rule.from.clone(), rule.to.clone())).collect();
+    if setting.failover_priority.is_empty() {
+        return LocalityPolicy::Failover { regions };
+    }
+    LocalityPolicy::Priority { ranks, regions: (!regions.is_empty()).then_some(regions) }
+}
+
+/// Returns the labels that order endpoints, where a rule says so and endpoints can be left for others at all.
+pub(super) fn failover_priority<'a>(policy: &Effective<'a>, mesh: &Settings<'a>) -> &'a [String] {
+    let setting = locality_setting(policy, mesh).filter(|setting| {
+        policy.outlier.is_some() && setting.enabled != Some(false) && setting.distribute.is_empty()
+    });
+    setting.map_or(&[], |setting| &setting.failover_priority)
+}
+
+/// Whether any policy of a rule orders endpoints by the labels they share with the caller.
+pub(super) fn orders_by_labels(rule: &DestinationRule) -> bool {
+    let policies = rule.subsets.iter().filter_map(|subset| subset.traffic_policy.as_ref());
+    let policies = policies.chain(&rule.traffic_policy);
+    let balancers = policies.flat_map(|policy| {
+        let of_ports = policy.port_level_settings.iter().filter_map(|port| port.load_balancer.as_ref());
+        of_ports.chain(&policy.load_balancer)
+    });
+    let mut settings = balancers.filter_map(|balancer| balancer.locality_lb_setting.as_ref());
+    settings.any(|setting| !setting.failover_priority.is_empty())
+}
+
+fn locality_setting<'a>(policy: &Effective<'a>, mesh: &Settings<'a>) -> Option<&'a LocalityLbSetting> {
+    let own = policy.balancer.and_then(|balancer| balancer.locality_lb_setting.as_ref());
+    own.or_else(|| mesh.config.and_then(|config| config.locality_lb_setting.as_ref()))
 }
 
 /// Limits; 0 and absent are "no limit".
@@ -129,7 +238,9 @@ pub(super) fn limits(policy: &Effective<'_>, mesh: &Settings<'_>) -> CircuitLimi
         limits.connect_timeout = tcp.connect_timeout.map_or(limits.connect_timeout, Into::into);
         if let Some(idle) = tcp.idle_timeout {
             limits.idle_timeout = Some(idle.get()).filter(|idle| !idle.is_zero());
+            limits.tcp_idle_timeout = limits.idle_timeout;
         }
+        limits.max_connection_duration = tcp.max_connection_duration.map(Into::into);
         keepalive = tcp.tcp_keepalive.as_ref().or(keepalive);
     }
     if let Some(http) = policy.pool.and_then(|pool| pool.http.as_ref()) {
@@ -137,10 +248,14 @@ pub(super) fn limits(policy: &Effective<'_>, mesh: &Settings<'_>) -> CircuitLimi
         limits.max_requests = at_most(http.http2_max_requests);
         limits.max_retries = at_most(http.max_retries);
         limits.max_requests_per_connection = at_most(http.max_requests_per_connection);
+        limits.max_concurrent_streams = at_most(http.max_concurrent_streams);
+        let pings = http.http2_keep_alive.as_ref();
+        limits.http2_keep_alive = pings.and_then(|pings| Some((pings.interval?.get(), pings.timeout?.get())));
         if let Some(idle) = http.idle_timeout {
             limits.idle_timeout = Some(idle.get()).filter(|idle| !idle.is_zero());
         }
     }
+    limits.retry_budget = policy.retry_budget.map(retry_budget);
     limits.tcp_keepalive = keepalive.map(|keepalive| {
         let probes = (keepalive.probes > 0).then_some(keepalive.probes);
         (probes, keepalive.time.map(Into::into), keepalive.interval.map(Into::into))
@@ -155,6 +270,14 @@ pub(super) fn outlier(policy: &Effective<'_>) -> Option<OutlierPolicy> {
     Some(OutlierPolicy {
         consecutive_5xx: detection.consecutive_5xx_errors.unwrap_or(5),
         consecutive_gateway: detection.consecutive_gateway_errors.unwrap_or(0),
+        consecutive_local: detection
+            .split_external_local_origin_errors
+            .then(|| detection.consecutive_local_origin_failures.filter(|limit| *limit > 0).unwrap_or(5)),
+        error_codes: detection
+            .outlier_detection_http_error_codes
+            .iter()
+            .filter_map(|code| u16::try_from(*code).ok())
+            .collect(),
         interval: detection.interval.map_or(std::time::Duration::from_secs(10), Into::into),
         base_ejection: detection.base_ejection_time.map_or(std::time::Duration::from_secs(30), Into::into),
         max_ejection_percent: match detection.max_ejection_percent {
@@ -165,26 +288,55 @@ pub(super) fn outlier(policy: &Effective<'_>) -> Option<OutlierPolicy> {
     })
 }
 
-/// TLS towards endpoints outside the mesh.
-pub(super) fn tls(policy: &Effective<'_>, service: &Service<'_>) -> UpstreamTls {
+/// TLS towards the application.
+///
+/// With neither `sni` nor names in the rule, the certificate must be for the Host. Names of the `ServiceEntry` are
+/// asked for besides, where the rule gives none.
+pub(super) fn tls(policy: &Effective<'_>, service: &Service<'_>, trust_domain: &str) -> UpstreamTls {
     let Some(settings) = policy.tls else { return UpstreamTls::Disable };
-    // Inside the mesh it is mutual anyway. An endpoint outside knows no mesh certificate: what was asked for as
-    // ISTIO_MUTUAL must fail there, not go in plain text.
-    if settings.mode == ClientTlsMode::Disable {
-        return UpstreamTls::Disable;
+    match settings.mode {
+        ClientTlsMode::Disable => return UpstreamTls::Disable,
+        ClientTlsMode::IstioMutual => return UpstreamTls::Mesh,
+        ClientTlsMode::Simple | ClientTlsMode::Mutual => {}
     }
-    let of_entry = || service.entry().map_or_else(Vec::new, |entry| entry.spec.subject_alt_names.clone());
+    let unchecked = settings.insecure_skip_verify.unwrap_or(false);
+    let mutual = settings.mode == ClientTlsMode::Mutual;
+    let of_entry = || service.entry().map_or_else(Vec::new, |entry| names_of(entry, trust_domain));
     let names = &settings.subject_alt_names;
-    let client =
-        |file: &String| if settings.mode == ClientTlsMode::Mutual { file.clone() } else { String::new() };
-    UpstreamTls::Originate(Box::new(TlsOrigination {
+    let by_request = service.entry().is_some_and(|entry| entry.spec.resolution() == Resolution::DynamicDns);
+    let client = |file: &String| if mutual { file.clone() } else { String::new() };
+    let material = if settings.credential_name.is_empty() {
+        TlsMaterial::Files {
+            ca_certificates: settings.ca_certificates.clone(),
+            client_certificate: client(&settings.client_certificate),
+            private_key: client(&settings.private_key),
+        }
+    } else {
+        TlsMaterial::Secret(settings.credential_name.clone())
+    };
+    UpstreamTls::Originate(std::sync::Arc::new(TlsOrigination {
         sni: settings.sni.clone(),
+        check_host: !unchecked && (by_request || (settings.sni.is_empty() && names.is_empty())),
         subject_alt_names: if names.is_empty() { of_entry() } else { names.clone() },
-        ca_certificates: settings.ca_certificates.clone(),
-        client_certificate: client(&settings.client_certificate),
-        private_key: client(&settings.private_key),
-        insecure_skip_verify: settings.insecure_skip_verify.unwrap_or(false),
+        mutual,
+        material,
+        ca_crl: settings.ca_crl.clone(),
+        insecure_skip_verify: unchecked,
     }))
+}
+
+/// The names that the certificates of a `ServiceEntry` may show: its own, and the accounts of its endpoints.
+///
+/// Source: Istio `ServiceAccounts` of an external service.
+fn names_of(entry: &Entry<'_>, trust_domain: &str) -> Vec<String> {
+    let namespace = &entry.stored.object.metadata.namespace;
+    let endpoints = entry.spec.endpoints.iter().chain(entry.workloads.iter().map(|(_, workload)| *workload));
+    let accounts: BTreeSet<&str> = endpoints.map(|endpoint| endpoint.service_account.as_str()).collect();
+    let identities = accounts
+        .into_iter()
+        .filter(|account| !account.is_empty())
+        .map(|account| format!("spiffe://{trust_domain}/ns/{namespace}/sa/{account}"));
+    entry.spec.subject_alt_names.iter().cloned().chain(identities).collect()
 }
 
 /// What the application is spoken to in: that of the service port, whatever the client speaks.
@@ -203,8 +355,11 @@ pub(super) fn protocol(policy: &Effective<'_>, mesh: &Settings<'_>, port: Protoc
         H2UpgradePolicy::Default => mesh_upgrades,
         H2UpgradePolicy::DoNotUpgrade => false,
     };
+    let asked = http.is_some_and(|http| http.h2_upgrade_policy == H2UpgradePolicy::Upgrade);
     match port {
         _ if port.upstream_is_http2() => UpstreamProtocol::Http2,
+        // Who asks for it in a rule knows that HTTP is spoken there.
+        Protocol::Auto if asked => UpstreamProtocol::Http2,
         Protocol::Auto => UpstreamProtocol::AsClient,
         _ if upgrades => UpstreamProtocol::Http2,
         _ => UpstreamProtocol::Http1,

@@ -7,6 +7,7 @@ use mesh_proto::watch::{Change, Stored};
 use super::*;
 use crate::plan::{Balancer, ClusterName, UpstreamProtocol, Via, Workload};
 
+mod destination;
 mod reference;
 
 fn world() -> World {
@@ -250,7 +251,10 @@ spec: {address: 192.0.2.9, labels: {version: v2}}
     let plain = |text: &str| Via::Plain(text.parse().expect("an address"));
     assert_eq!(vias("static.example.com", 80), [plain("192.0.2.1:9000"), plain("192.0.2.2:8080")]);
     assert_eq!(of("static.example.com", 80).endpoints.all[0].weight, 5);
-    assert_eq!(vias("names.example.com", 443), [Via::Name { host: "names.example.com".into(), port: 443 }]);
+    assert_eq!(
+        vias("names.example.com", 443),
+        [Via::Name { host: "names.example.com".into(), port: 443, spread: true }]
+    );
     assert!(matches!(of("*.any.example.com", 80).balancer, Balancer::Passthrough));
     let picked = vias("picked.example.com", 80);
     assert_eq!(picked.len(), 3);

@@ -12,11 +12,12 @@ use mesh_proto::registration::Health;
 use mesh_proto::resource::{LocalityLbSetting, ObjectKey};
 
 use super::Locality;
+use super::origination::UpstreamTls;
 use crate::endpoint::EndpointState;
 use crate::identity::Identity;
 
 /// Host, port and subset of a cluster. Prints as Istio names it: `outbound|PORT|SUBSET|HOST`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClusterName {
     /// Full host name.
     pub host: Arc<str>,
@@ -33,7 +34,7 @@ impl fmt::Display for ClusterName {
 }
 
 /// Something one may send to.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Cluster {
     /// Its name.
     pub name: ClusterName,
@@ -47,8 +48,14 @@ pub struct Cluster {
     pub limits: CircuitLimits,
     /// When an endpoint is left alone for a while.
     pub outlier: Option<OutlierPolicy>,
-    /// TLS towards endpoints outside the mesh; inside it is always mutual.
+    /// TLS towards the application; between hosts of the mesh the hop is mutual TLS besides.
     pub tls: UpstreamTls,
+    /// Whether each connection begins by telling who called.
+    pub proxy_protocol: Option<ProxyVersion>,
+    /// TCP connections go through an HTTP proxy, which the endpoints are; `None`: straight to them.
+    pub detour: Option<Detour>,
+    /// New endpoints get their share by and by; `None`: at once.
+    pub warmup: Option<Warmup>,
     /// Counters that outlive the Plan.
     pub state: Arc<ClusterState>,
     /// The `DestinationRule`s that shaped it.
@@ -68,6 +75,13 @@ pub enum LocalityPolicy {
     Failover {
         /// `(from, to)`: callers of region `from` go to region `to` before any other.
         regions: Vec<(String, String)>,
+    },
+    /// As `failoverPriority` orders the endpoints, by labels they share with the caller. Only with outlier detection.
+    Priority {
+        /// The rank of each endpoint, in their order; 0 is the first.
+        ranks: Vec<u32>,
+        /// With rules for regions, the nearness within one rank.
+        regions: Option<Vec<(String, String)>>,
     },
     /// Fixed shares.
     Distribute(Vec<Distribution>),
@@ -140,6 +154,11 @@ pub enum Balancer {
     Random,
     /// To where the connection was going.
     Passthrough,
+    /// To the name that each request asks for, resolved then (`DYNAMIC_DNS`).
+    ByName {
+        /// The port there.
+        port: u16,
+    },
     /// By a ring of hashes.
     RingHash {
         /// What is hashed.
@@ -176,6 +195,8 @@ pub enum HashKey {
         path: String,
         /// Its lifetime; `None`: never made.
         ttl: Option<Duration>,
+        /// Further attributes of one that is made, ready to be written: `; SameSite=Strict; Secure`.
+        attributes: String,
     },
     /// The caller's address.
     SourceIp,
@@ -196,12 +217,22 @@ pub struct CircuitLimits {
     pub max_requests: Option<u32>,
     /// Retries in flight (`maxRetries`).
     pub max_retries: Option<u32>,
+    /// Bounds retries instead of `max_retries`, where a rule sets it.
+    pub retry_budget: Option<RetryBudget>,
     /// Requests on one connection before it is closed.
     pub max_requests_per_connection: Option<u32>,
+    /// Requests at once on one HTTP/2 connection to the application (`maxConcurrentStreams`).
+    pub max_concurrent_streams: Option<u32>,
     /// Default 10 s, Istio's.
     pub connect_timeout: Duration,
     /// Idle connections are closed after this. Default 1 h, Envoy's; `None`: never.
     pub idle_timeout: Option<Duration>,
+    /// TCP connections on which neither end says anything are closed after this. Default 1 h; `None`: never.
+    pub tcp_idle_timeout: Option<Duration>,
+    /// Connections get no new requests after this, and TCP is cut (`maxConnectionDuration`).
+    pub max_connection_duration: Option<Duration>,
+    /// Pings on HTTP/2 connections: how often, and how long an answer may take (`http2KeepAlive`).
+    pub http2_keep_alive: Option<(Duration, Duration)>,
     /// TCP keepalive: probes, idle time, interval.
     pub tcp_keepalive: Option<(Option<u32>, Option<Duration>, Option<Duration>)>,
 }
@@ -213,12 +244,65 @@ impl Default for CircuitLimits {
             max_pending: None,
             max_requests: None,
             max_retries: None,
+            retry_budget: None,
             max_requests_per_connection: None,
+            max_concurrent_streams: None,
             connect_timeout: Duration::from_secs(10),
             idle_timeout: Some(Duration::from_hours(1)),
+            tcp_idle_timeout: Some(Duration::from_hours(1)),
+            max_connection_duration: None,
+            http2_keep_alive: None,
             tcp_keepalive: None,
         }
     }
+}
+
+/// How many retries may be under way, as a share of the requests.
+///
+/// Source: Istio `retryBudget`; Envoy's `retry_budget`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryBudget {
+    /// The share, in parts of a million. Default 200,000.
+    pub parts_per_million: u32,
+    /// This many are always allowed. Default 3.
+    pub at_least: u32,
+    /// Requests begun in this time count; zero: those under way or waiting. Default zero.
+    pub interval: Duration,
+}
+
+/// How a new endpoint comes to its share.
+///
+/// Source: Istio `warmup`; Envoy's `slow_start_config`: weight × max(minimum, (age / duration) ^ (1 / aggression)).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Warmup {
+    /// How long until the full share.
+    pub duration: Duration,
+    /// The share at the beginning, 0 to 1. Default 0.1.
+    pub minimum: f64,
+    /// 1: the share grows evenly; more: faster at the beginning. Default 1.
+    pub aggression: f64,
+}
+
+/// What an HTTP proxy on the way is asked for.
+///
+/// Source: Istio `tunnel`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Detour {
+    /// Host and port where it should lead.
+    pub authority: String,
+    /// By `POST` instead of `CONNECT`.
+    pub post: bool,
+    /// Over HTTP/2 (`h2UpgradePolicy: UPGRADE`).
+    pub http2: bool,
+}
+
+/// A version of the PROXY protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ProxyVersion {
+    /// Text.
+    V1,
+    /// Binary.
+    V2,
 }
 
 /// When an endpoint is left alone for a while.
@@ -230,6 +314,10 @@ pub struct OutlierPolicy {
     pub consecutive_5xx: u32,
     /// 502, 503, 504 or failed connections in a row that eject; 0: off. Default 0.
     pub consecutive_gateway: u32,
+    /// Failures to connect and to be heard, in a row, that eject; where set they are counted apart from 5xx. 0: off.
+    pub consecutive_local: Option<u32>,
+    /// The statuses that are failures; empty: 5xx. Others are successes then.
+    pub error_codes: Vec<u16>,
     /// Between two sweeps that let endpoints return. Default 10 s.
     pub interval: Duration,
     /// First ejection; the n-th lasts n times as long. Default 30 s.
@@ -238,33 +326,6 @@ pub struct OutlierPolicy {
     pub max_ejection_percent: u32,
     /// Below this share of healthy endpoints, ejections are ignored, in percent. Default 0.
     pub min_health_percent: u32,
-}
-
-/// TLS towards endpoints outside the mesh.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum UpstreamTls {
-    /// None.
-    #[default]
-    Disable,
-    /// The server is checked; with `client` meshd shows a certificate too (`SIMPLE`, `MUTUAL`).
-    Originate(Box<TlsOrigination>),
-}
-
-/// How TLS is begun towards an endpoint outside the mesh.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TlsOrigination {
-    /// SNI; empty: the request's Host.
-    pub sni: String,
-    /// Names the certificate must have one of; empty: the SNI (the Host), unless `sni` was given.
-    pub subject_alt_names: Vec<String>,
-    /// File of roots; empty: the system's.
-    pub ca_certificates: String,
-    /// File of the client's certificate chain (`MUTUAL`).
-    pub client_certificate: String,
-    /// File of its key.
-    pub private_key: String,
-    /// Do not check the certificate.
-    pub insecure_skip_verify: bool,
 }
 
 /// One address that a cluster may send to.
@@ -306,12 +367,16 @@ pub enum Via {
     },
     /// Outside the mesh: plain, or TLS by the cluster's setting.
     Plain(SocketAddr),
+    /// A unix socket of the calling host: its path; `@NAME` in the abstract namespace.
+    Socket(Arc<str>),
     /// Outside the mesh, by a name that DNS resolves.
     Name {
         /// Host name.
         host: Arc<str>,
         /// Port.
         port: u16,
+        /// Whether new connections are spread over all its addresses; else they go to the first that answers.
+        spread: bool,
     },
 }
 
@@ -334,6 +399,12 @@ pub struct ClusterState {
     pub next_sweep: AtomicU64,
     /// Turn of the round robin.
     pub turn: AtomicU64,
+    /// When endpoints that have come are next looked for, [`Moment`](crate::endpoint::Moment) in milliseconds.
+    pub next_arrivals: AtomicU64,
+    /// Requests begun in the interval of the retry budget that has begun (low half) and in the one before (high half).
+    pub begun: AtomicU64,
+    /// When that interval began, [`Moment`](crate::endpoint::Moment) in milliseconds.
+    pub begun_since: AtomicU64,
     /// Requests refused because a limit was reached.
     pub overflows: AtomicU64,
 }

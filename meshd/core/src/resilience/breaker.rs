@@ -10,7 +10,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::plan::{Cluster, ClusterState};
+use crate::endpoint::Moment;
+use crate::plan::{Cluster, ClusterState, RetryBudget};
 
 /// One more of something under way; dropping it counts it out.
 #[derive(Debug)]
@@ -87,9 +88,48 @@ pub fn admit_first_connection(cluster: &Cluster) -> Permit {
 }
 
 /// Counts a retry in. Over the limit: the original failure is passed on, with flag `UO`.
+///
+/// A retry budget stands in place of `maxRetries`. Source: Envoy's `ResourceManagerImpl::RetryBudgetImpl`.
 pub fn admit_retry(cluster: &Cluster) -> Result<Permit, Overflow> {
-    admit(cluster, Limit::Retries, cluster.limits.max_retries)
+    let limit = match &cluster.limits.retry_budget {
+        Some(budget) => Some(granted(cluster, budget)),
+        None => cluster.limits.max_retries,
+    };
+    admit(cluster, Limit::Retries, limit)
 }
+
+/// How many retries a budget grants now.
+fn granted(cluster: &Cluster, budget: &RetryBudget) -> u32 {
+    let count = |counter: &AtomicU32| u64::from(counter.load(Ordering::Relaxed));
+    let active = count(&cluster.state.requests) + count(&cluster.state.pending);
+    let begun = cluster.state.begun.load(Ordering::Relaxed);
+    let recent = if budget.interval.is_zero() { 0 } else { (begun >> 32) + (begun & LOW) };
+    let share = active.max(recent) * u64::from(budget.parts_per_million) / 1_000_000;
+    u32::try_from(share).unwrap_or(u32::MAX).max(budget.at_least)
+}
+
+/// Notes that a request begins, where a retry budget looks back. Counts those of this interval and of the one before.
+pub fn note_request(cluster: &Cluster, now: Moment) {
+    let Some(budget) = cluster.limits.retry_budget.filter(|budget| !budget.interval.is_zero()) else {
+        return;
+    };
+    let interval = u64::try_from(budget.interval.as_millis()).unwrap_or(u64::MAX).max(1);
+    let state = &cluster.state;
+    let since = state.begun_since.load(Ordering::Relaxed);
+    let age = now.0.saturating_sub(since);
+    if age >= interval
+        && state.begun_since.compare_exchange(since, now.0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    {
+        // What was counted moves one interval back; what is older than that is forgotten.
+        let moved = |begun: u64| Some(if age < interval.saturating_mul(2) { (begun & LOW) << 32 } else { 0 });
+        let _ = state.begun.fetch_update(Ordering::Relaxed, Ordering::Relaxed, moved);
+    }
+    let one_more = |begun: u64| (begun & LOW < LOW).then(|| begun + 1);
+    let _ = state.begun.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+}
+
+/// The low half of a number: the count of the interval that has begun.
+const LOW: u64 = u32::MAX as u64;
 
 fn admit(cluster: &Cluster, of: Limit, limit: Option<u32>) -> Result<Permit, Overflow> {
     let counter = counter(&cluster.state, of);
@@ -181,6 +221,41 @@ mod tests {
         assert!(admit_connection(&cluster).is_err());
         drop(held);
         assert_eq!(cluster.state.connections.load(Ordering::Relaxed), 0);
+    }
+
+    fn budget(interval: u64) -> Cluster {
+        let interval = std::time::Duration::from_millis(interval);
+        let budget = RetryBudget { parts_per_million: 250_000, at_least: 2, interval };
+        // It stands in place of maxRetries.
+        cluster(CircuitLimits { retry_budget: Some(budget), ..one_of_each() })
+    }
+
+    fn retries(cluster: &Cluster) -> usize {
+        let mut held = Vec::new();
+        while let Ok(permit) = admit_retry(cluster) {
+            held.push(permit);
+        }
+        held.len()
+    }
+
+    #[test]
+    fn a_retry_budget_is_a_share_of_the_requests_under_way() {
+        let mut cluster = budget(0);
+        assert_eq!(retries(&cluster), 2, "so many are always allowed");
+        cluster.limits.max_requests = None;
+        let _requests: Vec<_> = (0..40).map(|_| admit_request(&cluster)).collect();
+        assert_eq!(retries(&cluster), 10);
+    }
+
+    #[test]
+    fn a_retry_budget_with_an_interval_looks_back() {
+        let cluster = budget(1_000);
+        (0..40).for_each(|_| note_request(&cluster, Moment(5_000)));
+        assert_eq!(retries(&cluster), 10);
+        note_request(&cluster, Moment(6_500));
+        assert_eq!(retries(&cluster), 10, "the interval before counts");
+        note_request(&cluster, Moment(9_000));
+        assert_eq!(retries(&cluster), 2, "what is older does not");
     }
 
     #[test]

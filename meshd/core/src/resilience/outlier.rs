@@ -4,7 +4,7 @@
 //! it was ejected lately: each interval without ejection takes one away again. [`balance::pick`](crate::balance::pick)
 //! sweeps when it is time to; calling [`sweep`] besides only keeps the views of idle clusters fresh.
 //!
-//! Source: Istio `outlierDetection`; Envoy's outlier detection with `split_external_local_origin_errors` off. differs:
+//! Source: Istio `outlierDetection`; Envoy's outlier detection, also with `split_external_local_origin_errors`. differs:
 //! an ejection counts at once on all workers, where Envoy gathers updates for up to a second.
 
 use std::sync::atomic::Ordering;
@@ -53,6 +53,18 @@ pub enum Cause {
     Consecutive5xx,
     /// 502, 503, 504 or failed connections in a row.
     ConsecutiveGateway,
+    /// Failures to connect or to be heard in a row, counted apart.
+    ConsecutiveLocal,
+}
+
+impl std::fmt::Display for Cause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Consecutive5xx => "failures in a row",
+            Self::ConsecutiveGateway => "gateway errors in a row",
+            Self::ConsecutiveLocal => "failed connections in a row",
+        })
+    }
 }
 
 /// No ejection lasts longer, unless the base itself does. Envoy's default `max_ejection_time`.
@@ -65,7 +77,22 @@ const LONGEST: Duration = Duration::from_mins(5);
 pub fn record(cluster: &Cluster, endpoint: &Endpoint, answer: Answer, now: Moment) -> Option<Ejection> {
     let policy = cluster.outlier.as_ref()?;
     let state = &*endpoint.state;
-    let status = answer.status();
+    if let Some(limit) = policy.consecutive_local {
+        match answer {
+            Answer::Status(_) => state.consecutive_local.store(0, Ordering::Relaxed),
+            Answer::LocalFailure | Answer::Timeout => {
+                return record_local(cluster, policy, limit, state, now);
+            }
+        }
+    }
+    let status =
+        match answer {
+            // Only statuses are matched against the codes; whatever they are, a failure counts as 500 then.
+            Answer::Status(status) if !policy.error_codes.is_empty() => {
+                if policy.error_codes.contains(&status) { 500 } else { 200 }
+            }
+            answer => answer.status(),
+        };
     if !(500..=599).contains(&status) {
         state.forget_failures();
         return None;
@@ -86,6 +113,22 @@ pub fn record(cluster: &Cluster, endpoint: &Endpoint, answer: Answer, now: Momen
         state.consecutive_5xx.store(0, Ordering::Relaxed);
     }
     ejection
+}
+
+/// Counts a failure that never reached the application.
+fn record_local(
+    cluster: &Cluster,
+    policy: &OutlierPolicy,
+    limit: u32,
+    state: &EndpointState,
+    now: Moment,
+) -> Option<Ejection> {
+    let failures = state.consecutive_local.fetch_add(1, Ordering::Relaxed) + 1;
+    if !due(failures, limit) || state.is_ejected() {
+        return None;
+    }
+    state.consecutive_local.store(0, Ordering::Relaxed);
+    eject(cluster, policy, state, Cause::ConsecutiveLocal, now)
 }
 
 /// Lets endpoints return whose time is over, once per interval. Returns how many did.

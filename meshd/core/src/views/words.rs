@@ -4,8 +4,8 @@ use ipnet::IpNet;
 
 use super::ClusterName;
 use crate::plan::{
-    Action, Cluster, Fault, Forward, HeaderTarget, Matcher, PathMatch, RetryOn, RetryPolicy, Rewrite, Route,
-    UpstreamTls, ValueMatch, WeightedCluster,
+    Action, Cluster, Fault, Forward, HeaderTarget, Matcher, OutlierPolicy, PathMatch, RetryOn, RetryPolicy,
+    Rewrite, Route, UpstreamTls, ValueMatch, WeightedCluster,
 };
 
 /// When a route applies: `uri prefix /reviews and header end-user = jason`; alternatives with `or`.
@@ -107,14 +107,50 @@ pub(super) fn limits(cluster: &Cluster) -> Vec<String> {
     if limits.connect_timeout != crate::plan::CircuitLimits::default().connect_timeout {
         words.push(format!("connect within {:?}", limits.connect_timeout));
     }
-    if let Some(outlier) = &cluster.outlier {
-        words.push(format!(
-            "eject for {:?} after {} failures, at most {} %",
-            outlier.base_ejection, outlier.consecutive_5xx, outlier.max_ejection_percent
-        ));
+    if let Some(budget) = &limits.retry_budget {
+        let share = percent(u64::from(budget.parts_per_million), 1_000_000);
+        words.push(format!("retries {share} of requests, at least {}", budget.at_least));
     }
-    if matches!(cluster.tls, UpstreamTls::Originate(_)) {
-        words.push("tls".into());
+    words.extend(limits.max_concurrent_streams.map(|most| format!("{most} streams a connection")));
+    words.extend(limits.max_connection_duration.map(|most| format!("connections for {most:?}")));
+    if let Some((interval, timeout)) = limits.http2_keep_alive {
+        words.push(format!("ping every {interval:?}, answered within {timeout:?}"));
+    }
+    words.extend(cluster.warmup.map(|warmup| format!("warm up for {:?}", warmup.duration)));
+    words.extend(cluster.outlier.as_ref().map(ejects));
+    words.extend(begins(cluster));
+    words
+}
+
+/// When endpoints are left alone.
+fn ejects(outlier: &OutlierPolicy) -> String {
+    let local = match outlier.consecutive_local {
+        Some(limit) => format!(" or {limit} to connect"),
+        None => String::new(),
+    };
+    let codes = outlier.error_codes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let of = if codes.is_empty() { codes } else { format!(" ({codes})") };
+    let (rest, most) = (outlier.base_ejection, outlier.max_ejection_percent);
+    format!("eject for {rest:?} after {} failures{of}{local}, at most {most} %", outlier.consecutive_5xx)
+}
+
+/// What is said on connections before the application's protocol.
+fn begins(cluster: &Cluster) -> Vec<String> {
+    let mut words = Vec::new();
+    match &cluster.tls {
+        UpstreamTls::Disable => {}
+        UpstreamTls::Mesh => words.push("mesh certificates only".into()),
+        UpstreamTls::Originate(tls) => {
+            let kind = if tls.mutual { "mutual tls" } else { "tls" };
+            let unchecked = if tls.insecure_skip_verify { ", unchecked" } else { "" };
+            let name = if tls.sni.is_empty() { "the host" } else { &tls.sni };
+            words.push(format!("{kind} to {name}{unchecked}"));
+        }
+    }
+    words.extend(cluster.proxy_protocol.map(|version| format!("PROXY {version:?}")));
+    if let Some(detour) = &cluster.detour {
+        let method = if detour.post { "POST" } else { "CONNECT" };
+        words.push(format!("{method} to {}", detour.authority));
     }
     words
 }

@@ -167,7 +167,8 @@ impl Inbound<'_> {
         let (_, caller) =
             self.view.outbound(self.connection.caller).expect("a route was found for this caller");
         let worker = &self.connection.worker;
-        Sending { worker, caller, cluster, policy, timeout, head, source, hash: None, destination }
+        let peer = self.connection.peer;
+        Sending { worker, caller, cluster, policy, timeout, head, source, hash: None, peer, destination }
     }
 
     async fn send(

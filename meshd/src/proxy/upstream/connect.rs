@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -16,16 +16,17 @@ use mesh_core::identity::Identity;
 use mesh_core::plan::{Cluster, UpstreamTls, Via};
 use mesh_core::resilience::Failure;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Notify, oneshot};
 
 use super::{Lease, Link, Pool, Shared, Slot};
 use crate::proxy::server::LocalExecutor;
+use crate::proxy::tcp;
 use crate::proxy::wire::{Stream, Wire};
 use crate::proxy::worker::Worker;
 use crate::task;
 use crate::telemetry::Counters;
-use crate::transport::{DialError, Expect, HopTarget, dial_hop, socket};
+use crate::transport::{DialError, Expect, HopTarget, LinkStream, OriginateError, dial_hop, socket};
 
 /// Why an endpoint could not be reached.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +42,9 @@ pub(crate) enum ConnectError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// A unix socket failed.
+    #[error("cannot connect to the socket {0}: {1}")]
+    UnixSocket(Arc<str>, io::Error),
     /// A name has no address.
     #[error("cannot resolve {0}: {1}")]
     Name(Arc<str>, io::Error),
@@ -50,24 +54,47 @@ pub(crate) enum ConnectError {
     /// It would be a circle.
     #[error("{0} is a listener of meshd itself")]
     Loop(SocketAddr),
-    /// The cluster wants TLS, which meshd does not begin yet.
-    #[error("the DestinationRule of this host asks for TLS origination, which is not supported yet")]
-    TlsOrigination,
+    /// The mesh's certificates were asked for where nobody has any.
+    #[error(
+        "the DestinationRule of this host asks for ISTIO_MUTUAL, and the endpoint is outside the mesh; use SIMPLE or MUTUAL"
+    )]
+    NoMeshTls,
+    /// TLS could not begin.
+    #[error(transparent)]
+    Tls(#[from] OriginateError),
+    /// The connection broke before the application's protocol began.
+    #[error("the connection broke at its beginning: {0}")]
+    Opening(io::Error),
+    /// The hop that should carry it failed.
+    #[error("no tunnel to the instance: {0:?}")]
+    Under(Failure),
     /// It took longer than `connectTimeout`.
     #[error("no connection within {0:?}")]
-    TimedOut(std::time::Duration),
+    TimedOut(Duration),
     /// HTTP could not begin.
     #[error("the endpoint does not speak HTTP: {0}")]
     Http(String),
 }
 
 /// Opens a connection for a pool and hands it to those who wait, or tells them that it failed.
-pub(super) async fn open(slot: Slot, cluster: Arc<Cluster>) {
+pub(super) async fn open(mut slot: Slot, cluster: Arc<Cluster>) {
     let pool = slot.pool.clone();
     let Some(worker) = pool.worker.upgrade() else { return };
     let limit = cluster.limits.connect_timeout;
     let opened = async {
-        let stream = connect(&worker, &pool.via, pool.from.as_deref(), &cluster).await?;
+        let mut stream = match &pool.under {
+            None => connect(&worker, &pool.via, pool.from.as_deref(), &cluster).await?,
+            Some(under) => {
+                let lease = under.checkout_under(&cluster).await.map_err(ConnectError::Under)?;
+                let (stream, lease) = tcp::tunnel(lease).await.map_err(ConnectError::Under)?;
+                slot.under = Some(lease);
+                stream
+            }
+        };
+        if let Some(opening) = &pool.begins {
+            let protocol = if pool.http2 { HTTP2 } else { HTTP1 };
+            stream = opening.say(&worker, Some(protocol), stream).await?;
+        }
         if pool.http2 { begin_http2(slot, stream).await } else { begin_http1(slot, stream).await }
     };
     let result = tokio::time::timeout(limit, opened).await.unwrap_or(Err(ConnectError::TimedOut(limit)));
@@ -79,11 +106,26 @@ pub(super) async fn open(slot: Slot, cluster: Arc<Cluster>) {
         }
         Err(error) => {
             Counters::add(&worker.shard.counters.upstream_connect_failures_total);
-            tracing::debug!(cluster = %cluster.name, via = ?pool.via, %error, "cannot reach an endpoint");
-            let timed_out =
-                matches!(error, ConnectError::TimedOut(_) | ConnectError::Hop(DialError::TimedOut { .. }));
+            tell(&cluster, &pool.via, &error);
+            let timed_out = matches!(
+                error,
+                ConnectError::TimedOut(_)
+                    | ConnectError::Hop(DialError::TimedOut { .. })
+                    | ConnectError::Under(Failure::ConnectTimeout)
+            );
             pool.fail_all(if timed_out { Failure::ConnectTimeout } else { Failure::Connect });
         }
+    }
+}
+
+/// Logs why an endpoint is not reached: aloud where a person must do something on this host.
+pub(crate) fn tell(cluster: &Cluster, via: &Via, error: &ConnectError) {
+    if matches!(error, ConnectError::Tls(OriginateError::Handshake(_)))
+        || !matches!(error, ConnectError::Tls(_))
+    {
+        tracing::debug!(cluster = %cluster.name, ?via, %error, "cannot reach an endpoint");
+    } else {
+        tracing::warn!(cluster = %cluster.name, %error, "cannot begin TLS as the DestinationRule says");
     }
 }
 
@@ -97,7 +139,8 @@ async fn begin_http1(slot: Slot, stream: Wire) -> Result<(), ConnectError> {
             tracing::debug!(%error, "upstream connection ended");
         }
     });
-    pool.offer(Lease { pool: pool.clone(), link: Link::Http1 { sender, served: 0 }, reused: false });
+    let link = Link::Http1 { sender, served: 0, opened: Instant::now() };
+    pool.offer(Lease { pool: pool.clone(), link, reused: false });
     Ok(())
 }
 
@@ -106,7 +149,11 @@ async fn begin_http2(slot: Slot, stream: Wire) -> Result<(), ConnectError> {
     let pool = slot.pool.clone();
     let heard = Arc::new(Heard::default());
     let io = TokioIo::new(Listened { stream, heard: heard.clone() });
-    let begun = http2::Builder::new(LocalExecutor)
+    let mut builder = http2::Builder::new(LocalExecutor);
+    if let Some((interval, timeout)) = pool.cluster.borrow().limits.http2_keep_alive {
+        builder.keep_alive_interval(interval).keep_alive_timeout(timeout).keep_alive_while_idle(true);
+    }
+    let begun = builder
         .timer(TokioTimer::new())
         .initial_max_send_streams(0)
         .initial_stream_window_size(STREAM_WINDOW)
@@ -152,6 +199,7 @@ async fn begin_http2(slot: Slot, stream: Wire) -> Result<(), ConnectError> {
         streams: Cell::new(0),
         limit,
         served: Cell::new(0),
+        opened: Instant::now(),
         since: Cell::new(Instant::now()),
     };
     pool.shared.borrow_mut().push(Rc::new(shared));
@@ -166,14 +214,22 @@ pub(crate) async fn connect(
     from: Option<&Identity>,
     cluster: &Cluster,
 ) -> Result<Wire, ConnectError> {
-    if !matches!(via, Via::Mesh { .. } | Via::Local(_)) && cluster.tls != UpstreamTls::Disable {
-        return Err(ConnectError::TlsOrigination);
+    if !matches!(via, Via::Mesh { .. } | Via::Local(_)) && cluster.tls == UpstreamTls::Mesh {
+        return Err(ConnectError::NoMeshTls);
     }
     let stream = match via {
         Via::Local(address) | Via::Plain(address) => {
             Stream::Tcp(connect_socket(worker, *address, cluster).await?)
         }
-        Via::Name { host, port } => Stream::Tcp(connect_name(worker, host, *port, cluster).await?),
+        Via::Socket(path) => {
+            let failed = |source| ConnectError::UnixSocket(path.clone(), source);
+            // A leading zero byte is the abstract namespace: unix(7).
+            let name = path.strip_prefix('@').map_or_else(|| path.to_string(), |name| format!("\0{name}"));
+            Stream::Unix(UnixStream::connect(name).await.map_err(failed)?)
+        }
+        Via::Name { host, port, spread } => {
+            Stream::Tcp(connect_name(worker, host, *port, *spread, cluster).await?)
+        }
         Via::Mesh { hop, identity, sni, .. } => {
             let target = HopTarget {
                 address: *hop,
@@ -182,7 +238,12 @@ pub(crate) async fn connect(
                 from: from.ok_or(ConnectError::NoIdentity)?,
                 transport: worker.settings.transport,
             };
-            Stream::Hop(dial_hop(&worker.dialer, target).await?)
+            let hop = dial_hop(&worker.dialer, target).await?;
+            if let (LinkStream::Tcp(stream), Some(wanted)) = (&hop, cluster.limits.tcp_keepalive) {
+                let failed = |source| ConnectError::Socket { address: target.address, source };
+                keep_alive(stream.get_ref().0, wanted).map_err(failed)?;
+            }
+            Stream::Hop(hop)
         }
     };
     Ok(Wire::new(stream))
@@ -199,21 +260,27 @@ async fn connect_socket(
     }
     let failed = |source| ConnectError::Socket { address, source };
     let stream = socket::connect_tcp(address, worker.settings.socket).await.map_err(failed)?;
-    if let Some((probes, idle, interval)) = cluster.limits.tcp_keepalive {
-        keep_alive(&stream, probes, idle, interval).map_err(failed)?;
+    if let Some(wanted) = cluster.limits.tcp_keepalive {
+        keep_alive(&stream, wanted).map_err(failed)?;
     }
     Ok(stream)
 }
 
-/// Tries every address of a name, in the order in which the resolver gave them.
+/// Tries every address of a name, in the order in which the resolver gave them; where they are to be spread over,
+/// beginning with any (differs: with Envoy each address is an endpoint of its own).
 async fn connect_name(
     worker: &Worker,
     host: &Arc<str>,
     port: u16,
+    spread: bool,
     cluster: &Cluster,
 ) -> Result<TcpStream, ConnectError> {
     let resolved = (worker.settings.resolve)(host.to_string(), port).await;
-    let addresses = resolved.map_err(|error| ConnectError::Name(host.clone(), error))?;
+    let mut addresses = resolved.map_err(|error| ConnectError::Name(host.clone(), error))?;
+    if spread && !addresses.is_empty() {
+        let begin = fastrand::usize(..addresses.len());
+        addresses.rotate_left(begin);
+    }
     let mut last = ConnectError::Name(host.clone(), io::ErrorKind::NotFound.into());
     for address in addresses {
         match connect_socket(worker, address, cluster).await {
@@ -226,9 +293,7 @@ async fn connect_name(
 
 fn keep_alive(
     stream: &TcpStream,
-    probes: Option<u32>,
-    idle: Option<std::time::Duration>,
-    interval: Option<std::time::Duration>,
+    (probes, idle, interval): (Option<u32>, Option<Duration>, Option<Duration>),
 ) -> io::Result<()> {
     let mut wanted = socket2::TcpKeepalive::new();
     if let Some(idle) = idle {
@@ -269,9 +334,9 @@ fn failure_of_http2(error: &h2::Error) -> Failure {
 }
 
 impl Pool {
-    /// Whether the endpoint is on another host.
+    /// Whether requests go to the meshd of another host, not to the application itself.
     pub(crate) fn is_hop(&self) -> bool {
-        matches!(self.via, Via::Mesh { .. })
+        matches!(self.via, Via::Mesh { .. }) && self.begins.is_none()
     }
 }
 
@@ -328,6 +393,9 @@ impl AsyncWrite for Listened {
     }
 }
 
+/// What is spoken after a TLS handshake, as ALPN names it. Source: Envoy's connection pools.
+const HTTP1: &[u8] = b"http/1.1";
+const HTTP2: &[u8] = b"h2";
 /// Lines in the head of an answer; a stranger's answer is bounded like a stranger's request.
 const MAX_RESPONSE_HEADERS: usize = 100;
 /// What one stream may have under way towards us before we read it.

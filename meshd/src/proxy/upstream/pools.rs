@@ -8,7 +8,8 @@ use std::time::Instant;
 use foldhash::HashMap;
 use mesh_core::plan::{Cluster, Endpoint, Via};
 
-use super::Pool;
+use super::opening::Opening;
+use super::{Manner, Pool};
 use crate::proxy::worker::{Caller, Worker};
 use crate::telemetry::EdgeKey;
 
@@ -16,15 +17,17 @@ use crate::telemetry::EdgeKey;
 #[derive(Default)]
 pub(crate) struct Pools(RefCell<HashMap<Key, Rc<Pool>>>);
 
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 struct Key {
     state: usize,
     caller: u32,
     http2: bool,
+    opening: Option<Opening>,
 }
 
 impl Pools {
-    /// Returns the pool of a caller and an endpoint, made when it is new or the endpoint has moved.
+    /// Returns the pool of a caller and an endpoint for connections that begin alike, made when it is new or the
+    /// endpoint has moved.
     pub(crate) fn pool(
         &self,
         worker: &Rc<Worker>,
@@ -32,8 +35,10 @@ impl Pools {
         cluster: &Arc<Cluster>,
         endpoint: &Endpoint,
         http2: bool,
+        opening: Option<Opening>,
     ) -> Rc<Pool> {
-        let key = Key { state: Arc::as_ptr(&endpoint.state) as usize, caller: caller.id, http2 };
+        let state = Arc::as_ptr(&endpoint.state) as usize;
+        let key = Key { state, caller: caller.id, http2, opening };
         if let Some(pool) = self.0.borrow().get(&key)
             && same(&pool.via, &endpoint.via)
         {
@@ -47,7 +52,11 @@ impl Pools {
             version: endpoint.version.clone(),
         });
         let from = matches!(endpoint.via, Via::Mesh { .. }).then(|| caller.identity.clone()).flatten();
-        let pool = Rc::new(Pool::new(worker, cluster, endpoint, from, http2, edge));
+        // What is said to the application on another host goes through a tunnel over the hop to it.
+        let tunnels = key.opening.is_some() && matches!(endpoint.via, Via::Mesh { .. });
+        let under = tunnels.then(|| self.pool(worker, caller, cluster, endpoint, true, None));
+        let manner = Manner { http2, opening: key.opening.clone(), under };
+        let pool = Rc::new(Pool::new(worker, cluster, endpoint, from, manner, edge));
         if let Some(old) = self.0.borrow_mut().insert(key, pool.clone()) {
             old.close_idle();
         }

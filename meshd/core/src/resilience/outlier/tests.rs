@@ -217,3 +217,36 @@ fn workers_that_pick_eject_and_sweep_at_once_end_with_the_right_count() {
     assert!((0..5).all(|position| !is_ejected(&cluster, position)));
     assert_eq!(cluster.state.ejected.load(Ordering::Relaxed), 0);
 }
+
+fn answer_all(cluster: &Cluster, answers: &[Answer]) -> Option<Cause> {
+    let endpoint = &cluster.endpoints.all[0];
+    let ejections = answers.iter().filter_map(|answer| record(cluster, endpoint, *answer, Moment(100)));
+    ejections.last().map(|ejection| ejection.cause)
+}
+
+#[test]
+fn local_failures_count_apart_where_a_rule_says_so() {
+    use Answer::{LocalFailure, Status, Timeout};
+    let split =
+        |limit| watched(2, OutlierPolicy { consecutive_5xx: 2, consecutive_local: limit, ..outlier() });
+
+    assert_eq!(answer_all(&split(None), &[LocalFailure; 2]), Some(Cause::Consecutive5xx));
+    assert_eq!(answer_all(&split(Some(3)), &[LocalFailure; 2]), None);
+    assert_eq!(
+        answer_all(&split(Some(3)), &[LocalFailure, Timeout, LocalFailure]),
+        Some(Cause::ConsecutiveLocal)
+    );
+    let heard = [LocalFailure, LocalFailure, Status(500), LocalFailure];
+    assert_eq!(answer_all(&split(Some(3)), &heard), None, "any answer shows that it can be reached");
+    let mixed = [Status(500), LocalFailure, Status(500)];
+    assert_eq!(answer_all(&split(Some(3)), &mixed), Some(Cause::Consecutive5xx), "they break no row of 5xx");
+}
+
+#[test]
+fn the_codes_of_a_rule_are_the_failures() {
+    let policy = OutlierPolicy { consecutive_5xx: 2, error_codes: vec![429, 404], ..outlier() };
+    let with = |answers: &[u16]| record_all(&watched(2, policy.clone()), 0, answers, Moment(100)).is_some();
+    assert!(with(&[429, 404]));
+    assert!(!with(&[503, 503, 503]), "what is not named is no failure");
+    assert!(!with(&[429, 500, 429]));
+}
