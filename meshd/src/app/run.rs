@@ -151,8 +151,14 @@ async fn serve(config: Config, state: HostState, raft: &Runtime) -> Result<()> {
     let upstreams = dns::upstreams(&ground.config);
     let dns =
         dns::start(&ground.config, outlets.plans.clone(), upstreams.clone(), ground.draining.clone()).await?;
-    let mut proxy =
-        entrances::start_proxy(&ground.config, &outlets, &ground.dialer, &ground.stats, ground.began)?;
+    let mut proxy = entrances::start_proxy(
+        &ground.config,
+        &outlets,
+        &ground.dialer,
+        &ground.stats,
+        &ground.keys,
+        ground.began,
+    )?;
     let interception = Interception::start(&ground.config, &upstreams, &desk)?;
 
     let server = start_server(&ground, raft, &notary, &hosts).await?;
