@@ -3,11 +3,14 @@
 mod bare;
 mod binomial;
 mod canary;
+mod clients;
 mod first_hour;
 mod harmless;
 mod leaving;
 mod outage;
+mod quic;
 mod refusals;
+mod six;
 mod ways_in;
 mod wire;
 
