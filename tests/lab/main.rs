@@ -4,6 +4,7 @@ mod bare;
 mod binomial;
 mod canary;
 mod clients;
+mod commands;
 mod first_hour;
 mod harmless;
 mod leaving;
