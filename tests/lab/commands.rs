@@ -160,7 +160,10 @@ fn status_and_top_tell_of_the_whole_mesh_from_any_host() {
         let hosts = status[0]["hosts"].as_array().context("hosts")?;
         ensure!(hosts.len() == 3, "{status:?}");
         for host in hosts {
-            ensure!(host["liveness"] == "live" && host["live_revision"].to_string() == applied, "{host}");
+            ensure!(
+                host["liveness"] == "live" && host["live_revision"].as_u64() == applied.parse().ok(),
+                "{host}"
+            );
         }
         let table = lab.vm(2).meshctl(&["status"])?.success()?.stdout;
         ensure!(["vm1", "vm2", "vm3"].iter().all(|name| table.contains(name)), "{table}");

@@ -11,12 +11,17 @@ use crate::terminal::Terminal;
 /// Longest time until something shows, on a busy machine.
 const LIMIT: Duration = Duration::from_mins(1);
 
-/// A percentage in a row of the screen: the `column`th, from 0.
-fn percent(lines: &[String], row: &str, column: usize) -> Option<f64> {
+/// A percentage in a row of the screen, the `column`th from 0, in tenths of a percent.
+fn tenths(lines: &[String], row: &str, column: usize) -> Option<u32> {
     let line = lines.iter().find(|line| line.split_whitespace().next() == Some(row))?;
     let words: Vec<&str> = line.split_whitespace().collect();
-    let percents = words.windows(2).filter(|pair| pair[1] == "%").map(|pair| pair[0].parse().ok());
-    percents.into_iter().nth(column)?
+    let mut percents = words.windows(2).filter(|pair| pair[1] == "%").map(|pair| pair[0]);
+    in_tenths(percents.nth(column)?)
+}
+
+fn in_tenths(percent: &str) -> Option<u32> {
+    let (whole, rest) = percent.split_once('.').unwrap_or((percent, "0"));
+    Some(whole.parse::<u32>().ok()? * 10 + rest.get(..1)?.parse::<u32>().ok()?)
 }
 
 const ASKED: usize = 0;
@@ -37,11 +42,10 @@ fn on_screen(text: &str) -> impl Fn(&[String]) -> Option<()> + '_ {
 /// Everything that the demo promises to show.
 fn check_the_view(terminal: &Terminal) {
     terminal.until(LIMIT, "the canary, asked for and measured", |lines| {
-        let asked = (percent(lines, "v1", ASKED)?, percent(lines, "v2", ASKED)?);
-        let measured = (percent(lines, "v1", MEASURED)?, percent(lines, "v2", MEASURED)?);
-        let near =
-            (70.0..100.0).contains(&measured.0) && (0.0..30.0).contains(&measured.1) && measured.1 > 0.0;
-        (asked == (90.0, 10.0) && near && percent(lines, "v1", SUCCESS)? == 100.0).then_some(())
+        let asked = (tenths(lines, "v1", ASKED)?, tenths(lines, "v2", ASKED)?);
+        let measured = (tenths(lines, "v1", MEASURED)?, tenths(lines, "v2", MEASURED)?);
+        let near = (700..1000).contains(&measured.0) && (1..300).contains(&measured.1);
+        (asked == (900, 100) && near && tenths(lines, "v1", SUCCESS)? == 1000).then_some(())
     });
     let heads = ["REVIEWS", "ASKED", "MEASURED", "REQ/S", "SUCCESS", "P50", "P99"];
     terminal.until(LIMIT, "the heads of the table", |lines| {
@@ -91,7 +95,7 @@ fn the_live_view_shows_what_its_own_hints_change_and_leaves_nothing() {
 
     type_hint(&terminal, "shift the weights: half to v2", folder.path());
     terminal.until(LIMIT, "half of the requests on v2", |lines| {
-        (percent(lines, "v2", ASKED)? == 50.0 && percent(lines, "v2", MEASURED)? > 30.0).then_some(())
+        (tenths(lines, "v2", ASKED)? == 500 && tenths(lines, "v2", MEASURED)? > 300).then_some(())
     });
     type_hint(&terminal, "inject a fault: some 503, some late", folder.path());
     terminal.until(LIMIT, "requests that fail", |lines| {
@@ -100,11 +104,11 @@ fn the_live_view_shows_what_its_own_hints_change_and_leaves_nothing() {
             .any(|line| line.contains("failed since the start: 502 Bad Gateway: reviews answered 503"));
         let success =
             lines.iter().find_map(|line| line.split_once("last 10 s: success ")?.1.split_once(" %"));
-        let counted = success.is_some_and(|(share, _)| share.parse::<f64>().is_ok_and(|share| share < 100.0));
+        let counted = success.is_some_and(|(share, _)| in_tenths(share).is_some_and(|share| share < 1000));
         (told && counted).then_some(())
     });
     type_hint(&terminal, "back to the canary", folder.path());
-    terminal.until(LIMIT, "the canary again", |lines| (percent(lines, "v1", ASKED)? == 90.0).then_some(()));
+    terminal.until(LIMIT, "the canary again", |lines| (tenths(lines, "v1", ASKED)? == 900).then_some(()));
     let routes = type_hint(&terminal, "what vm1 does with requests", folder.path());
     assert!(routes.contains("reviews") && routes.contains("90"), "{routes}");
     let top = type_hint(&terminal, "who calls whom", folder.path());

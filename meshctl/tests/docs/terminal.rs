@@ -141,8 +141,14 @@ impl Screen {
                 Some(end + 1)
             }
             0x1b => Some(2),
-            b'\r' => self.go(self.row, 0),
-            b'\n' => self.go(self.row + 1, self.column),
+            b'\r' => {
+                self.column = 0;
+                Some(1)
+            }
+            b'\n' => {
+                self.row += 1;
+                Some(1)
+            }
             0..0x20 => Some(1),
             first => {
                 let length = match first {
@@ -157,11 +163,6 @@ impl Screen {
                 Some(length)
             }
         }
-    }
-
-    fn go(&mut self, row: usize, column: usize) -> Option<usize> {
-        (self.row, self.column) = (row, column);
-        Some(1)
     }
 
     fn put(&mut self, letter: char) {
@@ -180,7 +181,8 @@ impl Screen {
         let number = |index: usize| parameters.split(';').nth(index)?.parse::<usize>().ok();
         match kind {
             b'H' | b'f' => {
-                self.go(number(0).unwrap_or(1).saturating_sub(1), number(1).unwrap_or(1).saturating_sub(1));
+                self.row = number(0).unwrap_or(1).saturating_sub(1);
+                self.column = number(1).unwrap_or(1).saturating_sub(1);
             }
             b'C' => self.column += number(0).unwrap_or(1),
             b'J' => self.cells.clear(),

@@ -74,7 +74,7 @@ async fn converse(
 ) -> std::result::Result<(), h2::Error> {
     send.send_data(message(0), false)?;
     let response = response.await?;
-    println!("status {}", response.status().as_u16());
+    crate::say(&format!("status {}", response.status().as_u16()));
     let mut body = response.into_body();
     for number in 0..messages {
         if number > 0 {
@@ -87,16 +87,14 @@ async fn converse(
             body.flow_control().release_capacity(bytes.len())?;
             came.extend_from_slice(&bytes);
         }
-        println!("message {number} {}", if came == wanted { "came back" } else { "did not come back" });
+        let how = if came == wanted { "came back" } else { "did not come back" };
+        crate::say(&format!("message {number} {how}"));
     }
     send.send_data(Bytes::new(), true)?;
     while body.data().await.transpose()?.is_some() {}
     for (name, value) in body.trailers().await?.unwrap_or_default() {
-        println!(
-            "{}: {}",
-            name.map(|name| name.to_string()).unwrap_or_default(),
-            value.to_str().unwrap_or("?")
-        );
+        let name = name.map(|name| name.to_string()).unwrap_or_default();
+        crate::say(&format!("{name}: {}", value.to_str().unwrap_or("?")));
     }
     Ok(())
 }

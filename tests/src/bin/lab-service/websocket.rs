@@ -52,7 +52,7 @@ pub(crate) fn call(to: &str) -> std::io::Result<()> {
 }
 
 fn print(text: &[u8]) {
-    println!("{}", String::from_utf8_lossy(text));
+    crate::say(&String::from_utf8_lossy(text));
 }
 
 fn head(reader: &mut impl BufRead) -> std::io::Result<String> {
