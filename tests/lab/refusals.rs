@@ -226,6 +226,33 @@ fn a_bad_file_is_told_with_its_place_and_takes_the_good_one_beside_it_along() {
 }
 
 #[test]
+fn a_route_to_a_missing_subset_or_host_is_a_warning_unless_strict() {
+    story("refusals::a_route_to_a_missing_subset_or_host_is_a_warning_unless_strict", || {
+        let mut lab = Lab::mesh(1)?;
+        lab.vm(1).services_file("reviews.toml", &crate::reviews("v1"))?;
+        eventually("reviews is known", || {
+            let list = lab.vm(1).meshctl(&["service", "list"])?.success()?.stdout;
+            ensure!(list.contains("reviews"), "{list}");
+            Ok(())
+        })?;
+        let before = rules(lab.vm(1))?;
+        let text = crate::canary(50, 50).replace("subset: v2}\n      weight", "subset: v9}\n      weight");
+        let file = lab.file("missing.yaml", &text)?.display().to_string();
+
+        let strict = lab.vm(1).meshctl(&["apply", &file, "--strict"])?;
+        ensure!(strict.code == Some(1) && strict.stderr.contains("v9"), "{strict:?}");
+        ensure!(strict.stderr.matches("nothing was changed").count() == 1, "{strict:?}");
+        ensure!(rules(lab.vm(1))? == before, "a refused order changed something");
+
+        let warned = lab.vm(1).meshctl(&["apply", &file])?;
+        ensure!(warned.code == Some(0) && warned.stdout.contains("live on 1 of 1 host"), "{warned:?}");
+        let missing = warned.stderr.lines().find(|line| line.contains("v9")).unwrap_or_default();
+        ensure!(missing.contains("missing.yaml:19:") && missing.contains("warning: "), "{}", warned.stderr);
+        Ok(())
+    });
+}
+
+#[test]
 fn a_bad_configuration_is_told_with_its_place() {
     story("refusals::a_bad_configuration_is_told_with_its_place", || {
         let mut lab = Lab::new(1)?;

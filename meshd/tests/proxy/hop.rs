@@ -230,11 +230,8 @@ async fn websockets_cross_as_tunnels() {
 async fn where_udp_is_blocked_requests_and_connections_go_over_tcp() {
     let (authority, backend) = (Authority::new(), Backend::http1("v1").await);
     let db = super::tcp::echo("hi").await;
-    let web = destination(&authority, backend.address, Protocol::Http, Transport::Tcp);
-    let opaque = destination(&authority, db, Protocol::Tcp, Transport::Tcp);
-    // Takes every datagram and answers none, as a firewall does.
-    let _walls = [web.address, opaque.address]
-        .map(|address| socket::bind_udp(address, socket::Share::Alone).expect("a port"));
+    let (web, _wall) = walled(|| destination(&authority, backend.address, Protocol::Http, Transport::Tcp));
+    let (opaque, _other) = walled(|| destination(&authority, db, Protocol::Tcp, Transport::Tcp));
     let quic = Transport::Quic;
     let here = source(&authority, vec![over_mesh(web.address, "reviews", "reviews-1")], quic);
     let there = opaque_source(&authority, vec![over_mesh(opaque.address, "reviews", "reviews-1")], quic);
@@ -243,4 +240,15 @@ async fn where_udp_is_blocked_requests_and_connections_go_over_tcp() {
         assert_eq!(once(here.address, get("/", &[])).await.status, StatusCode::OK);
     }
     assert!(super::tcp::talk(there.address, "hi", b"hello").await == b"hello");
+}
+
+/// A destination over TCP, and over UDP what takes every datagram and answers none, as a firewall does.
+fn walled(make: impl Fn() -> Lab) -> (Lab, std::net::UdpSocket) {
+    loop {
+        let lab = make();
+        // A port that is free over TCP may be taken over UDP.
+        if let Ok(wall) = socket::bind_udp(lab.address, socket::Share::Alone) {
+            return (lab, wall);
+        }
+    }
 }

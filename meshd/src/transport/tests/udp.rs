@@ -56,9 +56,7 @@ async fn hops_on_behalf_of_others_share_nothing() {
 #[tokio::test]
 async fn where_udp_does_not_answer_hops_go_over_tcp_and_that_is_remembered() {
     let mesh = Mesh::new();
-    let mut port = Port::new(Transport::Tcp, &reviews_host(&mesh));
-    // Takes every datagram and answers none, as a firewall does.
-    let wall = socket::bind_udp(port.address(), socket::Share::Alone).unwrap();
+    let (mut port, wall) = walled(&mesh);
     let dialer = dialer(&credentials(&mesh, "1", &["productpage"]));
     for _ in 0..3 {
         let (here, there, _) = hop(&dialer, &mut port).await;
@@ -71,8 +69,7 @@ async fn where_udp_does_not_answer_hops_go_over_tcp_and_that_is_remembered() {
 #[tokio::test]
 async fn hops_that_wait_for_each_other_find_udp_silent_once() {
     let mesh = Mesh::new();
-    let mut port = Port::new(Transport::Tcp, &reviews_host(&mesh));
-    let wall = socket::bind_udp(port.address(), socket::Share::Alone).unwrap();
+    let (mut port, wall) = walled(&mesh);
     let dialer = dialer(&credentials(&mesh, "1", &["productpage"]));
     let (expect, from) = (reviews(), workload("productpage"));
     let target = target(port.address(), Transport::Quic, &expect, &from);
@@ -93,6 +90,17 @@ async fn hops_that_wait_for_each_other_find_udp_silent_once() {
         assert_eq!(link.expect("a link").transport(), Transport::Tcp);
     }
     assert_eq!(connections_tried(&wall), 1);
+}
+
+/// Reviews over TCP, and over UDP what takes every datagram and answers none, as a firewall does.
+fn walled(mesh: &Mesh) -> (Port, std::net::UdpSocket) {
+    loop {
+        let port = Port::new(Transport::Tcp, &reviews_host(mesh));
+        // A port that is free over TCP may be taken over UDP.
+        if let Ok(wall) = socket::bind_udp(port.address(), socket::Share::Alone) {
+            return (port, wall);
+        }
+    }
 }
 
 /// How many connections were tried, by what a wall has received: each has a connection id of its own (RFC 9000, 17.2).
