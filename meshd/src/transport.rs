@@ -16,6 +16,7 @@ pub mod join;
 pub mod link;
 pub mod originate;
 pub mod quic;
+mod rest;
 pub mod secret;
 mod server_check;
 pub mod socket;

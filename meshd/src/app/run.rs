@@ -49,6 +49,10 @@ pub fn run(config: Config) -> Result<()> {
         );
     };
     let _lock = FolderLock::take(&data)?;
+    // Several small heaps (one for each thread) on huge pages take tens of MB that nobody uses.
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        tracing::debug!(%error, "huge pages stay on");
+    }
     // Raft alone on a thread, so that nobody can delay a heartbeat; everything else of the control plane on another.
     let raft = runtime("meshd-raft")?;
     let work = runtime("meshd-work")?;
@@ -157,6 +161,7 @@ async fn serve(config: Config, state: HostState, raft: &Runtime) -> Result<()> {
         &outlets,
         &ground.dialer,
         &ground.stats,
+        &ground.keys,
         ground.began,
         &names,
     )?;

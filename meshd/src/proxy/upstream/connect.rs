@@ -131,7 +131,8 @@ pub(crate) fn tell(cluster: &Cluster, via: &Via, error: &ConnectError) {
 
 async fn begin_http1(slot: Slot, stream: Wire) -> Result<(), ConnectError> {
     let pool = slot.pool.clone();
-    let begun = http1::Builder::new().max_headers(MAX_RESPONSE_HEADERS).handshake(TokioIo::new(stream)).await;
+    // Answers have at most the 100 fields that hyper takes if not told otherwise.
+    let begun = http1::Builder::new().handshake(TokioIo::new(stream)).await;
     let (sender, connection) = begun.map_err(|error| ConnectError::Http(error.to_string()))?;
     task::spawn_local("upstream connection", async move {
         let _slot = slot;
@@ -396,8 +397,6 @@ impl AsyncWrite for Listened {
 /// What is spoken after a TLS handshake, as ALPN names it. Source: Envoy's connection pools.
 const HTTP1: &[u8] = b"http/1.1";
 const HTTP2: &[u8] = b"h2";
-/// Lines in the head of an answer; a stranger's answer is bounded like a stranger's request.
-const MAX_RESPONSE_HEADERS: usize = 100;
 /// What one stream may have under way towards us before we read it.
 const STREAM_WINDOW: u32 = 1 << 20;
 /// What all streams of a connection may have under way.
