@@ -258,7 +258,7 @@ fn walled(make: impl Fn() -> Lab) -> (Lab, std::net::UdpSocket) {
 async fn tls_of_the_application_goes_through_the_hop() {
     let (authority, outside) = (Authority::new(), origination::Authority::new());
     let server = origination::Server::start(&outside.certify(origination::HOST, 1), None, false).await;
-    let there = destination(&authority, server.address, Protocol::Http);
+    let there = destination(&authority, server.address, Protocol::Http, Transport::Tcp);
     let mut cluster = cluster(HOST, vec![over_mesh(there.address, "reviews", "reviews-1")]);
     cluster.tls = UpstreamTls::Originate(Arc::new(outside.simple()));
     // The one who waits for its own connection must not be refused the hop below it.
