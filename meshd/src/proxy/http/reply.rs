@@ -74,7 +74,8 @@ impl Inbound<'_> {
         exchange.details = "via_upstream";
         parts.version = if self.version >= Version::HTTP_2 { Version::HTTP_2 } else { Version::HTTP_11 };
         request::strip_hop_by_hop(&mut parts.headers);
-        parts.headers.insert(request::SERVICE_TIME, request::number(took.as_millis() as u64));
+        let took = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        parts.headers.insert(request::SERVICE_TIME, request::number(took));
         if let Some(marks) = &reply.marks {
             for name in CORS_HEADERS {
                 parts.headers.remove(name);
