@@ -1,5 +1,6 @@
 //! One module per command; [`run`] picks.
 
+mod api;
 mod apply;
 mod delete;
 mod diff;
@@ -15,7 +16,7 @@ pub(crate) mod top;
 mod validate;
 pub(crate) mod wait;
 
-use crate::cli::{Cli, Command, DemoAction, HostCommand, ServiceCommand, TokenCommand};
+use crate::cli::{ApiCommand, Cli, Command, DemoAction, HostCommand, ServiceCommand, TokenCommand};
 use crate::client::Client;
 use crate::demo;
 use crate::exit::{Exit, Result};
@@ -45,6 +46,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit> {
         Command::Delete(args) => delete::run(&args, client).await,
         Command::Diff(args) => diff::run(&args, client).await,
         Command::Validate(args) => validate::run(&args),
+        Command::Api(ApiCommand::Fields(args)) => api::fields(&args),
         Command::Service(ServiceCommand::Register(args)) => service::register(&args, client).await,
         Command::Service(ServiceCommand::Deregister { names }) => {
             service::deregister(names, &client()?).await

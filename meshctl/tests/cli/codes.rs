@@ -4,12 +4,7 @@ use std::path::Path;
 
 use mesh_proto::api::{ErrorCode, Response};
 
-use crate::server::{Server, no, run};
-
-fn alone(arguments: &[&str]) -> crate::server::Ran {
-    let home = tempfile::tempdir().expect("folder");
-    run(home.path(), None, arguments, "")
-}
+use crate::server::{Server, alone, no, run};
 
 #[test]
 fn wrong_usage_is_64_and_help_is_0() {

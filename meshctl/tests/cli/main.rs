@@ -4,4 +4,5 @@ mod server;
 
 mod apply;
 mod codes;
+mod fields;
 mod look;
