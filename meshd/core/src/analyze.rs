@@ -4,12 +4,10 @@
 //! Istio, but for what no host could carry out. What one object alone gets wrong was said by `proto::validate`.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
-use mesh_proto::command::{Batch, Revision};
+use mesh_proto::command::Batch;
 use mesh_proto::finding::Finding;
 use mesh_proto::resource::{Destination, Headers, HttpRoute, Kind, ObjectKey, Spec};
-use mesh_proto::watch::Stored;
 
 use crate::compile::clusters::Rules as DestinationRules;
 use crate::compile::hosts::{Service, Services, full_name, of_kind, services, takes};
@@ -17,22 +15,12 @@ use crate::compile::mesh::Settings;
 use crate::compile::rules::{HttpRule, Rules, is_catch_all, load};
 use crate::compile::{Problems, routes};
 use crate::plan::Node;
+use crate::sketch;
 use crate::world::World;
 
 /// Tells what a batch would make strange: everything about its own objects, and what it breaks for others.
 pub fn check(world: &World, batch: &Batch) -> Vec<Finding> {
-    let mut after = world.clone();
-    for change in &batch.changes {
-        match &change.object {
-            None => drop(after.resources.remove(&change.key)),
-            Some(object) => {
-                let before = world.resources.get(&change.key);
-                let created = before.map_or(Revision(u64::MAX), |before| before.created);
-                let stored = Stored { object: object.clone(), created, changed: Revision(u64::MAX) };
-                after.resources.insert(change.key.clone(), Arc::new(stored));
-            }
-        }
-    }
+    let after = sketch::after(world, batch);
     let own: BTreeSet<String> = batch.changes.iter().map(|change| change.key.to_string()).collect();
     let is_own = |finding: &Finding| finding.object.as_ref().is_some_and(|object| own.contains(object));
     let mut findings = all(&after);

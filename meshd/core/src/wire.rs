@@ -6,3 +6,4 @@
 pub mod client_hello;
 pub mod guard;
 pub mod sniff;
+pub mod strip;

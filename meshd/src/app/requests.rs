@@ -8,9 +8,10 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use mesh_core::endpoint::Moment;
 use mesh_core::plan::Plan;
-use mesh_core::views;
+use mesh_core::{analyze, explain, meaning, sketch, views};
 use mesh_proto::api::{ApiError, Call, ErrorCode, Get, HostStats, JoinRequest, Request, Response, Scope};
 use mesh_proto::command::{HostId, Liveness};
+use mesh_proto::explain::Ask;
 use mesh_proto::registration::{Health, Instance, Registration};
 use std::collections::BTreeMap;
 use tokio::sync::watch;
@@ -110,6 +111,16 @@ impl Requests {
             Request::Clusters(filter) => Response::Clusters(views::clusters(&plan, filter, self.now())),
             Request::Endpoints(filter) => Response::Endpoints(views::endpoints(&plan, filter, self.now())),
             Request::Services => Response::Services(views::services(&self.published.borrow().world)),
+            Request::Explain(ask) => return Some(self.explain(&plan, ask)),
+            Request::Analyze(batch) => {
+                let world = self.published.borrow().world.clone();
+                Response::Findings(analyze::all(&sketch::after(&world, batch)))
+            }
+            Request::Preview(batch) => {
+                let world = self.published.borrow().world.clone();
+                let after = sketch::after(&world, batch);
+                Response::Differences(meaning::differences(&world, &after, &plan.node))
+            }
             Request::Stats { scope: Scope::Host } => Response::Stats(vec![self.own_stats()]),
             Request::Stats { scope: Scope::Mesh } => Response::Stats(self.stats_of_all().await),
             Request::Version => Response::Version { version: env!("CARGO_PKG_VERSION").into() },
@@ -247,6 +258,14 @@ impl Requests {
             .map(|(_, stored)| (**stored).clone())
             .collect();
         Response::Resources { revision: world.revision, items }
+    }
+
+    fn explain(&self, plan: &Plan, ask: &Ask) -> Result<Response, ApiError> {
+        let world = self.published.borrow().world.clone();
+        let explained = explain::explain(&world, plan, ask, self.now());
+        explained
+            .map(|explanation| Response::Explained(Box::new(explanation)))
+            .map_err(|reason| refused(ErrorCode::NotFound, reason))
     }
 
     fn own_stats(&self) -> HostStats {

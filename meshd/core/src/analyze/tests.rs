@@ -5,6 +5,11 @@ use mesh_proto::finding::Severity;
 use mesh_proto::registration::{Health, Instance, PortBinding, Protocol, Registration};
 use mesh_proto::watch::Change;
 
+use std::sync::Arc;
+
+use mesh_proto::command::Revision;
+use mesh_proto::watch::Stored;
+
 use super::*;
 
 fn world() -> World {
