@@ -11,7 +11,7 @@ use crate::words::duration;
 
 mod look;
 
-pub(crate) use look::{ApiCommand, FieldsArgs, ValidateArgs};
+pub(crate) use look::{AnalyzeArgs, ApiCommand, ExplainArgs, FieldsArgs, Grave, TestArgs, ValidateArgs};
 
 const AFTER: &str = "\
 First steps:
@@ -62,6 +62,12 @@ pub(crate) enum Command {
     /// Check files without a mesh
     #[command(after_help = "Example:\n  meshctl validate examples/two-hosts")]
     Validate(ValidateArgs),
+    /// Which rule a request meets, why not the others, and where it goes
+    Explain(Box<ExplainArgs>),
+    /// What is strange about rules: missing hosts and subsets, routes never reached, conflicts
+    Analyze(AnalyzeArgs),
+    /// Check cases: what rules must do with requests, without a mesh
+    Test(TestArgs),
     /// Istio's API, field by field: what works here
     #[command(subcommand)]
     Api(ApiCommand),

@@ -14,6 +14,7 @@ mod demo;
 mod exit;
 mod kinds;
 mod locate;
+mod offline;
 mod output;
 mod rules;
 mod screen;

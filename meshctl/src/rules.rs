@@ -1,6 +1,7 @@
 //! Reads rules from files, folders and standard input, and says all that is wrong with them.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -33,6 +34,12 @@ impl Rule {
         finding.object = object.or_else(|| Some(self.object.key().to_string()));
     }
 
+    /// Where a field is written, `file:line:column`.
+    pub(crate) fn at(&self, path: &str) -> String {
+        let at = self.document.at(path);
+        format!("{}:{}:{}", self.document.file, at.line, at.column)
+    }
+
     /// The finding for an object that an earlier document holds already.
     fn twice(&self, first: &Self) -> Finding {
         let at = first.document.at("metadata.name");
@@ -53,6 +60,8 @@ pub(crate) struct Rules {
     pub(crate) findings: Vec<Finding>,
     /// Number of files read.
     pub(crate) files: usize,
+    /// Where in `all` the first object of a key is.
+    by_key: BTreeMap<ObjectKey, usize>,
 }
 
 impl Rules {
@@ -82,8 +91,9 @@ impl Rules {
                 namespace.clone_into(&mut object.metadata.namespace);
             }
             let rule = Rule { object, document };
-            if let Some(first) = self.all.iter().find(|other| other.object.key() == rule.object.key()) {
-                self.findings.push(rule.twice(first));
+            match self.by_key.entry(rule.object.key()) {
+                Entry::Occupied(first) => self.findings.push(rule.twice(&self.all[*first.get()])),
+                Entry::Vacant(free) => drop(free.insert(self.all.len())),
             }
             self.all.push(rule);
         }
@@ -213,6 +223,19 @@ fn sources(paths: &[PathBuf]) -> Result<Vec<Source>> {
     Ok(sources)
 }
 
+/// Whether a file of a folder is taken for rules, by its name. Files of cases (`meshctl test`) are not.
+pub(crate) fn is_rules(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);
+    matches!(extension, "yaml" | "yml" | "json") && !is_cases(path)
+}
+
+/// Whether a file holds cases of `meshctl test`, by its name.
+pub(crate) fn is_cases(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name.ends_with(".test.yaml") || name.ends_with(".test.yml")
+}
+
 fn folder(path: &Path, depth: usize, sources: &mut Vec<Source>) -> Result {
     if depth > MAX_DEPTH {
         return Err(Failure::new(
@@ -227,13 +250,9 @@ fn folder(path: &Path, depth: usize, sources: &mut Vec<Source>) -> Result {
     }
     entries.sort();
     for entry in entries {
-        let is_rules = entry
-            .extension()
-            .and_then(|extension| extension.to_str())
-            .is_some_and(|extension| matches!(extension, "yaml" | "yml" | "json"));
         if entry.is_dir() {
             folder(&entry, depth + 1, sources)?;
-        } else if is_rules {
+        } else if is_rules(&entry) {
             sources.push(Source::File(entry));
         }
     }

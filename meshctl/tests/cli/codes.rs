@@ -4,7 +4,7 @@ use std::path::Path;
 
 use mesh_proto::api::{ErrorCode, Response};
 
-use crate::server::{Server, alone, no, run};
+use crate::server::{Server, alone, no};
 
 #[test]
 fn wrong_usage_is_64_and_help_is_0() {
