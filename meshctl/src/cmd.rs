@@ -10,6 +10,7 @@ mod get;
 mod history;
 mod host;
 pub(crate) mod local;
+mod meaning;
 mod plan;
 mod service;
 pub(crate) mod status;

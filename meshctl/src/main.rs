@@ -16,6 +16,7 @@ mod kinds;
 mod locate;
 mod offline;
 mod output;
+mod progress;
 mod rules;
 mod screen;
 mod words;

@@ -29,6 +29,8 @@ pub(crate) struct Files {
     pub(crate) hosts: Hosts,
     /// Whether the services are assumed: no file names any.
     pub(crate) assumed: bool,
+    /// The port of assumed services for which the rules name none. Default 80.
+    pub(crate) usual_port: Option<u16>,
 }
 
 impl Files {
@@ -66,7 +68,7 @@ impl Files {
     pub(crate) fn world(&mut self) -> Result<World> {
         let objects: Vec<Object> = self.rules.all.iter().map(|rule| rule.object.clone()).collect();
         if self.hosts.is_empty() {
-            self.hosts = assume(&objects);
+            self.hosts = assume(&objects, self.usual_port.unwrap_or(80));
             self.assumed = !self.hosts.is_empty();
         }
         sketch::of_files(&self.hosts, objects).map_err(Failure::refused)
@@ -119,8 +121,8 @@ struct Named {
     subsets: BTreeMap<String, BTreeMap<String, String>>,
 }
 
-/// Makes the services that rules speak of: on the ports they name (else 80), one healthy instance for each subset.
-fn assume(objects: &[Object]) -> Hosts {
+/// Makes the services that rules speak of: on the ports they name (else the usual one), a healthy instance for each subset.
+fn assume(objects: &[Object], usual_port: u16) -> Hosts {
     let mut found: BTreeMap<(String, String), Named> = BTreeMap::new();
     let declared: BTreeSet<&String> = objects
         .iter()
@@ -157,7 +159,7 @@ fn assume(objects: &[Object]) -> Hosts {
     }
     let instances: BTreeMap<String, Instance> = found
         .into_iter()
-        .flat_map(|((service, namespace), named)| instances(&service, &namespace, named))
+        .flat_map(|((service, namespace), named)| instances(&service, &namespace, named, usual_port))
         .collect();
     if instances.is_empty() { Hosts::new() } else { Hosts::from([("assumed".to_owned(), instances)]) }
 }
@@ -185,8 +187,8 @@ fn service_of(host: &str, home: &str) -> Option<(String, String)> {
     }
 }
 
-fn instances(service: &str, namespace: &str, named: Named) -> Vec<(String, Instance)> {
-    let ports = if named.ports.is_empty() { BTreeSet::from([80]) } else { named.ports };
+fn instances(service: &str, namespace: &str, named: Named, usual_port: u16) -> Vec<(String, Instance)> {
+    let ports = if named.ports.is_empty() { BTreeSet::from([usual_port]) } else { named.ports };
     let ports: Vec<PortBinding> = ports.into_iter().map(|number| http_port(number, number)).collect();
     let mut subsets = named.subsets;
     if subsets.is_empty() {

@@ -11,6 +11,7 @@ use mesh_proto::yaml::{self, Document};
 
 use crate::exit::{Exit, Failure, Result, plain};
 use crate::output::{Tone, paint, tell};
+use crate::progress::Progress;
 use crate::words::count;
 
 /// The most bytes read of a file: one more than fits, so that `yaml` can say that it is too large.
@@ -72,10 +73,16 @@ impl Rules {
     /// A file that cannot be read, or a folder without rules. What is wrong *in* files is in `findings`.
     pub(crate) fn read(paths: &[PathBuf], namespace: &str) -> Result<Self> {
         let mut read = Self::default();
-        for source in sources(paths)? {
+        let sources = sources(paths)?;
+        // By bytes: one file may have twenty thousand documents.
+        let mut progress = Progress::new(sources.iter().map(Source::bytes).sum());
+        for source in sources {
             let text = source.text()?;
             read.files += 1;
-            read.add(&source.name(), &text, namespace);
+            let name = source.name();
+            progress.begin(source.bytes(), &name);
+            read.add(&name, &text, namespace);
+            progress.add(source.bytes(), &name);
         }
         read.sort();
         Ok(read)
@@ -183,6 +190,14 @@ impl Source {
         match self {
             Self::Stdin => "<stdin>".into(),
             Self::File(path) => path.display().to_string(),
+        }
+    }
+
+    /// How much of it there is to read, for the progress bar.
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Stdin => 1,
+            Self::File(path) => std::fs::metadata(path).map_or(1, |facts| facts.len().max(1)),
         }
     }
 

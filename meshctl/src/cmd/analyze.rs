@@ -27,7 +27,7 @@ pub(crate) async fn run(args: &AnalyzeArgs, client: impl Fn() -> Result<Client>)
                 "no services were given: those that the rules name are assumed (name a *.toml of services)";
             tell(&paint(Tone::Dim, &format!("note: {note}")));
         }
-        analyze::all(&world)
+        analyze::thorough(&world)
     };
     place(&mut findings, &files.rules);
     findings.extend(std::mem::take(&mut files.rules.findings));

@@ -27,6 +27,8 @@ pub(crate) async fn run(args: &ExplainArgs, client: impl Fn() -> Result<Client>)
             files.rules.judge(false)?;
         }
         ask.any_caller = true;
+        let in_url = ask.authority.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+        files.usual_port = ask.port.or(in_url);
         of_files(&mut files, &ask)?
     };
     show(args.output.output, std::slice::from_ref(&explanation), || page::page(&explanation))?;
@@ -51,6 +53,9 @@ pub(crate) fn of_files(files: &mut Files, ask: &Ask) -> Result<Explanation> {
         );
     }
     explanation.caller.seen_from.clear();
+    if ask.from.is_empty() {
+        explanation.caller.known_as = "no caller was named (--from)".into();
+    }
     put_places(&mut explanation, &files.rules);
     Ok(explanation)
 }

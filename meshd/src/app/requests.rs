@@ -114,7 +114,7 @@ impl Requests {
             Request::Explain(ask) => return Some(self.explain(&plan, ask)),
             Request::Analyze(batch) => {
                 let world = self.published.borrow().world.clone();
-                Response::Findings(analyze::all(&sketch::after(&world, batch)))
+                Response::Findings(analyze::thorough(&sketch::after(&world, batch)))
             }
             Request::Preview(batch) => {
                 let world = self.published.borrow().world.clone();

@@ -1,5 +1,6 @@
 //! The data path over loopback.
 
+mod explain;
 mod hop;
 mod http;
 mod lab;
