@@ -31,6 +31,8 @@ pub(crate) struct Files {
     pub(crate) assumed: bool,
     /// The port of assumed services for which the rules name none. Default 80.
     pub(crate) usual_port: Option<u16>,
+    /// Whether services that rules only send to are assumed as well: no, where a slip of the pen shall be found.
+    pub(crate) assume_destinations: bool,
 }
 
 impl Files {
@@ -68,7 +70,7 @@ impl Files {
     pub(crate) fn world(&mut self) -> Result<World> {
         let objects: Vec<Object> = self.rules.all.iter().map(|rule| rule.object.clone()).collect();
         if self.hosts.is_empty() {
-            self.hosts = assume(&objects, self.usual_port.unwrap_or(80));
+            self.hosts = assume(&objects, self.usual_port.unwrap_or(80), self.assume_destinations);
             self.assumed = !self.hosts.is_empty();
         }
         sketch::of_files(&self.hosts, objects).map_err(Failure::refused)
@@ -122,7 +124,7 @@ struct Named {
 }
 
 /// Makes the services that rules speak of: on the ports they name (else the usual one), a healthy instance for each subset.
-fn assume(objects: &[Object], usual_port: u16) -> Hosts {
+fn assume(objects: &[Object], usual_port: u16, destinations_too: bool) -> Hosts {
     let mut found: BTreeMap<(String, String), Named> = BTreeMap::new();
     let declared: BTreeSet<&String> = objects
         .iter()
@@ -132,22 +134,27 @@ fn assume(objects: &[Object], usual_port: u16) -> Hosts {
         })
         .flatten()
         .collect();
-    for object in objects {
+    // DestinationRules first: what they name is a service, whoever sends there.
+    let first = |object: &&Object| !matches!(object.spec, Spec::DestinationRule(_));
+    let mut ordered: Vec<&Object> = objects.iter().collect();
+    ordered.sort_by_key(first);
+    for object in ordered {
         let home = &object.metadata.namespace;
-        let mut name = |host: &String, port: Option<u16>| {
-            if let Some(key) = service_of(host, home).filter(|_| !declared.contains(host)) {
+        let mut name = |host: &String, port: Option<u16>, only_if_known: bool| {
+            let Some(key) = service_of(host, home).filter(|_| !declared.contains(host)) else { return };
+            if !only_if_known || found.contains_key(&key) {
                 found.entry(key).or_default().ports.extend(port);
             }
         };
         match &object.spec {
             Spec::VirtualService(rule) => {
-                rule.hosts.iter().for_each(|host| name(host, None));
+                rule.hosts.iter().for_each(|host| name(host, None, false));
                 for to in destinations(rule) {
-                    name(&to.host, to.port.map(|port| port.number));
+                    name(&to.host, to.port.map(|port| port.number), !destinations_too);
                 }
             }
             Spec::DestinationRule(rule) => {
-                name(&rule.host, None);
+                name(&rule.host, None, false);
                 let Some(named) = service_of(&rule.host, home).and_then(|key| found.get_mut(&key)) else {
                     continue;
                 };

@@ -80,8 +80,8 @@ pub(crate) async fn send(client: &Client, order: &Order) -> Result<Applied> {
                 let applied = answer!(answer, Response::Applied(applied) => applied)?;
                 order.print(&applied)?;
                 if order.dry_run {
-                    let meaning = meaning::of(client, &order.batch(&current)).await?;
-                    if !meaning.is_empty() {
+                    let meaning = meaning::of(client, &order.batch(&current)).await;
+                    if let Some(meaning) = meaning.filter(|meaning| !meaning.is_empty()) {
                         say(&format!("\nwhat that would mean for traffic:\n{meaning}"))?;
                     }
                 }

@@ -33,12 +33,15 @@ pub(crate) async fn run(args: &DiffArgs, client: impl Fn() -> Result<Client>) ->
         return Ok(Exit::Done);
     }
     let batch = sketch::batch(rules.all.iter().map(|rule| rule.object.clone()).collect());
-    let meaning = super::meaning::of(&client, &batch).await?;
-    if meaning.is_empty() {
-        text.push_str(&paint(Tone::Dim, "\nno route, share, timeout or policy is other than before"));
-        text.push('\n');
-    } else {
-        let _ = write!(text, "\nwhat that means for traffic:\n{meaning}");
+    match super::meaning::of(&client, &batch).await {
+        Some(meaning) if meaning.is_empty() => {
+            let none = "no route, share, timeout or policy is other than before";
+            let _ = writeln!(text, "\n{}", paint(Tone::Dim, none));
+        }
+        Some(meaning) => {
+            let _ = write!(text, "\nwhat that means for traffic:\n{meaning}");
+        }
+        None => {}
     }
     say(&text)?;
     Ok(Exit::Refused)

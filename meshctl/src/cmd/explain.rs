@@ -29,6 +29,7 @@ pub(crate) async fn run(args: &ExplainArgs, client: impl Fn() -> Result<Client>)
         ask.any_caller = true;
         let in_url = ask.authority.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
         files.usual_port = ask.port.or(in_url);
+        files.assume_destinations = true;
         of_files(&mut files, &ask)?
     };
     show(args.output.output, std::slice::from_ref(&explanation), || page::page(&explanation))?;

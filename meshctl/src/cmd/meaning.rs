@@ -8,8 +8,7 @@ use mesh_proto::command::Batch;
 use mesh_proto::explain::{Delta, Difference, Turn};
 
 use crate::client::Client;
-use crate::exit::Result;
-use crate::output::{Tone, paint};
+use crate::output::{Tone, paint, tell};
 use crate::words::count;
 
 /// Two Plans of a large mesh may have to be made.
@@ -17,13 +16,16 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The most clients named in a line.
 const MOST_CLIENTS: usize = 6;
 
-/// Asks what a batch would mean; empty where nothing would change, or the meshd is older than the question.
-pub(super) async fn of(client: &Client, batch: &Batch) -> Result<String> {
-    let answer = client.ask(&Request::Preview(batch.clone()), PATIENCE).await?;
-    Ok(match answer {
-        Ok(Response::Differences(differences)) => page(&differences),
-        Ok(_) | Err(_) => String::new(),
-    })
+/// Asks what a batch would mean; empty where nothing would change. A meshd older than the question is no failure.
+pub(super) async fn of(client: &Client, batch: &Batch) -> Option<String> {
+    let why = match client.ask(&Request::Preview(batch.clone()), PATIENCE).await {
+        Ok(Ok(Response::Differences(differences))) => return Some(page(&differences)),
+        Ok(Ok(_)) => "meshd answered another question".into(),
+        Ok(Err(error)) => error.message,
+        Err(failure) => failure.message,
+    };
+    tell(&paint(Tone::Dim, &format!("note: what it means for traffic is not told: {why}")));
+    None
 }
 
 /// Writes differences, a paragraph a route.

@@ -128,6 +128,7 @@ impl Suite {
         if let Some(instances) = file.instances().map_err(|why| Failure::refused(format!("{name}: {why}")))? {
             files.add_services("services", instances);
         }
+        files.assume_destinations = true;
         let world = files.world()?;
         let plan = compile(&world, &sketch::node(vec![sketch::nobody()]), None);
         if file.cases.is_empty() {

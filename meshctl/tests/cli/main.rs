@@ -6,3 +6,4 @@ mod apply;
 mod codes;
 mod fields;
 mod look;
+mod offline;

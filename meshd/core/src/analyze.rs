@@ -263,7 +263,7 @@ fn check_reach(rules: &Rules<'_>, findings: &mut Vec<Finding>) {
     };
     for rule in &rules.http[last + 1..] {
         let text = format!(
-            "VirtualService rule {} not used ({} before it takes every request).",
+            "VirtualService rule {} not used ({} before it takes every request)",
             place(rule),
             place(&rules.http[last])
         );

@@ -180,13 +180,13 @@ fn sidecars(world: &World, findings: &mut Vec<Finding>) {
             None => (
                 "IST0111",
                 format!(
-                    "The Sidecars [{list}] in namespace {namespace:?} have no workload selector, which can lead to undefined behavior."
+                    "The Sidecars [{list}] in namespace {namespace:?} have no workload selector, which can lead to undefined behavior"
                 ),
             ),
             Some(_) => (
                 "IST0110",
                 format!(
-                    "The Sidecars [{list}] in namespace {namespace:?} select the same workloads, which can lead to undefined behavior."
+                    "The Sidecars [{list}] in namespace {namespace:?} select the same workloads, which can lead to undefined behavior"
                 ),
             ),
         };
@@ -243,7 +243,7 @@ fn hosts_of_gateway(
     let missing: Vec<&str> = rule.hosts.iter().filter(|host| !fits(host)).map(String::as_str).collect();
     if !missing.is_empty() {
         let text = format!(
-            "one or more host [{}] defined in VirtualService {}/{} not found in Gateway {name}.",
+            "one or more host [{}] defined in VirtualService {}/{} not found in Gateway {name}",
             missing.join(" "),
             key.namespace,
             key.name
@@ -258,7 +258,7 @@ fn ports(services: &Services<'_>, findings: &mut Vec<Finding>) {
         for port in service.ports.iter().filter(|port| port.protocol == Protocol::Auto) {
             let name = if port.name.is_empty() { "\"\"" } else { port.name.as_str() };
             let text = format!(
-                "Port name {name} (port: {}, targetPort: {}) doesn't follow the naming convention of Istio port.",
+                "Port name {name} (port: {}, targetPort: {}) doesn't follow the naming convention of Istio port",
                 port.number, port.target
             );
             let finding = Finding::info("IST0118", "", text)

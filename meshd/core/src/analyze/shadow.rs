@@ -28,7 +28,7 @@ pub(super) fn check(rules: &Rules<'_>, findings: &mut Vec<Finding>) {
             let names: Vec<String> =
                 covering.iter().flatten().map(|(by, at)| place(&rules.http[*by], *at)).collect();
             let text = format!(
-                "VirtualService rule #{number} not used (all matches used by prior rules: {}).",
+                "VirtualService rule #{number} not used (all matches used by prior rules: {})",
                 names.join(", ")
             );
             let path = format!("spec.{}", rule.origin.path);
@@ -38,7 +38,7 @@ pub(super) fn check(rules: &Rules<'_>, findings: &mut Vec<Finding>) {
         }
         for (at, (by, _)) in covering.iter().enumerate().filter_map(|(at, by)| Some((at, (*by)?))) {
             let text = format!(
-                "VirtualService rule #{number} match #{at} is not used (duplicate/overlapping match in rule #{by})."
+                "VirtualService rule #{number} match #{at} is not used (duplicate/overlapping match in rule #{by})"
             );
             findings.push(
                 Finding::info("IST0131", format!("spec.{}.match[{at}]", rule.origin.path), text).on(owner),

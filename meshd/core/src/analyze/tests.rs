@@ -110,7 +110,7 @@ spec:
     );
     assert_eq!(found.len(), 4, "{found:#?}");
     assert!(found[0].contains(
-        "spec.http[1]: VirtualService rule http[1] not used (http[0] before it takes every request)."
+        "spec.http[1]: VirtualService rule http[1] not used (http[0] before it takes every request)"
     ));
     assert!(found[1].contains(
         "those of VirtualService default/a count (it is older, or the first by namespace and name)"
