@@ -1,5 +1,7 @@
 //! `meshctl analyze`: what is strange about rules beside each other and beside the services there are.
 
+use std::fmt::Write as _;
+
 use mesh_core::{analyze, sketch};
 use mesh_proto::api::{Request, Response};
 use mesh_proto::command::Batch;
@@ -86,11 +88,11 @@ fn print(args: &AnalyzeArgs, findings: &[Finding], objects: usize, live: bool) -
             Severity::Info => ("info", Tone::Dim),
         };
         let plain = Finding { severity: Severity::Error, ..finding.clone() };
-        text.push_str(&format!("{} [{}] {plain}\n", paint(tone, word), finding.code));
+        let _ = writeln!(text, "{} [{}] {plain}", paint(tone, word), finding.code);
     }
     let of = if live && objects == 0 { "the rules of the mesh".to_owned() } else { count(objects, "object") };
     if findings.is_empty() {
-        text.push_str(&format!("{of}: nothing strange\n"));
+        let _ = writeln!(text, "{of}: nothing strange");
     } else {
         let told = [(Severity::Error, "error"), (Severity::Warning, "warning"), (Severity::Info, "note")];
         let told: Vec<String> = told
@@ -99,7 +101,7 @@ fn print(args: &AnalyzeArgs, findings: &[Finding], objects: usize, live: bool) -
             .filter(|(found, _)| *found > 0)
             .map(|(found, one)| count(found, one))
             .collect();
-        text.push_str(&format!("{of}: {}\n", told.join(", ")));
+        let _ = writeln!(text, "{of}: {}", told.join(", "));
     }
     say(&text)
 }

@@ -52,7 +52,7 @@ struct Scene<'a> {
     now: Moment,
 }
 
-impl<'a> Scene<'a> {
+impl Scene<'_> {
     fn explain(&self, caller: &caller::Found) -> Result<Explanation, String> {
         let mut notes = caller.notes.clone();
         let mut headers = headers(self.ask)?;
@@ -70,7 +70,7 @@ impl<'a> Scene<'a> {
             };
             return Ok(explanation);
         }
-        self.strip(&mut headers, &mut notes);
+        strip_head(&mut headers, &mut notes);
         let (raw, query) = path::parts(&self.ask.target);
         let Ok(normal) = path::normalise(raw) else {
             let mut explanation = self.begin(caller, &authority, 0, raw, query);
@@ -138,18 +138,6 @@ impl<'a> Scene<'a> {
         let mut headers = headers.clone();
         headers.insert(http::header::HOST, HeaderValue::from_str(authority).map_err(|_| bad)?);
         guard::check(&method, &uri, Version::HTTP_11, &headers, &guard::Limits::default())
-    }
-
-    /// Takes off what the proxy takes off before rules are asked.
-    fn strip(&self, headers: &mut HeaderMap, notes: &mut Vec<String>) {
-        let before: Vec<HeaderName> = headers.keys().cloned().collect();
-        strip::strip(headers);
-        let gone: Vec<&str> =
-            before.iter().filter(|name| !headers.contains_key(*name)).map(HeaderName::as_str).collect();
-        if !gone.is_empty() {
-            notes.push(format!("taken off before rules are asked: {}", gone.join(", ")));
-        }
-        headers.remove(http::header::HOST);
     }
 
     /// The service port: asked for, in the URL, 80 where somebody listens there, or the only one of the host's.
@@ -257,6 +245,18 @@ fn how_found(table: &PortTable, host: &VirtualHost, authority: &str) -> String {
         return format!("{asked} is a name of it for this caller");
     }
     format!("the longest wildcard that takes {asked}")
+}
+
+/// Takes off what the proxy takes off before rules are asked.
+fn strip_head(headers: &mut HeaderMap, notes: &mut Vec<String>) {
+    let before: Vec<HeaderName> = headers.keys().cloned().collect();
+    strip::strip(headers);
+    let gone: Vec<&str> =
+        before.iter().filter(|name| !headers.contains_key(*name)).map(HeaderName::as_str).collect();
+    if !gone.is_empty() {
+        notes.push(format!("taken off before rules are asked: {}", gone.join(", ")));
+    }
+    headers.remove(http::header::HOST);
 }
 
 fn headers(ask: &Ask) -> Result<HeaderMap, String> {

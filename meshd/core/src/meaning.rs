@@ -63,10 +63,12 @@ struct Shown {
     deltas: Vec<(String, String, String)>,
 }
 
+/// Callers by what rules can tell apart: namespace and labels.
+type Alike = BTreeMap<(String, BTreeMap<String, String>), (Workload, BTreeSet<String>)>;
+
 /// Gathers callers that rules can tell apart, with the names of all who are alike.
 fn callers(world: &World, node: &Node) -> (Vec<Workload>, Vec<BTreeSet<String>>) {
-    let mut alike: BTreeMap<(String, BTreeMap<String, String>), (Workload, BTreeSet<String>)> =
-        BTreeMap::new();
+    let mut alike = Alike::new();
     let registered = world.instances().map(|found| Workload {
         namespace: found.instance.namespace.clone(),
         account: found.instance.account.clone(),

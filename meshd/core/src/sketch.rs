@@ -46,8 +46,7 @@ pub fn of_files(
         let well = |(id, instance): (&String, &Instance)| {
             (id.clone(), Instance { health: Health::Healthy, ..instance.clone() })
         };
-        let registration =
-            Registration { instances: instances.iter().map(well).collect(), ..Registration::default() };
+        let registration = Registration { instances: instances.iter().map(well).collect() };
         run(&mut world, Command::Register { host: HostId(number), registration })?;
     }
     if !objects.is_empty() {

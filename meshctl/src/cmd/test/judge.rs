@@ -35,8 +35,8 @@ fn shares(then: &Then, told: &Explanation, failures: &mut Vec<String>) {
     for to in &reached {
         match names(to).iter().find(|name| left.contains_key(name.as_str())) {
             Some(name) => {
-                *left.entry(wanted.get_key_value(name).map_or("", |(name, _)| name)).or_default() -=
-                    f64::from(to.share) / 10_000.0
+                let key = wanted.get_key_value(name).map_or("", |(name, _)| name);
+                *left.entry(key).or_default() -= f64::from(to.share) / 10_000.0;
             }
             None => stray = true,
         }
@@ -72,7 +72,8 @@ fn answers(then: &Then, told: &Explanation, failures: &mut Vec<String>) {
         match told.outcome.status {
             Some(status) if status == wanted => {}
             Some(status) => {
-                failures.push(format!("status {wanted} expected, but it is {status}: {}", told.outcome.words))
+                failures
+                    .push(format!("status {wanted} expected, but it is {status}: {}", told.outcome.words));
             }
             None => failures.push(format!(
                 "status {wanted} expected, but the mesh does not answer by itself: {}",

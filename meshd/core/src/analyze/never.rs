@@ -55,7 +55,6 @@ fn conditions(rule: &HttpRule<'_>, owner: &ObjectKey, findings: &mut Vec<Finding
 /// Why no path meets a condition.
 fn no_path(uri: &StringMatch) -> Option<String> {
     match uri {
-        StringMatch::Present => None,
         StringMatch::Exact(text) | StringMatch::Prefix(text) if text.contains('?') => {
             Some("a path has no query; use queryParams".into())
         }
@@ -65,7 +64,7 @@ fn no_path(uri: &StringMatch) -> Option<String> {
         StringMatch::Prefix(text) if !text.is_empty() && !text.starts_with('/') => {
             Some(format!("paths begin with /, write \"/{text}\""))
         }
-        StringMatch::Exact(_) | StringMatch::Prefix(_) => None,
+        StringMatch::Present | StringMatch::Exact(_) | StringMatch::Prefix(_) => None,
         StringMatch::Regex(re2) if matches_nothing(re2) => Some("no text meets the expression".into()),
         StringMatch::Regex(re2) => {
             let first = first_texts(re2)?;

@@ -33,7 +33,7 @@ fn subsets(world: &World, services: &Services<'_>, domain: &str, findings: &mut 
         for service in services.all.iter().filter(|service| takes(&host, &service.host)) {
             match &service.source {
                 Source::Registered(instances) => {
-                    labels.extend(instances.iter().map(|found| &found.instance.labels))
+                    labels.extend(instances.iter().map(|found| &found.instance.labels));
                 }
                 Source::Entry(entry) => {
                     labels.extend(entry.spec.endpoints.iter().map(|endpoint| &endpoint.labels));

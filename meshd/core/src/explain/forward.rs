@@ -286,13 +286,13 @@ fn hash(call: &Call<'_>, cluster: &Cluster, notes: &mut Vec<String>, rng: &mut S
     let outcome = balance::hash_key(policy, call.headers, call.query, source, rng);
     match &outcome {
         HashKeyOutcome::Hash(_) => {
-            notes.push("consistent hashing: requests with the same key go to the same instance".into())
+            notes.push("consistent hashing: requests with the same key go to the same instance".into());
         }
         HashKeyOutcome::MakeCookie { .. } => {
-            notes.push("consistent hashing: the request has no such cookie yet, so it is given one".into())
+            notes.push("consistent hashing: the request has no such cookie yet, so it is given one".into());
         }
         HashKeyOutcome::None => {
-            notes.push("consistent hashing: the request has no such key, so any instance may get it".into())
+            notes.push("consistent hashing: the request has no such key, so any instance may get it".into());
         }
     }
     match outcome {

@@ -103,15 +103,14 @@ fn naive(
         })
 }
 
-/// A number of cases from a fixed seed, or from that of `MESH_SEED`: what fails once fails again.
+/// A number of cases from a fixed seed, or from that of `PROPTEST_RNG_SEED`: what fails once fails again.
 fn seeded(cases: u32) -> ProptestConfig {
-    let seed = std::env::var("MESH_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0x6d65_7368);
-    ProptestConfig {
-        cases,
-        failure_persistence: None,
-        rng_seed: RngSeed::Fixed(seed),
-        ..ProptestConfig::default()
-    }
+    let usual = ProptestConfig::default();
+    let rng_seed = match usual.rng_seed {
+        RngSeed::Random => RngSeed::Fixed(0x6d65_7368),
+        asked @ RngSeed::Fixed(_) => asked,
+    };
+    ProptestConfig { cases, failure_persistence: None, rng_seed, ..usual }
 }
 
 prop_compose! {
