@@ -1,5 +1,6 @@
 //! `meshctl analyze`: what is strange about rules beside each other and beside the services there are.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use mesh_core::{analyze, sketch};
@@ -12,7 +13,7 @@ use crate::client::{Client, answer};
 use crate::exit::{Exit, Result};
 use crate::offline::Files;
 use crate::output::{Format, Tone, json_items, paint, say, tell, yaml_items};
-use crate::rules::{Rules, number};
+use crate::rules::{Rule, Rules, number};
 use crate::words::count;
 
 /// Runs `analyze`.
@@ -51,10 +52,10 @@ async fn of_mesh(client: &Client, batch: Batch) -> Result<Vec<Finding>> {
 
 /// Gives findings about objects of the files their place there.
 fn place(findings: &mut [Finding], rules: &Rules) {
+    let by_name: BTreeMap<String, &Rule> =
+        rules.all.iter().map(|rule| (rule.object.key().to_string(), rule)).collect();
     for finding in findings.iter_mut() {
-        let rule =
-            rules.all.iter().find(|rule| finding.object.as_ref() == Some(&rule.object.key().to_string()));
-        if let Some(rule) = rule {
+        if let Some(rule) = finding.object.as_ref().and_then(|object| by_name.get(object)) {
             rule.place(finding);
         }
     }

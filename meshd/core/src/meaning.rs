@@ -31,7 +31,8 @@ pub fn differences(before: &World, after: &World, node: &Node) -> Vec<Difference
             found.entry(shown).or_default().extend(names.iter().cloned());
         }
     }
-    let everybody = names.iter().map(BTreeSet::len).sum::<usize>();
+    // Instances of one account may differ in labels: a name counts once.
+    let everybody = names.iter().flatten().collect::<BTreeSet<_>>().len();
     let mut differences: Vec<Difference> = found
         .into_iter()
         .map(|(shown, clients)| Difference {
@@ -138,7 +139,10 @@ fn compare(host: &(String, u16), before: &[RouteView], after: &[RouteView]) -> V
     let added = new.iter().filter(|(key, _)| !old.iter().any(|(other, _)| other == key));
     found.extend(added.map(|(_, row)| {
         let mut deltas = vec![("to".to_owned(), String::new(), row.then.clone())];
-        deltas.extend(row.with.iter().map(|with| (topic(with).to_owned(), String::new(), with.clone())));
+        deltas.extend(row.with.iter().map(|with| {
+            let topic = topic(with);
+            (topic.to_owned(), String::new(), without_topic(with, topic))
+        }));
         shown(row, Turn::Added, deltas)
     }));
     let gone = old.iter().filter(|(key, _)| !new.iter().any(|(other, _)| other == key));
@@ -177,14 +181,24 @@ fn deltas(before: &RouteView, after: &RouteView) -> Vec<(String, String, String)
     };
     let (old, new) = (by_topic(before), by_topic(after));
     let topics: BTreeSet<&&str> = old.keys().chain(new.keys()).collect();
-    let text = |words: Option<&Vec<String>>| words.map(|words| words.join(", ")).unwrap_or_default();
     for topic in topics {
+        let text = |words: Option<&Vec<String>>| match words {
+            Some(words) => words.iter().map(|with| without_topic(with, topic)).collect::<Vec<_>>().join(", "),
+            // Without a word about them there are those that Istio makes.
+            None if *topic == "retries" => "Istio's default".into(),
+            None => String::new(),
+        };
         let (was, is) = (text(old.get(*topic)), text(new.get(*topic)));
         if was != is {
             deltas.push(((*topic).to_owned(), was, is));
         }
     }
     deltas
+}
+
+/// `timeout 2s` about the timeout is `2s`.
+fn without_topic(with: &str, topic: &str) -> String {
+    with.strip_prefix(topic).and_then(|rest| rest.strip_prefix(' ')).unwrap_or(with).to_owned()
 }
 
 /// What one of the words of `RouteView::with` is about.

@@ -71,13 +71,28 @@ pub(crate) fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
 /// Adds what every request carries: the scheme it came with and an id.
 pub(crate) fn add_standard(headers: &mut HeaderMap, scheme: &str) {
     if !headers.contains_key(FORWARDED_PROTO)
-        && let Ok(scheme) = HeaderValue::from_str(scheme)
+        && let Some(scheme) = scheme_value(scheme)
     {
         headers.insert(FORWARDED_PROTO, scheme);
     }
     if !headers.contains_key(REQUEST_ID) {
         headers.insert(REQUEST_ID, random_id());
     }
+}
+
+fn scheme_value(scheme: &str) -> Option<HeaderValue> {
+    match scheme {
+        "http" => Some(HeaderValue::from_static("http")),
+        "https" => Some(HeaderValue::from_static("https")),
+        other => HeaderValue::from_str(other).ok(),
+    }
+}
+
+/// Writes a number that is nearly always small: those of one digit cost no memory.
+pub(crate) fn number(number: u64) -> HeaderValue {
+    const DIGITS: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+    let digit = usize::try_from(number).ok().and_then(|number| DIGITS.get(number));
+    digit.map_or_else(|| number.into(), |digit| HeaderValue::from_static(digit))
 }
 
 /// Makes a random UUID (version 4).

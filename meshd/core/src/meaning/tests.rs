@@ -83,7 +83,7 @@ fn changed_weights_are_told_with_whom_they_concern() {
 #[test]
 fn a_new_timeout_and_another_balancer_are_told() {
     let found = changed("- route: [{dest", "- timeout: 2s\n    route: [{dest");
-    let timeout = Delta { what: "timeout".into(), before: String::new(), after: "timeout 2s".into() };
+    let timeout = Delta { what: "timeout".into(), before: String::new(), after: "2s".into() };
     assert_eq!(found[0].deltas, [timeout]);
 
     let found = changed(
@@ -92,6 +92,17 @@ fn a_new_timeout_and_another_balancer_are_told() {
     );
     assert!(found.iter().all(|one| one.port == 0 && one.deltas[0].what == "balancing"), "{found:#?}");
     assert_eq!(found.len(), 3, "the service and its two subsets");
+}
+
+#[test]
+fn what_concerns_all_is_said_so_though_accounts_have_several_versions() {
+    let first = "- match: [{sourceLabels";
+    let new = format!(
+        "- match: [{{uri: {{prefix: /x}}}}]\n    route: [{{destination: {{host: reviews}}}}]\n  {first}"
+    );
+    let found = changed(first, &new);
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert!(found[0].turn == Turn::Added && found[0].all_clients, "{found:#?}");
 }
 
 #[test]
