@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -87,6 +88,11 @@ impl Exchange {
         }
     }
 
+    /// Returns the connection it came on.
+    pub(crate) fn connection(&self) -> &Rc<Connection> {
+        &self.connection
+    }
+
     /// Raises a flag; the first one counts in metrics, all are logged.
     pub(crate) fn raise(&mut self, flag: Flag) {
         self.flag.get_or_insert(flag);
@@ -132,6 +138,10 @@ impl Drop for Exchange {
         self.connection.watch.request_ended();
         if self.status == 0 {
             self.raise(Flag::DownstreamConnectionTermination);
+        }
+        if let Some(dropped @ 1..) = self.source.as_ref().map(|source| source.dropped_trailers()) {
+            let counters = &self.connection.worker.shard.counters;
+            counters.dropped_trailers_total.fetch_add(dropped, Ordering::Relaxed);
         }
         let took = self.started.elapsed();
         match &self.edge {
@@ -224,7 +234,7 @@ pub(crate) struct Guards {
     pub(crate) retry: Option<Permit>,
     pub(crate) in_flight: Option<InFlight>,
     /// On the way in: keeps the hop's connection from counting as idle.
-    pub(crate) busy: Option<super::wire::Busy>,
+    pub(crate) busy: Option<super::watch::Busy>,
 }
 
 /// Why an answer ends early.

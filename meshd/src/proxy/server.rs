@@ -13,10 +13,13 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
-use super::Settings;
 use super::exchange::Reply;
-use super::wire::{Signal, Watch, Wire};
+use super::gate::Gate;
+use super::watch::{Signal, Watch};
+use super::wire::Wire;
+use super::worker::Worker;
 use crate::task;
+use crate::telemetry::Counters;
 
 /// Spawns the streams of HTTP/2 connections on this thread.
 #[derive(Clone, Copy, Debug)]
@@ -42,14 +45,14 @@ pub(crate) enum Trust {
 }
 
 /// Serves HTTP/1.1 and HTTP/1.0 until the connection ends.
-pub(crate) async fn http1<H, F>(settings: &Settings, wire: Wire, watch: &Arc<Watch>, handle: H)
+pub(crate) async fn http1<H, F>(worker: &Worker, wire: Wire, watch: &Arc<Watch>, handle: H)
 where
     H: Fn(Request<Incoming>) -> F,
     F: Future<Output = Response<Reply>>,
 {
+    let settings = &worker.settings;
     let mut builder = http1::Builder::new();
     builder
-        .auto_date_header(false)
         .half_close(settings.half_close)
         .header_read_timeout(None)
         .max_headers(settings.limits.headers)
@@ -60,7 +63,7 @@ where
         let answer = handle(request);
         async move { Ok::<_, Infallible>(answer.await) }
     });
-    let io = TokioIo::new(wire.watched(watch.clone()));
+    let io = TokioIo::new(wire.guarded(Gate::http1(settings.limits, watch.clone())));
     let mut connection = pin!(builder.serve_connection(io, service).with_upgrades());
     let mut heard = Heard::new(watch);
     let ended = poll_fn(|cx| {
@@ -76,19 +79,20 @@ where
             }
         }
     });
-    log_end(ended.await);
+    log_end(worker, ended.await);
 }
 
 /// Serves HTTP/2 until the connection ends.
-pub(crate) async fn http2<H, F>(settings: &Settings, wire: Wire, watch: &Arc<Watch>, trust: Trust, handle: H)
+pub(crate) async fn http2<H, F>(worker: &Worker, wire: Wire, watch: &Arc<Watch>, trust: Trust, handle: H)
 where
     H: Fn(Request<Incoming>) -> F,
     F: Future<Output = Response<Reply>> + 'static,
 {
+    watch.multiplex();
+    let settings = &worker.settings;
     let mut builder = http2::Builder::new(LocalExecutor);
     builder
         .timer(TokioTimer::new())
-        .auto_date_header(false)
         .max_header_list_size(u32::try_from(settings.limits.header_bytes).unwrap_or(u32::MAX))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW);
@@ -98,9 +102,19 @@ where
     };
     let service = service_fn(|request| {
         let answer = handle(request);
-        async move { Ok::<_, Infallible>(answer.await) }
+        async move {
+            let mut response = answer.await;
+            match response.extensions_mut().remove::<Reset>() {
+                Some(Reset(reason)) => Err(h2::Error::from(reason)),
+                None => Ok(response),
+            }
+        }
     });
-    let io = TokioIo::new(wire.watched(watch.clone()));
+    let wire = match trust {
+        Trust::Stranger => wire.guarded(Gate::http2(&settings.limits, settings.frames, watch.clone())),
+        Trust::Peer => wire,
+    };
+    let io = TokioIo::new(wire);
     let mut connection = pin!(builder.serve_connection(io, service));
     let mut heard = Heard::new(watch);
     let ended = poll_fn(|cx| {
@@ -116,8 +130,12 @@ where
             }
         }
     });
-    log_end(ended.await);
+    log_end(worker, ended.await);
 }
+
+/// Put into a response of HTTP/2: the stream is reset instead.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reset(pub(crate) h2::Reason);
 
 /// Hears each signal once.
 struct Heard<'a> {
@@ -141,16 +159,24 @@ impl<'a> Heard<'a> {
             return Signal::None;
         }
         self.last = told;
-        // Telling has used the waker up.
-        self.watch.listen(cx);
         told
     }
 }
 
-fn log_end(ended: Result<(), hyper::Error>) {
+fn log_end(worker: &Worker, ended: Result<(), hyper::Error>) {
     if let Err(error) = ended {
+        if is_refusal(&error) {
+            Counters::add(&worker.shard.counters.refused_requests_total);
+        }
         tracing::debug!(%error, "connection ended");
     }
+}
+
+/// Whether the parser has refused what a caller sent.
+fn is_refusal(error: &hyper::Error) -> bool {
+    use std::error::Error;
+    let frames = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
+    error.is_parse() || frames.is_some_and(|error| error.is_library() && error.is_go_away())
 }
 
 /// Request line, separators and line ends, beside the target and the fields.

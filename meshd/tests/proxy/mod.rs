@@ -1,5 +1,6 @@
 //! The data path over loopback.
 
+mod bad_inputs;
 mod hop;
 mod http;
 mod lab;

@@ -1,8 +1,8 @@
 //! Whether the head of a request may be acted on at all.
 //!
 //! A parser is lenient where a proxy must not be: what two programs read differently is how requests are smuggled.
-//! This is the half of the guard that looks at the parsed head; line ends and repeated framing fields that the parser
-//! hides are not seen here. Source: RFC 9110, RFC 9112; Envoy's HTTP/1 codec; `docs/compatibility.md` where stricter.
+//! This is the half of the guard that looks at the parsed head; line ends and repeated framing fields, which the parser
+//! hides, are seen by [`http1`](super::http1) before it. Source: RFC 9110, RFC 9112; Envoy's HTTP/1 codec; `docs/compatibility.md` where stricter.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode, Uri, Version};
@@ -20,11 +20,22 @@ pub struct Limits {
     pub headers: usize,
     /// Bytes of the method. Default 32.
     pub method_bytes: usize,
+    /// Bytes of all extensions of a body's chunks. Default 4 KiB.
+    pub chunk_extension_bytes: usize,
+    /// Bytes of all trailers. Default 16 KiB.
+    pub trailer_bytes: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { uri_bytes: 16 * 1024, header_bytes: 60 * 1024, headers: 100, method_bytes: 32 }
+        Self {
+            uri_bytes: 16 * 1024,
+            header_bytes: 60 * 1024,
+            headers: 100,
+            method_bytes: 32,
+            chunk_extension_bytes: 4 * 1024,
+            trailer_bytes: 16 * 1024,
+        }
     }
 }
 

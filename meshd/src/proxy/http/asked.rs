@@ -7,6 +7,7 @@ use ::http::request::Parts;
 use super::super::local_reply::LocalReply;
 use super::super::outbound::{Connection, Target};
 use super::super::request;
+use crate::telemetry::Counters;
 
 /// What a request asks for, read off its head once.
 pub(super) struct Asked {
@@ -19,12 +20,19 @@ pub(super) struct Asked {
     /// Of an absolute-form target or `:scheme`.
     pub(super) scheme: Option<String>,
     pub(super) upgrade: bool,
+    /// Proxies outside the mesh that it has passed.
+    pub(super) hops: u8,
 }
 
 impl Asked {
     /// Reads and cleans the head: afterwards `parts.headers` are those that rules see.
     pub(super) fn of(connection: &Connection, parts: &mut Parts) -> Result<Self, Box<LocalReply>> {
         let upgrade = parts.version < Version::HTTP_2 && wanted_upgrade(&parts.headers)?;
+        let hops = request::hops(&parts.headers);
+        if hops > connection.worker.settings.hops {
+            Counters::add(&connection.worker.shard.counters.refused_loops_total);
+            return Err(Box::new(LocalReply::loop_detected()));
+        }
         request::strip(&mut parts.headers);
         let sent = parts.uri.authority().map(::http::uri::Authority::as_str);
         let host = || parts.headers.get(header::HOST).and_then(|host| host.to_str().ok());
@@ -34,6 +42,7 @@ impl Asked {
             Target::Address(address) => (sent.to_owned(), connection.service_port(*address)),
             Target::Host { host, port } if *port == 80 => (host.to_string(), 80),
             Target::Host { host, port } => (format!("{host}:{port}"), *port),
+            Target::Local { address, .. } => (sent.to_owned(), address.port()),
             Target::Proxy => (sent.to_owned(), port_of(sent, parts.uri.scheme_str())),
         };
         parts.headers.remove(header::HOST);
@@ -50,6 +59,7 @@ impl Asked {
                 .map_or_else(|| "/".to_owned(), |target| target.as_str().to_owned()),
             scheme: scheme.map(str::to_owned),
             upgrade,
+            hops,
         })
     }
 }

@@ -6,12 +6,20 @@ use ::http::header::{self, HeaderMap, HeaderValue};
 use ::http::{Response, StatusCode, Version};
 use mesh_core::plan::HeaderRules;
 use mesh_core::route::headers::{self as header_rules, Facts};
+use mesh_core::wire::guard::Refusal;
 
 use super::super::exchange::{Exchange, Relay, Reply};
 use super::super::forward::{self, Answered};
 use super::super::local_reply::LocalReply;
 use super::super::{request, tunnel};
 use super::Inbound;
+use crate::telemetry::Counters;
+
+/// Refuses a request that the guard does not let through.
+pub(super) fn refuse(refusal: Refusal, exchange: Exchange) -> Response<Reply> {
+    Counters::add(&exchange.connection().worker.shard.counters.refused_requests_total);
+    answer(LocalReply::refused(refusal), false, exchange)
+}
 
 /// Answers by ourselves.
 pub(super) fn answer(reply: LocalReply, is_grpc: bool, mut exchange: Exchange) -> Response<Reply> {

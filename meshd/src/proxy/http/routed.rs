@@ -27,7 +27,7 @@ use super::super::passthrough::Direct;
 use super::super::request::{self, Head};
 use super::super::worker::Chance;
 use super::Inbound;
-use super::reply::{Answering, Rules};
+use super::reply::{Answering, Rules, refuse};
 
 impl Inbound<'_> {
     /// Follows a route.
@@ -105,8 +105,7 @@ impl Inbound<'_> {
             exchange.request_id(id);
         }
         let (hash, set_cookie) = self.hash(cluster);
-        let source =
-            (!body.is_end_stream()).then(|| Source::new(body, self.connection.worker.settings.replay_bytes));
+        let source = self.source(body, self.connection.worker.settings.replay_bytes);
         exchange.source.clone_from(&source);
         let mirrored = !forward.mirrors.is_empty() && {
             mirror::send(self.connection, self.view, &forward.mirrors, &head, source.as_ref())
@@ -137,6 +136,7 @@ impl Inbound<'_> {
                 headers,
                 version: self.version,
                 upgrade: self.asked.upgrade,
+                hops: self.asked.hops,
             });
         let Some(head) = head else {
             return self.local(
@@ -146,10 +146,17 @@ impl Inbound<'_> {
                 exchange,
             );
         };
-        let source = (!body.is_end_stream()).then(|| Source::new(body, 0));
+        let source = self.source(body, 0);
         exchange.source.clone_from(&source);
         let sending = self.sending(&direct.cluster, &NO_RETRY, None, head, source);
         self.send(sending, Answering::default(), exchange).await
+    }
+
+    /// Takes the body in, where there is one. What gRPC streams may take its time.
+    fn source(&self, body: Incoming, replay_bytes: usize) -> Option<Rc<Source>> {
+        let settings = &self.connection.worker.settings;
+        let pace = (!self.is_grpc).then_some((settings.body_rate, settings.body_timeout));
+        (!body.is_end_stream()).then(|| Source::new(body, replay_bytes, pace))
     }
 
     fn sending<'b>(
@@ -164,8 +171,7 @@ impl Inbound<'_> {
             Target::Address(address) => Some(*address),
             _ => None,
         };
-        let (_, caller) =
-            self.view.outbound(self.connection.caller).expect("a route was found for this caller");
+        let caller = self.caller.expect("a route was found for this caller");
         let worker = &self.connection.worker;
         Sending { worker, caller, cluster, policy, timeout, head, source, hash: None, destination }
     }
@@ -179,6 +185,10 @@ impl Inbound<'_> {
         let (source, upgrade) = (sending.source.clone(), sending.head.upgrade);
         match forward::run(sending, &mut exchange).await {
             Err(failure) => {
+                let broken = source.as_ref().and_then(|source| source.refusal());
+                if let Some(refusal) = self.connection.watch.refused().or(broken) {
+                    return refuse(refusal, exchange);
+                }
                 let retried = exchange.retries > 0;
                 self.local(LocalReply::failure(failure, retried), &reply.rules, reply.marks, exchange)
             }
@@ -235,6 +245,7 @@ impl Inbound<'_> {
             headers,
             version: self.version,
             upgrade: self.asked.upgrade,
+            hops: self.asked.hops,
         })
     }
 
