@@ -10,7 +10,7 @@ use mesh_core::wire::guard::Refusal;
 
 /// What a connection is doing and since when.
 ///
-/// Time is the worker's tick, whole seconds: deadlines hold to within one. Atomics only because hyper wants what it
+/// Time is the worker's tick, whole seconds: a deadline is never early and at most a second late. Atomics only because hyper wants what it
 /// reads from to be `Send`; one thread uses it.
 #[derive(Debug)]
 pub(crate) struct Watch {
@@ -59,7 +59,7 @@ impl Mark {
     /// Whether it was set that long ago.
     fn is_older(&self, now: u64, limit: Duration) -> bool {
         let at = self.0.load(Relaxed);
-        at != 0 && now + 1 >= at + limit.as_secs().max(1)
+        at != 0 && now + 1 > at + limit.as_secs()
     }
 }
 
@@ -191,7 +191,7 @@ impl Watch {
             return if ended == Expiry::Cut { Expiry::Ended } else { ended };
         }
         let age = now.saturating_sub(self.since.load(Relaxed));
-        let is_over = |limit: Duration| age >= limit.as_secs().max(1);
+        let is_over = |limit: Duration| age > limit.as_secs();
         let multiplexed = self.multiplexed.load(Relaxed);
         match self.doing.load(Relaxed) {
             HEAD if is_over(head) && self.partial.is_set() && !multiplexed => {
