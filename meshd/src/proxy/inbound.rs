@@ -16,6 +16,7 @@ use hyper_util::rt::TokioIo;
 use mesh_core::identity::sni;
 use mesh_core::plan::{LocalPort, UpstreamProtocol};
 use mesh_core::resilience::Failure;
+use mesh_core::wire::guard;
 use mesh_proto::registration::Protocol;
 use tokio::net::TcpStream;
 
@@ -205,6 +206,9 @@ impl Hop {
         loop {
             let mut lease = pool.checkout(&direct.cluster).await?;
             match lease.send(request).await {
+                Ok(response) if guard::check_answer(response.version(), response.headers()).is_err() => {
+                    return Err(Failure::Protocol);
+                }
                 Ok(response) => {
                     let (mut parts, body) = response.into_parts();
                     request::strip_hop_by_hop(&mut parts.headers);

@@ -217,7 +217,7 @@ impl Head {
     }
 }
 
-/// How many proxies outside the mesh have passed a request on.
+/// How many proxies outside the mesh have passed a request on. differs: Envoy and Istio count none.
 const HOPS: HeaderName = HeaderName::from_static("x-mesh-hops");
 /// Which instance on the other host a hop is for.
 pub(crate) const INSTANCE: HeaderName = HeaderName::from_static("x-mesh-instance");

@@ -102,13 +102,7 @@ where
     };
     let service = service_fn(|request| {
         let answer = handle(request);
-        async move {
-            let mut response = answer.await;
-            match response.extensions_mut().remove::<Reset>() {
-                Some(Reset(reason)) => Err(h2::Error::from(reason)),
-                None => Ok(response),
-            }
-        }
+        async move { Ok::<_, Infallible>(answer.await) }
     });
     let wire = match trust {
         Trust::Stranger => wire.guarded(Gate::http2(&settings.limits, settings.frames, watch.clone())),
@@ -132,10 +126,6 @@ where
     });
     log_end(worker, ended.await);
 }
-
-/// Put into a response of HTTP/2: the stream is reset instead.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Reset(pub(crate) h2::Reason);
 
 /// Hears each signal once.
 struct Heard<'a> {

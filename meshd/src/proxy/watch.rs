@@ -1,5 +1,5 @@
 //! What a connection of a caller is doing and since when, for those who cut the slow ones; and what its bytes
-//! ([`gate`](super::gate)) and its requests tell each other.
+//! ([`gate`](super::gate)) and its requests tell each other. differs: under Istio, Envoy lets heads take for ever.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};

@@ -364,6 +364,36 @@ async fn slow_callers_are_told_and_cut_in_time() {
 }
 
 #[tokio::test]
+async fn hundreds_of_slow_callers_keep_no_other_from_its_answer() {
+    let backend = Backend::http1("v1").await;
+    let plan = plan(vec![("*", vec![simple(cluster("reviews", vec![local(backend.address)]))])]);
+    let lab = start_with(plan, service(Declared::Http), impatient(), &no_credentials());
+    let began = Instant::now();
+    let mut slow = tokio::task::JoinSet::new();
+    for _ in 0..300 {
+        let mut stream = TcpStream::connect(lab.address).await.expect("a connection");
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: rev").await.expect("open");
+        slow.spawn(async move {
+            let mut read = String::new();
+            let _ = stream.read_to_string(&mut read).await;
+            read
+        });
+    }
+    let mut client = Client::new(lab.address).await;
+    let mut served = 0;
+    while began.elapsed() < Duration::from_millis(2_500) {
+        assert_eq!(client.get("/").await.status.as_u16(), 200);
+        served += 1;
+    }
+
+    let told = slow.join_all().await;
+
+    assert!(told.iter().all(|read| read.starts_with("HTTP/1.1 408 ")), "{told:?}");
+    assert!(began.elapsed() < Duration::from_secs(7), "{:?}", began.elapsed());
+    assert!(served > 100, "{served}");
+}
+
+#[tokio::test]
 async fn a_body_in_time_is_not_slow_and_one_byte_at_a_time_is() {
     let backend = Backend::http1("v1").await;
     let plan = plan(vec![("*", vec![simple(cluster("reviews", vec![local(backend.address)]))])]);

@@ -120,7 +120,7 @@ async fn a_body_is_asked_for_where_the_caller_waits_to_be() {
     let mut read = Vec::new();
     read_until(&mut stream, &mut read, "HTTP/1.1 100 Continue\r\n\r\n").await;
     stream.write_all(b"hi").await.expect("open");
-    read_until(&mut stream, &mut read, "\r\n\r\nhi").await;
+    read_until(&mut stream, &mut read, "2\r\nhi\r\n").await;
 
     assert!(!backend.last().2.contains_key("expect"));
     let nowhere = start(plan(vec![("*", Vec::<Route>::new())]));
@@ -263,6 +263,15 @@ async fn an_application_that_cannot_be_trusted_is_502() {
         ("51 no status", "hello\r\n\r\n".to_owned()),
         ("51 head of 1 MB", format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "a".repeat(1 << 20))),
         ("51 endless head", format!("HTTP/1.1 200 OK\r\n{}", "X: y\r\n".repeat(200_000))),
+        (
+            "51 length and chunked",
+            "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n"
+                .to_owned(),
+        ),
+        (
+            "51 unknown coding",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n".to_owned(),
+        ),
         ("51 bad length", "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n".to_owned()),
     ];
     for (name, answer) in cases {
@@ -352,6 +361,7 @@ async fn plain_http_that_was_caught_passes_the_guard_and_is_counted() {
         assert_eq!(at(&headers, "host"), "any.example");
         assert!(!headers.contains_key("x-mesh-instance") && !headers.contains_key("x-forwarded-client-cert"));
         assert!(headers.contains_key("x-request-id"));
+        assert_eq!(answer.header("server"), Some("app"));
         let rows = lab.stats.snapshot();
         assert_eq!(rows.iter().map(|row| row.requests).sum::<u64>(), 2, "{rows:?}");
     }

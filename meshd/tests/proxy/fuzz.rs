@@ -110,6 +110,9 @@ async fn fuzz(parts: &[&[u8]], start: &[u8]) {
     println!("{rounds} connections, {grown} KiB more");
     assert!(rounds > 100, "{rounds}");
     assert!(grown < 64 * 1024, "{grown} KiB more after {rounds} connections");
+    let rows = lab.stats.snapshot();
+    let sent: u64 = rows.iter().map(|row| row.requests + row.retries).sum();
+    assert!(backend.hits() as u64 <= sent, "{} requests arrived, {sent} were sent", backend.hits());
     assert_eq!(lab.proxy.drain(Duration::from_secs(8)).await, 0);
 }
 

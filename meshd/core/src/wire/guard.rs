@@ -67,6 +67,14 @@ pub fn check(
     check_expect(headers)
 }
 
+/// Checks the framing of an answer over HTTP/1: an application is a stranger too, and its answer is written anew.
+pub fn check_answer(version: Version, headers: &HeaderMap) -> Result<(), Refusal> {
+    if version >= Version::HTTP_2 || !headers.contains_key(header::TRANSFER_ENCODING) {
+        return Ok(());
+    }
+    check_framing(version, headers)
+}
+
 fn check_method(method: &Method, version: Version, limits: &Limits) -> Result<(), Refusal> {
     let token = method.as_str().as_bytes();
     if token.len() > limits.method_bytes {
@@ -179,6 +187,7 @@ fn check_connection(headers: &HeaderMap) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// differs: Envoy passes unknown expectations on.
 fn check_expect(headers: &HeaderMap) -> Result<(), Refusal> {
     let is_known = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
     if headers.get_all(header::EXPECT).iter().all(is_known) {

@@ -4,7 +4,8 @@
 //! A parser that tolerates a thing no longer shows it: line ends without CR, a length said twice, a length beside a
 //! chunked body, padding in chunk sizes. [`Requests`] looks at the octets themselves. A head passes only once it is
 //! complete and sound, so that a slow or broken one never reaches the parser; bodies pass as they come, while their
-//! framing is followed. Source: RFC 9112, sections 2.2, 3, 5, 6 and 7.
+//! framing is followed. Source: RFC 9112, sections 2.2, 3, 5, 6 and 7. differs: Envoy lets bare LF, folded fields and
+//! long chunk extensions pass, or repairs them.
 
 use http::StatusCode;
 
@@ -150,7 +151,7 @@ struct Head {
 impl Head {
     /// Reads on; returns where the head ends, once it does.
     fn scan(&mut self, bytes: &[u8], limits: &Limits) -> Result<Option<usize>, Refusal> {
-        while let Some(at) = bytes[self.scanned..].iter().position(|byte| *byte == b'\n') {
+        while let Some(at) = line_end(&bytes[self.scanned..]) {
             let end = self.scanned + at;
             let line = &bytes[self.line..end];
             let Some(line) = line.strip_suffix(b"\r") else { return bad("bare LF in the head") };
@@ -273,6 +274,16 @@ impl Head {
         }
         Ok(())
     }
+}
+
+/// Finds the next LF, many octets at a step.
+fn line_end(bytes: &[u8]) -> Option<usize> {
+    const STEP: usize = 32;
+    let mut steps = bytes.chunks_exact(STEP);
+    let holds = |step: &[u8]| step.iter().fold(false, |any, byte| any | (*byte == b'\n'));
+    let before = steps.by_ref().position(holds).unwrap_or(bytes.len() / STEP) * STEP;
+    let at = bytes[before..].iter().position(|byte| *byte == b'\n')?;
+    Some(before + at)
 }
 
 /// Whether a request line may begin so: other protocols are told at once, not when time is over.

@@ -1,4 +1,4 @@
-//! How fast a body must come. Time counts only while somebody waits for it: a slow endpoint is not the caller's fault.
+//! How fast a body must come (differs: Envoy asks for no speed). Time counts only while somebody waits for it: a slow endpoint is not the caller's fault.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -11,6 +11,7 @@ use mesh_core::wire::guard::Refusal;
 use super::super::exchange::{Exchange, Relay, Reply};
 use super::super::forward::{self, Answered};
 use super::super::local_reply::LocalReply;
+use super::super::outbound::Target;
 use super::super::{request, tunnel};
 use super::Inbound;
 use crate::telemetry::Counters;
@@ -95,7 +96,10 @@ impl Inbound<'_> {
             parts.headers.append(header::SET_COOKIE, cookie);
         }
         self.apply(&reply.rules, &mut parts.headers, parts.status);
-        parts.headers.insert(header::SERVER, SERVER);
+        // On the way in an application keeps its name, as under Istio.
+        if !matches!(self.connection.target, Target::Local { .. }) {
+            parts.headers.insert(header::SERVER, SERVER);
+        }
     }
 
     /// Answers by ourselves, under the header rules.

@@ -16,6 +16,7 @@ use mesh_core::resilience::{Failure, Flag, fault};
 use mesh_core::route::cors::{self, CorsVerdict};
 use mesh_core::route::headers as header_rules;
 use mesh_core::route::{self, Matched, rewrite};
+use mesh_core::wire::guard;
 
 use super::super::body::Source;
 use super::super::exchange::{Exchange, Reply};
@@ -191,6 +192,12 @@ impl Inbound<'_> {
                 }
                 let retried = exchange.retries > 0;
                 self.local(LocalReply::failure(failure, retried), &reply.rules, reply.marks, exchange)
+            }
+            Ok(answered)
+                if guard::check_answer(answered.response.version(), answered.response.headers()).is_err() =>
+            {
+                let reply_of_ours = LocalReply::failure(Failure::Protocol, exchange.retries > 0);
+                self.local(reply_of_ours, &reply.rules, reply.marks, exchange)
             }
             Ok(answered) => {
                 if let Some(source) = source.filter(|_| !reply.keep_source) {
