@@ -150,7 +150,7 @@ impl Gate {
             self.held.extend_from_slice(&fresh[pass..]);
         }
         buf.set_filled(before + pass);
-        self.after(refused);
+        self.after(refused.as_ref());
     }
 
     fn look_at_held(&mut self) {
@@ -159,16 +159,16 @@ impl Gate {
         if refused.is_some() {
             self.held.truncate(pass);
         }
-        self.after(refused);
+        self.after(refused.as_ref());
     }
 
-    fn after(&mut self, refused: Option<Stop>) {
+    fn after(&mut self, refused: Option<&Stop>) {
         match refused {
             None if matches!(self.inspect, Inspect::Http1(_)) => {
                 self.watch.head_is_partial(self.held.len() > self.ready && !self.is_switching());
             }
             None => {}
-            Some(Stop::Request(refused)) => self.refuse(&refused),
+            Some(Stop::Request(refused)) => self.refuse(refused),
             Some(Stop::Flood(reason)) => self.calm(reason),
         }
     }

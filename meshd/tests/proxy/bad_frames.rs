@@ -114,6 +114,7 @@ async fn lab() -> (Backend, Lab) {
 }
 
 const PROTOCOL_ERROR: u32 = 1;
+const REFUSED_STREAM: u32 = 7;
 const ENHANCE_YOUR_CALM: u32 = 11;
 
 #[tokio::test]
@@ -225,12 +226,14 @@ async fn flood(lab: &Lab, first: Vec<u8>, again: impl Fn(u32) -> Vec<u8>) -> (To
     (told, began.elapsed())
 }
 
+/// Makes the frames of one round.
+type Again = Box<dyn Fn(u32) -> Vec<u8>>;
+
 #[tokio::test]
 async fn floods_end_their_connection_within_seconds_and_no_other() {
     let (_backend, lab) = lab().await;
     let mut other = Client::new(lab.address).await;
     let whole = |id: u32| frame(HEADERS, END_STREAM | END_HEADERS, id, &get_block(&[]));
-    type Again = Box<dyn Fn(u32) -> Vec<u8>>;
     let cases: Vec<(&str, Vec<u8>, Again)> = vec![
         ("47 PING", vec![], Box::new(|_| frame(PING, 0, 0, &[0; 8]))),
         ("47 SETTINGS", vec![], Box::new(|_| frame(SETTINGS, 0, 0, &[]))),
@@ -294,7 +297,7 @@ async fn floods_end_their_connection_within_seconds_and_no_other() {
             matches!(told, Told::Goaway(ENHANCE_YOUR_CALM | PROTOCOL_ERROR) | Told::Closed),
             "{name}: {told:?}"
         );
-        println!("{name}: {told:?} after {took:?}");
+        eprintln!("{name}: {told:?} after {took:?}");
         assert!(took < Duration::from_secs(6), "{name}: {took:?}");
         assert_eq!(other.get("/").await.status.as_u16(), 200, "{name}");
     }
@@ -323,8 +326,6 @@ async fn streams_beyond_the_limit_are_refused_one_by_one() {
             &get_block(&[("x-want-delay-ms", "3000")]),
         ));
     }
-    const REFUSED_STREAM: u32 = 7;
-
     let mut stream = connect(&lab).await;
     stream.write_all(&sent).await.expect("open");
     let got = told(&mut stream).await;

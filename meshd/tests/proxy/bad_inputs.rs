@@ -243,9 +243,7 @@ async fn what_looks_odd_and_is_sound_passes() {
         ),
         (
             "36 h2c is served as HTTP/1.1",
-            format!(
-                "GET /h HTTP/1.1\r\nHost: reviews\r\nConnection: close, Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMA\r\n\r\n"
-            ),
+            "GET /h HTTP/1.1\r\nHost: reviews\r\nConnection: close, Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMA\r\n\r\n".to_owned(),
             "/h",
             "reviews",
         ),

@@ -30,7 +30,6 @@ async fn run(program: &str, arguments: &[&str]) -> Option<String> {
 }
 
 fn skipped(what: &str) {
-    println!("SKIPPED: {what} is not installed");
     eprintln!("SKIPPED: {what} is not installed");
     assert!(std::env::var_os("CI").is_none(), "{what} must be installed in CI");
 }

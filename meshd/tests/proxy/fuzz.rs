@@ -1,4 +1,7 @@
 //! Bytes by chance against the entrance of HTTP/1 and HTTP/2: nothing panics, memory stays, others are served.
+//!
+//! `MESH_FUZZ_SECONDS` and `MESH_FUZZ_SEED` make it longer and other: `MESH_FUZZ_SECONDS=600 MESH_FUZZ_SEED=7 cargo test
+//! -p meshd --test main fuzz`.
 
 use std::time::{Duration, Instant};
 
@@ -10,8 +13,13 @@ use super::lab::*;
 use super::plan::*;
 
 const SEED: u64 = 0x006d_6573_6864;
-/// How long each fuzz runs.
-const LONG: Duration = Duration::from_secs(3);
+/// How long each fuzz runs, in seconds.
+const LONG: u64 = 3;
+
+/// Reads a number from the environment.
+fn wanted(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
+}
 
 const HTTP1: &[&[u8]] = &[
     b"GET / HTTP/1.1\r\n",
@@ -81,8 +89,10 @@ fn message(rng: &mut fastrand::Rng, parts: &[&[u8]]) -> Vec<u8> {
 }
 
 async fn fuzz(parts: &[&[u8]], start: &[u8]) {
-    println!("seed {SEED:#x}");
-    let mut rng = fastrand::Rng::with_seed(SEED);
+    let seed = wanted("MESH_FUZZ_SEED", SEED);
+    let long = Duration::from_secs(wanted("MESH_FUZZ_SECONDS", LONG));
+    eprintln!("seed {seed:#x}");
+    let mut rng = fastrand::Rng::with_seed(seed);
     let backend = Backend::http1("v1").await;
     let plan = plan(vec![("*", vec![simple(cluster("reviews", vec![local(backend.address)]))])]);
     let settings = Settings { head_timeout: Duration::from_secs(1), ..settings() };
@@ -91,7 +101,7 @@ async fn fuzz(parts: &[&[u8]], start: &[u8]) {
     other.get("/").await;
     let (began, before, mut rounds) = (Instant::now(), resident_kib(), 0_u64);
     let mut scratch = vec![0; 16 * 1024];
-    while began.elapsed() < LONG {
+    while began.elapsed() < long {
         let mut stream = TcpStream::connect(lab.address).await.expect("a connection");
         let bytes = [start, &message(&mut rng, parts)].concat();
         let cut = rng.usize(..=bytes.len());
@@ -107,7 +117,7 @@ async fn fuzz(parts: &[&[u8]], start: &[u8]) {
     }
     assert_eq!(other.get("/").await.status.as_u16(), 200);
     let grown = resident_kib().saturating_sub(before);
-    println!("{rounds} connections, {grown} KiB more");
+    eprintln!("{rounds} connections, {grown} KiB more");
     assert!(rounds > 100, "{rounds}");
     assert!(grown < 64 * 1024, "{grown} KiB more after {rounds} connections");
     let rows = lab.stats.snapshot();

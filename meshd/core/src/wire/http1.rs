@@ -280,7 +280,7 @@ impl Head {
 fn line_end(bytes: &[u8]) -> Option<usize> {
     const STEP: usize = 32;
     let mut steps = bytes.chunks_exact(STEP);
-    let holds = |step: &[u8]| step.iter().fold(false, |any, byte| any | (*byte == b'\n'));
+    let holds = |step: &[u8]| step.iter().fold(0, |any, byte| any | u8::from(*byte == b'\n')) != 0;
     let before = steps.by_ref().position(holds).unwrap_or(bytes.len() / STEP) * STEP;
     let at = bytes[before..].iter().position(|byte| *byte == b'\n')?;
     Some(before + at)
@@ -312,6 +312,7 @@ const TOKEN: [bool; 256] = {
     let mut table = [false; 256];
     let mut byte = 0;
     while byte < 128 {
+        #[expect(clippy::cast_possible_truncation, reason = "below 128; no other cast is const")]
         let character = byte as u8;
         table[byte] = character.is_ascii_alphanumeric()
             || matches!(
