@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use ::http::uri::Scheme;
 use ::http::{Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -15,7 +16,7 @@ use super::exchange::{Exchange, Reply};
 use super::local_reply::LocalReply;
 use super::outbound::{Connection, Target};
 use super::passthrough::{Direct, Place};
-use super::watch::Switch;
+use super::watch::{Switch, Watch};
 use super::worker::{Caller, View};
 use super::{request, tunnel};
 use asked::Asked;
@@ -27,25 +28,9 @@ mod routed;
 
 /// Answers a request. Every way out ends in one line of the access log and one count.
 pub(crate) async fn handle(connection: Rc<Connection>, mut request: Request<Incoming>) -> Response<Reply> {
-    if request.method() != Method::CONNECT && !request.headers().contains_key(header::UPGRADE) {
-        return answered(connection, request, None).await;
-    }
-    let switch = hyper::upgrade::on(&mut request);
-    let (watch, is_connect) = (connection.watch.clone(), request.method() == Method::CONNECT);
-    let response = Box::pin(answered(connection, request, Some(switch))).await;
-    let switched = match response.status() {
-        StatusCode::SWITCHING_PROTOCOLS => true,
-        status => is_connect && status.is_success(),
-    };
-    watch.decide(if switched { Switch::Switched } else { Switch::Stay });
-    response
-}
-
-async fn answered(
-    connection: Rc<Connection>,
-    request: Request<Incoming>,
-    switch: Option<OnUpgrade>,
-) -> Response<Reply> {
+    let may_switch = request.method() == Method::CONNECT || request.headers().contains_key(header::UPGRADE);
+    let switch = may_switch.then(|| hyper::upgrade::on(&mut request));
+    let _decided = may_switch.then(|| Decided(connection.watch.clone()));
     let view = connection.worker.view();
     let refused = connection.watch.next_request();
     let (mut parts, body) = request.into_parts();
@@ -64,6 +49,7 @@ async fn answered(
     if parts.method == Method::CONNECT {
         return match tunnel::connect(&connection, &view, &parts.uri, switch) {
             Ok(()) => {
+                connection.watch.decide(Switch::Switched);
                 exchange.status = StatusCode::OK.as_u16();
                 exchange.details = "connect";
                 // Without a length: what follows is the tunnel.
@@ -76,7 +62,7 @@ async fn answered(
         Ok(asked) => asked,
         Err(reply) => return answer(*reply, is_grpc, exchange),
     };
-    let (target, query) = path::parts(&asked.target);
+    let (target, query) = path::parts(asked.target.as_str());
     let Ok(normal) = path::normalise(target) else {
         return answer(
             LocalReply::new(StatusCode::BAD_REQUEST, "path_normalization_failed"),
@@ -84,11 +70,10 @@ async fn answered(
             exchange,
         );
     };
-    let scheme = route::scheme_of(asked.scheme.as_deref(), &parts.headers).to_owned();
     let call = Call {
-        method: parts.method.as_str(),
-        scheme: &scheme,
-        authority: &asked.authority,
+        method: asked.method.as_str(),
+        scheme: route::scheme_of(asked.scheme.as_ref().map(Scheme::as_str), &parts.headers),
+        authority: asked.authority(),
         path: &normal,
         query,
         headers: &parts.headers,
@@ -113,6 +98,15 @@ async fn answered(
             incoming.routed(matched, body, exchange).await
         }
         Found::Unknown(direct) => incoming.unrouted(&direct, body, exchange).await,
+    }
+}
+
+/// A request to switch protocols; however it ends, bytes behind it are held no longer.
+struct Decided(Arc<Watch>);
+
+impl Drop for Decided {
+    fn drop(&mut self) {
+        self.0.decide(Switch::Stay);
     }
 }
 

@@ -245,9 +245,9 @@ impl Watch {
         self.refusal.get().copied()
     }
 
-    /// Tells how a request to switch protocols was answered.
+    /// Tells how a request to switch protocols was answered; once it has switched, it does not stay.
     pub(crate) fn decide(&self, switch: Switch) {
-        self.switch.store(switch as u8, Relaxed);
+        self.switch.fetch_max(switch as u8, Relaxed);
         self.wake();
     }
 

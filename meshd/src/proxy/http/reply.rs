@@ -9,9 +9,10 @@ use mesh_core::route::headers::{self as header_rules, Facts};
 use mesh_core::wire::guard::Refusal;
 
 use super::super::exchange::{Exchange, Relay, Reply};
-use super::super::forward::{self, Answered};
+use super::super::forward::Answered;
 use super::super::local_reply::LocalReply;
 use super::super::outbound::Target;
+use super::super::watch::Switch;
 use super::super::{request, tunnel};
 use super::Inbound;
 use crate::telemetry::Counters;
@@ -67,6 +68,7 @@ impl Inbound<'_> {
         self.dress(&mut parts, reply, &mut exchange);
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         parts.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        self.connection.watch.decide(Switch::Switched);
         if let Some(caller) = self.switch.take() {
             tunnel::join(caller, upstream, (exchange, lease, guards));
         }
@@ -83,7 +85,7 @@ impl Inbound<'_> {
         exchange.details = "via_upstream";
         parts.version = if self.version >= Version::HTTP_2 { Version::HTTP_2 } else { Version::HTTP_11 };
         request::strip_hop_by_hop(&mut parts.headers);
-        parts.headers.insert(request::SERVICE_TIME, forward::millis_since(exchange.started).into());
+        parts.headers.insert(request::SERVICE_TIME, request::number(took.as_millis() as u64));
         if let Some(marks) = &reply.marks {
             for name in CORS_HEADERS {
                 parts.headers.remove(name);
