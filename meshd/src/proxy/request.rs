@@ -27,6 +27,8 @@ pub(crate) struct Head {
     pub(crate) version: Version,
     /// `upgrade: websocket`.
     pub(crate) upgrade: bool,
+    /// Proxies outside the mesh that it has passed.
+    pub(crate) hops: u8,
 }
 
 /// Whether the caller asks to switch to another protocol, and to which.
@@ -39,6 +41,13 @@ pub(crate) fn upgrade(headers: &HeaderMap) -> Option<&HeaderValue> {
             .any(|name| name.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
     };
     headers.get_all(header::CONNECTION).iter().any(is_upgrade).then_some(asked)
+}
+
+/// Reads how many proxies outside the mesh a request has passed. Anybody may write it: too high a number harms only
+/// the one who does.
+pub(crate) fn hops(headers: &HeaderMap) -> u8 {
+    let text = headers.get(HOPS).and_then(|value| value.to_str().ok());
+    text.and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
 /// Whether the caller wants errors as gRPC has them.
@@ -134,8 +143,15 @@ impl Head {
             request.headers_mut().insert(header::HOST, self.authority.clone());
             self.ask_to_switch(request.headers_mut());
         }
-        if let Via::Mesh { instance, .. } = &pool.via {
-            request.headers_mut().insert(INSTANCE, HeaderValue::from_str(instance).ok()?);
+        match &pool.via {
+            Via::Mesh { instance, .. } => {
+                request.headers_mut().insert(INSTANCE, HeaderValue::from_str(instance).ok()?);
+            }
+            // Where another proxy may stand, that sends it back to us.
+            Via::Plain(_) | Via::Name { .. } => {
+                request.headers_mut().insert(HOPS, u32::from(self.hops.saturating_add(1)).into());
+            }
+            Via::Local(_) => {}
         }
         Some(request)
     }
@@ -168,6 +184,8 @@ impl Head {
     }
 }
 
+/// How many proxies outside the mesh have passed a request on. differs: Envoy and Istio count none.
+const HOPS: HeaderName = HeaderName::from_static("x-mesh-hops");
 /// Which instance on the other host a hop is for.
 pub(crate) const INSTANCE: HeaderName = HeaderName::from_static("x-mesh-instance");
 /// Says that the application shall be spoken to in HTTP/2 whatever its port declares.

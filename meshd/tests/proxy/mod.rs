@@ -1,6 +1,11 @@
 //! The data path over loopback.
 
+mod bad_frames;
+mod bad_inputs;
+mod care;
+mod clients;
 mod explain;
+mod fuzz;
 mod hop;
 mod http;
 mod lab;
