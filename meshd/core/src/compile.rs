@@ -17,6 +17,7 @@ use foldhash::fast::FixedState;
 use crate::plan::{Node, Outbound, Plan};
 use crate::world::World;
 
+pub(crate) mod authors;
 pub(crate) mod clusters;
 mod delegates;
 mod endpoints;

@@ -14,6 +14,7 @@ use crate::identity::HostKeys;
 use crate::proxy::{self, Declared, Entrance, Proxy, Settings, Shared, Sockets, Way};
 use crate::telemetry::{self, AccessLog, Stats};
 use crate::transport::{Dialer, QuicOptions, SocketOptions, Transport, socket};
+use mesh_core::wire::http2::FrameLimits;
 
 /// How many workers the proxy has.
 pub(super) fn workers(config: &Config) -> usize {
@@ -91,6 +92,12 @@ fn settings(config: &Config) -> Settings {
         idle_timeout: limits.idle,
         sniff_timeout: limits.sniff,
         max_streams: limits.http2_streams,
+        frames: FrameLimits { control: limits.http2_control_frames, ..FrameLimits::default() },
+        body_timeout: limits.body,
+        body_rate: limits.body_rate,
+        connections: limits.connections,
+        connections_per_source: limits.connections_per_source,
+        hops: limits.hops,
         socket: SocketOptions { mark: Some(config.intercept.mark) },
         secrets: config.host.data.join("secrets"),
         ..Settings::default()

@@ -41,7 +41,7 @@ pub(crate) async fn carry(
 ) {
     let worker = &connection.worker;
     Counters::add(&worker.shard.counters.tcp_connections_total);
-    let Some((_, caller)) = view.outbound(connection.caller) else { return };
+    let Some(caller) = connection.caller(view) else { return };
     let destination = match &connection.target {
         Target::Address(address) => Some(*address),
         _ => None,
@@ -59,7 +59,7 @@ pub(crate) async fn carry(
         return;
     };
     let wanted = Wanted { ends: Ends { source: connection.peer, destination }, name };
-    match reach(worker, caller, &cluster, &wanted).await {
+    match reach(worker, &caller, &cluster, &wanted).await {
         Ok(reached) => join(worker, wire, reached).await,
         Err(failure) => {
             tracing::debug!(cluster = %cluster.name, ?failure, "connection closed: no endpoint reached");

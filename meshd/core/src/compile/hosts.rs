@@ -88,6 +88,12 @@ impl<'a> Service<'a> {
         self.entry().map(|entry| entry.stored.changed)
     }
 
+    /// Whether it has no endpoints of its own: connections go where they were going, or to the name they ask for.
+    pub(crate) fn is_passthrough(&self) -> bool {
+        self.entry()
+            .is_some_and(|entry| matches!(entry.spec.resolution(), Resolution::None | Resolution::DynamicDns))
+    }
+
     /// Returns its single addresses.
     pub(crate) fn single_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.addresses.iter().filter(|net| net.prefix_len() == net.max_prefix_len()).map(IpNet::addr)

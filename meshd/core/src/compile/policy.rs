@@ -23,10 +23,10 @@ use crate::plan::{
 /// The blocks that count for one port of one subset.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Effective<'a> {
-    pool: Option<&'a ConnectionPoolSettings>,
-    balancer: Option<&'a LoadBalancerSettings>,
-    outlier: Option<&'a OutlierDetection>,
-    tls: Option<&'a ClientTlsSettings>,
+    pub(super) pool: Option<&'a ConnectionPoolSettings>,
+    pub(super) balancer: Option<&'a LoadBalancerSettings>,
+    pub(super) outlier: Option<&'a OutlierDetection>,
+    pub(super) tls: Option<&'a ClientTlsSettings>,
     proxy_protocol: Option<&'a ProxyProtocol>,
     tunnel: Option<&'a TunnelSettings>,
     retry_budget: Option<&'a mesh_proto::resource::RetryBudget>,

@@ -76,7 +76,7 @@ impl Rules<'_> {
             let mut kept = Vec::new();
             let mut catches_all = false;
             for condition in conditions {
-                if source_holds(condition, caller) && condition.port.is_none_or(|wanted| wanted == port) {
+                if out_of_reach(condition, caller, port).is_none() {
                     kept.push(condition);
                     catches_all = is_catch_all(condition);
                     if catches_all {
@@ -141,15 +141,38 @@ pub(crate) fn load<'a>(
         .collect()
 }
 
-/// Whether a condition's words about the caller hold. `gateways` decides alone where it is given.
+/// What a condition says about the caller, or the port, that does not hold: its field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SourceUnmet {
+    Gateways,
+    Labels,
+    Namespace,
+    Port,
+}
+
+/// Returns the first word about the caller that does not hold. `gateways` decides alone where it is given.
 ///
 /// Source: Istio `sourceMatchHTTP`.
-fn source_holds(condition: &HttpMatchRequest, caller: &Workload) -> bool {
+fn source_unmet(condition: &HttpMatchRequest, caller: &Workload) -> Option<SourceUnmet> {
     if !condition.gateways.is_empty() {
-        return condition.gateways.iter().any(|gateway| gateway == MESH);
+        let in_mesh = condition.gateways.iter().any(|gateway| gateway == MESH);
+        return (!in_mesh).then_some(SourceUnmet::Gateways);
     }
-    super::hosts::has_all(&caller.labels, &condition.source_labels)
-        && (condition.source_namespace.is_empty() || condition.source_namespace == caller.namespace)
+    if !super::hosts::has_all(&caller.labels, &condition.source_labels) {
+        return Some(SourceUnmet::Labels);
+    }
+    let other = !condition.source_namespace.is_empty() && condition.source_namespace != caller.namespace;
+    other.then_some(SourceUnmet::Namespace)
+}
+
+/// Returns why a caller can never meet a condition on this port; `None`: it can.
+pub(crate) fn out_of_reach(
+    condition: &HttpMatchRequest,
+    caller: &Workload,
+    port: u16,
+) -> Option<SourceUnmet> {
+    source_unmet(condition, caller)
+        .or_else(|| condition.port.is_some_and(|wanted| wanted != port).then_some(SourceUnmet::Port))
 }
 
 /// Whether a condition that this caller can meet is met by every request.
