@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -80,7 +81,8 @@ pub(crate) struct Source {
     turn: Cell<u32>,
     received: Cell<u64>,
     keeps: Cell<bool>,
-    ended: Cell<bool>,
+    /// When all of it had been received.
+    ended: Cell<Option<Instant>>,
     end: Notify,
 }
 
@@ -101,7 +103,7 @@ impl Source {
             turn: Cell::new(0),
             received: Cell::new(0),
             keeps: Cell::new(true),
-            ended: Cell::new(false),
+            ended: Cell::new(None),
             end: Notify::new(),
         })
     }
@@ -133,9 +135,12 @@ impl Source {
         self.received.get()
     }
 
-    /// Waits until all of it has been received.
-    pub(crate) async fn ended(&self) {
-        while !self.ended.get() {
+    /// Waits until all of it has been received, and says when that was.
+    pub(crate) async fn ended(&self) -> Instant {
+        loop {
+            if let Some(ended) = self.ended.get() {
+                return ended;
+            }
             self.end.notified().await;
         }
     }
@@ -143,7 +148,7 @@ impl Source {
     /// Returns all of it, once it has ended within the limit.
     pub(crate) fn whole(&self) -> Option<Bytes> {
         let kept = self.kept.borrow();
-        let complete = self.ended.get() && kept.bytes as u64 == self.received.get();
+        let complete = self.ended.get().is_some() && kept.bytes as u64 == self.received.get();
         complete.then(|| match kept.data.as_slice() {
             [only] => only.clone(),
             parts => parts.concat().into(),
@@ -179,7 +184,7 @@ impl Source {
     }
 
     fn finish(&self) {
-        self.ended.set(true);
+        self.ended.set(Some(self.ended.get().unwrap_or_else(Instant::now)));
         self.end.notify_waiters();
     }
 }
@@ -201,7 +206,7 @@ impl Replay {
             self.position += 1;
             return Poll::Ready(Some(Ok(Frame::data(data.clone()))));
         }
-        if self.source.ended.get() {
+        if self.source.ended.get().is_some() {
             let trailers = self.source.kept.borrow().trailers.clone().filter(|_| !self.trailers);
             self.trailers = true;
             return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));

@@ -26,6 +26,8 @@ pub(crate) struct Sending<'a> {
     pub(crate) cluster: &'a Arc<Cluster>,
     pub(crate) policy: &'a RetryPolicy,
     pub(crate) timeout: Option<Duration>,
+    /// From when the timeout counts: after a delay on purpose.
+    pub(crate) began: Instant,
     pub(crate) head: Head,
     pub(crate) source: Option<Rc<Source>>,
     pub(crate) hash: Option<u64>,
@@ -44,7 +46,7 @@ pub(crate) struct Answered {
 pub(crate) async fn run(sending: Sending<'_>, exchange: &mut Exchange) -> Result<Answered, Failure> {
     let permit = breaker::admit_request(sending.cluster).map_err(|_| Failure::Overflow)?;
     let mut current = None;
-    let timeout = sending.timeout;
+    let (timeout, began) = (sending.timeout, sending.began);
     let (worker, cluster, source) = (sending.worker, sending.cluster, sending.source.clone());
     let attempts = attempts(sending, exchange, &mut current);
     let result = match timeout {
@@ -52,7 +54,7 @@ pub(crate) async fn run(sending: Sending<'_>, exchange: &mut Exchange) -> Result
         Some(limit) => tokio::select! {
             biased;
             result = attempts => result,
-            () = over(source.as_deref(), limit) => Err(Failure::RouteTimeout),
+            () = over(source.as_deref(), began, limit) => Err(Failure::RouteTimeout),
         },
     };
     if let (Err(Failure::RouteTimeout), Some(endpoint)) = (&result, current) {
@@ -63,12 +65,13 @@ pub(crate) async fn run(sending: Sending<'_>, exchange: &mut Exchange) -> Result
     Ok(answered)
 }
 
-/// Waits until the request is complete and the limit has passed since.
-pub(crate) async fn over(source: Option<&Source>, limit: Duration) {
+/// Waits until the limit has passed since `began`, or since the request was complete, if that was later.
+pub(crate) async fn over(source: Option<&Source>, began: Instant, limit: Duration) {
+    let mut since = began;
     if let Some(source) = source {
-        source.ended().await;
+        since = since.max(source.ended().await);
     }
-    tokio::time::sleep(limit).await;
+    tokio::time::sleep_until((since + limit).into()).await;
 }
 
 async fn attempts<'a>(
@@ -158,7 +161,7 @@ async fn attempt(
         Some(limit) => tokio::select! {
             biased;
             result = once => result,
-            () = over(source.as_deref(), limit) => Err(Failure::PerTryTimeout),
+            () = over(source.as_deref(), Instant::now(), limit) => Err(Failure::PerTryTimeout),
         },
     }
 }

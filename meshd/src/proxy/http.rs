@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ::http::header::{self, HeaderMap, HeaderValue};
 use ::http::request::Parts;
@@ -15,17 +15,17 @@ use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 use mesh_core::balance::{self, HashKeyOutcome};
 use mesh_core::plan::{
-    Action, Balancer, Cluster, Forward, HeaderRules, RetryOn, RetryPolicy, UnknownHosts, UpstreamProtocol,
-    VirtualHost, WeightedCluster,
+    Action, Balancer, Cluster, Forward, HeaderRules, Matcher, RetryOn, RetryPolicy, UnknownHosts,
+    UpstreamProtocol, VirtualHost, WeightedCluster,
 };
 use mesh_core::resilience::{Failure, Flag, fault};
 use mesh_core::route::cors::{self, CorsVerdict};
 use mesh_core::route::headers::{self as header_rules, Facts};
 use mesh_core::route::{self, Call, Matched, path, rewrite};
-use mesh_core::wire::guard;
+use mesh_core::wire::{fold, guard};
 
 use super::body::Source;
-use super::exchange::{Exchange, Relay, Reply};
+use super::exchange::{Deadline, Exchange, Relay, Reply};
 use super::forward::{self, Answered, Sending};
 use super::local_reply::LocalReply;
 use super::outbound::{Connection, Target};
@@ -78,10 +78,11 @@ pub(crate) async fn handle(connection: Rc<Connection>, mut request: Request<Inco
             exchange,
         );
     };
-    let scheme = route::scheme_of(asked.scheme.as_deref(), &parts.headers).to_owned();
+    let scheme = route::scheme_of(asked.scheme.as_deref(), &parts.headers);
+    request::add_standard(&mut parts.headers);
     let call = Call {
         method: parts.method.as_str(),
-        scheme: &scheme,
+        scheme,
         authority: &asked.authority,
         path: &normal,
         query,
@@ -141,6 +142,7 @@ impl Asked {
     fn of(connection: &Connection, parts: &mut Parts) -> Result<Self, Box<LocalReply>> {
         let upgrade = parts.version < Version::HTTP_2 && wanted_upgrade(&parts.headers)?;
         request::strip(&mut parts.headers);
+        fold::fold(&mut parts.headers, parts.version >= Version::HTTP_2);
         let sent = parts.uri.authority().map(::http::uri::Authority::as_str);
         let host = || parts.headers.get(header::HOST).and_then(|host| host.to_str().ok());
         let sent = sent.or_else(host).unwrap_or_default();
@@ -152,10 +154,6 @@ impl Asked {
             Target::Proxy => (sent.to_owned(), port_of(sent, parts.uri.scheme_str())),
         };
         parts.headers.remove(header::HOST);
-        let scheme = parts
-            .uri
-            .scheme_str()
-            .filter(|_| parts.version < Version::HTTP_2 || parts.uri.scheme_str() == Some("https"));
         Ok(Self {
             authority,
             port,
@@ -163,7 +161,7 @@ impl Asked {
                 .uri
                 .path_and_query()
                 .map_or_else(|| "/".to_owned(), |target| target.as_str().to_owned()),
-            scheme: scheme.map(str::to_owned),
+            scheme: parts.uri.scheme_str().map(str::to_owned),
             upgrade,
         })
     }
@@ -213,7 +211,8 @@ impl<'a> Inbound<'a> {
         let table = outbound.ports.get(&self.asked.port);
         let host = table.and_then(|table| route::find_host(table, self.call.authority));
         if let Some(host) = host {
-            let matched = route::route(host, &self.call).ok_or_else(|| Box::new(LocalReply::no_route()))?;
+            let matched = route::route(host, &self.call).filter(|_| self.call.path.starts_with('/'));
+            let matched = matched.ok_or_else(|| Box::new(LocalReply::no_route()))?;
             return Ok(Found::Route(host, matched));
         }
         if outbound.unknown == UnknownHosts::Refuse {
@@ -231,7 +230,19 @@ impl<'a> Inbound<'a> {
     /// Follows a route.
     async fn routed(&self, matched: Matched<'_>, body: Incoming, mut exchange: Exchange) -> Response<Reply> {
         let route = matched.route;
-        let rules = Rules { route: route.headers.as_deref(), destination: None, many: false };
+        // Chosen first: its header rules hold for faults, too.
+        let chosen = match &route.action {
+            Action::Forward(forward) => {
+                Some((forward, route::split(&forward.destinations, forward.total_weight, &mut Chance)))
+            }
+            Action::Direct(_) | Action::Redirect(_) => None,
+        };
+        let rules = Rules {
+            route: route.headers.as_deref(),
+            destination: chosen.and_then(|(_, destination)| destination.headers.as_deref()),
+            many: chosen.is_some_and(|(forward, _)| forward.destinations.len() > 1),
+            sent: None,
+        };
         if let Some(fault) = &route.fault {
             let (delay, abort) = fault::decide(fault, &mut Chance);
             if let Some(delay) = delay {
@@ -242,61 +253,56 @@ impl<'a> Inbound<'a> {
                 return self.local(LocalReply::abort(&abort), &rules, None, exchange);
             }
         }
-        let cors = route.cors.as_ref().map(|cors| cors::decide(cors, self.call.method, self.call.headers));
-        let marks = match cors {
-            Some(CorsVerdict::Preflight(headers)) => {
-                let mut reply = LocalReply::new(StatusCode::OK, "cors_preflight");
-                reply.headers = headers;
-                return self.local(reply, &Rules::default(), None, exchange);
-            }
-            Some(CorsVerdict::Actual(headers)) => Some(headers),
-            _ => None,
-        };
-        match &route.action {
-            Action::Direct(direct) => {
+        match (&route.action, chosen) {
+            (Action::Direct(direct), _) => {
                 let mut reply = LocalReply::new(direct.status, "direct_response");
                 reply.body = direct.body.clone();
-                self.local(reply, &rules, marks, exchange)
+                self.local(reply, &rules, None, exchange)
             }
-            Action::Redirect(redirect) => {
+            (Action::Redirect(redirect), _) => {
                 let location = rewrite::location(redirect, &self.call, matched.matcher, self.asked.port);
                 let mut reply = LocalReply::new(redirect.code, "direct_response");
                 if let Ok(location) = HeaderValue::from_str(&location) {
                     reply.headers.insert(header::LOCATION, location);
                 }
-                self.local(reply, &rules, marks, exchange)
+                self.local(reply, &rules, None, exchange)
             }
-            Action::Forward(forward) => self.forward(forward, &matched, marks, body, exchange).await,
+            (Action::Forward(forward), chosen) => {
+                let (_, destination) = chosen.expect("chosen above for every route that forwards");
+                let cors =
+                    route.cors.as_ref().map(|cors| cors::decide(cors, self.call.method, self.call.headers));
+                let marks = match cors {
+                    Some(CorsVerdict::Preflight(headers)) => {
+                        let mut reply = LocalReply::new(StatusCode::OK, "cors_preflight");
+                        reply.headers = headers;
+                        return self.local(reply, &Rules::default(), None, exchange);
+                    }
+                    Some(CorsVerdict::Actual(headers)) => Some(headers),
+                    _ => None,
+                };
+                let way = Chosen { forward, destination, matcher: matched.matcher, rules, marks };
+                self.forward(way, body, exchange).await
+            }
         }
     }
 
     /// Sends it on by a route.
-    async fn forward(
-        &self,
-        forward: &Forward,
-        matched: &Matched<'_>,
-        marks: Option<HeaderMap>,
-        body: Incoming,
-        mut exchange: Exchange,
-    ) -> Response<Reply> {
-        let destination = route::split(&forward.destinations, forward.total_weight, &mut Chance);
-        let rules = Rules {
-            route: matched.route.headers.as_deref(),
-            destination: destination.headers.as_deref(),
-            many: forward.destinations.len() > 1,
-        };
+    async fn forward(&self, way: Chosen<'_>, body: Incoming, mut exchange: Exchange) -> Response<Reply> {
+        let Chosen { forward, destination, matcher, rules, marks } = way;
         let Some(cluster) = &destination.cluster else {
             exchange.host = Some((destination.name.host.clone(), destination.name.port));
             return self.local(LocalReply::no_cluster(), &rules, marks, exchange);
         };
         exchange.cluster = Some(cluster.clone());
         let timeout = self.timeout(forward.timeout);
-        let Some(head) = self.head(forward, matched, destination, &rules, timeout) else {
+        let Some(head) = self.head(forward, matcher, &rules, timeout) else {
             return self.local(LocalReply::failure(Failure::Protocol, false), &rules, marks, exchange);
         };
         if let Some(id) = head.headers.get(request::REQUEST_ID) {
             exchange.request_id(id);
         }
+        let sent = rules.answer_shows_request().then(|| head.clone());
+        let rules = Rules { sent: sent.as_ref(), ..rules };
         let (hash, set_cookie) = self.hash(cluster);
         let source =
             (!body.is_end_stream()).then(|| Source::new(body, self.connection.worker.settings.replay_bytes));
@@ -306,15 +312,14 @@ impl<'a> Inbound<'a> {
         };
         let sending =
             Sending { hash, ..self.sending(cluster, &forward.retry, timeout, head, source.clone()) };
-        let reply = Answering { rules, marks, set_cookie, timeout, keep_source: mirrored };
+        let reply = Answering { rules, marks, set_cookie, keep_source: mirrored };
         self.send(sending, reply, exchange).await
     }
 
     /// Sends it where it was going anyway.
     async fn unrouted(&self, direct: &Direct, body: Incoming, mut exchange: Exchange) -> Response<Reply> {
         exchange.cluster = Some(direct.cluster.clone());
-        let mut headers = self.call.headers.clone();
-        request::add_standard(&mut headers, self.call.scheme);
+        let headers = self.call.headers.clone();
         let target = self.call.path_and_query();
         let head =
             self.call.authority.parse().ok().zip(path_and_query(&target)).map(|(authority, target)| Head {
@@ -355,7 +360,8 @@ impl<'a> Inbound<'a> {
         let (_, caller) =
             self.view.outbound(self.connection.caller).expect("a route was found for this caller");
         let worker = &self.connection.worker;
-        Sending { worker, caller, cluster, policy, timeout, head, source, hash: None, destination }
+        let began = Instant::now();
+        Sending { worker, caller, cluster, policy, timeout, began, head, source, hash: None, destination }
     }
 
     async fn send(
@@ -365,30 +371,38 @@ impl<'a> Inbound<'a> {
         mut exchange: Exchange,
     ) -> Response<Reply> {
         let (source, upgrade) = (sending.source.clone(), sending.head.upgrade);
+        let (timeout, began) = (sending.timeout, sending.began);
         match forward::run(sending, &mut exchange).await {
             Err(failure) => {
                 let retried = exchange.retries > 0;
                 self.local(LocalReply::failure(failure, retried), &reply.rules, reply.marks, exchange)
             }
             Ok(answered) => {
-                if let Some(source) = source.filter(|_| !reply.keep_source) {
+                if let Some(source) = source.as_ref().filter(|_| !reply.keep_source) {
                     source.forget();
                 }
                 if upgrade && answered.response.status() == StatusCode::SWITCHING_PROTOCOLS {
                     return self.switch(answered, &reply, exchange);
                 }
-                self.relay(answered, &reply, exchange)
+                let deadline = timeout.map(|limit| -> Deadline {
+                    Box::pin(async move { forward::over(source.as_deref(), began, limit).await })
+                });
+                self.relay(answered, &reply, deadline, exchange)
             }
         }
     }
 
     /// Passes an endpoint's answer on.
-    fn relay(&self, answered: Answered, reply: &Answering<'_>, mut exchange: Exchange) -> Response<Reply> {
+    fn relay(
+        &self,
+        answered: Answered,
+        reply: &Answering<'_>,
+        deadline: Option<Deadline>,
+        mut exchange: Exchange,
+    ) -> Response<Reply> {
         let Answered { response, lease, guards } = answered;
         let (mut parts, body) = response.into_parts();
         self.dress(&mut parts, reply, &mut exchange);
-        let deadline =
-            reply.timeout.map(|limit| Box::pin(tokio::time::sleep_until((exchange.started + limit).into())));
         let body =
             Reply::relay(Relay { body, lease: Some(lease), exchange: Some(exchange), deadline, guards });
         Response::from_parts(parts, body)
@@ -419,35 +433,28 @@ impl<'a> Inbound<'a> {
         parts.version = if self.version >= Version::HTTP_2 { Version::HTTP_2 } else { Version::HTTP_11 };
         request::strip_hop_by_hop(&mut parts.headers);
         parts.headers.insert(request::SERVICE_TIME, forward::millis_since(exchange.started).into());
-        if let Some(marks) = &reply.marks {
-            for name in CORS_HEADERS {
-                parts.headers.remove(name);
-            }
-            parts.headers.extend(marks.clone());
-        }
         if let Some(cookie) =
             reply.set_cookie.as_deref().and_then(|cookie| HeaderValue::from_str(cookie).ok())
         {
             parts.headers.append(header::SET_COOKIE, cookie);
         }
         self.apply(&reply.rules, &mut parts.headers, parts.status);
+        replace(&mut parts.headers, reply.marks.as_ref());
         parts.headers.insert(header::SERVER, SERVER);
     }
 
     /// Answers by ourselves, under the header rules.
     fn local(
         &self,
-        mut reply: LocalReply,
+        reply: LocalReply,
         rules: &Rules<'_>,
         marks: Option<HeaderMap>,
         exchange: Exchange,
     ) -> Response<Reply> {
-        if let Some(marks) = marks {
-            reply.headers.extend(marks);
-        }
         let status = reply.status;
         let mut response = answer(reply, self.is_grpc, exchange);
         self.apply(rules, response.headers_mut(), status);
+        replace(response.headers_mut(), marks.as_ref());
         response.headers_mut().insert(header::SERVER, SERVER);
         response
     }
@@ -457,15 +464,15 @@ impl<'a> Inbound<'a> {
             return;
         }
         let target = self.call.path_and_query();
-        let facts = self.facts(&target, Some(status));
-        header_rules::response(
-            rules.route,
-            rules.destination,
-            rules.many,
-            headers,
-            self.call.headers,
-            &facts,
-        );
+        let mut facts = self.facts(&target, Some(status));
+        let mut request = self.call.headers;
+        // What was sent on, with what rules made of it, is what rules for the answer see.
+        if let Some(head) = rules.sent {
+            request = &head.headers;
+            facts.path_and_query = head.target.as_str();
+            facts.authority = head.authority.to_str().unwrap_or(facts.authority);
+        }
+        header_rules::response(rules.route, rules.destination, rules.many, headers, request, &facts);
     }
 
     fn facts<'b>(&'b self, target: &'b str, status: Option<StatusCode>) -> Facts<'b> {
@@ -488,16 +495,14 @@ impl<'a> Inbound<'a> {
     fn head(
         &self,
         forward: &Forward,
-        matched: &Matched<'_>,
-        destination: &WeightedCluster,
+        matcher: Option<&Matcher>,
         rules: &Rules<'_>,
         timeout: Option<Duration>,
     ) -> Option<Head> {
         let mut headers = self.call.headers.clone();
-        request::add_standard(&mut headers, self.call.scheme);
         let before = self.call.path_and_query();
         let rewritten =
-            forward.rewrite.as_ref().and_then(|rules| rewrite::path(rules, matched.matcher, self.call.path));
+            forward.rewrite.as_ref().and_then(|rules| rewrite::path(rules, matcher, self.call.path));
         let target: Cow<'_, str> = match (&rewritten, self.call.query) {
             (None, _) => Cow::Borrowed(&before),
             (Some(path), None) => Cow::Borrowed(path),
@@ -514,9 +519,17 @@ impl<'a> Inbound<'a> {
         if let Some(expected) = expected.filter(|expected| !expected.is_zero()) {
             let millis = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);
             headers.insert(request::EXPECTED_TIMEOUT, millis.into());
+            if self.is_grpc {
+                headers.insert(request::GRPC_TIMEOUT, request::grpc_timeout_of(millis));
+            }
         }
-        let authority =
-            header_rules::authority(forward.rewrite.as_deref(), rules.route, destination.headers.as_deref());
+        let rewrite = forward.rewrite.as_deref();
+        let authority = header_rules::authority(rewrite, rules.route, rules.destination);
+        let before = header_rules::authority_before(rewrite, rules.route, rules.destination, rules.many);
+        if let Some(before) = before {
+            let before = before.unwrap_or(self.call.authority);
+            headers.insert(request::ORIGINAL_HOST, HeaderValue::from_str(before).ok()?);
+        }
         Some(Head {
             method: method_of(self.call.method),
             authority: HeaderValue::from_str(authority.unwrap_or(self.call.authority)).ok()?,
@@ -533,7 +546,9 @@ impl<'a> Inbound<'a> {
         if self.asked.upgrade {
             return route;
         }
-        let granted = if self.is_grpc { request::grpc_timeout(self.call.headers) } else { None };
+        let granted = self.is_grpc.then(|| request::grpc_timeout(self.call.headers)).flatten();
+        // None is endless, says Envoy.
+        let granted = granted.filter(|granted| !granted.is_zero());
         match (granted, route) {
             (Some(granted), Some(route)) => Some(granted.min(route)),
             (granted, route) => granted.or(route),
@@ -560,9 +575,25 @@ struct Rules<'a> {
     route: Option<&'a HeaderRules>,
     destination: Option<&'a HeaderRules>,
     many: bool,
+    /// What was sent on, where the answer's rules want to know.
+    sent: Option<&'a Head>,
+}
+
+/// The way a request takes, with what the route says about it.
+struct Chosen<'a> {
+    forward: &'a Forward,
+    destination: &'a WeightedCluster,
+    matcher: Option<&'a Matcher>,
+    rules: Rules<'a>,
+    /// Headers of a cross-origin policy.
+    marks: Option<HeaderMap>,
 }
 
 impl Rules<'_> {
+    fn answer_shows_request(&self) -> bool {
+        [self.route, self.destination].into_iter().flatten().any(HeaderRules::answer_shows_request)
+    }
+
     fn is_empty(&self) -> bool {
         self.route.is_none() && self.destination.is_none()
     }
@@ -575,9 +606,15 @@ struct Answering<'a> {
     /// Headers of a cross-origin policy.
     marks: Option<HeaderMap>,
     set_cookie: Option<String>,
-    timeout: Option<Duration>,
     /// A mirror still wants the body.
     keep_source: bool,
+}
+
+/// Puts headers in the place of those of the same name.
+fn replace(headers: &mut HeaderMap, by: Option<&HeaderMap>) {
+    for (name, value) in by.into_iter().flatten() {
+        headers.insert(name, value.clone());
+    }
 }
 
 fn path_and_query(target: &str) -> Option<PathAndQuery> {
@@ -599,9 +636,3 @@ static NO_RETRY: LazyLock<RetryPolicy> = LazyLock::new(|| RetryPolicy {
     avoid_previous: false,
 });
 const SERVER: HeaderValue = HeaderValue::from_static("envoy");
-/// What an allowed origin's answer is cleaned of before our own are set.
-const CORS_HEADERS: [header::HeaderName; 3] = [
-    header::ACCESS_CONTROL_ALLOW_ORIGIN,
-    header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
-    header::ACCESS_CONTROL_EXPOSE_HEADERS,
-];
