@@ -485,23 +485,12 @@ def merge_routes(root, inner):
     match = merge_matches(root.get("match") or [], inner.get("match") or [])
     if match is None:
         return None
-    merged = {**{k: v for k, v in root.items() if k not in ("delegate", "match", "name", "headers")}, **inner}
+    merged = {**{k: v for k, v in root.items() if k not in ("delegate", "match", "name")}, **inner}
     names = [n for n in (root.get("name"), inner.get("name")) if n]
     if names:
         merged["name"] = "-".join(names)
-    if root.get("headers"):
-        merged["headers"] = merge_headers(root["headers"], inner.get("headers") or {})
     merged["match"] = match
     return merged
-
-
-def merge_headers(root, inner):
-    out = {}
-    for side in ("request", "response"):
-        a, b = root.get(side) or {}, inner.get(side) or {}
-        out[side] = {"set": {**(a.get("set") or {}), **(b.get("set") or {})}, "add": {**(a.get("add") or {}), **(b.get("add") or {})},
-                     "remove": (a.get("remove") or []) + (b.get("remove") or [])}
-    return out
 
 
 def merge_matches(root, inner):

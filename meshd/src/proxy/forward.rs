@@ -101,10 +101,14 @@ async fn attempts<'a>(
         match retry::decide(sending.policy, &attempt) {
             Decision::Enough => {}
             Decision::LimitReached => exchange.raise(Flag::UpstreamRetryLimitExceeded),
-            Decision::Again => match breaker::admit_retry(sending.cluster) {
-                Ok(permit) => (again, retry_permit) = (true, Some(permit)),
-                Err(_) => exchange.raise(Flag::UpstreamOverflow),
-            },
+            Decision::Again => {
+                // A retry that is over counts no more, also when the next is its own.
+                drop(retry_permit.take());
+                match breaker::admit_retry(sending.cluster) {
+                    Ok(permit) => (again, retry_permit) = (true, Some(permit)),
+                    Err(_) => exchange.raise(Flag::UpstreamOverflow),
+                }
+            }
         }
         if !again {
             let (response, lease) = result?;
