@@ -69,11 +69,7 @@ fn check_method(method: &Method, version: Version, limits: &Limits) -> Result<()
 
 fn check_target(method: &Method, uri: &Uri, version: Version, limits: &Limits) -> Result<(), Refusal> {
     let has_path = uri.path_and_query().is_some_and(|target| target.as_str() != "*");
-    let may_lack_one = match method {
-        &Method::CONNECT => true,
-        &Method::OPTIONS => uri.path() == "*",
-        _ => false,
-    };
+    let may_lack_one = *method == Method::CONNECT || (*method == Method::OPTIONS && uri.path() == "*");
     if !has_path && !may_lack_one && (version < Version::HTTP_2 || uri.path() == "*") {
         return bad("a target without a path");
     }

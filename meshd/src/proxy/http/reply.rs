@@ -90,13 +90,13 @@ impl Inbound<'_> {
         &self,
         reply: LocalReply,
         rules: &Rules<'_>,
-        marks: Option<HeaderMap>,
+        marks: Option<&HeaderMap>,
         exchange: Exchange,
     ) -> Response<Reply> {
         let status = reply.status;
         let mut response = answer(reply, self.is_grpc, exchange);
         self.apply(rules, response.headers_mut(), status);
-        replace(response.headers_mut(), marks.as_ref());
+        replace(response.headers_mut(), marks);
         response.headers_mut().insert(header::SERVER, SERVER);
         response
     }

@@ -99,12 +99,17 @@ impl Inbound<'_> {
         let Chosen { forward, destination, matcher, rules, marks } = way;
         let Some(cluster) = &destination.cluster else {
             exchange.host = Some((destination.name.host.clone(), destination.name.port));
-            return self.local(LocalReply::no_cluster(), &rules, marks, exchange);
+            return self.local(LocalReply::no_cluster(), &rules, marks.as_ref(), exchange);
         };
         exchange.cluster = Some(cluster.clone());
         let timeout = self.timeout(forward.timeout);
         let Some(head) = self.head(forward, matcher, &rules, timeout) else {
-            return self.local(LocalReply::failure(Failure::Protocol, false), &rules, marks, exchange);
+            return self.local(
+                LocalReply::failure(Failure::Protocol, false),
+                &rules,
+                marks.as_ref(),
+                exchange,
+            );
         };
         if let Some(id) = head.headers.get(request::REQUEST_ID) {
             exchange.request_id(id);
@@ -188,7 +193,12 @@ impl Inbound<'_> {
         match forward::run(sending, &mut exchange).await {
             Err(failure) => {
                 let retried = exchange.retries > 0;
-                self.local(LocalReply::failure(failure, retried), &reply.rules, reply.marks, exchange)
+                self.local(
+                    LocalReply::failure(failure, retried),
+                    &reply.rules,
+                    reply.marks.as_ref(),
+                    exchange,
+                )
             }
             Ok(answered) => {
                 if let Some(source) = source.as_ref().filter(|_| !reply.keep_source) {
