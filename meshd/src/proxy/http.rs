@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use ::http::uri::Scheme;
 use ::http::{Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -60,7 +61,7 @@ pub(crate) async fn handle(connection: Rc<Connection>, mut request: Request<Inco
         Ok(asked) => asked,
         Err(reply) => return answer(*reply, is_grpc, exchange),
     };
-    let (target, query) = path::parts(&asked.target);
+    let (target, query) = path::parts(asked.target.as_str());
     let Ok(normal) = path::normalise(target) else {
         return answer(
             LocalReply::new(StatusCode::BAD_REQUEST, "path_normalization_failed"),
@@ -68,12 +69,12 @@ pub(crate) async fn handle(connection: Rc<Connection>, mut request: Request<Inco
             exchange,
         );
     };
-    let scheme = route::scheme_of(asked.scheme.as_deref(), &parts.headers);
+    let scheme = route::scheme_of(asked.scheme.as_ref().map(Scheme::as_str), &parts.headers);
     request::add_standard(&mut parts.headers);
     let call = Call {
-        method: parts.method.as_str(),
+        method: asked.method.as_str(),
         scheme,
-        authority: &asked.authority,
+        authority: asked.authority(),
         path: &normal,
         query,
         headers: &parts.headers,

@@ -36,7 +36,7 @@ pub(crate) fn strip(headers: &mut HeaderMap) {
     strip_hop_by_hop(headers);
     let ours = |name: &HeaderName| {
         let name = name.as_str();
-        name.starts_with("x-envoy-") || name.starts_with("x-mesh-")
+        name.starts_with("x-envoy-") || name.starts_with("x-mesh-") || name == CLIENT_CERTIFICATE.as_str()
     };
     // Most requests have none: look before making a list.
     if headers.keys().any(ours) {
@@ -45,11 +45,14 @@ pub(crate) fn strip(headers: &mut HeaderMap) {
             headers.remove(name);
         }
     }
-    headers.remove(CLIENT_CERTIFICATE);
 }
 
 /// Takes off the fields that say something about one connection only. `te: trailers` stays, as Envoy has it.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    // Most messages have none: one look at the names is cheaper than a search for each field.
+    if !headers.keys().any(|name| *name == header::TE || HOP_BY_HOP.contains(name)) {
+        return;
+    }
     if headers.contains_key(header::CONNECTION) {
         let named: Vec<HeaderName> = headers
             .get_all(header::CONNECTION)
@@ -136,6 +139,13 @@ pub(crate) fn add_standard(headers: &mut HeaderMap) {
     if !headers.contains_key(REQUEST_ID) {
         headers.insert(REQUEST_ID, random_id());
     }
+}
+
+/// Writes a number that is nearly always small: those of one digit cost no memory.
+pub(crate) fn number(number: u64) -> HeaderValue {
+    const DIGITS: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+    let digit = usize::try_from(number).ok().and_then(|number| DIGITS.get(number));
+    digit.map_or_else(|| number.into(), |digit| HeaderValue::from_static(digit))
 }
 
 /// Makes a random UUID (version 4).

@@ -24,14 +24,14 @@ use super::{Settings, Shared, Way, accept, inbound};
 use crate::drain::Draining;
 use crate::task;
 use crate::telemetry::{AccessLog, Counters, Shard};
-use crate::transport::{Accepted, Dialer, QuicOptions};
+use crate::transport::{Accepted, Dialer, QuicOptions, Transport};
 
 /// What a worker begins with.
 pub(super) struct Start {
     pub(super) index: usize,
     pub(super) shared: Shared,
     pub(super) listeners: Vec<(Way, TcpListener)>,
-    pub(super) quic: Option<(std::net::UdpSocket, QuicOptions)>,
+    pub(super) quic: Vec<(std::net::UdpSocket, QuicOptions)>,
     pub(super) own: Arc<[SocketAddr]>,
     pub(super) control: mpsc::Sender<Accepted>,
     pub(super) draining: Draining,
@@ -122,9 +122,14 @@ async fn run(start: Start) {
     let Start { shared, listeners, quic, own, control, draining, mut stopped, index } = start;
     let mut plans = Cache::new(shared.plans);
     let view = Rc::new(View::new(plans.load().clone(), &[]));
+    // A QUIC connection lives on the runtime that made it; TLS sessions may be shared.
+    let dialer = match shared.settings.transport {
+        Transport::Tcp => shared.dialer,
+        Transport::Quic => shared.dialer.apart(),
+    };
     let worker = Rc::new(Worker {
         settings: shared.settings,
-        dialer: shared.dialer,
+        dialer,
         pools: Pools::default(),
         passthrough: Passthrough::default(),
         shard: shared.stats.shard(index),
@@ -142,7 +147,7 @@ async fn run(start: Start) {
     for (way, socket) in listeners {
         accept::start(&worker, way, socket);
     }
-    if let Some((socket, options)) = quic {
+    for (socket, options) in quic {
         task::spawn_local("mesh accept over QUIC", inbound::accept_quic(worker.clone(), socket, options));
     }
     // Everything else holds its own listener of the drain; the worker itself must not keep it from ending.

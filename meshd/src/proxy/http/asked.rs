@@ -1,24 +1,26 @@
 //! What a request asks for: read off its head once, and what is taken off with it.
 
-use ::http::Version;
-use ::http::header::{self, HeaderMap};
+use ::http::header::{self, HeaderMap, HeaderValue};
 use ::http::request::Parts;
+use ::http::uri::{PathAndQuery, Scheme};
+use ::http::{Method, Version};
 use mesh_core::wire::fold;
 
 use super::super::local_reply::LocalReply;
 use super::super::outbound::{Connection, Target};
 use super::super::request;
 
-/// What a request asks for, read off its head once.
+/// What a request asks for, read off its head once. Nothing of it is copied: the values share the head's memory.
 pub(super) struct Asked {
+    pub(super) method: Method,
     /// Host as sent, or as the listener stands for.
-    pub(super) authority: String,
+    pub(super) authority: HeaderValue,
     /// The service port.
     pub(super) port: u16,
     /// Raw path and query.
-    pub(super) target: String,
+    pub(super) target: PathAndQuery,
     /// Of an absolute-form target or `:scheme`.
-    pub(super) scheme: Option<String>,
+    pub(super) scheme: Option<Scheme>,
     pub(super) upgrade: bool,
 }
 
@@ -28,28 +30,45 @@ impl Asked {
         let upgrade = parts.version < Version::HTTP_2 && wanted_upgrade(&parts.headers)?;
         request::strip(&mut parts.headers);
         fold::fold(&mut parts.headers, parts.version >= Version::HTTP_2);
-        let sent = parts.uri.authority().map(::http::uri::Authority::as_str);
-        let host = || parts.headers.get(header::HOST).and_then(|host| host.to_str().ok());
-        let sent = sent.or_else(host).unwrap_or_default();
-        let (authority, port) = match &connection.target {
-            Target::Port(port) => (sent.to_owned(), *port),
-            Target::Address(address) => (sent.to_owned(), connection.service_port(*address)),
-            Target::Host { host, port } if *port == 80 => (host.to_string(), 80),
-            Target::Host { host, port } => (format!("{host}:{port}"), *port),
-            Target::Proxy => (sent.to_owned(), port_of(sent, parts.uri.scheme_str())),
+        let host = parts.headers.remove(header::HOST);
+        let sent = match parts.uri.authority() {
+            Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+            None => host,
         };
-        parts.headers.remove(header::HOST);
+        let sent = sent.unwrap_or_else(|| HeaderValue::from_static(""));
+        let (authority, port) = match &connection.target {
+            Target::Port(port) => (sent, *port),
+            Target::Address(address) => (sent, connection.service_port(*address)),
+            Target::Host { host, port } => (named(host, *port)?, *port),
+            Target::Proxy => {
+                let port = port_of(sent.to_str().unwrap_or_default(), parts.uri.scheme_str());
+                (sent, port)
+            }
+        };
         Ok(Self {
+            method: parts.method.clone(),
             authority,
             port,
-            target: parts
-                .uri
-                .path_and_query()
-                .map_or_else(|| "/".to_owned(), |target| target.as_str().to_owned()),
-            scheme: parts.uri.scheme_str().map(str::to_owned),
+            target: parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")),
+            scheme: parts.uri.scheme().cloned(),
             upgrade,
         })
     }
+
+    /// Returns the authority as rules read it; empty where it is not ASCII.
+    pub(super) fn authority(&self) -> &str {
+        self.authority.to_str().unwrap_or_default()
+    }
+}
+
+/// The authority of a listener that stands for one host.
+fn named(host: &str, port: u16) -> Result<HeaderValue, Box<LocalReply>> {
+    let text = if port == 80 {
+        HeaderValue::from_str(host)
+    } else {
+        HeaderValue::from_str(&format!("{host}:{port}"))
+    };
+    text.map_err(|_| Box::new(LocalReply::unknown_host()))
 }
 
 /// WebSocket passes, `h2c` is served as HTTP/1.1, anything else is refused. Source: Istio's `UpgradeConfigs`.
