@@ -53,6 +53,8 @@ pub struct Hint<'a> {
     pub avoid: &'a [Arc<str>],
     /// Where the connection was going, for [`Balancer::Passthrough`](crate::plan::Balancer::Passthrough). `None` where
     /// that is not known or a virtual address: the less busy of two is chosen then.
+    ///
+    /// differs: Envoy answers 503 where it knows no address, and knows no virtual ones.
     pub destination: Option<SocketAddr>,
 }
 

@@ -119,14 +119,14 @@ pub fn split<'a>(
     &destinations[0]
 }
 
-/// Returns the scheme that rules see: of an absolute-form target or `:scheme`, else the caller's
+/// Returns the scheme that rules see, in lower case: of an absolute-form target or `:scheme`, else the caller's
 /// `x-forwarded-proto` where it is one, else `http`.
 ///
 /// Source: Envoy `ConnectionManagerUtility::mutateRequestHeaders` without `use_remote_address`.
-pub fn scheme_of<'a>(sent: Option<&'a str>, headers: &'a HeaderMap) -> &'a str {
-    let known = |scheme: &&str| ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
+pub fn scheme_of(sent: Option<&str>, headers: &HeaderMap) -> &'static str {
     let forwarded = || headers.get("x-forwarded-proto").and_then(|value| value.to_str().ok());
-    sent.or_else(|| forwarded().filter(known)).unwrap_or("http")
+    let named = sent.or_else(forwarded).unwrap_or("http");
+    if named.eq_ignore_ascii_case("https") { "https" } else { "http" }
 }
 
 #[cfg(test)]

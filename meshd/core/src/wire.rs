@@ -4,6 +4,7 @@
 //! Everything here is total: any input gives an answer, none panics, and none costs more than its length.
 
 pub mod client_hello;
+pub mod fold;
 pub mod guard;
 pub mod http1;
 pub mod http2;

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -94,7 +94,8 @@ pub(crate) struct Source {
     turn: Cell<u32>,
     received: Cell<u64>,
     keeps: Cell<bool>,
-    ended: Cell<bool>,
+    /// When all of it had been received.
+    ended: Cell<Option<Instant>>,
     end: Notify,
     /// Why it can never be read to its end.
     broken: Cell<Option<Refusal>>,
@@ -120,7 +121,7 @@ impl Source {
             turn: Cell::new(0),
             received: Cell::new(0),
             keeps: Cell::new(true),
-            ended: Cell::new(false),
+            ended: Cell::new(None),
             end: Notify::new(),
             broken: Cell::new(None),
             pace: pace.map(|(rate, patience)| RefCell::new(Pace::new(rate, patience))),
@@ -165,9 +166,12 @@ impl Source {
         self.dropped_trailers.get()
     }
 
-    /// Waits until all of it has been received.
-    pub(crate) async fn ended(&self) {
-        while !self.ended.get() {
+    /// Waits until all of it has been received, and says when that was.
+    pub(crate) async fn ended(&self) -> Instant {
+        loop {
+            if let Some(ended) = self.ended.get() {
+                return ended;
+            }
             self.end.notified().await;
         }
     }
@@ -175,7 +179,7 @@ impl Source {
     /// Returns all of it, once it has ended within the limit.
     pub(crate) fn whole(&self) -> Option<Bytes> {
         let kept = self.kept.borrow();
-        let complete = self.ended.get() && kept.bytes as u64 == self.received.get();
+        let complete = self.ended.get().is_some() && kept.bytes as u64 == self.received.get();
         complete.then(|| match kept.data.as_slice() {
             [only] => only.clone(),
             parts => parts.concat().into(),
@@ -232,7 +236,7 @@ impl Source {
     }
 
     fn finish(&self) {
-        self.ended.set(true);
+        self.ended.set(Some(self.ended.get().unwrap_or_else(Instant::now)));
         self.end.notify_waiters();
     }
 }
@@ -257,7 +261,7 @@ impl Replay {
             self.position += 1;
             return Poll::Ready(Some(Ok(Frame::data(data.clone()))));
         }
-        if self.source.ended.get() {
+        if self.source.ended.get().is_some() {
             let trailers = self.source.kept.borrow().trailers.clone().filter(|_| !self.trailers);
             self.trailers = true;
             return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));

@@ -20,7 +20,6 @@ use mesh_core::endpoint::InFlight;
 use mesh_core::plan::{Cluster, Via, VirtualHost};
 use mesh_core::resilience::breaker::Permit;
 use mesh_core::resilience::{Flag, Flags};
-use tokio::time::Sleep;
 
 use super::body::Source;
 use super::outbound::Connection;
@@ -242,10 +241,13 @@ pub(crate) struct Relay {
     pub(crate) lease: Option<Lease>,
     pub(crate) exchange: Option<Exchange>,
     /// When the route's timeout ends it.
-    pub(crate) deadline: Option<Pin<Box<Sleep>>>,
+    pub(crate) deadline: Option<Deadline>,
     /// What counts it as under way.
     pub(crate) guards: Guards,
 }
+
+/// Ready when time is up.
+pub(crate) type Deadline = Pin<Box<dyn Future<Output = ()>>>;
 
 /// What counts a request as under way.
 #[derive(Default)]

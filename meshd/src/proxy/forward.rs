@@ -3,7 +3,7 @@
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Response};
 use hyper::body::Incoming;
@@ -27,6 +27,8 @@ pub(crate) struct Sending<'a> {
     pub(crate) cluster: &'a Arc<Cluster>,
     pub(crate) policy: &'a RetryPolicy,
     pub(crate) timeout: Option<Duration>,
+    /// From when the timeout counts: after a delay on purpose.
+    pub(crate) began: Instant,
     pub(crate) head: Head,
     pub(crate) source: Option<Rc<Source>>,
     pub(crate) hash: Option<u64>,
@@ -48,7 +50,7 @@ pub(crate) async fn run(sending: &mut Sending<'_>, exchange: &mut Exchange) -> R
     let permit = breaker::admit_request(sending.cluster).map_err(|_| Failure::Overflow)?;
     breaker::note_request(sending.cluster, sending.worker.now());
     let mut current = None;
-    let timeout = sending.timeout;
+    let (timeout, began) = (sending.timeout, sending.began);
     let (worker, cluster, source) = (sending.worker, sending.cluster, sending.source.clone());
     let result = {
         // Polled where it was made: moving a future copies all of its states.
@@ -58,7 +60,7 @@ pub(crate) async fn run(sending: &mut Sending<'_>, exchange: &mut Exchange) -> R
             Some(limit) => tokio::select! {
                 biased;
                 result = attempts.as_mut() => result,
-                () = over(source.as_deref(), limit) => Err(Failure::RouteTimeout),
+                () = over(source.as_deref(), began, limit) => Err(Failure::RouteTimeout),
             },
         }
     };
@@ -70,12 +72,13 @@ pub(crate) async fn run(sending: &mut Sending<'_>, exchange: &mut Exchange) -> R
     Ok(answered)
 }
 
-/// Waits until the request is complete and the limit has passed since.
-pub(crate) async fn over(source: Option<&Source>, limit: Duration) {
+/// Waits until the limit has passed since `began`, or since the request was complete, if that was later.
+pub(crate) async fn over(source: Option<&Source>, began: Instant, limit: Duration) {
+    let mut since = began;
     if let Some(source) = source {
-        source.ended().await;
+        since = since.max(source.ended().await);
     }
-    tokio::time::sleep(limit).await;
+    tokio::time::sleep_until((since + limit).into()).await;
 }
 
 async fn attempts<'a>(
@@ -105,10 +108,14 @@ async fn attempts<'a>(
         match retry::decide(sending.policy, &attempt) {
             Decision::Enough => {}
             Decision::LimitReached => exchange.raise(Flag::UpstreamRetryLimitExceeded),
-            Decision::Again => match breaker::admit_retry(sending.cluster) {
-                Ok(permit) => (again, retry_permit) = (true, Some(permit)),
-                Err(_) => exchange.raise(Flag::UpstreamOverflow),
-            },
+            Decision::Again => {
+                // A retry that is over counts no more, also when the next is its own.
+                drop(retry_permit.take());
+                match breaker::admit_retry(sending.cluster) {
+                    Ok(permit) => (again, retry_permit) = (true, Some(permit)),
+                    Err(_) => exchange.raise(Flag::UpstreamOverflow),
+                }
+            }
         }
         if !again {
             let (response, lease) = result?;
@@ -183,7 +190,7 @@ async fn attempt(
         Some(limit) => tokio::select! {
             biased;
             result = once.as_mut() => result,
-            () = over(source.as_deref(), limit) => Err(Failure::PerTryTimeout),
+            () = over(source.as_deref(), Instant::now(), limit) => Err(Failure::PerTryTimeout),
         },
     }
 }

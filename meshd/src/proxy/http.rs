@@ -70,9 +70,11 @@ pub(crate) async fn handle(connection: Rc<Connection>, mut request: Request<Inco
             exchange,
         );
     };
+    let scheme = route::scheme_of(asked.scheme.as_ref().map(Scheme::as_str), &parts.headers);
+    request::add_standard(&mut parts.headers);
     let call = Call {
         method: asked.method.as_str(),
-        scheme: route::scheme_of(asked.scheme.as_ref().map(Scheme::as_str), &parts.headers),
+        scheme,
         authority: asked.authority(),
         path: &normal,
         query,
@@ -142,7 +144,8 @@ impl<'a> Inbound<'a> {
         let table = outbound.ports.get(&self.asked.port);
         let host = table.and_then(|table| route::find_host(table, self.call.authority));
         if let Some(host) = host {
-            let matched = route::route(host, &self.call).ok_or_else(|| Box::new(LocalReply::no_route()))?;
+            let matched = route::route(host, &self.call).filter(|_| self.call.path.starts_with('/'));
+            let matched = matched.ok_or_else(|| Box::new(LocalReply::no_route()))?;
             return Ok(Found::Route(host, matched));
         }
         if outbound.unknown == UnknownHosts::Refuse {

@@ -54,7 +54,7 @@ pub(crate) fn hops(headers: &HeaderMap) -> u8 {
 pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(header::CONTENT_TYPE).is_some_and(|value| {
         let rest = value.as_bytes().strip_prefix(b"application/grpc");
-        rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'+' || rest[0] == b';')
+        rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'+')
     })
 }
 
@@ -77,23 +77,23 @@ pub(crate) fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
     })
 }
 
-/// Adds what every request carries: the scheme it came with and an id.
-pub(crate) fn add_standard(headers: &mut HeaderMap, scheme: &str) {
-    if !headers.contains_key(FORWARDED_PROTO)
-        && let Some(scheme) = scheme_value(scheme)
-    {
-        headers.insert(FORWARDED_PROTO, scheme);
+/// Writes a `grpc-timeout`, in the smallest unit that eight digits are enough for.
+pub(crate) fn grpc_timeout_of(millis: u64) -> HeaderValue {
+    const MOST: u64 = 99_999_999;
+    let units = [(1, 'm'), (1_000, 'S'), (60_000, 'M'), (3_600_000, 'H')];
+    let fits = units.into_iter().find(|(unit, _)| millis / unit <= MOST);
+    let text = fits.map_or_else(|| format!("{MOST}H"), |(unit, letter)| format!("{}{letter}", millis / unit));
+    HeaderValue::from_str(&text).expect("digits and a letter")
+}
+
+/// Adds what every request carries, and what rules may ask for: the scheme it came by and an id. Callers on this host
+/// come by `http`, whatever the scheme of their target.
+pub(crate) fn add_standard(headers: &mut HeaderMap) {
+    if !headers.contains_key(FORWARDED_PROTO) {
+        headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
     }
     if !headers.contains_key(REQUEST_ID) {
         headers.insert(REQUEST_ID, random_id());
-    }
-}
-
-fn scheme_value(scheme: &str) -> Option<HeaderValue> {
-    match scheme {
-        "http" => Some(HeaderValue::from_static("http")),
-        "https" => Some(HeaderValue::from_static("https")),
-        other => HeaderValue::from_str(other).ok(),
     }
 }
 
@@ -198,6 +198,8 @@ pub(crate) const INSTANCE: HeaderName = HeaderName::from_static("x-mesh-instance
 pub(crate) const SPEAK: HeaderName = HeaderName::from_static("x-mesh-protocol");
 pub(crate) const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 pub(crate) const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+pub(crate) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+pub(crate) const ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
 pub(crate) const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
 pub(crate) const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

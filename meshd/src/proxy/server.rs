@@ -94,6 +94,8 @@ where
     let mut builder = http2::Builder::new(LocalExecutor);
     builder
         .timer(TokioTimer::new())
+        // RFC 9110, section 6.6.1: an answer without a date gets one. Between hosts, the caller's does it.
+        .auto_date_header(matches!(trust, Trust::Stranger))
         .max_header_list_size(u32::try_from(settings.limits.header_bytes).unwrap_or(u32::MAX))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW);

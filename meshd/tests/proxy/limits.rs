@@ -52,6 +52,20 @@ async fn requests_in_flight_are_limited_over_http1_too() {
 }
 
 #[tokio::test]
+async fn a_retry_that_is_over_leaves_room_for_the_next() {
+    let backend = Backend::http1("pool").await;
+    let mut pool = cluster("reviews", vec![local(backend.address)]);
+    pool.limits.max_retries = Some(1);
+    let mut route = forward(vec![to(1, pool)]);
+    route.retry.on.server_error = true;
+    let lab = start(plan(vec![("reviews", vec![forwarding(route)])]));
+
+    once(lab.address, get("/", &[("x-want-status", "503")])).await;
+
+    assert_eq!(backend.hits(), 3, "two retries, one after the other");
+}
+
+#[tokio::test]
 async fn a_head_that_does_not_arrive_is_cut_and_idle_connections_are_not() {
     let backend = Backend::http1("v1").await;
     let plan = plan(vec![("reviews", vec![simple(cluster("reviews", vec![local(backend.address)]))])]);

@@ -3,9 +3,10 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, StatusCode};
 use http_body_util::{Empty, Full};
-use mesh_core::plan::{PortTable, UnknownHosts, UpstreamProtocol, VirtualHost};
+use mesh_core::plan::{Balancer, PortTable, UnknownHosts, UpstreamProtocol, VirtualHost};
 use meshd::proxy::{Declared, Settings, Way};
-use std::sync::Arc;
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -193,6 +194,27 @@ async fn an_intercepted_connection_follows_its_original_destination() {
     let answer = once(lab.address, get("/", &[])).await;
 
     assert_eq!(answer.body, "v1");
+}
+
+/// As seen in Envoy 1.40.0 with the cluster that Istio makes of `simple: PASSTHROUGH` (`ORIGINAL_DST`).
+#[tokio::test]
+async fn passthrough_asks_the_address_that_was_dialled_endpoint_or_not() {
+    static DIALLED: OnceLock<SocketAddr> = OnceLock::new();
+    let (listed, stray) = (Backend::http1("listed").await, Backend::http1("stray").await);
+    let mut reviews = cluster("reviews", vec![local(listed.address)]);
+    reviews.balancer = Balancer::Passthrough;
+    let mut plan = plan(vec![("reviews", vec![simple(reviews)])]);
+    let dialled = *DIALLED.get_or_init(|| stray.address);
+    change(&mut plan, |outbound| {
+        let table = outbound.ports.remove(&PORT).expect("the table of the plan");
+        outbound.ports.insert(dialled.port(), table);
+    });
+    let settings = Settings { original_destination: |_| DIALLED.get().copied(), ..settings() };
+    let lab = start_with(plan, Way::Outbound { caller: 0 }, settings, &no_credentials());
+
+    for _ in 0..5 {
+        assert_eq!(once(lab.address, get("/", &[])).await.body, "stray");
+    }
 }
 
 #[tokio::test]

@@ -158,6 +158,19 @@ pub struct HeaderRules {
     pub authority: Option<String>,
 }
 
+impl HeaderRules {
+    /// Whether values for the answer are made from the request's headers.
+    pub fn answer_shows_request(&self) -> bool {
+        let asks = |template: &HeaderTemplate| match template {
+            HeaderTemplate::Plain(_) => false,
+            HeaderTemplate::Parts(parts) => {
+                parts.iter().any(|part| matches!(part, TemplatePart::Request { .. }))
+            }
+        };
+        self.response.set.iter().chain(&self.response.add).any(|(_, template)| asks(template))
+    }
+}
+
 /// Changes of one header block.
 #[derive(Clone, Debug, Default)]
 pub struct HeaderOps {
@@ -192,10 +205,14 @@ pub enum TemplatePart {
         /// Cut to this many bytes.
         max_bytes: Option<usize>,
     },
-    /// `%RESP(name)%`.
+    /// `%RESP(name?alternative):max_bytes%`.
     Response {
         /// Header.
         name: String,
+        /// Asked when that one is absent.
+        alternative: Option<String>,
+        /// Bytes kept.
+        max_bytes: Option<usize>,
     },
     /// `%PROTOCOL%`.
     Protocol,

@@ -5,7 +5,8 @@
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
-    ACCESS_CONTROL_REQUEST_METHOD, HeaderMap, HeaderValue, ORIGIN,
+    ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, HeaderMap, HeaderName, HeaderValue,
+    ORIGIN,
 };
 
 use super::matcher::value_holds;
@@ -16,13 +17,13 @@ use crate::plan::Cors;
 pub enum CorsVerdict {
     /// It is a preflight: answer 200 with these headers and an empty body.
     Preflight(HeaderMap),
-    /// Send it on; these headers replace the backend's of the same name.
+    /// Send it on; these headers replace those of the same name, also what header rules made of them.
     Actual(HeaderMap),
     /// Send it on; leave the answer's headers alone.
     None,
 }
 
-/// Decides about a request.
+/// Decides about a request that is sent on; redirects and direct responses are not looked at.
 ///
 /// A preflight is `OPTIONS` with `access-control-request-method`; whether that method is allowed is for the browser
 /// to see. An origin that is not allowed is none of our business, unless `unmatchedPreflights: IGNORE` has preflights
@@ -40,22 +41,29 @@ pub fn decide(cors: &Cors, method: &str, headers: &HeaderMap) -> CorsVerdict {
     }
     let asks = headers.get(ACCESS_CONTROL_REQUEST_METHOD).is_some_and(|asked| !asked.is_empty());
     match (method == "OPTIONS" && asks, allowed) {
-        (true, _) => CorsVerdict::Preflight(preflight(cors, allowed.then_some(origin))),
+        (true, _) => CorsVerdict::Preflight(preflight(cors, allowed.then_some(origin), headers)),
         (false, true) => CorsVerdict::Actual(actual(cors, origin)),
         (false, false) => CorsVerdict::None,
     }
 }
 
-fn preflight(cors: &Cors, origin: Option<&HeaderValue>) -> HeaderMap {
+fn preflight(cors: &Cors, origin: Option<&HeaderValue>, asked: &HeaderMap) -> HeaderMap {
     let mut answer = origin.map_or_else(HeaderMap::new, |origin| actual(cors, origin));
+    // A single `*` allows what is asked for; browsers that send credentials do not take it literally.
+    let allowed = |list: &Option<HeaderValue>, asked_in: HeaderName| match list {
+        Some(list) if list == "*" => {
+            Some(asked.get(asked_in).cloned().unwrap_or_else(|| HeaderValue::from_static("")))
+        }
+        list => list.clone(),
+    };
     let lists = [
-        (ACCESS_CONTROL_ALLOW_METHODS, &cors.allow_methods),
-        (ACCESS_CONTROL_ALLOW_HEADERS, &cors.allow_headers),
-        (ACCESS_CONTROL_MAX_AGE, &cors.max_age),
+        (ACCESS_CONTROL_ALLOW_METHODS, allowed(&cors.allow_methods, ACCESS_CONTROL_REQUEST_METHOD)),
+        (ACCESS_CONTROL_ALLOW_HEADERS, allowed(&cors.allow_headers, ACCESS_CONTROL_REQUEST_HEADERS)),
+        (ACCESS_CONTROL_MAX_AGE, cors.max_age.clone()),
     ];
     for (name, value) in lists {
         if let Some(value) = value {
-            answer.insert(name, value.clone());
+            answer.insert(name, value);
         }
     }
     if cors.allow_credentials {

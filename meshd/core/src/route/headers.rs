@@ -88,6 +88,22 @@ pub fn authority<'a>(
     rewritten.or_else(|| set(route)).or_else(|| set(destination))
 }
 
+/// Returns the authority that a rewrite replaced, for `x-envoy-original-host`; `Some(None)` is the request's own.
+///
+/// `None` where the header is not sent: nothing was rewritten, or only by one of several destinations. With several, the
+/// chosen one's rewrite comes first, then the route's.
+pub fn authority_before<'a>(
+    rewrite: Option<&'a Rewrite>,
+    route: Option<&'a HeaderRules>,
+    destination: Option<&'a HeaderRules>,
+    many_destinations: bool,
+) -> Option<Option<&'a str>> {
+    let first = destination.filter(|_| many_destinations);
+    let last = destination.filter(|_| !many_destinations);
+    authority(rewrite, route, last)?;
+    Some(first.and_then(|rules| rules.authority.as_deref()))
+}
+
 fn in_order<'a>(
     route: Option<&'a HeaderRules>,
     destination: Option<&'a HeaderRules>,

@@ -2,9 +2,7 @@
 //!
 //! Source: Istio `TranslateRouteMatch`, Envoy's `HeaderUtility`, `QueryParameterMatcher`, `PathMatcher`.
 
-use std::borrow::Cow;
-
-use http::header::{COOKIE, HeaderMap, HeaderName};
+use http::header::{HeaderMap, HeaderName};
 
 use super::Call;
 use crate::plan::{HeaderTarget, Matcher, PathMatch, ValueMatch};
@@ -106,25 +104,7 @@ fn unwanted(target: &HeaderTarget, condition: &ValueMatch, call: &Call<'_>) -> b
 }
 
 fn field_holds(name: &HeaderName, condition: &ValueMatch, headers: &HeaderMap) -> bool {
-    if *name == COOKIE {
-        return cookies(headers).is_some_and(|value| value_holds(condition, &value));
-    }
     headers.get_all(name).iter().any(|line| value_holds(condition, line.as_bytes()))
-}
-
-/// Returns all cookies as one value: HTTP/2 may send them in crumbs.
-///
-/// Source: RFC 9113, section 8.2.3.
-fn cookies(headers: &HeaderMap) -> Option<Cow<'_, [u8]>> {
-    let mut lines = headers.get_all(COOKIE).iter();
-    let first = lines.next()?.as_bytes();
-    let mut joined = Cow::Borrowed(first);
-    for line in lines {
-        let joined = joined.to_mut();
-        joined.extend_from_slice(b"; ");
-        joined.extend_from_slice(line.as_bytes());
-    }
-    Some(joined)
 }
 
 /// Whether the first occurrence of a query parameter meets the condition; bytes are compared as sent. `?v` and `?v=`

@@ -20,14 +20,15 @@ pub fn parts(target: &str) -> (&str, Option<&str>) {
 
 /// Brings a path (no query) to its one form.
 ///
-/// `.` and `..` segments (also as `%2e`) are resolved, `\` becomes `/`, escapes of unreserved characters are
+/// `.` and `..` segments (also as `%2e`, also as `..;x`) are resolved, `\` becomes `/`, escapes of unreserved characters are
 /// decoded, characters that do not belong in a path are escaped. Slashes are not merged, `%2F` and `%5C` and every
 /// other escape stay as sent. Borrows when nothing changes, which is the usual case.
 pub fn normalise(raw: &str) -> Result<Cow<'_, str>, BadPath> {
     if is_normal(raw.as_bytes()) {
         return Ok(Cow::Borrowed(raw));
     }
-    let bytes = raw.as_bytes();
+    let plain = without_parameters_of_dots(raw);
+    let (raw, bytes) = (&*plain, plain.as_bytes());
     let mut out = String::with_capacity(bytes.len() + 16);
     let mut at = 0;
     while let Some(&byte) = bytes.get(at) {
@@ -69,6 +70,21 @@ fn is_normal(bytes: &[u8]) -> bool {
         before = byte;
     }
     true
+}
+
+/// Cuts `;parameters` off segments that are plain dots: servers that know path parameters read `/a/..;x/b` as `/b`.
+///
+/// Source: Envoy 1.40, `strip_dotdot_segments_with_parameters`; dots written as `%2e` stay as they are there.
+fn without_parameters_of_dots(raw: &str) -> Cow<'_, str> {
+    let dots = |segment: &str| match segment.split_once(';') {
+        Some((dots @ ("." | ".."), _)) => Some(dots.len()),
+        _ => None,
+    };
+    if !raw.split('/').any(|segment| dots(segment).is_some()) {
+        return Cow::Borrowed(raw);
+    }
+    let kept = raw.split('/').map(|segment| dots(segment).map_or(segment, |end| &segment[..end]));
+    Cow::Owned(kept.collect::<Vec<_>>().join("/"))
 }
 
 /// Takes in a dot that ends at `after`, and what it means: this folder, the one above, or just a dot.

@@ -32,8 +32,10 @@ pub fn location(
         PortSource::FromRequest => Some(listener_port),
         PortSource::Keep | PortSource::ProtocolDefault => None,
     };
-    // A port that goes without saying is not written; the Host's own then stays.
-    let port = port.filter(|port| !matches!((*port, scheme), (80, "http") | (443, "https")));
+    // A port that goes without saying is not written; the Host's own then stays. The rule alone decides: Istio leaves
+    // the port out before it knows how a caller came.
+    let written = redirect.scheme.as_deref().unwrap_or("http");
+    let port = port.filter(|port| !matches!((*port, written), (80, "http") | (443, "https")));
     let host = match &redirect.authority {
         Some(authority) => authority.as_str(),
         None => request_host(call, scheme, port.is_some()),
@@ -45,7 +47,8 @@ pub fn location(
         (None, Some(prefix)) => with_query(&replace_matched(matcher, call.path, prefix), call.query),
         (None, None) => call.path_and_query().into_owned(),
     };
-    format!("{scheme}://{host}{port}{path}")
+    let slash = if path.starts_with('/') { "" } else { "/" };
+    format!("{scheme}://{host}{port}{slash}{path}")
 }
 
 fn replace_matched(matcher: Option<&Matcher>, path: &str, new: &str) -> String {

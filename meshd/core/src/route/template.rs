@@ -2,7 +2,7 @@
 //!
 //! Source: Envoy "Custom request/response headers"; Istio's header values are passed to it.
 
-use http::HeaderValue;
+use http::{HeaderValue, StatusCode};
 
 use super::headers::Facts;
 use crate::plan::{HeaderTemplate, TemplatePart};
@@ -81,12 +81,12 @@ fn append(part: &TemplatePart, facts: &Facts<'_>, seen: &Seen<'_>, out: &mut Vec
             let value = request_value(name, facts, seen)
                 .or_else(|| alternative.as_ref().and_then(|name| request_value(name, facts, seen)));
             let value = value.unwrap_or_default();
-            let most = max_bytes.unwrap_or(usize::MAX).min(value.len());
-            out.extend_from_slice(&value[..most]);
+            out.extend_from_slice(cut(&value, *max_bytes));
         }
-        TemplatePart::Response { name } => {
-            let value = seen.response.and_then(|headers| headers.get(name.as_str()));
-            out.extend_from_slice(value.map_or(b"".as_slice(), HeaderValue::as_bytes));
+        TemplatePart::Response { name, alternative, max_bytes } => {
+            let field = |name: &str| seen.response.and_then(|headers| headers.get(name));
+            let value = field(name).or_else(|| field(alternative.as_deref()?));
+            out.extend_from_slice(cut(value.map_or(b"", HeaderValue::as_bytes), *max_bytes));
         }
         TemplatePart::Protocol => out.extend_from_slice(protocol(facts.version).as_bytes()),
         TemplatePart::DownstreamAddress { with_port: true } => {
@@ -101,11 +101,15 @@ fn append(part: &TemplatePart, facts: &Facts<'_>, seen: &Seen<'_>, out: &mut Vec
         }
         TemplatePart::StartTime => out.extend_from_slice(iso_8601(facts.started_ms).as_bytes()),
         TemplatePart::ResponseCode => {
-            let text = facts.status.map(|status| status.as_str().to_owned()).unwrap_or_default();
-            out.extend_from_slice(text.as_bytes());
+            // A request has no status yet: Envoy writes 0.
+            out.extend_from_slice(facts.status.as_ref().map_or("0", StatusCode::as_str).as_bytes());
         }
         TemplatePart::HostName => out.extend_from_slice(facts.host_name.as_bytes()),
     }
+}
+
+fn cut(value: &[u8], most: Option<usize>) -> &[u8] {
+    &value[..most.unwrap_or(usize::MAX).min(value.len())]
 }
 
 fn request_value(name: &str, facts: &Facts<'_>, seen: &Seen<'_>) -> Option<Vec<u8>> {
@@ -134,14 +138,17 @@ fn variable(text: &str) -> Result<TemplatePart, BadTemplate> {
         }
     };
     Ok(match (name, argument, length) {
-        ("REQ", Some(argument), max_bytes) if !argument.is_empty() => {
-            let (name, alternative) = match argument.split_once('?') {
+        ("REQ" | "RESP", Some(argument), max_bytes) if !argument.is_empty() => {
+            let (field, alternative) = match argument.split_once('?') {
                 Some((name, other)) => (name.to_owned(), Some(other.to_owned())),
                 None => (argument, None),
             };
-            TemplatePart::Request { name, alternative, max_bytes }
+            if name == "REQ" {
+                TemplatePart::Request { name: field, alternative, max_bytes }
+            } else {
+                TemplatePart::Response { name: field, alternative, max_bytes }
+            }
         }
-        ("RESP", Some(name), None) if !name.is_empty() => TemplatePart::Response { name },
         ("PROTOCOL", None, None) => TemplatePart::Protocol,
         ("DOWNSTREAM_REMOTE_ADDRESS", None, None) => TemplatePart::DownstreamAddress { with_port: true },
         ("DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT", None, None) => {

@@ -57,7 +57,7 @@ pub fn check(
     limits: &Limits,
 ) -> Result<(), Refusal> {
     check_method(method, version, limits)?;
-    check_target(uri, limits)?;
+    check_target(method, uri, version, limits)?;
     check_size(headers, limits)?;
     check_host(method, uri, version, headers)?;
     if version < Version::HTTP_2 {
@@ -86,7 +86,12 @@ fn check_method(method: &Method, version: Version, limits: &Limits) -> Result<()
     Ok(())
 }
 
-fn check_target(uri: &Uri, limits: &Limits) -> Result<(), Refusal> {
+fn check_target(method: &Method, uri: &Uri, version: Version, limits: &Limits) -> Result<(), Refusal> {
+    let has_path = uri.path_and_query().is_some_and(|target| target.as_str() != "*");
+    let may_lack_one = *method == Method::CONNECT || (*method == Method::OPTIONS && uri.path() == "*");
+    if !has_path && !may_lack_one && (version < Version::HTTP_2 || uri.path() == "*") {
+        return bad("a target without a path");
+    }
     let path = uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
     if path.len() + uri.authority().map_or(0, |authority| authority.as_str().len()) > limits.uri_bytes {
         return refuse(StatusCode::URI_TOO_LONG, "target too long");

@@ -7,6 +7,8 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use super::guard::HOP_BY_HOP;
 
 /// Takes off what belongs to one connection only, and what only meshd may say.
+///
+/// differs: all of `x-envoy-…`, where Envoy lets those pass that it does not obey.
 pub fn strip(headers: &mut HeaderMap) {
     strip_hop_by_hop(headers);
     let ours = |name: &HeaderName| {

@@ -4,6 +4,7 @@ use ::http::header::{self, HeaderMap, HeaderValue};
 use ::http::request::Parts;
 use ::http::uri::{PathAndQuery, Scheme};
 use ::http::{Method, Version};
+use mesh_core::wire::fold;
 
 use super::super::local_reply::LocalReply;
 use super::super::outbound::{Connection, Target};
@@ -36,6 +37,7 @@ impl Asked {
             return Err(Box::new(LocalReply::loop_detected()));
         }
         request::strip(&mut parts.headers);
+        fold::fold(&mut parts.headers, parts.version >= Version::HTTP_2);
         let host = parts.headers.remove(header::HOST);
         let sent = match parts.uri.authority() {
             Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
@@ -52,14 +54,12 @@ impl Asked {
                 (sent, port)
             }
         };
-        let scheme =
-            parts.uri.scheme().filter(|scheme| parts.version < Version::HTTP_2 || **scheme == Scheme::HTTPS);
         Ok(Self {
             method: parts.method.clone(),
             authority,
             port,
             target: parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")),
-            scheme: scheme.cloned(),
+            scheme: parts.uri.scheme().cloned(),
             upgrade,
             hops,
         })

@@ -1,6 +1,6 @@
 //! Answers on their way to the caller: an endpoint's, dressed as the rules say, or our own.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use ::http::header::{self, HeaderMap, HeaderValue};
 use ::http::{Response, StatusCode, Version};
@@ -8,12 +8,13 @@ use mesh_core::plan::HeaderRules;
 use mesh_core::route::headers::{self as header_rules, Facts};
 use mesh_core::wire::guard::Refusal;
 
-use super::super::exchange::{Exchange, Relay, Reply};
+use super::super::exchange::{Deadline, Exchange, Relay, Reply};
 use super::super::forward::Answered;
 use super::super::local_reply::LocalReply;
 use super::super::outbound::Target;
+use super::super::request::{self, Head};
+use super::super::tunnel;
 use super::super::watch::Switch;
-use super::super::{request, tunnel};
 use super::Inbound;
 use crate::telemetry::Counters;
 
@@ -43,13 +44,12 @@ impl Inbound<'_> {
         &self,
         answered: Answered,
         reply: &Answering<'_>,
+        deadline: Option<Deadline>,
         mut exchange: Exchange,
     ) -> Response<Reply> {
         let Answered { response, lease, guards } = answered;
         let (mut parts, body) = response.into_parts();
         self.dress(&mut parts, reply, &mut exchange);
-        let deadline =
-            reply.timeout.map(|limit| Box::pin(tokio::time::sleep_until((exchange.started + limit).into())));
         let body =
             Reply::relay(Relay { body, lease: Some(lease), exchange: Some(exchange), deadline, guards });
         Response::from_parts(parts, body)
@@ -85,20 +85,17 @@ impl Inbound<'_> {
         exchange.details = "via_upstream";
         parts.version = if self.version >= Version::HTTP_2 { Version::HTTP_2 } else { Version::HTTP_11 };
         request::strip_hop_by_hop(&mut parts.headers);
-        let took = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        parts.headers.insert(request::SERVICE_TIME, request::number(took));
-        if let Some(marks) = &reply.marks {
-            for name in CORS_HEADERS {
-                parts.headers.remove(name);
-            }
-            parts.headers.extend(marks.clone());
-        }
+        parts.headers.insert(
+            request::SERVICE_TIME,
+            request::number(u64::try_from(took.as_millis()).unwrap_or(u64::MAX)),
+        );
         if let Some(cookie) =
             reply.set_cookie.as_deref().and_then(|cookie| HeaderValue::from_str(cookie).ok())
         {
             parts.headers.append(header::SET_COOKIE, cookie);
         }
         self.apply(&reply.rules, &mut parts.headers, parts.status);
+        replace(&mut parts.headers, reply.marks.as_ref());
         // On the way in an application keeps its name, as under Istio.
         if !matches!(self.connection.target, Target::Local { .. }) {
             parts.headers.insert(header::SERVER, SERVER);
@@ -108,17 +105,15 @@ impl Inbound<'_> {
     /// Answers by ourselves, under the header rules.
     pub(super) fn local(
         &self,
-        mut reply: LocalReply,
+        reply: LocalReply,
         rules: &Rules<'_>,
-        marks: Option<HeaderMap>,
+        marks: Option<&HeaderMap>,
         exchange: Exchange,
     ) -> Response<Reply> {
-        if let Some(marks) = marks {
-            reply.headers.extend(marks);
-        }
         let status = reply.status;
         let mut response = answer(reply, self.is_grpc, exchange);
         self.apply(rules, response.headers_mut(), status);
+        replace(response.headers_mut(), marks);
         response.headers_mut().insert(header::SERVER, SERVER);
         response
     }
@@ -128,15 +123,15 @@ impl Inbound<'_> {
             return;
         }
         let target = self.call.path_and_query();
-        let facts = self.facts(&target, Some(status));
-        header_rules::response(
-            rules.route,
-            rules.destination,
-            rules.many,
-            headers,
-            self.call.headers,
-            &facts,
-        );
+        let mut facts = self.facts(&target, Some(status));
+        let mut request = self.call.headers;
+        // What was sent on, with what rules made of it, is what rules for the answer see.
+        if let Some(head) = rules.sent {
+            request = &head.headers;
+            facts.path_and_query = head.target.as_str();
+            facts.authority = head.authority.to_str().unwrap_or(facts.authority);
+        }
+        header_rules::response(rules.route, rules.destination, rules.many, headers, request, &facts);
     }
 
     pub(super) fn facts<'b>(&'b self, target: &'b str, status: Option<StatusCode>) -> Facts<'b> {
@@ -162,9 +157,15 @@ pub(super) struct Rules<'a> {
     pub(super) route: Option<&'a HeaderRules>,
     pub(super) destination: Option<&'a HeaderRules>,
     pub(super) many: bool,
+    /// What was sent on, where the answer's rules want to know.
+    pub(super) sent: Option<&'a Head>,
 }
 
 impl Rules<'_> {
+    pub(super) fn answer_shows_request(&self) -> bool {
+        [self.route, self.destination].into_iter().flatten().any(HeaderRules::answer_shows_request)
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.route.is_none() && self.destination.is_none()
     }
@@ -177,15 +178,15 @@ pub(super) struct Answering<'a> {
     /// Headers of a cross-origin policy.
     pub(super) marks: Option<HeaderMap>,
     pub(super) set_cookie: Option<String>,
-    pub(super) timeout: Option<Duration>,
     /// A mirror still wants the body.
     pub(super) keep_source: bool,
 }
 
+/// Puts headers in the place of those of the same name.
+fn replace(headers: &mut HeaderMap, by: Option<&HeaderMap>) {
+    for (name, value) in by.into_iter().flatten() {
+        headers.insert(name, value.clone());
+    }
+}
+
 const SERVER: HeaderValue = HeaderValue::from_static("envoy");
-/// What an allowed origin's answer is cleaned of before our own are set.
-const CORS_HEADERS: [header::HeaderName; 3] = [
-    header::ACCESS_CONTROL_ALLOW_ORIGIN,
-    header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
-    header::ACCESS_CONTROL_EXPOSE_HEADERS,
-];

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ::http::header::{self, HeaderMap, HeaderValue};
 use ::http::uri::PathAndQuery;
@@ -11,7 +11,7 @@ use ::http::{Response, StatusCode};
 use bytes::Bytes;
 use hyper::body::{Body, Incoming};
 use mesh_core::balance::{self, HashKeyOutcome};
-use mesh_core::plan::{Action, Balancer, Cluster, Forward, RetryOn, RetryPolicy, WeightedCluster};
+use mesh_core::plan::{Action, Balancer, Cluster, Forward, Matcher, RetryOn, RetryPolicy, WeightedCluster};
 use mesh_core::resilience::{Failure, Flag, fault};
 use mesh_core::route::cors::{self, CorsVerdict};
 use mesh_core::route::headers as header_rules;
@@ -19,7 +19,7 @@ use mesh_core::route::{self, Matched, rewrite};
 use mesh_core::wire::guard;
 
 use super::super::body::Source;
-use super::super::exchange::{Exchange, Reply};
+use super::super::exchange::{Deadline, Exchange, Reply};
 use super::super::forward::{self, Sending};
 use super::super::local_reply::LocalReply;
 use super::super::mirror;
@@ -39,7 +39,19 @@ impl Inbound<'_> {
         mut exchange: Exchange,
     ) -> Response<Reply> {
         let route = matched.route;
-        let rules = Rules { route: route.headers.as_deref(), destination: None, many: false };
+        // Chosen first: its header rules hold for faults, too.
+        let chosen = match &route.action {
+            Action::Forward(forward) => {
+                Some((forward, route::split(&forward.destinations, forward.total_weight, &mut Chance)))
+            }
+            Action::Direct(_) | Action::Redirect(_) => None,
+        };
+        let rules = Rules {
+            route: route.headers.as_deref(),
+            destination: chosen.and_then(|(_, destination)| destination.headers.as_deref()),
+            many: chosen.is_some_and(|(forward, _)| forward.destinations.len() > 1),
+            sent: None,
+        };
         if let Some(fault) = &route.fault {
             let (delay, abort) = fault::decide(fault, &mut Chance);
             if let Some(delay) = delay {
@@ -50,61 +62,61 @@ impl Inbound<'_> {
                 return self.local(LocalReply::abort(&abort), &rules, None, exchange);
             }
         }
-        let cors = route.cors.as_ref().map(|cors| cors::decide(cors, self.call.method, self.call.headers));
-        let marks = match cors {
-            Some(CorsVerdict::Preflight(headers)) => {
-                let mut reply = LocalReply::new(StatusCode::OK, "cors_preflight");
-                reply.headers = headers;
-                return self.local(reply, &Rules::default(), None, exchange);
-            }
-            Some(CorsVerdict::Actual(headers)) => Some(headers),
-            _ => None,
-        };
-        match &route.action {
-            Action::Direct(direct) => {
+        match (&route.action, chosen) {
+            (Action::Direct(direct), _) => {
                 let mut reply = LocalReply::new(direct.status, "direct_response");
                 reply.body = direct.body.clone();
-                self.local(reply, &rules, marks, exchange)
+                self.local(reply, &rules, None, exchange)
             }
-            Action::Redirect(redirect) => {
+            (Action::Redirect(redirect), _) => {
                 let location = rewrite::location(redirect, &self.call, matched.matcher, self.asked.port);
                 let mut reply = LocalReply::new(redirect.code, "direct_response");
                 if let Ok(location) = HeaderValue::from_str(&location) {
                     reply.headers.insert(header::LOCATION, location);
                 }
-                self.local(reply, &rules, marks, exchange)
+                self.local(reply, &rules, None, exchange)
             }
-            Action::Forward(forward) => self.forward(forward, &matched, marks, body, exchange).await,
+            (Action::Forward(forward), chosen) => {
+                let (_, destination) = chosen.expect("chosen above for every route that forwards");
+                let cors =
+                    route.cors.as_ref().map(|cors| cors::decide(cors, self.call.method, self.call.headers));
+                let marks = match cors {
+                    Some(CorsVerdict::Preflight(headers)) => {
+                        let mut reply = LocalReply::new(StatusCode::OK, "cors_preflight");
+                        reply.headers = headers;
+                        return self.local(reply, &Rules::default(), None, exchange);
+                    }
+                    Some(CorsVerdict::Actual(headers)) => Some(headers),
+                    _ => None,
+                };
+                let way = Chosen { forward, destination, matcher: matched.matcher, rules, marks };
+                self.forward(way, body, exchange).await
+            }
         }
     }
 
     /// Sends it on by a route.
-    async fn forward(
-        &self,
-        forward: &Forward,
-        matched: &Matched<'_>,
-        marks: Option<HeaderMap>,
-        body: Incoming,
-        mut exchange: Exchange,
-    ) -> Response<Reply> {
-        let destination = route::split(&forward.destinations, forward.total_weight, &mut Chance);
-        let rules = Rules {
-            route: matched.route.headers.as_deref(),
-            destination: destination.headers.as_deref(),
-            many: forward.destinations.len() > 1,
-        };
+    async fn forward(&self, way: Chosen<'_>, body: Incoming, mut exchange: Exchange) -> Response<Reply> {
+        let Chosen { forward, destination, matcher, rules, marks } = way;
         let Some(cluster) = &destination.cluster else {
             exchange.host = Some((destination.name.host.clone(), destination.name.port));
-            return self.local(LocalReply::no_cluster(), &rules, marks, exchange);
+            return self.local(LocalReply::no_cluster(), &rules, marks.as_ref(), exchange);
         };
         exchange.cluster = Some(cluster.clone());
         let timeout = self.timeout(forward.timeout);
-        let Some(head) = self.head(forward, matched, destination, &rules, timeout) else {
-            return self.local(LocalReply::failure(Failure::Protocol, false), &rules, marks, exchange);
+        let Some(head) = self.head(forward, matcher, &rules, timeout) else {
+            return self.local(
+                LocalReply::failure(Failure::Protocol, false),
+                &rules,
+                marks.as_ref(),
+                exchange,
+            );
         };
         if let Some(id) = head.headers.get(request::REQUEST_ID) {
             exchange.request_id(id);
         }
+        let sent = rules.answer_shows_request().then(|| head.clone());
+        let rules = Rules { sent: sent.as_ref(), ..rules };
         let (hash, set_cookie) = self.hash(cluster);
         let source = self.source(body, self.connection.worker.settings.replay_bytes);
         exchange.source.clone_from(&source);
@@ -113,7 +125,7 @@ impl Inbound<'_> {
         };
         let mut sending =
             Sending { hash, ..self.sending(cluster, &forward.retry, timeout, head, source.clone()) };
-        let reply = Answering { rules, marks, set_cookie, timeout, keep_source: mirrored };
+        let reply = Answering { rules, marks, set_cookie, keep_source: mirrored };
         self.send(&mut sending, reply, exchange).await
     }
 
@@ -125,8 +137,7 @@ impl Inbound<'_> {
         mut exchange: Exchange,
     ) -> Response<Reply> {
         exchange.cluster = Some(direct.cluster.clone());
-        let mut headers = self.call.headers.clone();
-        request::add_standard(&mut headers, self.call.scheme);
+        let headers = self.call.headers.clone();
         let head = self.target(&self.call.path_and_query()).map(|target| Head {
             method: self.asked.method.clone(),
             authority: self.asked.authority.clone(),
@@ -172,8 +183,8 @@ impl Inbound<'_> {
         };
         let caller = self.caller.expect("a route was found for this caller");
         let worker = &self.connection.worker;
-        let peer = self.connection.peer;
-        Sending { worker, caller, cluster, policy, timeout, head, source, hash: None, peer, destination }
+        let (began, peer) = (Instant::now(), self.connection.peer);
+        Sending { worker, caller, cluster, policy, timeout, began, head, source, hash: None, peer, destination }
     }
 
     async fn send(
@@ -183,6 +194,7 @@ impl Inbound<'_> {
         mut exchange: Exchange,
     ) -> Response<Reply> {
         let (source, upgrade) = (sending.source.clone(), sending.head.upgrade);
+        let (timeout, began) = (sending.timeout, sending.began);
         match forward::run(sending, &mut exchange).await {
             Err(failure) => {
                 let broken = source.as_ref().and_then(|source| source.refusal());
@@ -190,22 +202,30 @@ impl Inbound<'_> {
                     return refuse(refusal, exchange);
                 }
                 let retried = exchange.retries > 0;
-                self.local(LocalReply::failure(failure, retried), &reply.rules, reply.marks, exchange)
+                self.local(
+                    LocalReply::failure(failure, retried),
+                    &reply.rules,
+                    reply.marks.as_ref(),
+                    exchange,
+                )
             }
             Ok(answered)
                 if guard::check_answer(answered.response.version(), answered.response.headers()).is_err() =>
             {
                 let reply_of_ours = LocalReply::failure(Failure::Protocol, exchange.retries > 0);
-                self.local(reply_of_ours, &reply.rules, reply.marks, exchange)
+                self.local(reply_of_ours, &reply.rules, reply.marks.as_ref(), exchange)
             }
             Ok(answered) => {
-                if let Some(source) = source.filter(|_| !reply.keep_source) {
+                if let Some(source) = source.as_ref().filter(|_| !reply.keep_source) {
                     source.forget();
                 }
                 if upgrade && answered.response.status() == StatusCode::SWITCHING_PROTOCOLS {
                     return self.switch(answered, &reply, exchange);
                 }
-                self.relay(answered, &reply, exchange)
+                let deadline = timeout.map(|limit| -> Deadline {
+                    Box::pin(async move { forward::over(source.as_deref(), began, limit).await })
+                });
+                self.relay(answered, &reply, deadline, exchange)
             }
         }
     }
@@ -214,16 +234,14 @@ impl Inbound<'_> {
     fn head(
         &self,
         forward: &Forward,
-        matched: &Matched<'_>,
-        destination: &WeightedCluster,
+        matcher: Option<&Matcher>,
         rules: &Rules<'_>,
         timeout: Option<Duration>,
     ) -> Option<Head> {
         let mut headers = self.call.headers.clone();
-        request::add_standard(&mut headers, self.call.scheme);
         let before = self.call.path_and_query();
         let rewritten =
-            forward.rewrite.as_ref().and_then(|rules| rewrite::path(rules, matched.matcher, self.call.path));
+            forward.rewrite.as_ref().and_then(|rules| rewrite::path(rules, matcher, self.call.path));
         let target: Cow<'_, str> = match (&rewritten, self.call.query) {
             (None, _) => Cow::Borrowed(&before),
             (Some(path), None) => Cow::Borrowed(path),
@@ -240,9 +258,17 @@ impl Inbound<'_> {
         if let Some(expected) = expected.filter(|expected| !expected.is_zero()) {
             let millis = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);
             headers.insert(request::EXPECTED_TIMEOUT, millis.into());
+            if self.is_grpc {
+                headers.insert(request::GRPC_TIMEOUT, request::grpc_timeout_of(millis));
+            }
         }
-        let authority =
-            header_rules::authority(forward.rewrite.as_deref(), rules.route, destination.headers.as_deref());
+        let rewrite = forward.rewrite.as_deref();
+        let authority = header_rules::authority(rewrite, rules.route, rules.destination);
+        let before = header_rules::authority_before(rewrite, rules.route, rules.destination, rules.many);
+        if let Some(before) = before {
+            let before = before.unwrap_or(self.call.authority);
+            headers.insert(request::ORIGINAL_HOST, HeaderValue::from_str(before).ok()?);
+        }
         Some(Head {
             method: self.asked.method.clone(),
             authority: match authority {
@@ -271,7 +297,9 @@ impl Inbound<'_> {
         if self.asked.upgrade {
             return route;
         }
-        let granted = if self.is_grpc { request::grpc_timeout(self.call.headers) } else { None };
+        let granted = self.is_grpc.then(|| request::grpc_timeout(self.call.headers)).flatten();
+        // None is endless, says Envoy.
+        let granted = granted.filter(|granted| !granted.is_zero());
         match (granted, route) {
             (Some(granted), Some(route)) => Some(granted.min(route)),
             (granted, route) => granted.or(route),
@@ -290,6 +318,16 @@ impl Inbound<'_> {
             HashKeyOutcome::None => (None, None),
         }
     }
+}
+
+/// The way a request takes, with what the route says about it.
+struct Chosen<'a> {
+    forward: &'a Forward,
+    destination: &'a WeightedCluster,
+    matcher: Option<&'a Matcher>,
+    rules: Rules<'a>,
+    /// Headers of a cross-origin policy.
+    marks: Option<HeaderMap>,
 }
 
 /// What goes outside the mesh's rules is sent once.
