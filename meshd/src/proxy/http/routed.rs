@@ -184,7 +184,19 @@ impl Inbound<'_> {
         let caller = self.caller.expect("a route was found for this caller");
         let worker = &self.connection.worker;
         let (began, peer) = (Instant::now(), self.connection.peer);
-        Sending { worker, caller, cluster, policy, timeout, began, head, source, hash: None, peer, destination }
+        Sending {
+            worker,
+            caller,
+            cluster,
+            policy,
+            timeout,
+            began,
+            head,
+            source,
+            hash: None,
+            peer,
+            destination,
+        }
     }
 
     async fn send(
