@@ -11,12 +11,12 @@ use mesh_proto::finding::Finding;
 use mesh_proto::resource::{Destination, Headers, HttpRoute, Kind, ObjectKey, Spec};
 use mesh_proto::watch::Stored;
 
-use crate::compile::clusters::Rules as DestinationRules;
+use crate::compile::destinations::Rules as DestinationRules;
 use crate::compile::hosts::{Service, Services, full_name, of_kind, services, takes};
 use crate::compile::mesh::Settings;
 use crate::compile::rules::{HttpRule, Rules, is_catch_all, load};
 use crate::compile::{Problems, routes};
-use crate::plan::Node;
+use crate::plan::{Node, Workload};
 use crate::world::World;
 
 /// Tells what a batch would make strange: everything about its own objects, and what it breaks for others.
@@ -51,12 +51,7 @@ pub fn all(world: &World) -> Vec<Finding> {
     let problems = Problems::default();
     let rules = load(world, &mesh, &node.domain, &problems);
     let destination_rules = DestinationRules::load(world, &mesh, &node.domain);
-    let scene = Scene {
-        mesh: &mesh,
-        domain: &node.domain,
-        services: &services,
-        destination_rules: &destination_rules,
-    };
+    let scene = Scene { domain: &node.domain, services: &services, destination_rules: &destination_rules };
     let mut findings = Vec::new();
     for (index, one) in rules.iter().enumerate() {
         scene.check_rules(one, &rules[..index], &mut findings);
@@ -79,7 +74,6 @@ pub fn all(world: &World) -> Vec<Finding> {
 
 /// What checks look at.
 struct Scene<'a> {
-    mesh: &'a Settings<'a>,
     domain: &'a str,
     services: &'a Services<'a>,
     destination_rules: &'a DestinationRules<'a>,
@@ -90,7 +84,12 @@ impl Scene<'_> {
         let key = &rules.key;
         for (index, host) in rules.hosts.iter().enumerate() {
             let path = format!("spec.hosts[{index}]");
-            let same = |other: &&Rules<'_>| other.hosts.contains(host) && other.seen_from(rules.namespace);
+            if !rules.in_mesh {
+                continue;
+            }
+            let same = |other: &&Rules<'_>| {
+                other.in_mesh && other.hosts.contains(host) && other.seen_from(rules.namespace)
+            };
             if let Some(first) = older.iter().find(same) {
                 let text = format!(
                     "host {host} has rules in {} already, which is older: these are ignored for it",
@@ -187,8 +186,10 @@ impl Scene<'_> {
         if wanted.subset.is_empty() {
             return;
         }
-        let merged = self.destination_rules.merged(&key.namespace, service, self.mesh.root_namespace());
-        let names: Vec<_> = merged.subsets.iter().map(|subset| subset.name.clone()).collect();
+        let caller = Workload { namespace: key.namespace.clone(), ..Workload::default() };
+        let merged = self.destination_rules.of(&caller, service);
+        let subsets = merged.iter().flat_map(|merged| &merged.subsets);
+        let names: Vec<_> = subsets.map(|subset| subset.name.clone()).collect();
         if !names.contains(&wanted.subset) {
             let text = format!(
                 "subset {:?} is not in any DestinationRule for {host} (has: {}): requests are answered 503",

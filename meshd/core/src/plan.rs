@@ -17,6 +17,7 @@ pub use cluster::{
     Balancer, CircuitLimits, Cluster, ClusterName, ClusterState, Distribution, Endpoint, HashKey, HashPolicy,
     LocalityPolicy, OutlierPolicy, TlsOrigination, UpstreamProtocol, UpstreamTls, Via,
 };
+pub use doors::{Credential, Door, DoorKind, Doors, GatewayDoor, Inside, Roots, ServerTls, TlsServer};
 pub use inbound::{Inbound, LocalInstance, LocalPort};
 pub use route::{
     Abort, Action, Cors, Delay, DirectResponse, Fault, Forward, HeaderOps, HeaderRules, HeaderTarget,
@@ -25,6 +26,7 @@ pub use route::{
 };
 
 mod cluster;
+mod doors;
 mod inbound;
 mod route;
 
@@ -37,6 +39,8 @@ pub struct Plan {
     pub node: Arc<Node>,
     /// What each caller of [`Node::callers`] may do, by the caller's position there.
     pub outbounds: Vec<Arc<Outbound>>,
+    /// The listeners that rules ask for.
+    pub doors: Arc<Doors>,
     /// What other hosts may ask of the instances here.
     pub inbound: Arc<Inbound>,
     /// What DNS answers.
@@ -121,6 +125,8 @@ pub struct Outbound {
     pub caller: Workload,
     /// What happens to traffic for hosts that nobody has declared.
     pub unknown: UnknownHosts,
+    /// Where such traffic goes instead of where it was going (`egressProxy`).
+    pub egress_proxy: Option<Arc<ServicePort>>,
     /// What is on each service port, for requests chosen by Host or SNI.
     pub ports: HashMap<u16, Arc<PortTable>>,
     /// What is behind each virtual or declared address and port.
@@ -139,6 +145,8 @@ pub enum UnknownHosts {
     Allow,
     /// HTTP: 502; TCP: closed (`REGISTRY_ONLY`).
     Refuse,
+    /// HTTP: 404; TCP: closed. A gateway knows its hosts and no others.
+    NotFound,
 }
 
 /// Everything on one service port.

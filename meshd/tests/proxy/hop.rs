@@ -66,7 +66,7 @@ fn workload(account: &str) -> Identity {
 
 /// The host of an application: its mesh port.
 fn destination(authority: &Authority, target: SocketAddr, protocol: Protocol) -> Lab {
-    let port = LocalPort { number: PORT, protocol, target };
+    let port = LocalPort { number: PORT, protocol, target, bounds: None };
     let instance = Arc::new(LocalInstance {
         id: "reviews-1".into(),
         host: HOST.into(),

@@ -1,7 +1,4 @@
-//! What is behind a destination: the `DestinationRule` that shapes it, its subset, its endpoints.
-//!
-//! Source: Istio `PushContext.destinationRule` (client's namespace, then the service's, then the root), `SetDestinationRule`,
-//! `mergeDestinationRule`.
+//! What is behind a destination: the `DestinationRule` that shapes it (`destinations`), its subset, its endpoints.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,15 +6,16 @@ use std::sync::Arc;
 
 use foldhash::HashMap;
 use mesh_proto::command::HostId;
-use mesh_proto::resource::{DestinationRule, Kind, ObjectKey, Spec, Subset, TrafficPolicy};
-use mesh_proto::watch::Stored;
+use mesh_proto::resource::Subset;
 
-use super::hosts::{Port, Service, Services, full_name, of_kind, takes};
+use super::destinations::{Merged, Rules};
+use super::hosts::{Port, Service};
 use super::mesh::Settings;
 use super::policy::{self, Effective};
-use super::{Problems, endpoints, fingerprint, visibility};
+use super::scope::Scope;
+use super::{Problems, endpoints, fingerprint};
 use crate::balance::EndpointSet;
-use crate::plan::{Cluster, ClusterName, Locality, Node, Plan, Workload};
+use crate::plan::{Cluster, ClusterName, Locality, Node, Plan};
 use crate::world::World;
 
 /// Makes clusters, each once.
@@ -25,17 +23,16 @@ pub(super) struct Builder<'a> {
     world: &'a World,
     node: &'a Node,
     mesh: &'a Settings<'a>,
-    services: &'a Services<'a>,
     problems: &'a Problems,
-    rules: Rules<'a>,
+    rules: &'a Rules<'a>,
     previous: Option<&'a Plan>,
     namesakes: BTreeSet<HostId>,
     found: RefCell<HashMap<Asked, Option<Arc<Cluster>>>>,
     made: RefCell<Memory>,
 }
 
-/// Who asked for what: namespace and locality of the caller, and the cluster's name.
-type Asked = (String, Locality, ClusterName);
+/// Who asked for what: the scope's number, and the cluster's name.
+type Asked = (usize, ClusterName);
 
 /// Clusters by name and variant (which rules shape it, for whom), each with a stamp of all it is made of but its
 /// endpoints. Kept in the Plan, for the next one.
@@ -46,7 +43,7 @@ impl<'a> Builder<'a> {
         world: &'a World,
         node: &'a Node,
         mesh: &'a Settings<'a>,
-        services: &'a Services<'a>,
+        rules: &'a Rules<'a>,
         previous: Option<&'a Plan>,
         problems: &'a Problems,
     ) -> Self {
@@ -54,9 +51,8 @@ impl<'a> Builder<'a> {
             world,
             node,
             mesh,
-            services,
             problems,
-            rules: Rules::load(world, mesh, &node.domain),
+            rules,
             previous,
             namesakes: endpoints::namesakes(world),
             found: RefCell::default(),
@@ -64,27 +60,27 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Finds the cluster that a caller means by a name; `None`: host, port or subset is not there, or not for it.
-    pub(super) fn find(&self, caller: &Workload, name: &ClusterName) -> Option<Arc<Cluster>> {
-        let from = if caller.locality.is_empty() { &self.node.locality } else { &caller.locality };
-        let asked = (caller.namespace.clone(), from.clone(), name.clone());
+    /// Finds the cluster that callers of a scope mean by a name; `None`: host, port or subset is not there, or not for
+    /// them.
+    pub(super) fn find(&self, scope: &Scope<'_>, name: &ClusterName) -> Option<Arc<Cluster>> {
+        let asked = (scope.number, name.clone());
         if let Some(found) = self.found.borrow().get(&asked) {
             return found.clone();
         }
-        let cluster = self.make(caller, from, name);
+        let cluster = self.make(scope, name);
         self.found.borrow_mut().insert(asked, cluster.clone());
         cluster
     }
 
-    /// Makes every cluster of a service that a caller may mean.
-    pub(super) fn find_all(&self, caller: &Workload, service: &Service<'_>) {
-        let merged = self.rules.merged(&caller.namespace, service, self.mesh.root_namespace());
+    /// Makes every cluster of a service that callers of a scope may mean.
+    pub(super) fn find_all(&self, scope: &Scope<'_>, service: &Service<'_>) {
+        let merged = self.rules.of(scope.caller, service);
         for port in &service.ports {
-            let subsets = merged.subsets.iter().map(|subset| subset.name.as_str());
+            let subsets = merged.iter().flat_map(|merged| &merged.subsets).map(|subset| subset.name.as_str());
             for subset in std::iter::once("").chain(subsets) {
                 let name =
                     ClusterName { host: service.host.clone(), port: port.number, subset: subset.into() };
-                self.find(caller, &name);
+                self.find(scope, &name);
             }
         }
     }
@@ -102,22 +98,23 @@ impl<'a> Builder<'a> {
         (by_name, made)
     }
 
-    fn make(&self, caller: &Workload, from: &Locality, name: &ClusterName) -> Option<Arc<Cluster>> {
-        let service = self.services.find(&name.host).filter(|found| found.seen_from(&caller.namespace))?;
-        let port = service.port(name.port)?;
-        let merged = self.rules.merged(&caller.namespace, service, self.mesh.root_namespace());
+    fn make(&self, scope: &Scope<'_>, name: &ClusterName) -> Option<Arc<Cluster>> {
+        let service = scope.find(&name.host)?;
+        let port = service.port(name.port).filter(|port| scope.has_port(service, port.number))?;
+        let nothing = Merged::default();
+        let merged = self.rules.of(scope.caller, service).unwrap_or(&nothing);
         let subset = match &*name.subset {
             "" => None,
             wanted => Some(*merged.subsets.iter().find(|subset| subset.name == wanted)?),
         };
-        let keys: Vec<ObjectKey> = merged.rules.iter().map(|rule| rule.object.key()).collect();
-        let variant = fingerprint(&(&keys, from));
+        let from = scope.locality(self.node);
+        let variant = fingerprint(&(merged.variant(), from, service.namespace));
         if let Some((_, cluster)) = self.made.borrow().get(&(name.clone(), variant)) {
             return Some(cluster.clone());
         }
-        let revisions: Vec<_> = merged.rules.iter().map(|rule| rule.changed).collect();
-        let stamp = fingerprint(&(variant, revisions, self.mesh.revision, port, service.entry_revision()));
-        let cluster = self.shared(service, port, name, &merged, subset, from, (variant, stamp));
+        let stamp =
+            fingerprint(&(variant, merged.stamp(), self.mesh.revision, port, service.entry_revision()));
+        let cluster = self.shared(service, port, name, merged, subset, from, (variant, stamp));
         self.made.borrow_mut().insert((name.clone(), variant), (stamp, cluster.clone()));
         Some(cluster)
     }
@@ -168,112 +165,7 @@ impl<'a> Builder<'a> {
             outlier,
             tls: policy::tls(&effective, service),
             state: before.map_or_else(Arc::default, |(_, cluster)| cluster.state.clone()),
-            origins: merged.rules.iter().map(|rule| rule.object.key()).collect(),
+            origins: merged.keys(),
         })
     }
-}
-
-/// Every `DestinationRule`, and the way to those of a host.
-pub(crate) struct Rules<'a> {
-    /// The oldest first.
-    all: Vec<Rule<'a>>,
-    /// By namespace and host.
-    by_host: HashMap<(&'a str, String), Vec<usize>>,
-    /// By namespace: patterns with a wildcard, the longest first.
-    wildcards: HashMap<&'a str, Vec<String>>,
-}
-
-struct Rule<'a> {
-    stored: &'a Stored,
-    spec: &'a DestinationRule,
-    export_to: &'a [String],
-}
-
-/// The `DestinationRules` of one host, as one.
-#[derive(Default)]
-pub(crate) struct Merged<'a> {
-    /// Where it comes from, the oldest first.
-    pub(crate) rules: Vec<&'a Stored>,
-    /// The first policy of the whole host.
-    pub(crate) policy: Option<&'a TrafficPolicy>,
-    /// All subsets; of two with one name the first.
-    pub(crate) subsets: Vec<&'a Subset>,
-}
-
-impl<'a> Rules<'a> {
-    /// Loads every `DestinationRule`.
-    pub(crate) fn load(world: &'a World, mesh: &Settings<'a>, domain: &str) -> Self {
-        let mut all: Vec<Rule<'a>> = of_kind(world, Kind::DestinationRule)
-            .filter_map(|stored| match &stored.object.spec {
-                Spec::DestinationRule(spec) => {
-                    let default = |config: &'a mesh_proto::resource::MeshConfig| {
-                        &config.default_destination_rule_export_to
-                    };
-                    let export_to = visibility::or_default(&spec.export_to, mesh, default);
-                    Some(Rule { stored, spec, export_to })
-                }
-                _ => None,
-            })
-            .collect();
-        all.sort_by_cached_key(|rule| (rule.stored.created, rule.stored.object.key()));
-        let mut by_host: HashMap<(&'a str, String), Vec<usize>> = HashMap::default();
-        let mut wildcards: HashMap<&'a str, Vec<String>> = HashMap::default();
-        for (index, rule) in all.iter().enumerate() {
-            let namespace = rule.stored.object.metadata.namespace.as_str();
-            let host = full_name(&rule.spec.host, namespace, domain);
-            if host.starts_with('*') {
-                wildcards.entry(namespace).or_default().push(host.clone());
-            }
-            by_host.entry((namespace, host)).or_default().push(index);
-        }
-        for patterns in wildcards.values_mut() {
-            patterns.sort_by(|one, other| other.len().cmp(&one.len()).then_with(|| one.cmp(other)));
-            patterns.dedup();
-        }
-        Self { all, by_host, wildcards }
-    }
-
-    /// Returns what `DestinationRules` say to callers of a namespace about a service.
-    pub(crate) fn merged(&self, client: &str, service: &Service<'_>, root: &str) -> Merged<'a> {
-        let namespaces = [client, service.namespace, root];
-        // The root's own rules come last, also for callers that live there.
-        let order = namespaces.into_iter().skip(usize::from(client == root));
-        for namespace in order {
-            let rules = self.in_namespace(namespace, client, &service.host);
-            if let Some(first) = rules.first() {
-                return merge(rules.iter().copied().filter(|rule| rule.export_to == first.export_to));
-            }
-        }
-        Merged::default()
-    }
-
-    /// Returns the rules of a namespace that fit a host best and that the client sees.
-    fn in_namespace(&self, namespace: &str, client: &str, host: &str) -> Vec<&Rule<'a>> {
-        let of = |pattern: &str| -> Vec<&Rule<'a>> {
-            let indices = self.by_host.get(&(namespace, pattern.to_owned())).into_iter().flatten();
-            let rules = indices.map(|index| &self.all[*index]);
-            rules.filter(|rule| visibility::sees(rule.export_to, namespace, client)).collect()
-        };
-        let exact = of(host);
-        if !exact.is_empty() {
-            return exact;
-        }
-        let patterns = self.wildcards.get(namespace).into_iter().flatten();
-        let fitting = patterns.filter(|pattern| takes(pattern, host));
-        fitting.map(|pattern| of(pattern)).find(|rules| !rules.is_empty()).unwrap_or_default()
-    }
-}
-
-fn merge<'r, 'a: 'r>(rules: impl Iterator<Item = &'r Rule<'a>>) -> Merged<'a> {
-    let mut merged = Merged::default();
-    for rule in rules {
-        merged.rules.push(rule.stored);
-        merged.policy = merged.policy.or(rule.spec.traffic_policy.as_ref());
-        for subset in &rule.spec.subsets {
-            if merged.subsets.iter().all(|other| other.name != subset.name) {
-                merged.subsets.push(subset);
-            }
-        }
-    }
-    merged
 }

@@ -37,6 +37,11 @@ impl<'a> Effective<'a> {
         }
     }
 
+    /// Takes a connection pool alone.
+    pub(super) fn of_pool(pool: &'a ConnectionPoolSettings) -> Self {
+        Self { pool: Some(pool), ..Self::default() }
+    }
+
     fn over(self, policy: &'a TrafficPolicy, port: u16) -> Self {
         let for_port = policy
             .port_level_settings

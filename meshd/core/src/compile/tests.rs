@@ -1,7 +1,7 @@
 use std::sync::atomic::Ordering;
 
 use mesh_proto::command::{HostId, Liveness, Revision};
-use mesh_proto::registration::{Health, Instance, Registration};
+use mesh_proto::registration::{Health, Instance, Protocol, Registration};
 use mesh_proto::watch::{Change, Stored};
 
 use super::*;
@@ -257,4 +257,48 @@ spec: {address: 192.0.2.9, labels: {version: v2}}
     assert_eq!(picked[0], plain("192.0.2.9:9080"));
     assert_eq!(picked[1], Via::Local(([127, 0, 0, 1], 9082).into()));
     assert!(matches!(&picked[2], Via::Mesh { sni, .. } if sni.contains("_.9080_._.reviews.default")));
+}
+
+#[test]
+fn a_sidecar_sends_what_comes_in_elsewhere_and_bounds_it() {
+    let mut world = world();
+    apply(
+        &mut world,
+        "
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: reviews}
+spec:
+  workloadSelector: {labels: {version: v1}}
+  ingress:
+  - port: {number: 9081, protocol: TCP, name: tcp}
+    defaultEndpoint: 0.0.0.0:7000
+    connectionPool: {tcp: {maxConnections: 3}}
+  - port: {number: 4444, protocol: HTTP, name: none}
+  inboundConnectionPool: {http: {http2MaxRequests: 9}}
+---
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: all}
+spec:
+  inboundConnectionPool: {http: {http2MaxRequests: 5}}
+",
+    );
+    let plan = compile(&world, &node(), None);
+    let port = |plan: &Plan, id: &str| plan.inbound.instances[id].ports[0].clone();
+    let one = port(&plan, "reviews-v1");
+    assert_eq!((one.number, one.target, one.protocol), (9080, ([127, 0, 0, 1], 7000).into(), Protocol::Tcp));
+    let limits = one.bounds.as_ref().expect("bounds").limits.clone();
+    assert_eq!((limits.max_connections, limits.max_requests), (Some(3), None));
+    let other = port(&plan, "reviews-v2").bounds.expect("bounds");
+    assert_eq!(other.limits.max_requests, Some(5));
+    // What was caught on its way to the registered port goes there too.
+    assert_eq!(plan.inbound.targets[&9081].1.target, ([127, 0, 0, 1], 7000).into());
+    let told = "Sidecar default/reviews: ingress[1]: instance reviews-v1 has no port whose target is 4444";
+    assert!(plan.problems.iter().any(|problem| problem.starts_with(told)), "{:?}", plan.problems);
+
+    let again = compile(&world, &node(), Some(&plan));
+    assert!(Arc::ptr_eq(&other, &port(&again, "reviews-v2").bounds.expect("bounds")));
+    world.resources.clear();
+    assert!(port(&compile(&world, &node(), Some(&again)), "reviews-v1").bounds.is_none());
 }
