@@ -11,10 +11,12 @@
 //! | 15001, intercepted on its way out | `Outbound` | `outbound` |
 //! | 15006, intercepted on its way in | `Inbound` | `inbound` |
 //! | 15008, from another host | `Mesh` | `inbound` |
+//! | a door that the Plan asks for (gateways) | | `doors`, then `outbound` |
 
 use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,6 +33,7 @@ use crate::transport::{Accepted, Dialer, QuicOptions, SocketOptions, Transport, 
 
 mod accept;
 mod body;
+pub mod doors;
 mod exchange;
 mod forward;
 mod http;
@@ -93,6 +96,8 @@ pub struct Settings {
     /// Whether a caller may close its sending side and still get its answer (HTTP/1). Default no, as Envoy: a caller
     /// that closes has gone, and what it asked for is given up.
     pub half_close: bool,
+    /// Where the secrets of `credentialName` are: a folder for each. Default: nowhere.
+    pub secrets: PathBuf,
     /// What outgoing sockets are given: the mark that interception lets pass.
     pub socket: SocketOptions,
     /// Where an intercepted connection was going. Default: asks the kernel.
@@ -114,6 +119,7 @@ impl Default for Settings {
             replay_bytes: 1 << 20,
             max_mirrors: 1_024,
             half_close: false,
+            secrets: PathBuf::new(),
             socket: SocketOptions::default(),
             original_destination: |stream| socket::original_destination(stream).ok(),
             resolve: Arc::new(|host, port| {
@@ -212,6 +218,8 @@ pub enum StartError {
 pub struct Proxy {
     /// What came in on the mesh port and is no data hop: control traffic and joins.
     pub control: mpsc::Receiver<Accepted>,
+    /// Opens and closes the listeners that Plans ask for, once it runs; taken by who runs it.
+    pub doors: Option<doors::Keeper>,
     drain: Drain,
     stop: tokio::sync::watch::Sender<bool>,
     threads: Vec<std::thread::JoinHandle<()>>,
@@ -232,6 +240,7 @@ pub fn start(shared: Shared, sockets: Sockets) -> Result<Proxy, StartError> {
             shares[index % workers].push((entrance.way.clone(), socket));
         }
     }
+    let mut keeper = doors::Keeper::new(&shared, &draining);
     let mut quic = sockets.quic;
     let mut threads = Vec::with_capacity(workers);
     for (index, listeners) in shares.into_iter().enumerate() {
@@ -244,11 +253,12 @@ pub fn start(shared: Shared, sockets: Sockets) -> Result<Proxy, StartError> {
             control: control.clone(),
             draining: draining.clone(),
             stopped: stopped.clone(),
+            doors: keeper.worker(),
         };
         let thread = worker::spawn(start).map_err(|source| StartError::Worker { worker: index, source })?;
         threads.push(thread);
     }
-    Ok(Proxy { control: receiver, drain, stop, threads })
+    Ok(Proxy { control: receiver, doors: Some(keeper), drain, stop, threads })
 }
 
 impl Proxy {
@@ -256,6 +266,8 @@ impl Proxy {
     /// connections were cut.
     pub async fn drain(self, limit: Duration) -> usize {
         self.drain.start();
+        // Where nobody runs it, it would be waited for.
+        drop(self.doors);
         let left = self.drain.finished(limit).await;
         self.stop.send_replace(true);
         let threads = self.threads;

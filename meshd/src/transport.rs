@@ -18,6 +18,7 @@ pub mod quic;
 pub mod secret;
 pub mod socket;
 pub mod tcp;
+pub mod terminate;
 pub mod tls;
 pub mod verify;
 
@@ -37,5 +38,6 @@ pub use quic::{QuicListener, QuicOptions};
 pub use secret::Secret;
 pub use socket::SocketOptions;
 pub use tcp::Listener;
+pub use terminate::{TerminateError, Terminated, Terminator};
 pub use tls::{Credentials, Denied, Protocol, Trust, provider};
 pub use verify::{CertificateFault, Expect};

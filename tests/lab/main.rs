@@ -4,6 +4,7 @@ mod bare;
 mod binomial;
 mod canary;
 mod first_hour;
+mod gateway;
 mod harmless;
 mod leaving;
 mod outage;

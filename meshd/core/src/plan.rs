@@ -127,6 +127,10 @@ pub struct Outbound {
     pub unknown: UnknownHosts,
     /// Where such traffic goes instead of where it was going (`egressProxy`).
     pub egress_proxy: Option<Arc<ServicePort>>,
+    /// How the paths of requests are brought to one form.
+    pub paths: Normalization,
+    /// For the first bytes on a port whose protocol nobody declared; `None`: as this host is set.
+    pub sniff: Option<std::time::Duration>,
     /// What is on each service port, for requests chosen by Host or SNI.
     pub ports: HashMap<u16, Arc<PortTable>>,
     /// What is behind each virtual or declared address and port.
@@ -147,6 +151,22 @@ pub enum UnknownHosts {
     Refuse,
     /// HTTP: 404; TCP: closed. A gateway knows its hosts and no others.
     NotFound,
+}
+
+/// How the paths of requests are brought to one form before rules see them.
+///
+/// Source: Istio `MeshConfig.pathNormalization`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Normalization {
+    /// Not at all.
+    None,
+    /// Dots, backslashes and escapes of plain characters are resolved. The default.
+    #[default]
+    Base,
+    /// And several slashes are one.
+    MergeSlashes,
+    /// And escaped slashes are slashes.
+    DecodeAndMergeSlashes,
 }
 
 /// Everything on one service port.

@@ -73,6 +73,7 @@ fn settings(config: &Config) -> Settings {
         idle_timeout: limits.idle,
         sniff_timeout: limits.sniff,
         max_streams: limits.http2_streams,
+        secrets: config.host.data.join("secrets"),
         socket: SocketOptions { mark: Some(config.intercept.mark) },
         ..Settings::default()
     }

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use ::http::{Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use mesh_core::plan::{UnknownHosts, UpstreamProtocol, VirtualHost};
+use mesh_core::plan::{Cluster, UnknownHosts, UpstreamProtocol, VirtualHost};
 use mesh_core::route::{self, Call, Matched, path};
 use mesh_core::wire::guard;
 
 use super::exchange::{Exchange, Reply};
 use super::local_reply::LocalReply;
 use super::outbound::{Connection, Target};
-use super::passthrough::{Direct, Place};
+use super::passthrough::Place;
 use super::worker::View;
 use super::{request, tunnel};
 use crate::telemetry::Counters;
@@ -61,7 +61,8 @@ pub(crate) async fn handle(connection: Rc<Connection>, mut request: Request<Inco
         Err(reply) => return answer(*reply, is_grpc, exchange),
     };
     let (target, query) = path::parts(&asked.target);
-    let Ok(normal) = path::normalise(target) else {
+    let how = view.outbound(connection.caller).map_or_else(Default::default, |(outbound, _)| outbound.paths);
+    let Ok(normal) = path::bring(target, how) else {
         return answer(
             LocalReply::new(StatusCode::BAD_REQUEST, "path_normalization_failed"),
             is_grpc,
@@ -95,7 +96,7 @@ pub(crate) async fn handle(connection: Rc<Connection>, mut request: Request<Inco
             exchange.virtual_host = Some(host.clone());
             incoming.routed(matched, body, exchange).await
         }
-        Found::Unknown(direct) => incoming.unrouted(&direct, body, exchange).await,
+        Found::Unknown(cluster) => incoming.unrouted(&cluster, body, exchange).await,
     }
 }
 
@@ -114,7 +115,7 @@ struct Inbound<'a> {
 /// Where a request goes.
 enum Found<'a> {
     Route(&'a Arc<VirtualHost>, Matched<'a>),
-    Unknown(Rc<Direct>),
+    Unknown(Arc<Cluster>),
 }
 
 impl<'a> Inbound<'a> {
@@ -129,8 +130,15 @@ impl<'a> Inbound<'a> {
             let matched = route::route(host, &self.call).ok_or_else(|| Box::new(LocalReply::no_route()))?;
             return Ok(Found::Route(host, matched));
         }
-        if outbound.unknown == UnknownHosts::Refuse {
-            return Err(Box::new(LocalReply::unknown_host()));
+        match outbound.unknown {
+            UnknownHosts::Allow => {}
+            UnknownHosts::Refuse => return Err(Box::new(LocalReply::unknown_host())),
+            UnknownHosts::NotFound => return Err(Box::new(LocalReply::no_route())),
+        }
+        if let Some(proxy) = &outbound.egress_proxy {
+            let to = proxy.tcp.rules.first().and_then(|rule| rule.destinations.first());
+            let cluster = to.and_then(|to| to.cluster.clone());
+            return cluster.map(Found::Unknown).ok_or_else(|| Box::new(LocalReply::no_cluster()));
         }
         let place = if let Target::Address(address) = &self.connection.target {
             Place::Address(*address)
@@ -138,6 +146,7 @@ impl<'a> Inbound<'a> {
             let host = route::host_of(self.call.authority);
             Place::Name(host.trim_matches(['[', ']']).into(), self.asked.port)
         };
-        Ok(Found::Unknown(self.connection.worker.passthrough.to(place, UpstreamProtocol::AsClient)))
+        let direct = self.connection.worker.passthrough.to(place, UpstreamProtocol::AsClient);
+        Ok(Found::Unknown(direct.cluster.clone()))
     }
 }

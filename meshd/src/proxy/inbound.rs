@@ -14,13 +14,14 @@ use bytes::Bytes;
 use hyper::body::{Body, Incoming};
 use hyper_util::rt::TokioIo;
 use mesh_core::identity::sni;
-use mesh_core::plan::{LocalPort, UpstreamProtocol};
-use mesh_core::resilience::Failure;
+use mesh_core::plan::{Cluster, Endpoint, LocalPort, UpstreamProtocol};
+use mesh_core::resilience::{Failure, breaker};
 use tokio::net::TcpStream;
 
 use super::accept::Open;
 use super::body::Outgoing;
 use super::exchange::{Guards, Relay, Reply};
+use super::local_reply::LocalReply;
 use super::passthrough::Place;
 use super::request::{self, Head, INSTANCE, SPEAK};
 use super::server::{self, Trust};
@@ -147,8 +148,8 @@ impl Hop {
     /// Opens a tunnel to the application: connects first, so that a failure can still be told.
     async fn open(&self, port: &LocalPort, request: &mut Request<Incoming>, busy: Busy) -> Response<Reply> {
         let switch = hyper::upgrade::on(request);
-        let direct = self.worker.passthrough.to(Place::Local(port.target), UpstreamProtocol::Tcp);
-        let reached = match tcp::reach(&self.worker, &self.caller, &direct.cluster, None).await {
+        let (cluster, _) = self.application(port, UpstreamProtocol::Tcp);
+        let reached = match tcp::reach(&self.worker, &self.caller, &cluster, None).await {
             Ok(reached) => reached,
             Err(failure) => return unreachable(failure),
         };
@@ -166,6 +167,17 @@ impl Hop {
         Response::new(Reply::Empty)
     }
 
+    /// Finds the application behind a port, with the bounds that its `Sidecar` gives it.
+    fn application(&self, port: &LocalPort, protocol: UpstreamProtocol) -> (Arc<Cluster>, Endpoint) {
+        if let Some(bounds) = &port.bounds
+            && let Some(endpoint) = bounds.endpoints.all.first()
+        {
+            return (bounds.clone(), endpoint.clone());
+        }
+        let direct = self.worker.passthrough.to(Place::Local(port.target), protocol);
+        (direct.cluster.clone(), direct.endpoint.clone())
+    }
+
     async fn forward(
         &self,
         port: &LocalPort,
@@ -176,9 +188,9 @@ impl Hop {
         let http2 =
             port.protocol.upstream_is_http2() || parts.headers.get(SPEAK).is_some_and(|speak| speak == "h2");
         let protocol = if http2 { UpstreamProtocol::Http2 } else { UpstreamProtocol::Http1 };
-        let direct = self.worker.passthrough.to(Place::Local(port.target), protocol);
-        let pool =
-            self.worker.pools.pool(&self.worker, &self.caller, &direct.cluster, &direct.endpoint, http2);
+        let (cluster, endpoint) = self.application(port, protocol);
+        let permit = breaker::admit_request(&cluster).map_err(|_| Failure::Overflow)?;
+        let pool = self.worker.pools.pool(&self.worker, &self.caller, &cluster, &endpoint, http2);
         let mut headers = parts.headers;
         headers.remove(INSTANCE);
         headers.remove(SPEAK);
@@ -193,17 +205,19 @@ impl Hop {
             upgrade: false,
         };
         let body = if body.is_end_stream() { Outgoing::Empty } else { Outgoing::Stream(body) };
-        let in_flight = direct.endpoint.state.enter();
+        let in_flight = endpoint.state.enter();
         let mut request = head.request(headers, &pool, body).ok_or(Failure::Protocol)?;
         loop {
-            let mut lease = pool.checkout(&direct.cluster).await?;
+            let mut lease = pool.checkout(&cluster).await?;
             match lease.send(request).await {
                 Ok(response) => {
                     let (mut parts, body) = response.into_parts();
                     request::strip_hop_by_hop(&mut parts.headers);
                     parts.headers.remove(FAILURE);
                     parts.version = Version::HTTP_2;
-                    let guards = Guards { in_flight: Some(in_flight), busy: Some(busy), ..Guards::default() };
+                    let request = Some(permit);
+                    let guards =
+                        Guards { request, in_flight: Some(in_flight), busy: Some(busy), ..Guards::default() };
                     let relay = Relay { body, lease: Some(lease), exchange: None, deadline: None, guards };
                     return Ok(Response::from_parts(parts, Reply::relay(relay)));
                 }
@@ -217,8 +231,12 @@ impl Hop {
     }
 }
 
-/// Tells the source why its request met no application.
+/// Tells the source why its request met no application. A limit reached here is an answer, as in Envoy: the source
+/// passes it on.
 fn unreachable(failure: Failure) -> Response<Reply> {
+    if failure == Failure::Overflow {
+        return LocalReply::failure(failure, false).response(false);
+    }
     let text =
         FAILURES.iter().find(|(known, _)| *known == failure).map_or("connection-lost", |(_, text)| text);
     let mut response = Response::new(Reply::whole(Bytes::from_static(text.as_bytes())));

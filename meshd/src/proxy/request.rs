@@ -12,6 +12,7 @@ use mesh_core::plan::Via;
 use mesh_core::wire::guard::HOP_BY_HOP;
 
 use super::body::Outgoing;
+use super::outbound::Edge;
 use super::upstream::Pool;
 
 /// A head, ready to be sent to any endpoint.
@@ -128,6 +129,29 @@ pub(crate) fn add_standard(headers: &mut HeaderMap, scheme: &str) {
     }
 }
 
+/// Writes down where a gateway's visitor comes from and how; what it says of that itself does not count. Returns the
+/// scheme.
+///
+/// Source: Envoy `ConnectionManagerUtility::mutateRequestHeaders` with `use_remote_address`, as Istio sets it for
+/// gateways without trusted proxies before them.
+pub(crate) fn at_the_edge(headers: &mut HeaderMap, visitor: std::net::IpAddr, edge: Edge) -> &'static str {
+    let scheme = match edge {
+        Edge::Plain => "http",
+        Edge::Tls => "https",
+    };
+    headers.insert(FORWARDED_PROTO, HeaderValue::from_static(scheme));
+    headers.insert(REQUEST_ID, random_id());
+    let address = visitor.to_string();
+    let before: Vec<&str> =
+        headers.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).collect();
+    let all = if before.is_empty() { address.clone() } else { format!("{},{address}", before.join(",")) };
+    if let (Ok(all), Ok(address)) = (HeaderValue::from_str(&all), HeaderValue::from_str(&address)) {
+        headers.insert(FORWARDED_FOR, all);
+        headers.insert(EXTERNAL_ADDRESS, address);
+    }
+    scheme
+}
+
 /// Makes a random UUID (version 4).
 fn random_id() -> HeaderValue {
     const HEX: &[u8; 16] = b"0123456789abcdef";
@@ -211,6 +235,8 @@ pub(crate) const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-or
 pub(crate) const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
 const CLIENT_CERTIFICATE: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
 #[cfg(test)]

@@ -24,6 +24,8 @@ pub(crate) enum Stream {
     Hop(LinkStream),
     /// A tunnel through HTTP (`CONNECT`, WebSocket).
     Tunnel(TokioIo<Upgraded>),
+    /// What is inside a visitor's TLS.
+    Tls(Box<tokio_rustls::server::TlsStream<Wire>>),
 }
 
 impl Stream {
@@ -32,6 +34,7 @@ impl Stream {
             Self::Tcp(stream) => Pin::new(stream),
             Self::Hop(stream) => Pin::new(stream),
             Self::Tunnel(stream) => Pin::new(stream),
+            Self::Tls(stream) => Pin::new(stream.as_mut()),
         }
     }
 
@@ -40,6 +43,7 @@ impl Stream {
             Self::Tcp(stream) => Pin::new(stream),
             Self::Hop(stream) => Pin::new(stream),
             Self::Tunnel(stream) => Pin::new(stream),
+            Self::Tls(stream) => Pin::new(stream.as_mut()),
         }
     }
 }
@@ -54,6 +58,11 @@ pub(crate) struct Wire {
 impl Wire {
     pub(crate) fn new(stream: Stream) -> Self {
         Self { stream, ahead: Bytes::new(), watch: None }
+    }
+
+    /// Whether it is what is inside a visitor's TLS.
+    pub(crate) fn is_tls(&self) -> bool {
+        matches!(self.stream, Stream::Tls(_))
     }
 
     /// Tells `watch` of everything that is read.
@@ -133,6 +142,7 @@ impl AsyncWrite for Wire {
             Stream::Tcp(stream) => stream.is_write_vectored(),
             Stream::Hop(stream) => stream.is_write_vectored(),
             Stream::Tunnel(stream) => stream.is_write_vectored(),
+            Stream::Tls(stream) => stream.is_write_vectored(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! The data path over loopback.
 
+mod doors;
 mod hop;
 mod http;
 mod lab;

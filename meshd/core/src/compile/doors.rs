@@ -25,6 +25,12 @@ pub(super) fn sidecars(
         let Some((stored, _)) = scope.sidecar else { continue };
         let origin = stored.object.key();
         for (index, egress) in scope.egress.iter().enumerate() {
+            let bound = egress.listener.filter(|listener| !listener.bind.is_empty());
+            if bound.is_some_and(|listener| listener.capture_mode != CaptureMode::None) {
+                scene.problems.note(format!(
+                    "{origin}: egress[{index}]: without captureMode NONE nothing is opened at its bind"
+                ));
+            }
             let Some(listener) =
                 egress.listener.filter(|listener| listener.capture_mode == CaptureMode::None)
             else {

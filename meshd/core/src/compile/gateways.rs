@@ -193,7 +193,12 @@ struct Behind<'a> {
 
 impl Behind<'_> {
     fn outbound(&self) -> Outbound {
-        Outbound { caller: self.scope.caller.clone(), unknown: self.scope.unknown, ..Outbound::default() }
+        Outbound {
+            caller: self.scope.caller.clone(),
+            unknown: self.scope.unknown,
+            paths: self.scene.mesh.paths(),
+            ..Outbound::default()
+        }
     }
 
     /// Adds a server to the door of its address.

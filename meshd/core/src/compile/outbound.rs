@@ -89,6 +89,8 @@ fn new(scene: &Scene<'_>, scope: &Scope<'_>) -> Outbound {
         caller: scope.caller.clone(),
         unknown: scope.unknown,
         egress_proxy: egress_proxy(scene, scope),
+        paths: scene.mesh.paths(),
+        sniff: scene.mesh.sniff(),
         ..Outbound::default()
     }
 }

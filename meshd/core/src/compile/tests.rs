@@ -302,3 +302,46 @@ spec:
     world.resources.clear();
     assert!(port(&compile(&world, &node(), Some(&again)), "reviews-v1").bounds.is_none());
 }
+
+#[test]
+fn settings_of_the_mesh_reach_clusters_that_say_nothing_themselves() {
+    let mut world = world();
+    apply(
+        &mut world,
+        "
+apiVersion: mesh.istio.io/v1alpha1
+kind: MeshConfig
+metadata: {name: default, namespace: istio-system}
+spec:
+  connectTimeout: 3s
+  tcpKeepalive: {probes: 4, time: 60s, interval: 5s}
+  h2UpgradePolicy: UPGRADE
+  protocolDetectionTimeout: 700ms
+  localityLbSetting: {distribute: [{from: '*', to: {east: 100}}]}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: reviews}
+spec:
+  host: reviews
+  subsets:
+  - name: v1
+    labels: {version: v1}
+    trafficPolicy: {connectionPool: {tcp: {connectTimeout: 1s}, http: {h2UpgradePolicy: DO_NOT_UPGRADE}}}
+",
+    );
+    let plan = compile(&world, &node(), None);
+    let seconds = std::time::Duration::from_secs;
+    let (all, one) = (&plan.clusters[&name("")], &plan.clusters[&name("v1")]);
+    assert_eq!((all.limits.connect_timeout, one.limits.connect_timeout), (seconds(3), seconds(1)));
+    assert_eq!((all.protocol, one.protocol), (UpstreamProtocol::Http2, UpstreamProtocol::Http1));
+    let keepalive = Some((Some(4), Some(seconds(60)), Some(seconds(5))));
+    assert_eq!((all.limits.tcp_keepalive, one.limits.tcp_keepalive), (keepalive, keepalive));
+    assert_eq!(plan.outbounds[0].sniff, Some(std::time::Duration::from_millis(700)));
+    assert!(matches!(all.balancer, Balancer::LeastRequest));
+
+    // Shares of localities make the near endpoint of another region come first.
+    let mesh = mesh::Settings::of(&world);
+    let policy = policy::locality(&policy::Effective::default(), &mesh, false);
+    assert!(matches!(policy, crate::plan::LocalityPolicy::Distribute(shares) if shares.len() == 1));
+}

@@ -41,7 +41,7 @@ pub(crate) struct Verdict {
 pub(crate) fn decide(outbound: &Outbound, asked: &Asked<'_>) -> Verdict {
     let what = |what: &str| Verdict { what: what.to_owned(), ..Verdict::default() };
     let (raw, query) = path::parts(asked.target);
-    let Ok(normal) = path::normalise(raw) else { return what("400") };
+    let Ok(normal) = path::bring(raw, outbound.paths) else { return what("400") };
     let unknown = || match outbound.unknown {
         UnknownHosts::Allow => match &outbound.egress_proxy {
             Some(proxy) => {

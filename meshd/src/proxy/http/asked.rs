@@ -37,6 +37,16 @@ impl Asked {
             Target::Proxy => (sent.to_owned(), port_of(sent, parts.uri.scheme_str())),
         };
         parts.headers.remove(header::HOST);
+        if let Some(edge) = connection.edge {
+            let scheme = request::at_the_edge(&mut parts.headers, connection.peer.ip(), edge);
+            return Ok(Self {
+                authority,
+                port,
+                target: target_of(&parts.uri),
+                scheme: Some(scheme.to_owned()),
+                upgrade,
+            });
+        }
         let scheme = parts
             .uri
             .scheme_str()
@@ -44,14 +54,15 @@ impl Asked {
         Ok(Self {
             authority,
             port,
-            target: parts
-                .uri
-                .path_and_query()
-                .map_or_else(|| "/".to_owned(), |target| target.as_str().to_owned()),
+            target: target_of(&parts.uri),
             scheme: scheme.map(str::to_owned),
             upgrade,
         })
     }
+}
+
+fn target_of(uri: &::http::Uri) -> String {
+    uri.path_and_query().map_or_else(|| "/".to_owned(), |target| target.as_str().to_owned())
 }
 
 /// WebSocket passes, `h2c` is served as HTTP/1.1, anything else is refused. Source: Istio's `UpgradeConfigs`.

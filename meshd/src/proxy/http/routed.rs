@@ -23,7 +23,6 @@ use super::super::forward::{self, Sending};
 use super::super::local_reply::LocalReply;
 use super::super::mirror;
 use super::super::outbound::Target;
-use super::super::passthrough::Direct;
 use super::super::request::{self, Head};
 use super::super::worker::Chance;
 use super::Inbound;
@@ -120,11 +119,11 @@ impl Inbound<'_> {
     /// Sends it where it was going anyway.
     pub(super) async fn unrouted(
         &self,
-        direct: &Direct,
+        cluster: &Arc<Cluster>,
         body: Incoming,
         mut exchange: Exchange,
     ) -> Response<Reply> {
-        exchange.cluster = Some(direct.cluster.clone());
+        exchange.cluster = Some(cluster.clone());
         let mut headers = self.call.headers.clone();
         request::add_standard(&mut headers, self.call.scheme);
         let target = self.call.path_and_query();
@@ -148,7 +147,7 @@ impl Inbound<'_> {
         };
         let source = (!body.is_end_stream()).then(|| Source::new(body, 0));
         exchange.source.clone_from(&source);
-        let sending = self.sending(&direct.cluster, &NO_RETRY, None, head, source);
+        let sending = self.sending(cluster, &NO_RETRY, None, head, source);
         self.send(sending, Answering::default(), exchange).await
     }
 
