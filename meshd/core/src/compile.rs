@@ -35,10 +35,12 @@ mod retry;
 pub(crate) mod routes;
 pub(crate) mod rules;
 pub(crate) mod scope;
+mod seen;
 mod tcp;
 pub(crate) mod visibility;
 
 pub use clusters::Memory;
+pub use seen::Seen;
 
 /// Compiles what a host is to do.
 ///
@@ -95,6 +97,7 @@ pub fn compile(world: &World, node: &Arc<Node>, previous: Option<&Plan>) -> Plan
         clusters,
         problems: problems.into_list(),
         memory,
+        seen: seen::Seen::of(world),
     }
 }
 

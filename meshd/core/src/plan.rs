@@ -51,6 +51,8 @@ pub struct Plan {
     pub problems: Vec<String>,
     /// What the next Plan may share with this one.
     pub memory: crate::compile::Memory,
+    /// The hosts and instances it was made of, by which the next Plan knows which endpoints are new.
+    pub seen: crate::compile::Seen,
 }
 
 /// Who this host is.

@@ -122,7 +122,10 @@ impl<'a> Inbound<'a> {
     /// Finds the route; a host nobody declared goes where it was going, or is refused.
     fn find(&self) -> Result<Found<'a>, Box<LocalReply>> {
         let Some((outbound, _)) = self.view.outbound(self.connection.caller) else {
-            return Err(Box::new(LocalReply::unknown_host()));
+            // Of a visitor: the gateway is gone, its connection is not yet.
+            let is_visitor = self.connection.edge.is_some();
+            let reply = if is_visitor { LocalReply::no_route() } else { LocalReply::unknown_host() };
+            return Err(Box::new(reply));
         };
         let table = outbound.ports.get(&self.asked.port);
         let host = table.and_then(|table| route::find_host(table, self.call.authority));

@@ -255,8 +255,9 @@ fn versions(settings: &ServerTls) -> Vec<&'static SupportedProtocolVersion> {
 }
 
 fn pair(chain: &Path, key: &Path) -> Result<Arc<CertifiedKey>, TerminateError> {
+    let certificates = certificates(chain)?;
     let parsed = PrivateKeyDer::from_pem_slice(&content(key)?).map_err(|error| file(key, error))?;
-    let pair = CertifiedKey::from_der(certificates(chain)?, parsed, provider());
+    let pair = CertifiedKey::from_der(certificates, parsed, provider());
     pair.map(Arc::new).map_err(|error| file(key, error))
 }
 

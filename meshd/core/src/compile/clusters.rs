@@ -13,6 +13,7 @@ use super::hosts::{Port, Service};
 use super::mesh::Settings;
 use super::policy::{self, Effective};
 use super::scope::Scope;
+use super::seen::{Seen, Stale};
 use super::{Problems, endpoints, fingerprint};
 use crate::balance::EndpointSet;
 use crate::plan::{Cluster, ClusterName, Locality, Node, Plan};
@@ -27,6 +28,7 @@ pub(super) struct Builder<'a> {
     rules: &'a Rules<'a>,
     previous: Option<&'a Plan>,
     namesakes: BTreeSet<HostId>,
+    stale: Stale,
     found: RefCell<HashMap<Asked, Option<Arc<Cluster>>>>,
     made: RefCell<Memory>,
 }
@@ -55,6 +57,7 @@ impl<'a> Builder<'a> {
             rules,
             previous,
             namesakes: endpoints::namesakes(world),
+            stale: Seen::stale(previous, world, node),
             found: RefCell::default(),
             made: RefCell::default(),
         }
@@ -137,6 +140,13 @@ impl<'a> Builder<'a> {
                 .map(|(stamp, cluster)| (Some(*stamp), cluster))
                 .or_else(|| plan.clusters.get(name).map(|cluster| (None, cluster)))
         });
+        if let Some((Some(then), cluster)) = before
+            && then == stamp
+            && service.is_registered()
+            && !self.stale.has(&service.host)
+        {
+            return cluster.clone();
+        }
         let carried = endpoints::Carried::of(before.map(|(_, cluster)| &**cluster));
         let place = endpoints::Place {
             world: self.world,

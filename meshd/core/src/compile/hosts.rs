@@ -149,7 +149,8 @@ pub(crate) fn services<'a>(world: &'a World, node: &Node, mesh: &Settings<'a>) -
     let mut found: BTreeMap<Arc<str>, Vec<Service<'a>>> = registered(world, mesh, &node.domain);
     let mut shadowed = Vec::new();
     let mut entries: Vec<&Stored> = of_kind(world, Kind::ServiceEntry).collect();
-    entries.sort_by_key(|stored| (stored.created, stored.object.key()));
+    // They come in order of namespace and name.
+    entries.sort_by_key(|stored| stored.created);
     let selectable = Selectable::of(world);
     for stored in entries {
         let Spec::ServiceEntry(spec) = &stored.object.spec else { continue };
@@ -229,7 +230,7 @@ fn registered<'a>(
     domain: &str,
 ) -> BTreeMap<Arc<str>, Vec<Service<'a>>> {
     let export_to = visibility::or_default(&[], mesh, |config| &config.default_service_export_to);
-    let mut groups: BTreeMap<(&str, &str), Vec<InstanceRef<'a>>> = BTreeMap::new();
+    let mut groups: HashMap<(&str, &str), Vec<InstanceRef<'a>>> = HashMap::default();
     for instance in world.instances() {
         let name = (instance.instance.namespace.as_str(), instance.instance.service.as_str());
         groups.entry(name).or_default().push(instance);

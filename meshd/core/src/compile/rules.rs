@@ -179,7 +179,8 @@ pub(crate) fn load<'a>(
             _ => None,
         })
         .collect();
-    stored.sort_by_cached_key(|(stored, _)| (stored.created, stored.object.key()));
+    // They come in order of namespace and name.
+    stored.sort_by_key(|(stored, _)| stored.created);
     let export_to = |spec: &'a VirtualService| {
         visibility::or_default(&spec.export_to, mesh, |config| &config.default_virtual_service_export_to)
     };

@@ -345,3 +345,47 @@ spec:
     let policy = policy::locality(&policy::Effective::default(), &mesh, false);
     assert!(matches!(policy, crate::plan::LocalityPolicy::Distribute(shares) if shares.len() == 1));
 }
+
+#[test]
+fn endpoints_follow_hosts_and_instances_plan_by_plan_as_if_made_anew() {
+    let mut world = world();
+    apply(&mut world, SUBSETS);
+    let node = node();
+    let mut plan = compile(&world, &node, None);
+    let registration = Registration::clone(&world.registrations[&HostId(2)]);
+    let mut ill = registration.clone();
+    ill.instances.get_mut("reviews-v1").expect("it").health = Health::Unhealthy;
+    let mut moved = registration.clone();
+    moved.instances.get_mut("reviews-v2").expect("it").service = "ratings".into();
+    let host = |edit: &dyn Fn(&mut mesh_proto::watch::Host)| {
+        let mut host = (*world.hosts[&HostId(2)]).clone();
+        edit(&mut host);
+        Change::Host { id: HostId(2), host: Some(host) }
+    };
+    let changed = |registration| Change::Registration { host: HostId(2), registration };
+    let changes = [
+        changed(Some(ill)),
+        changed(Some(moved)),
+        host(&|host| host.liveness = Liveness::Suspect),
+        host(&|host| host.facts.address = ([10, 0, 0, 9], 15008).into()),
+        host(&|host| host.name = "vm1".into()),
+        changed(None),
+        changed(Some(registration)),
+    ];
+    for change in changes {
+        world.absorb(&change);
+        let before = plan.clusters.clone();
+        plan = compile(&world, &node, Some(&plan));
+        let fresh = compile(&world, &node, None);
+        assert_eq!(plan.clusters.keys().collect::<Vec<_>>(), fresh.clusters.keys().collect::<Vec<_>>());
+        for (name, cluster) in &plan.clusters {
+            assert!(
+                endpoints::same(&cluster.endpoints.all, &fresh.clusters[name].endpoints.all),
+                "{name} after {change:?}"
+            );
+        }
+        assert!(
+            plan.clusters.iter().any(|(name, one)| before.get(name).is_none_or(|was| !Arc::ptr_eq(was, one)))
+        );
+    }
+}
