@@ -42,8 +42,10 @@ fn main() -> anyhow::Result<()> {
         started: Instant::now(),
     };
     let way = Way::Service { port: 80, protocol: Declared::Http, caller: 0 };
-    let _proxy =
-        meshd::proxy::start(shared, Sockets { entrances: vec![Entrance { way, sockets }], quic: None })?;
+    let _proxy = meshd::proxy::start(
+        shared,
+        Sockets { entrances: vec![Entrance { way, sockets }], quic: Vec::new() },
+    )?;
     let (mut before, mut cpu_before) = (0, cpu_micros()?);
     loop {
         std::thread::sleep(Duration::from_secs(1));

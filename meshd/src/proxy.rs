@@ -134,8 +134,8 @@ impl Default for Settings {
 pub struct Sockets {
     /// Every way in with its sockets: one for each worker; with fewer, some workers do not listen there.
     pub entrances: Vec<Entrance>,
-    /// The mesh port over UDP, served by one worker; `None`: hops and control traffic come over TCP only.
-    pub quic: Option<(std::net::UdpSocket, QuicOptions)>,
+    /// The mesh port over UDP, each socket served by one worker; none: hops and control traffic come over TCP only.
+    pub quic: Vec<(std::net::UdpSocket, QuicOptions)>,
 }
 
 /// One way in.
@@ -241,14 +241,17 @@ pub fn start(shared: Shared, sockets: Sockets) -> Result<Proxy, StartError> {
         }
     }
     let mut keeper = doors::Keeper::new(&shared, &draining);
-    let mut quic = sockets.quic;
+    let mut quic: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
+    for (index, socket) in sockets.quic.into_iter().enumerate() {
+        quic[index % workers].push(socket);
+    }
     let mut threads = Vec::with_capacity(workers);
-    for (index, listeners) in shares.into_iter().enumerate() {
+    for (index, (listeners, quic)) in shares.into_iter().zip(quic).enumerate() {
         let start = worker::Start {
             index,
             shared: shared.clone(),
             listeners,
-            quic: quic.take(),
+            quic,
             own: own.clone(),
             control: control.clone(),
             draining: draining.clone(),

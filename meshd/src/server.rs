@@ -185,6 +185,12 @@ impl Server {
         self.streams.head()
     }
 
+    /// How often the election driver has looked at its timer.
+    #[cfg(test)]
+    fn election_looks(&self) -> u64 {
+        self.consensus.looks.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
     /// The leader as far as this server knows; `None` while there is none.
     pub fn leader(&self) -> Option<HostId> {
         self.consensus.leader()

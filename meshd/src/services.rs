@@ -167,6 +167,8 @@ async fn follow(mut folders: Folders, outlets: Outlets, changed: Arc<Notify>, mu
         .await
         {
             Ok(read) => read,
+            // meshd ends before it has begun to serve: what ended it is told elsewhere.
+            Err(error) if error.is_cancelled() => return,
             Err(error) => return tracing::error!(%error, "services are no longer read"),
         };
         outlets.publish(offer);

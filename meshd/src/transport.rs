@@ -15,6 +15,7 @@ pub mod frame;
 pub mod join;
 pub mod link;
 pub mod quic;
+mod rest;
 pub mod secret;
 pub mod socket;
 pub mod tcp;

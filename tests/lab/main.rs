@@ -3,12 +3,16 @@
 mod bare;
 mod binomial;
 mod canary;
+mod clients;
+mod commands;
 mod first_hour;
 mod gateway;
 mod harmless;
 mod leaving;
 mod outage;
+mod quic;
 mod refusals;
+mod six;
 mod ways_in;
 mod wire;
 

@@ -87,11 +87,19 @@ impl Host {
     /// # Errors
     /// When it cannot be written.
     pub fn write_config(&self, more: &str) -> Result<()> {
+        self.write_config_at(&self.address.to_string(), more)
+    }
+
+    /// Like [`Host::write_config`], for a host that others reach at another address.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_config_at(&self, advertise: &str, more: &str) -> Result<()> {
         let folder = self.folder.display();
         let text = format!(
-            "[host]\nname = \"{}\"\ndata = \"{folder}/data\"\nadvertise = \"{}\"\n\
+            "[host]\nname = \"{}\"\ndata = \"{folder}/data\"\nadvertise = \"{advertise}\"\n\
              [listen]\nsocket = \"{folder}/meshd.sock\"\n[services]\ndirectory = \"{folder}/services.d\"\n{more}\n",
-            self.name, self.address
+            self.name
         );
         std::fs::write(self.config(), text).context("writing meshd.toml")
     }
@@ -252,6 +260,25 @@ impl Host {
     pub fn serve_echo(&mut self, name: &str, port: u16) -> Result<()> {
         let address = format!("127.0.0.1:{port}");
         self.start_service(name, &address, &["echo", &address])
+    }
+
+    /// Starts a service on `127.0.0.1:port` that speaks `grpc`, `mail` or `websocket` (see `lab-service`).
+    ///
+    /// # Errors
+    /// When it cannot be started or does not listen within 10 s.
+    pub fn serve_as(&mut self, kind: &str, port: u16) -> Result<()> {
+        let address = format!("127.0.0.1:{port}");
+        self.start_service(kind, &address, &[kind, &address])
+    }
+
+    /// Calls a service with one of the callers of `lab-service`, such as `grpc-call`.
+    ///
+    /// # Errors
+    /// When it cannot be started; how it ended is in the output.
+    pub fn call(&self, arguments: &[&str]) -> Result<Output> {
+        let mut command = self.enter("timeout");
+        command.arg("10").arg(&self.binaries.service).args(arguments);
+        run(command)
     }
 
     fn start_service(&mut self, name: &str, address: &str, arguments: &[&str]) -> Result<()> {

@@ -130,8 +130,10 @@ impl Order {
         let warnings = rules::number(&findings, Severity::Warning);
         let mut failure = Failure::from(error);
         if errors + warnings > 0 {
-            failure.message =
-                format!("{} ({}); nothing was changed", failure.message, rules::totals(errors, warnings));
+            let told = if failure.message.contains(UNCHANGED) { "" } else { UNCHANGED };
+            let separator = if told.is_empty() { "" } else { "; " };
+            let totals = rules::totals(errors, warnings);
+            failure.message = format!("{} ({totals}){separator}{told}", failure.message);
         }
         failure
     }
@@ -189,6 +191,9 @@ fn names(paths: &[PathBuf]) -> String {
     let names: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
     names.join(" ")
 }
+
+/// What a refusal must say, once.
+const UNCHANGED: &str = "nothing was changed";
 
 #[cfg(test)]
 mod tests {

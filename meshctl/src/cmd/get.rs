@@ -1,7 +1,9 @@
 //! `meshctl get`: rules as the mesh has them.
 
+use std::fmt::Write as _;
+
 use mesh_proto::api::{Get, Request, Response};
-use mesh_proto::resource::{Object, Spec, VirtualService};
+use mesh_proto::resource::{HttpRoute, Object, Spec, VirtualService};
 use mesh_proto::watch::Stored;
 use serde::Serialize;
 
@@ -10,6 +12,7 @@ use crate::client::{Client, answer};
 use crate::exit::{Exit, Failure, Result};
 use crate::kinds;
 use crate::output::{Columns, show};
+use crate::words::count;
 
 /// Runs `get`.
 pub(crate) async fn run(args: &GetArgs, client: &Client) -> Result<Exit> {
@@ -87,7 +90,7 @@ fn hosts(object: &Object) -> String {
 
 fn says(object: &Object) -> String {
     match &object.spec {
-        Spec::VirtualService(rule) => shares(rule),
+        Spec::VirtualService(rule) => route(rule),
         Spec::DestinationRule(rule) => {
             let names: Vec<_> = rule.subsets.iter().map(|subset| subset.name.clone()).collect();
             if names.is_empty() { String::new() } else { format!("subsets {}", few(&names)) }
@@ -96,21 +99,77 @@ fn says(object: &Object) -> String {
     }
 }
 
-/// The weights of the last route with any, for most rules the one that counts: `v1 90, v2 10`.
-fn shares(rule: &VirtualService) -> String {
-    let Some(route) = rule.http.iter().rev().find(|route| !route.route.is_empty()) else {
-        return String::new();
+/// The last route with destinations, for most rules the one that counts: `v1 90, v2 10; timeout 2s`. Of rules without
+/// one, the last route.
+fn route(rule: &VirtualService) -> String {
+    let Some(shown) = rule.http.iter().rev().find(|route| !route.route.is_empty()).or(rule.http.last())
+    else {
+        return match rule.tcp.len() + rule.tls.len() {
+            0 => String::new(),
+            connections => format!("{} for connections", count(connections, "route")),
+        };
     };
-    let more =
-        if rule.http.len() > 1 { format!(" (+{} routes)", rule.http.len() - 1) } else { String::new() };
-    format!(
-        "{}{more}",
-        super::diff::weights(route)
-            .iter()
-            .map(|(to, weight)| format!("{to} {weight}"))
-            .collect::<Vec<_>>()
-            .join(", ")
-    )
+    let effects = effects(shown);
+    let mut parts = vec![target(shown)];
+    if !effects.is_empty() {
+        parts.push(effects.join(", "));
+    }
+    let mut text = parts.join("; ");
+    let others: Vec<_> = rule.http.iter().filter(|route| !std::ptr::eq(*route, shown)).collect();
+    if !others.is_empty() {
+        let faults = if others.iter().any(|route| route.fault.is_some()) { ", with faults" } else { "" };
+        let _ = write!(text, " (+{}{faults})", count(others.len(), "route"));
+    }
+    text
+}
+
+/// Where a route sends requests, or what it does instead.
+fn target(route: &HttpRoute) -> String {
+    if let Some(redirect) = &route.redirect {
+        return format!(
+            "redirect {}",
+            if redirect.redirect_code == 0 { 301 } else { redirect.redirect_code }
+        );
+    }
+    if let Some(answer) = &route.direct_response {
+        return format!("answer {}", answer.status);
+    }
+    if let Some(delegate) = &route.delegate {
+        return format!("as {} says", delegate.name);
+    }
+    let weights = super::diff::weights(route);
+    weights.iter().map(|(to, weight)| format!("{to} {weight}")).collect::<Vec<_>>().join(", ")
+}
+
+/// What else a route does to requests, as far as it changes their fate.
+fn effects(route: &HttpRoute) -> Vec<String> {
+    let mut words = Vec::new();
+    let fault = route.fault.as_ref();
+    if let Some(abort) = fault.and_then(|fault| fault.abort.as_ref()) {
+        let status = match (abort.http_status, abort.grpc_status.as_str()) {
+            (Some(status), _) => status.to_string(),
+            (None, grpc) => format!("gRPC {grpc}"),
+        };
+        words.push(format!("{status} for {} %", abort.percentage.unwrap_or_default().value));
+    }
+    if let Some(delay) = fault.and_then(|fault| fault.delay.as_ref()) {
+        let late = delay.fixed_delay.unwrap_or_default();
+        // Istio's default where neither form says how many.
+        let share =
+            delay.percentage.map(|share| share.value).or(delay.percent.map(f64::from)).unwrap_or(100.0);
+        words.push(format!("{late} late for {share} %"));
+    }
+    words.extend(route.timeout.map(|timeout| format!("timeout {timeout}")));
+    if let Some(attempts) = route.retries.as_ref().and_then(|retries| retries.attempts) {
+        words.push(match attempts {
+            1 => "1 retry".to_owned(),
+            attempts => format!("{attempts} retries"),
+        });
+    }
+    if route.mirror.is_some() || !route.mirrors.is_empty() {
+        words.push("mirrored".to_owned());
+    }
+    words
 }
 
 fn few(names: &[String]) -> String {
@@ -148,6 +207,47 @@ mod tests {
             "KIND            NAME     FOR      SAYS          REVISION\n\
              VirtualService  reviews  reviews  v1 90, v2 10         7\n"
         );
+    }
+
+    fn said(http: &str) -> String {
+        let mut rules = Rules::default();
+        let text = format!(
+            "{{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {{name: a}}, spec: {{hosts: [a], http: {http}}}}}"
+        );
+        rules.add("a.yaml", &text, "default");
+        assert!(rules.findings.is_empty(), "{:?}", rules.findings);
+        says(&rules.all[0].object)
+    }
+
+    #[test]
+    fn the_table_tells_faults_timeouts_and_retries() {
+        let to = "route: [{destination: {host: a, subset: v1}}]";
+        let cases = [
+            (format!("[{{{to}}}]"), "v1 100"),
+            (
+                format!("[{{{to}, timeout: 2s, retries: {{attempts: 3, perTryTimeout: 0.5s}}}}]"),
+                "v1 100; timeout 2s, 3 retries",
+            ),
+            (
+                format!(
+                    "[{{{to}, fault: {{abort: {{httpStatus: 503, percentage: {{value: 10}}}}, delay: {{fixedDelay: \
+                     0.5s, percentage: {{value: 20}}}}}}}}]"
+                ),
+                "v1 100; 503 for 10 %, 0.5s late for 20 %",
+            ),
+            (
+                format!(
+                    "[{{match: [{{uri: {{prefix: /x}}}}], {to}, fault: {{abort: {{httpStatus: 500, percentage: \
+                     {{value: 1}}}}}}}}, {{{to}}}]"
+                ),
+                "v1 100 (+1 route, with faults)",
+            ),
+            ("[{redirect: {uri: /b, redirectCode: 302}}]".to_owned(), "redirect 302"),
+            ("[{directResponse: {status: 418}}]".to_owned(), "answer 418"),
+        ];
+        for (http, expected) in cases {
+            assert_eq!(said(&http), expected, "{http}");
+        }
     }
 
     #[test]

@@ -106,6 +106,42 @@ fn completion_is_written_for_every_shell() {
     }
 }
 
+/// A shell, how it is told to load nothing else, and what it runs; the answer must name a command.
+const LOADING: [(&str, &[&str], &str); 3] = [
+    (
+        "bash",
+        &["--norc", "-c"],
+        "source <(\"$MESHCTL\" completion bash) && complete -p meshctl >/dev/null && COMP_WORDS=(meshctl appl) && \
+         COMP_CWORD=1 && _meshctl meshctl appl meshctl && echo \"${COMPREPLY[@]}\"",
+    ),
+    (
+        "zsh",
+        &["-f", "-c"],
+        "autoload -Uz compinit && compinit -u -D && source <(\"$MESHCTL\" completion zsh) && [[ $_comps[meshctl] == \
+         _meshctl ]] && functions _meshctl_commands | grep -o 'apply:' | tr -d :",
+    ),
+    ("fish", &["--no-config", "-c"], "$MESHCTL completion fish | source; complete -C 'meshctl appl'"),
+];
+
+#[test]
+fn completion_loads_in_every_shell_that_is_installed() {
+    for (shell, arguments, line) in LOADING {
+        let ran = std::process::Command::new(shell)
+            .args(arguments)
+            .arg(line)
+            .env("MESHCTL", env!("CARGO_BIN_EXE_meshctl"))
+            .output();
+        let Ok(ran) = ran else {
+            eprintln!("SKIPPED: {shell} is not installed");
+            continue;
+        };
+        let said = String::from_utf8_lossy(&ran.stdout);
+        let complaint = String::from_utf8_lossy(&ran.stderr);
+        assert!(ran.status.success() && complaint.is_empty(), "{shell}: {said}{complaint}");
+        assert!(said.split_whitespace().next() == Some("apply"), "{shell}: {said}");
+    }
+}
+
 #[test]
 fn version_is_told_even_without_a_server() {
     let ran = alone(&["version", "--socket", "/nowhere"]);

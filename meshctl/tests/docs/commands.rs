@@ -43,8 +43,7 @@ struct Demo {
 impl Demo {
     fn start() -> Self {
         let folder = tempfile::Builder::new().prefix("docs").tempdir_in("/tmp").expect("a folder");
-        let id = std::process::id();
-        let base = format!("127.{}.{}", 64 + id / 200 % 128, id % 200);
+        let base = own_base(64, 128);
         let mut command = Command::new(meshctl());
         command.args(["demo", "--base", &base]).current_dir(root()).stdin(Stdio::null());
         command.env("XDG_RUNTIME_DIR", folder.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -75,24 +74,9 @@ impl Demo {
         }
     }
 
-    /// Runs a line as a user would in a second terminal, in the folder of the repository.
+    /// Runs a line in a second terminal: see [`typed`].
     fn run(&self, line: &str) -> (Option<i32>, String) {
-        let mut command = Command::new("sh");
-        let folder = meshctl().parent().expect("a folder").to_owned();
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let path = std::env::join_paths(std::iter::once(folder).chain(std::env::split_paths(&path)));
-        command.args(["-c", line]).current_dir(root()).stdin(Stdio::null());
-        command.env("PATH", path.expect("a path")).env("XDG_RUNTIME_DIR", self.folder.path());
-        command.env_remove("MESHD_SOCKET").stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("sh");
-        let limit = Instant::now() + COMMAND;
-        while child.try_wait().expect("its state").is_none() && Instant::now() < limit {
-            std::thread::sleep(Duration::from_millis(5)); // a process is looked at, there is nothing to wait on
-        }
-        let _ = child.kill();
-        let output = child.wait_with_output().expect("its output");
-        let text = [output.stdout, output.stderr].concat();
-        (output.status.code(), String::from_utf8_lossy(&text).into_owned())
+        typed(line, self.folder.path())
     }
 
     /// The revision of the first rules.
@@ -127,12 +111,38 @@ impl Drop for Demo {
     }
 }
 
+/// Runs a line as a user would in a second terminal, in the folder of the repository; `runtime` is where the demo lives.
+pub(crate) fn typed(line: &str, runtime: &Path) -> (Option<i32>, String) {
+    let mut command = Command::new("sh");
+    let folder = meshctl().parent().expect("a folder").to_owned();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path = std::env::join_paths(std::iter::once(folder).chain(std::env::split_paths(&path)));
+    command.args(["-c", line]).current_dir(root()).stdin(Stdio::null());
+    command.env("PATH", path.expect("a path")).env("XDG_RUNTIME_DIR", runtime);
+    command.env_remove("MESHD_SOCKET").stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("sh");
+    let limit = Instant::now() + COMMAND;
+    while child.try_wait().expect("its state").is_none() && Instant::now() < limit {
+        std::thread::sleep(Duration::from_millis(5)); // a process is looked at, there is nothing to wait on
+    }
+    let _ = child.kill();
+    let output = child.wait_with_output().expect("its output");
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&text).into_owned())
+}
+
+/// Loopback addresses that no other demo has: of `span` second bytes from `first` on, and a third, by this process.
+pub(crate) fn own_base(first: u32, span: u32) -> String {
+    let id = std::process::id();
+    format!("127.{}.{}", first + id / 200 % span, id % 200)
+}
+
 /// The command line under test; meshd is made beside it, where the demo looks for it.
-fn meshctl() -> PathBuf {
+pub(crate) fn meshctl() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_meshctl"))
 }
 
-fn build_meshd() {
+pub(crate) fn build_meshd() {
     let folder = meshctl().parent().expect("a folder").to_owned();
     let profile = match folder.file_name().and_then(|name| name.to_str()) {
         Some("debug") | None => "dev",

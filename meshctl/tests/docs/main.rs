@@ -3,7 +3,9 @@
 mod architecture;
 mod commands;
 mod differences;
+mod live;
 mod support;
+mod terminal;
 
 use std::path::{Path, PathBuf};
 

@@ -9,6 +9,7 @@ use mesh_proto::registration::Protocol;
 
 use crate::agent::Outlets;
 use crate::config::{self, Config, StandsFor};
+use crate::identity::HostKeys;
 use crate::proxy::{self, Declared, Entrance, Proxy, Settings, Shared, Sockets, Way};
 use crate::telemetry::{self, AccessLog, Stats};
 use crate::transport::{Dialer, QuicOptions, SocketOptions, Transport, socket};
@@ -27,6 +28,7 @@ pub(super) fn start_proxy(
     outlets: &Outlets,
     dialer: &Dialer,
     stats: &Arc<Stats>,
+    keys: &HostKeys,
     started: Instant,
 ) -> Result<Proxy> {
     let shared = Shared {
@@ -37,22 +39,25 @@ pub(super) fn start_proxy(
         access_log: access_log(config)?,
         started,
     };
-    Ok(proxy::start(shared, sockets(config)?)?)
+    Ok(proxy::start(shared, sockets(config, keys)?)?)
 }
 
 /// Binds the mesh port over UDP; without it, hosts reach this one over TCP.
 ///
-/// Where the mesh port is open to both families, UDP is bound on IPv4 only: over IPv6, TCP carries the same.
-fn quic(config: &Config) -> Option<(UdpSocket, QuicOptions)> {
-    let mesh = config.listen.mesh;
-    let address = if mesh.ip().is_unspecified() { (Ipv4Addr::UNSPECIFIED, mesh.port()).into() } else { mesh };
-    match socket::bind_udp(address, socket::Share::Alone) {
-        Ok(udp) => Some((udp, QuicOptions::default())),
+/// The secret of resets comes from the host's key, so that peers of a meshd that crashed learn of it from the next one.
+fn quic(config: &Config, keys: &HostKeys) -> Vec<(UdpSocket, QuicOptions)> {
+    let bind = |address: SocketAddr| match socket::bind_udp(address, socket::Share::Alone) {
+        Ok(udp) => Some((udp, QuicOptions { reset_secret: Some(keys.derived("quic reset")) })),
+        Err(error) if address.is_ipv6() && address.ip().is_unspecified() => {
+            tracing::info!(%error, "the mesh port is open on IPv4 only");
+            None
+        }
         Err(error) => {
             tracing::warn!(%error, "the mesh port does not listen on UDP; other hosts use TCP");
             None
         }
-    }
+    };
+    mesh_addresses(config.listen.mesh).into_iter().filter_map(bind).collect()
 }
 
 fn settings(config: &Config) -> Settings {
@@ -88,7 +93,7 @@ fn access_log(config: &Config) -> Result<Option<AccessLog>> {
     AccessLog::start(format, &telemetry::Sink::Stdout).map(Some).context("starting the access log")
 }
 
-fn sockets(config: &Config) -> Result<Sockets> {
+fn sockets(config: &Config, keys: &HostKeys) -> Result<Sockets> {
     let workers = workers(config);
     let mut entrances = Vec::new();
     let mut add = |way: Way, address: SocketAddr| -> Result<()> {
@@ -130,7 +135,7 @@ fn sockets(config: &Config) -> Result<Sockets> {
         };
         add(way, listener.address)?;
     }
-    Ok(Sockets { entrances, quic: quic(config) })
+    Ok(Sockets { entrances, quic: quic(config, keys) })
 }
 
 /// `[::]` stands for both families; a socket takes one.

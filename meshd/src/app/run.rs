@@ -49,6 +49,10 @@ pub fn run(config: Config) -> Result<()> {
         );
     };
     let _lock = FolderLock::take(&data)?;
+    // Several small heaps (one for each thread) on huge pages take tens of MB that nobody uses.
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        tracing::debug!(%error, "huge pages stay on");
+    }
     // Raft alone on a thread, so that nobody can delay a heartbeat; everything else of the control plane on another.
     let raft = runtime("meshd-raft")?;
     let work = runtime("meshd-work")?;
@@ -152,8 +156,14 @@ async fn serve(config: Config, state: HostState, raft: &Runtime) -> Result<()> {
     let upstreams = dns::upstreams(&ground.config);
     let dns =
         dns::start(&ground.config, outlets.plans.clone(), upstreams.clone(), ground.draining.clone()).await?;
-    let mut proxy =
-        entrances::start_proxy(&ground.config, &outlets, &ground.dialer, &ground.stats, ground.began)?;
+    let mut proxy = entrances::start_proxy(
+        &ground.config,
+        &outlets,
+        &ground.dialer,
+        &ground.stats,
+        &ground.keys,
+        ground.began,
+    )?;
     if let Some(keeper) = proxy.doors.take() {
         task::spawn("doors", keeper.run(published.clone(), problems));
     }

@@ -254,7 +254,7 @@ pub const KEYS: &[Key] = &[
         "transport",
         r#""tcp""#,
         "tcp, quic",
-        "How traffic travels between hosts. tcp costs less CPU for bulk, and passes where UDP is dropped.",
+        "How traffic travels between hosts. tcp costs less CPU; quic suits links that lose packets, and goes over TCP where UDP is dropped.",
     ),
     key("proxy", "drain_seconds", "30", "seconds", "How long open connections may finish when meshd stops."),
     key(

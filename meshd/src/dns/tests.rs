@@ -174,9 +174,14 @@ async fn within<T>(what: impl Future<Output = T>) -> T {
 
 /// A resolver that gives one reply to everything, over UDP and TCP.
 async fn resolver(reply: Option<Vec<u8>>) -> SocketAddr {
-    let udp = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    // A port that is free over UDP may be taken over TCP.
+    let (udp, tcp) = loop {
+        let udp = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        if let Ok(tcp) = tokio::net::TcpListener::bind(udp.local_addr().unwrap()).await {
+            break (udp, tcp);
+        }
+    };
     let address = udp.local_addr().unwrap();
-    let tcp = tokio::net::TcpListener::bind(address).await.unwrap();
     task::spawn("resolver", async move {
         let mut buffer = [0; 4096];
         loop {

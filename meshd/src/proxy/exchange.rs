@@ -4,6 +4,7 @@
 //! the caller gone), dropping it tells.
 
 use std::net::SocketAddr;
+use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -25,8 +26,11 @@ use super::outbound::Connection;
 use super::upstream::Lease;
 use crate::telemetry::{EdgeCell, EdgeKey, Record};
 
-/// One request, until it is told.
-pub(crate) struct Exchange {
+/// One request, until it is told. A box: it travels through many hands.
+pub(crate) struct Exchange(Box<Life>);
+
+/// What is known about a request.
+pub(crate) struct Life {
     connection: Rc<Connection>,
     pub(crate) started: Instant,
     pub(crate) caller: Arc<str>,
@@ -66,7 +70,7 @@ impl Exchange {
     pub(crate) fn begin(connection: &Rc<Connection>, caller: Arc<str>, parts: &Parts) -> Self {
         connection.watch.request_began();
         let log = connection.worker.access_log.is_some().then(|| Box::new(Logged::of(parts)));
-        Self {
+        Self(Box::new(Life {
             connection: connection.clone(),
             started: Instant::now(),
             caller,
@@ -84,9 +88,25 @@ impl Exchange {
             flag: None,
             flags: Flags::default(),
             log,
-        }
+        }))
     }
+}
 
+impl Deref for Exchange {
+    type Target = Life;
+
+    fn deref(&self) -> &Life {
+        &self.0
+    }
+}
+
+impl DerefMut for Exchange {
+    fn deref_mut(&mut self) -> &mut Life {
+        &mut self.0
+    }
+}
+
+impl Life {
     /// Raises a flag; the first one counts in metrics, all are logged.
     pub(crate) fn raise(&mut self, flag: Flag) {
         self.flag.get_or_insert(flag);
@@ -127,7 +147,7 @@ impl Exchange {
     }
 }
 
-impl Drop for Exchange {
+impl Drop for Life {
     fn drop(&mut self) {
         self.connection.watch.request_ended();
         if self.status == 0 {
@@ -160,7 +180,7 @@ impl Logged {
         }
     }
 
-    fn record(self, exchange: &Exchange, took: Duration) -> Record {
+    fn record(self, exchange: &Life, took: Duration) -> Record {
         Record {
             started: SystemTime::now() - took,
             method: self.method,

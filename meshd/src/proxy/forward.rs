@@ -1,8 +1,9 @@
 //! Sending a request to an endpoint of its cluster, and again where the rules say so.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::{HeaderMap, Response};
 use hyper::body::Incoming;
@@ -41,19 +42,22 @@ pub(crate) struct Answered {
 }
 
 /// Sends it until there is an answer to pass on. Counts what happens into the exchange.
-pub(crate) async fn run(sending: Sending<'_>, exchange: &mut Exchange) -> Result<Answered, Failure> {
+pub(crate) async fn run(sending: &mut Sending<'_>, exchange: &mut Exchange) -> Result<Answered, Failure> {
     let permit = breaker::admit_request(sending.cluster).map_err(|_| Failure::Overflow)?;
     let mut current = None;
     let timeout = sending.timeout;
     let (worker, cluster, source) = (sending.worker, sending.cluster, sending.source.clone());
-    let attempts = attempts(sending, exchange, &mut current);
-    let result = match timeout {
-        None => attempts.await,
-        Some(limit) => tokio::select! {
-            biased;
-            result = attempts => result,
-            () = over(source.as_deref(), limit) => Err(Failure::RouteTimeout),
-        },
+    let result = {
+        // Polled where it was made: moving a future copies all of its states.
+        let mut attempts = pin!(attempts(sending, exchange, &mut current));
+        match timeout {
+            None => attempts.await,
+            Some(limit) => tokio::select! {
+                biased;
+                result = attempts.as_mut() => result,
+                () = over(source.as_deref(), limit) => Err(Failure::RouteTimeout),
+            },
+        }
     };
     if let (Err(Failure::RouteTimeout), Some(endpoint)) = (&result, current) {
         outlier::record(cluster, endpoint, Answer::Timeout, worker.now());
@@ -72,25 +76,25 @@ pub(crate) async fn over(source: Option<&Source>, limit: Duration) {
 }
 
 async fn attempts<'a>(
-    mut sending: Sending<'a>,
+    sending: &mut Sending<'a>,
     exchange: &mut Exchange,
     current: &mut Option<&'a Endpoint>,
 ) -> Result<Answered, Failure> {
     let mut tried: Vec<Arc<str>> = Vec::new();
     let mut retry_permit = None;
     loop {
-        let Some((endpoint, pool)) = choose(&sending, &tried) else { return Err(Failure::NoEndpoint) };
+        let Some((endpoint, pool)) = choose(sending, &tried) else { return Err(Failure::NoEndpoint) };
         *current = endpoint.or(*current);
         exchange.edge = Some(pool.edge.clone());
         exchange.answered_by(&pool.via);
         let in_flight = endpoint.map(|endpoint| endpoint.state.enter());
-        let result = attempt(&mut sending, &pool, exchange.retries).await;
+        let result = attempt(sending, &pool, exchange.retries).await;
         let outcome = match &result {
             Ok((response, _)) => Outcome::of_answer(response.status(), response.headers()),
             Err(failure) => Outcome::Failed(*failure),
         };
         if let Some(endpoint) = endpoint {
-            record(&sending, endpoint, outcome);
+            record(sending, endpoint, outcome);
         }
         let replayable = sending.source.as_ref().is_none_or(|source| source.replayable());
         let attempt = Attempt { outcome, retries: exchange.retries, response_begun: false, replayable };
@@ -152,12 +156,12 @@ async fn attempt(
 ) -> Result<(Response<Incoming>, Lease), Failure> {
     let limit = sending.policy.per_try_timeout;
     let source = sending.source.clone();
-    let once = once(sending, pool, retries);
+    let mut once = pin!(once(sending, pool, retries));
     match limit {
         None => once.await,
         Some(limit) => tokio::select! {
             biased;
-            result = once => result,
+            result = once.as_mut() => result,
             () = over(source.as_deref(), limit) => Err(Failure::PerTryTimeout),
         },
     }
@@ -173,7 +177,7 @@ async fn once(
     let is_last = sending.policy.attempts <= retries;
     let headers = headers(sending, pool, retries, is_last);
     if sending.head.upgrade && pool.is_hop() {
-        return tunnel::upgrade_over_hop(&sending.head, headers, lease).await;
+        return Box::pin(tunnel::upgrade_over_hop(&sending.head, headers, lease)).await;
     }
     let mut request = sending.head.request(headers, pool, body).ok_or(Failure::Protocol)?;
     for _ in 0..STALE_CONNECTIONS {
@@ -200,7 +204,7 @@ async fn once(
 fn headers(sending: &mut Sending<'_>, pool: &Pool, retries: u32, is_last: bool) -> HeaderMap {
     let mut headers =
         if is_last { std::mem::take(&mut sending.head.headers) } else { sending.head.headers.clone() };
-    headers.insert(request::ATTEMPT_COUNT, (retries + 1).into());
+    headers.insert(request::ATTEMPT_COUNT, request::number(u64::from(retries) + 1));
     if pool.is_hop() && application_speaks_http2(sending.cluster, sending.head.version) {
         headers.insert(request::SPEAK, http::HeaderValue::from_static("h2"));
     }
@@ -224,11 +228,6 @@ fn record(sending: &Sending<'_>, endpoint: &Endpoint, outcome: Outcome) {
     if let Some(ejection) = ejected {
         tracing::info!(cluster = %sending.cluster.name, endpoint = %endpoint.id, ?ejection, "endpoint ejected");
     }
-}
-
-/// Returns how long an answer took so far, in whole milliseconds, for `x-envoy-upstream-service-time`.
-pub(crate) fn millis_since(started: Instant) -> u64 {
-    u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Idle connections that may turn out dead one after the other: after a restart of an application all of them are.

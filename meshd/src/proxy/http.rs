@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use ::http::uri::Scheme;
 use ::http::{Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -60,7 +61,7 @@ pub(crate) async fn handle(connection: Rc<Connection>, mut request: Request<Inco
         Ok(asked) => asked,
         Err(reply) => return answer(*reply, is_grpc, exchange),
     };
-    let (target, query) = path::parts(&asked.target);
+    let (target, query) = path::parts(asked.target.as_str());
     let how = view.outbound(connection.caller).map_or_else(Default::default, |(outbound, _)| outbound.paths);
     let Ok(normal) = path::bring(target, how) else {
         return answer(
@@ -69,11 +70,10 @@ pub(crate) async fn handle(connection: Rc<Connection>, mut request: Request<Inco
             exchange,
         );
     };
-    let scheme = route::scheme_of(asked.scheme.as_deref(), &parts.headers).to_owned();
     let call = Call {
-        method: parts.method.as_str(),
-        scheme: &scheme,
-        authority: &asked.authority,
+        method: asked.method.as_str(),
+        scheme: route::scheme_of(asked.scheme.as_ref().map(Scheme::as_str), &parts.headers),
+        authority: asked.authority(),
         path: &normal,
         query,
         headers: &parts.headers,

@@ -35,7 +35,7 @@ pub(crate) fn strip(headers: &mut HeaderMap) {
     strip_hop_by_hop(headers);
     let ours = |name: &HeaderName| {
         let name = name.as_str();
-        name.starts_with("x-envoy-") || name.starts_with("x-mesh-")
+        name.starts_with("x-envoy-") || name.starts_with("x-mesh-") || name == CLIENT_CERTIFICATE.as_str()
     };
     // Most requests have none: look before making a list.
     if headers.keys().any(ours) {
@@ -44,11 +44,14 @@ pub(crate) fn strip(headers: &mut HeaderMap) {
             headers.remove(name);
         }
     }
-    headers.remove(CLIENT_CERTIFICATE);
 }
 
 /// Takes off the fields that say something about one connection only. `te: trailers` stays, as Envoy has it.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    // Most messages have none: one look at the names is cheaper than a search for each field.
+    if !headers.keys().any(|name| *name == header::TE || HOP_BY_HOP.contains(name)) {
+        return;
+    }
     if headers.contains_key(header::CONNECTION) {
         let named: Vec<HeaderName> = headers
             .get_all(header::CONNECTION)
@@ -120,7 +123,7 @@ pub(crate) fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
 /// Adds what every request carries: the scheme it came with and an id.
 pub(crate) fn add_standard(headers: &mut HeaderMap, scheme: &str) {
     if !headers.contains_key(FORWARDED_PROTO)
-        && let Ok(scheme) = HeaderValue::from_str(scheme)
+        && let Some(scheme) = scheme_value(scheme)
     {
         headers.insert(FORWARDED_PROTO, scheme);
     }
@@ -134,12 +137,12 @@ pub(crate) fn add_standard(headers: &mut HeaderMap, scheme: &str) {
 ///
 /// Source: Envoy `ConnectionManagerUtility::mutateRequestHeaders` with `use_remote_address`, as Istio sets it for
 /// gateways without trusted proxies before them.
-pub(crate) fn at_the_edge(headers: &mut HeaderMap, visitor: std::net::IpAddr, edge: Edge) -> &'static str {
-    let scheme = match edge {
-        Edge::Plain => "http",
-        Edge::Tls => "https",
+pub(crate) fn at_the_edge(headers: &mut HeaderMap, visitor: std::net::IpAddr, edge: Edge) -> Scheme {
+    let (scheme, text) = match edge {
+        Edge::Plain => (Scheme::HTTP, "http"),
+        Edge::Tls => (Scheme::HTTPS, "https"),
     };
-    headers.insert(FORWARDED_PROTO, HeaderValue::from_static(scheme));
+    headers.insert(FORWARDED_PROTO, HeaderValue::from_static(text));
     headers.insert(REQUEST_ID, random_id());
     let address = visitor.to_string();
     let before: Vec<&str> =
@@ -150,6 +153,21 @@ pub(crate) fn at_the_edge(headers: &mut HeaderMap, visitor: std::net::IpAddr, ed
         headers.insert(EXTERNAL_ADDRESS, address);
     }
     scheme
+}
+
+fn scheme_value(scheme: &str) -> Option<HeaderValue> {
+    match scheme {
+        "http" => Some(HeaderValue::from_static("http")),
+        "https" => Some(HeaderValue::from_static("https")),
+        other => HeaderValue::from_str(other).ok(),
+    }
+}
+
+/// Writes a number that is nearly always small: those of one digit cost no memory.
+pub(crate) fn number(number: u64) -> HeaderValue {
+    const DIGITS: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+    let digit = usize::try_from(number).ok().and_then(|number| DIGITS.get(number));
+    digit.map_or_else(|| number.into(), |digit| HeaderValue::from_static(digit))
 }
 
 /// Makes a random UUID (version 4).

@@ -2,9 +2,9 @@
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use ::http::{Request, Response};
 use hyper::body::Incoming;
@@ -12,6 +12,7 @@ use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use pin_project_lite::pin_project;
 
 use super::Settings;
 use super::exchange::Reply;
@@ -52,14 +53,14 @@ where
         .auto_date_header(false)
         .half_close(settings.half_close)
         .header_read_timeout(None)
-        .max_headers(settings.limits.headers)
         // The guard tells a long target from many headers; this only bounds both together.
         .max_header_size(settings.limits.header_bytes + settings.limits.uri_bytes + HEAD_SLACK);
+    // Said, even as its own default, it makes hyper clear that many places for each head.
+    if settings.limits.headers != HYPER_HEADERS {
+        builder.max_headers(settings.limits.headers);
+    }
     // Not `pipeline_flush`: with it an answer waits for as long as half of the next request lies in the buffer.
-    let service = service_fn(|request| {
-        let answer = handle(request);
-        async move { Ok::<_, Infallible>(answer.await) }
-    });
+    let service = service_fn(|request| Sure { answer: handle(request) });
     let io = TokioIo::new(wire.watched(watch.clone()));
     let mut connection = pin!(builder.serve_connection(io, service).with_upgrades());
     let mut heard = Heard::new(watch);
@@ -96,10 +97,7 @@ where
         Trust::Stranger => builder.max_concurrent_streams(settings.max_streams),
         Trust::Peer => builder.max_concurrent_streams(PEER_STREAMS),
     };
-    let service = service_fn(|request| {
-        let answer = handle(request);
-        async move { Ok::<_, Infallible>(answer.await) }
-    });
+    let service = service_fn(|request| Sure { answer: handle(request) });
     let io = TokioIo::new(wire.watched(watch.clone()));
     let mut connection = pin!(builder.serve_connection(io, service));
     let mut heard = Heard::new(watch);
@@ -119,6 +117,22 @@ where
     log_end(ended.await);
 }
 
+pin_project! {
+    /// An answer that never fails, as hyper wants it told. An `async` block around it would hold it twice.
+    struct Sure<F> {
+        #[pin]
+        answer: F,
+    }
+}
+
+impl<F: Future> Future for Sure<F> {
+    type Output = Result<F::Output, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.project().answer.poll(cx).map(Ok)
+    }
+}
+
 /// Hears each signal once.
 struct Heard<'a> {
     watch: &'a Watch,
@@ -131,7 +145,7 @@ impl<'a> Heard<'a> {
         Self { watch, listening: false, last: Signal::None }
     }
 
-    fn next(&mut self, cx: &std::task::Context<'_>) -> Signal {
+    fn next(&mut self, cx: &Context<'_>) -> Signal {
         if !self.listening {
             self.watch.listen(cx);
             self.listening = true;
@@ -153,6 +167,8 @@ fn log_end(ended: Result<(), hyper::Error>) {
     }
 }
 
+/// How many fields of a head hyper takes if not told.
+const HYPER_HEADERS: usize = 100;
 /// Request line, separators and line ends, beside the target and the fields.
 const HEAD_SLACK: usize = 4 * 1024;
 /// One caller's stream: what may be under way before we read. Bounds the memory of a slow endpoint.

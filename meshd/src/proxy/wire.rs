@@ -132,7 +132,7 @@ impl AsyncWrite for Wire {
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match &mut self.get_mut().stream {
-            Stream::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+            Stream::Tcp(stream) => write_parts(Pin::new(stream), cx, parts),
             other => other.writer().poll_write_vectored(cx, parts),
         }
     }
@@ -154,6 +154,31 @@ impl AsyncWrite for Wire {
         self.get_mut().stream.writer().poll_shutdown(cx)
     }
 }
+
+/// Writes a head and a short body as one piece: joining them costs less than what the kernel does to take in two.
+fn write_parts(
+    stream: Pin<&mut TcpStream>,
+    cx: &mut Context<'_>,
+    parts: &[io::IoSlice<'_>],
+) -> Poll<io::Result<usize>> {
+    let total: usize = parts.iter().map(|part| part.len()).sum();
+    match parts {
+        [only] => stream.poll_write(cx, only),
+        _ if total > JOINED => stream.poll_write_vectored(cx, parts),
+        _ => {
+            let mut joined = [0; JOINED];
+            let mut end = 0;
+            for part in parts {
+                joined[end..end + part.len()].copy_from_slice(part);
+                end += part.len();
+            }
+            stream.poll_write(cx, &joined[..end])
+        }
+    }
+}
+
+/// Bytes up to which parts are joined before they are written.
+const JOINED: usize = 1024;
 
 /// What a connection is doing and since when, for those who cut the slow ones.
 ///

@@ -25,14 +25,14 @@ use super::{Settings, Shared, Way, accept, doors, inbound};
 use crate::drain::Draining;
 use crate::task;
 use crate::telemetry::{AccessLog, Counters, Shard};
-use crate::transport::{Accepted, Dialer, QuicOptions, Terminator};
+use crate::transport::{Accepted, Dialer, QuicOptions, Terminator, Transport};
 
 /// What a worker begins with.
 pub(super) struct Start {
     pub(super) index: usize,
     pub(super) shared: Shared,
     pub(super) listeners: Vec<(Way, TcpListener)>,
-    pub(super) quic: Option<(std::net::UdpSocket, QuicOptions)>,
+    pub(super) quic: Vec<(std::net::UdpSocket, QuicOptions)>,
     pub(super) own: Arc<[SocketAddr]>,
     pub(super) control: mpsc::Sender<Accepted>,
     pub(super) draining: Draining,
@@ -139,10 +139,15 @@ async fn run(start: Start) {
     let Start { shared, listeners, quic, own, control, draining, mut stopped, doors, index } = start;
     let mut plans = Cache::new(shared.plans);
     let view = Rc::new(View::new(plans.load().clone(), &[]));
+    // A QUIC connection lives on the runtime that made it; TLS sessions may be shared.
+    let dialer = match shared.settings.transport {
+        Transport::Tcp => shared.dialer,
+        Transport::Quic => shared.dialer.apart(),
+    };
     let worker = Rc::new(Worker {
         terminator: Terminator::new(shared.settings.secrets.clone()),
         settings: shared.settings,
-        dialer: shared.dialer,
+        dialer,
         pools: Pools::default(),
         passthrough: Passthrough::default(),
         shard: shared.stats.shard(index),
@@ -160,7 +165,7 @@ async fn run(start: Start) {
     for (way, socket) in listeners {
         accept::start(&worker, way, socket);
     }
-    if let Some((socket, options)) = quic {
+    for (socket, options) in quic {
         task::spawn_local("mesh accept over QUIC", inbound::accept_quic(worker.clone(), socket, options));
     }
     task::spawn_local("doors", doors::serve(worker.clone(), doors));

@@ -113,6 +113,9 @@ pub(super) struct Consensus {
     network: Network,
     /// When a leader's message was last taken in.
     led: Mutex<Option<Instant>>,
+    /// How often the election driver has looked at its timer.
+    #[cfg(test)]
+    pub(super) looks: std::sync::atomic::AtomicU64,
 }
 
 /// openraft and the log under it.
@@ -153,7 +156,17 @@ impl Consensus {
         let network = Network { peers: Arc::clone(&peers) };
         let engine = Engine::open(id, folder, Arc::clone(&facts), network.clone()).await?;
         let (engine, folder) = (ArcSwap::from_pointee(engine), folder.to_owned());
-        Ok(Self { id, folder, engine, facts, peers, network, led: Mutex::default() })
+        Ok(Self {
+            id,
+            folder,
+            engine,
+            facts,
+            peers,
+            network,
+            led: Mutex::default(),
+            #[cfg(test)]
+            looks: std::sync::atomic::AtomicU64::default(),
+        })
     }
 
     /// Opens log and snapshots anew after a failed write; the World is what they say.

@@ -138,7 +138,8 @@ fn api_error(error: RegisterError) -> ApiError {
         RegisterError::Refused(findings) => {
             let taken =
                 findings.iter().any(|finding| matches!(&*finding.code, "duplicate-id" | "target-taken"));
-            let message = findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            // The findings say why, once.
+            let message = "nothing was registered: the order has findings".to_owned();
             let code = if taken { ErrorCode::Conflict } else { ErrorCode::Invalid };
             ApiError { code, message, findings }
         }

@@ -246,7 +246,9 @@ async fn an_order_that_contradicts_a_file_is_refused_and_changes_nothing() {
     let refused = async |id: &str, also: Option<&str>| {
         let mut order = BTreeMap::from([(id.to_owned(), reviews())]);
         order.extend(also.map(|also| (also.to_owned(), other_port())));
-        desk.register(&order).await.unwrap_err().message
+        let error = desk.register(&order).await.unwrap_err();
+        assert_eq!(error.message, "nothing was registered: the order has findings");
+        error.findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
     };
     let said = refused("other", Some("fine")).await;
     assert!(

@@ -13,8 +13,9 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
 use super::frame::{FrameError, FrameStream, MAX_BULK_FRAME_BYTES, MAX_FRAME_BYTES, Stream};
-use super::link::{ConfigKey, DialError, Dialer, TlsFault};
+use super::link::{ConfigKey, DialError, Dialer};
 use super::quic::{self, QuicStream};
+use super::rest::{Rest, UDP_PATIENCE};
 use super::tls::Protocol;
 use super::verify::Expect;
 use super::{socket, tcp};
@@ -122,7 +123,7 @@ impl CallError {
 /// Talks to one peer's control plane. Cheap to clone; all clones share connections.
 ///
 /// Calls go over QUIC, each on a stream of its own. Where UDP does not answer within [`UDP_PATIENCE`] but TCP does, they go
-/// over pooled TLS connections, and UDP is tried again after [`UDP_FIRST_REST`], then ever later, up to [`UDP_REST`].
+/// over pooled TLS connections, and UDP is tried again after `UDP_FIRST_REST`, then ever later, up to `UDP_REST` (see `transport::rest`).
 #[derive(Clone, Debug)]
 pub struct ControlClient(Arc<Inner>);
 
@@ -140,12 +141,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Quic {
     connection: Option<(Connection, Instant)>,
-    /// Until when TCP is used without trying.
-    rests_until: Option<Instant>,
-    /// Whether UDP was silent a moment ago and it is not known yet whether TCP gets through.
-    undecided: bool,
-    /// How often in a row UDP was silent while TCP got through.
-    blocked: u32,
+    rest: Rest,
 }
 
 /// A TLS connection between two calls.
@@ -260,7 +256,7 @@ impl ControlClient {
     /// Fails where a peer answered over UDP but is not whom we want: TCP would say the same.
     async fn quic_stream(&self, key: &ConfigKey) -> Result<Option<QuicStream>, CallError> {
         let mut quic = self.0.quic.lock().await;
-        if quic.rests_until.is_some_and(|until| Instant::now() < until) {
+        if quic.rest.is_on() {
             return Ok(None);
         }
         if let Some((connection, made)) = &quic.connection
@@ -282,15 +278,8 @@ impl ControlClient {
                 drop(quic);
                 Ok(QuicStream::open(&connection).await.ok())
             }
-            Err(
-                DialError::Tls { fault: TlsFault::Io(_) | TlsFault::TimedOut, .. }
-                | DialError::TimedOut { .. }
-                | DialError::Connect { .. }
-                | DialError::Refused { .. },
-            ) => {
-                // Others that wait for the lock go straight to TCP; whether that works decides for how long.
-                quic.rests_until = Some(Instant::now() + UDP_PAUSE);
-                quic.undecided = true;
+            Err(error) if error.is_silence() => {
+                quic.rest.silent();
                 Ok(None)
             }
             Err(error) => Err(error.into()),
@@ -299,19 +288,10 @@ impl ControlClient {
 
     /// Remembers that UDP is blocked where TCP gets through; where neither does, the peer is down, and UDP is tried again.
     async fn learn(&self, tcp_works: bool) {
-        let mut quic = self.0.quic.lock().await;
-        if !std::mem::take(&mut quic.undecided) {
-            return;
+        let rest = self.0.quic.lock().await.rest.learn(tcp_works);
+        if let Some(rest) = rest {
+            tracing::info!(address = %self.0.address, rest_s = rest.as_secs(), "no answer over UDP: control traffic goes over TCP");
         }
-        if !tcp_works {
-            quic.rests_until = None;
-            return;
-        }
-        // A host that has just started answers TCP a moment before UDP: the first rest is short.
-        let rest = UDP_FIRST_REST.saturating_mul(1 << quic.blocked.min(8)).min(UDP_REST);
-        tracing::info!(address = %self.0.address, rest_s = rest.as_secs(), "no answer over UDP: control traffic goes over TCP");
-        quic.rests_until = Some(Instant::now() + rest);
-        quic.blocked = quic.blocked.saturating_add(1);
     }
 
     fn key(&self) -> Result<ConfigKey, CallError> {
@@ -381,16 +361,8 @@ fn limit_silence(stream: &TcpStream) {
     }
 }
 
-/// How long a handshake over UDP may take before TCP is tried.
-pub const UDP_PATIENCE: Duration = Duration::from_millis(300);
-/// How long UDP is left alone when TCP alone got through for the first time; doubles up to [`UDP_REST`].
-pub const UDP_FIRST_REST: Duration = Duration::from_secs(5);
-/// How long UDP is left alone at most.
-pub const UDP_REST: Duration = Duration::from_mins(5);
 /// How many calls one client has under way.
 pub const MAX_CALLS: usize = 256;
-/// How long UDP is left alone until it is known whether TCP gets through: longer than a TCP handshake may take.
-const UDP_PAUSE: Duration = Duration::from_secs(12);
 /// How old a connection may grow, so that both ends prove themselves again. Source: `maxConnectionAge`.
 const MAX_AGE: Duration = Duration::from_hours(12);
 /// How long a TLS connection waits for its next call.

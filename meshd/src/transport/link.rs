@@ -101,7 +101,7 @@ pub struct HopTarget<'a> {
     pub expect: &'a Expect,
     /// As whom to call; its certificate must be installed.
     pub from: &'a Identity,
-    /// Over TCP or QUIC.
+    /// Over TCP, or over QUIC where UDP gets through.
     pub transport: Transport,
 }
 
@@ -200,6 +200,17 @@ pub enum DialError {
 }
 
 impl DialError {
+    /// Whether nobody answered: where it was tried over UDP, TCP may still get through.
+    pub(super) fn is_silence(&self) -> bool {
+        matches!(
+            self,
+            Self::Tls { fault: TlsFault::Io(_) | TlsFault::TimedOut, .. }
+                | Self::TimedOut { .. }
+                | Self::Connect { .. }
+                | Self::Refused { .. }
+        )
+    }
+
     /// Returns the fault where the peer is another than expected.
     pub fn wrong_identity(&self) -> Option<&CertificateFault> {
         match self {
@@ -248,6 +259,12 @@ impl Dialer {
             configs: Mutex::default(),
             quic: QuicDialer::new(options),
         }))
+    }
+
+    /// Returns a dialer of the same credentials and options with connections of its own: for another runtime.
+    #[must_use]
+    pub fn apart(&self) -> Self {
+        Self::new(self.0.credentials.clone(), self.0.options)
     }
 
     /// Returns what this host can prove.
@@ -317,20 +334,34 @@ impl Dialer {
 /// Takes at most [`HANDSHAKE_LIMIT`]; wrap it for a shorter limit. Over TCP the peer's refusal of *our* certificate
 /// comes only with the first read (TLS 1.3): [`refusal`] reads it from that error. Over QUIC it comes here.
 ///
+/// Where QUIC is asked for but UDP is silent for `UDP_PATIENCE`, the hop goes over TCP; if that works, later ones do so at
+/// once until UDP is tried again (see `transport::rest`).
+///
 /// Cancel safe: a dropped future leaves nothing behind.
 pub async fn dial_hop(dialer: &Dialer, target: HopTarget<'_>) -> Result<LinkStream, DialError> {
-    match target.transport {
-        Transport::Tcp => {
-            let key = ConfigKey {
-                protocol: Protocol::Hop,
-                from: Some(target.from.clone()),
-                expect: target.expect.clone(),
-            };
-            let (stream, _) = tcp::dial(dialer, target.address, Some(target.sni), &key).await?;
-            Ok(LinkStream::Tcp(Box::new(stream.into())))
-        }
-        Transport::Quic => quic::dial_hop(dialer, target).await.map(LinkStream::Quic),
+    if target.transport == Transport::Tcp {
+        return dial_hop_over_tcp(dialer, target).await;
     }
+    let (address, quic) = (target.address, dialer.quic());
+    if !quic.rests.is_on(address) {
+        match quic::dial_hop(dialer, target).await {
+            Ok(stream) => return Ok(LinkStream::Quic(stream)),
+            Err(error) if error.is_silence() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let dialled = dial_hop_over_tcp(dialer, target).await;
+    if let Some(rest) = quic.rests.learn(address, dialled.is_ok()) {
+        tracing::info!(%address, rest_s = rest.as_secs(), "no answer over UDP: hops go over TCP");
+    }
+    dialled
+}
+
+async fn dial_hop_over_tcp(dialer: &Dialer, target: HopTarget<'_>) -> Result<LinkStream, DialError> {
+    let key =
+        ConfigKey { protocol: Protocol::Hop, from: Some(target.from.clone()), expect: target.expect.clone() };
+    let (stream, _) = tcp::dial(dialer, target.address, Some(target.sni), &key).await?;
+    Ok(LinkStream::Tcp(Box::new(stream.into())))
 }
 
 /// A channel to a host of a mesh that one wants to join.

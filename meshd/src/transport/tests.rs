@@ -16,6 +16,8 @@ use super::tls::client_config;
 use super::verify::CertificateFault as Fault;
 use super::*;
 
+mod udp;
+
 const BOTH: [Transport; 2] = [Transport::Tcp, Transport::Quic];
 const LIMIT: Duration = Duration::from_secs(10);
 

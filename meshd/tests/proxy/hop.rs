@@ -1,15 +1,16 @@
-//! Hops between two proxies over real mutual TLS.
+//! Hops between two proxies over real mutual TLS, on TCP and on QUIC.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use http::{Method, StatusCode};
 use mesh_core::identity::{Identity, sni};
 use mesh_core::plan::{Endpoint, Inbound, LocalInstance, LocalPort, Plan, Via};
 use mesh_proto::registration::{Health, Protocol};
-use meshd::proxy::{Declared, Way};
-use meshd::transport::{Credentials, Trust, provider};
+use meshd::proxy::{Declared, Settings, Way};
+use meshd::transport::{Credentials, Transport, Trust, provider, socket};
 use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     SanType,
@@ -21,6 +22,7 @@ use super::lab::*;
 use super::plan::*;
 
 const HOST: &str = "reviews.default.svc.cluster.local";
+const BOTH: [Transport; 2] = [Transport::Tcp, Transport::Quic];
 
 struct Authority {
     root: CertificateDer<'static>,
@@ -64,8 +66,8 @@ fn workload(account: &str) -> Identity {
     Identity::workload("mesh.test", "default", account).expect("a sound account")
 }
 
-/// The host of an application: its mesh port.
-fn destination(authority: &Authority, target: SocketAddr, protocol: Protocol) -> Lab {
+/// The host of an application: its mesh port, open over TCP alone or over UDP alone, so that nothing goes another way.
+fn destination(authority: &Authority, target: SocketAddr, protocol: Protocol, transport: Transport) -> Lab {
     let port = LocalPort { number: PORT, protocol, target, bounds: None };
     let instance = Arc::new(LocalInstance {
         id: "reviews-1".into(),
@@ -80,7 +82,10 @@ fn destination(authority: &Authority, target: SocketAddr, protocol: Protocol) ->
     let plan = Plan { inbound: Arc::new(inbound), ..with_table(mesh_core::plan::PortTable::default()) };
     let credentials = authority.credentials(&["reviews"]);
     credentials.set_sni(HashMap::from([(sni::format(PORT, "", HOST), workload("reviews"))]));
-    start_with(plan, Way::Mesh, settings(), &credentials)
+    match transport {
+        Transport::Tcp => start_with(plan, Way::Mesh, settings(), &credentials),
+        Transport::Quic => start_over_udp(plan, &credentials),
+    }
 }
 
 fn over_mesh(hop: SocketAddr, account: &str, instance: &str) -> Endpoint {
@@ -88,90 +93,162 @@ fn over_mesh(hop: SocketAddr, account: &str, instance: &str) -> Endpoint {
     endpoint(instance, Via::Mesh { hop, identity: workload(account), sni, instance: instance.into() })
 }
 
-fn source(authority: &Authority, endpoints: Vec<Endpoint>) -> Lab {
+fn source(authority: &Authority, endpoints: Vec<Endpoint>, transport: Transport) -> Lab {
     let plan = plan(vec![("reviews", vec![simple(cluster(HOST, endpoints))])]);
-    start_with(plan, service(Declared::Http), settings(), &authority.credentials(&["web"]))
+    start_with(plan, service(Declared::Http), over(transport), &authority.credentials(&["web"]))
+}
+
+/// A caller's host where connections are opaque.
+fn opaque_source(authority: &Authority, endpoints: Vec<Endpoint>, transport: Transport) -> Lab {
+    let tcp = Some(tcp_service(vec![to(1, cluster(HOST, endpoints))]));
+    let table = mesh_core::plan::PortTable { number: PORT, tcp, ..mesh_core::plan::PortTable::default() };
+    let credentials = authority.credentials(&["web"]);
+    start_with(with_table(table), service(Declared::Tcp), over(transport), &credentials)
+}
+
+fn over(transport: Transport) -> Settings {
+    Settings { transport, ..settings() }
 }
 
 #[tokio::test]
 async fn a_request_crosses_a_hop_with_both_sides_named() {
-    let (authority, backend) = (Authority::new(), Backend::http1("v1").await);
-    let there = destination(&authority, backend.address, Protocol::Http);
-    let here = source(&authority, vec![over_mesh(there.address, "reviews", "reviews-1")]);
-    let mut client = Client::new(here.address).await;
+    for transport in BOTH {
+        let (authority, backend) = (Authority::new(), Backend::http1("v1").await);
+        let there = destination(&authority, backend.address, Protocol::Http, transport);
+        let here = source(&authority, vec![over_mesh(there.address, "reviews", "reviews-1")], transport);
+        let mut client = Client::new(here.address).await;
 
-    let first = client.send(request(Method::POST, "/a?b", &[("x-mesh-instance", "forged")], "hello")).await;
-    let head = client.send(request(Method::HEAD, "/a", &[], "")).await;
+        let post = request(Method::POST, "/a?b", &[("x-mesh-instance", "forged")], "hello");
+        let first = client.send(post).await;
+        let head = client.send(request(Method::HEAD, "/a", &[], "")).await;
 
-    assert_eq!((first.status, first.body.as_str()), (StatusCode::OK, "hello"));
-    assert_eq!(head.status, StatusCode::OK);
-    let (_, path, headers) = backend.last();
-    assert_eq!((path.as_str(), at(&headers, "host")), ("/a", "reviews"));
-    assert!(!headers.keys().any(|name| name.as_str().starts_with("x-mesh-")));
-}
-
-#[tokio::test]
-async fn a_host_that_proves_another_identity_gets_nothing() {
-    let (authority, backend) = (Authority::new(), Backend::http1("v1").await);
-    let there = destination(&authority, backend.address, Protocol::Http);
-    let here = source(&authority, vec![over_mesh(there.address, "ratings", "reviews-1")]);
-
-    let answer = once(here.address, get("/", &[])).await;
-
-    assert_eq!((answer.status.as_u16(), backend.hits()), (503, 0));
-}
-
-#[tokio::test]
-async fn a_caller_from_another_mesh_gets_nothing() {
-    let (authority, other, backend) = (Authority::new(), Authority::new(), Backend::http1("v1").await);
-    let there = destination(&authority, backend.address, Protocol::Http);
-    let here = source(&other, vec![over_mesh(there.address, "reviews", "reviews-1")]);
-
-    let answer = once(here.address, get("/", &[])).await;
-
-    assert_eq!((answer.status.as_u16(), backend.hits()), (503, 0));
-}
-
-#[tokio::test]
-async fn dead_applications_and_unknown_instances_are_retried_elsewhere() {
-    let (authority, backend) = (Authority::new(), Backend::http1("v1").await);
-    let there = destination(&authority, backend.address, Protocol::Http);
-    let dead = destination(&authority, nobody(), Protocol::Http);
-    let endpoints = vec![
-        over_mesh(there.address, "reviews", "reviews-1"),
-        over_mesh(there.address, "reviews", "gone"),
-        Endpoint { id: "dead".into(), ..over_mesh(dead.address, "reviews", "reviews-1") },
-    ];
-    let here = source(&authority, endpoints);
-    let mut client = Client::new(here.address).await;
-
-    for _ in 0..40 {
-        let answer = client.send(request(Method::POST, "/", &[], "x")).await;
-        assert_eq!((answer.status, answer.body.as_str()), (StatusCode::OK, "x"));
+        assert_eq!((first.status, first.body.as_str()), (StatusCode::OK, "hello"), "{transport:?}");
+        assert_eq!(head.status, StatusCode::OK);
+        let (_, path, headers) = backend.last();
+        assert_eq!((path.as_str(), at(&headers, "host")), ("/a", "reviews"));
+        assert!(!headers.keys().any(|name| name.as_str().starts_with("x-mesh-")));
     }
 }
 
 #[tokio::test]
-async fn opaque_connections_and_websockets_cross_as_tunnels() {
-    let (authority, backend) = (Authority::new(), Backend::http1("ws").await);
-    let db = super::tcp::echo("hi").await;
-    let there = destination(&authority, db, Protocol::Tcp);
-    let table = mesh_core::plan::PortTable {
-        number: PORT,
-        tcp: Some(tcp_service(vec![to(
-            1,
-            cluster(HOST, vec![over_mesh(there.address, "reviews", "reviews-1")]),
-        )])),
-        ..mesh_core::plan::PortTable::default()
-    };
-    let here =
-        start_with(with_table(table), service(Declared::Tcp), settings(), &authority.credentials(&["web"]));
-    let sent = vec![3; 200_000];
-    assert!(super::tcp::talk(here.address, "hi", &sent).await == sent);
+async fn many_requests_share_one_connection() {
+    for transport in BOTH {
+        let (authority, backend) = (Authority::new(), Backend::http1("v1").await);
+        let there = destination(&authority, backend.address, Protocol::Http, transport);
+        let here = source(&authority, vec![over_mesh(there.address, "reviews", "reviews-1")], transport);
+        let mut client = Client::new(here.address).await;
+        for _ in 0..20 {
+            assert_eq!(client.get("/").await.status, StatusCode::OK, "{transport:?}");
+        }
+        for _ in 0..5 {
+            assert_eq!(once(here.address, get("/", &[])).await.status, StatusCode::OK, "{transport:?}");
+        }
 
-    let web = destination(&authority, backend.address, Protocol::Http);
-    let here = source(&authority, vec![over_mesh(web.address, "reviews", "reviews-1")]);
-    let (answer, echo) = super::protocols::websocket(here.address, "reviews").await;
-    assert!(answer.starts_with(b"HTTP/1.1 101 "));
-    assert_eq!(echo, b"ping");
+        let opened = here.stats.total(|all| all.upstream_connections_total.load(Ordering::Relaxed));
+
+        assert_eq!((opened, backend.hits()), (1, 25), "{transport:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_proves_another_identity_gets_nothing() {
+    for transport in BOTH {
+        let (authority, backend) = (Authority::new(), Backend::http1("v1").await);
+        let there = destination(&authority, backend.address, Protocol::Http, transport);
+        let here = source(&authority, vec![over_mesh(there.address, "ratings", "reviews-1")], transport);
+
+        let answer = once(here.address, get("/", &[])).await;
+
+        assert_eq!((answer.status.as_u16(), backend.hits()), (503, 0), "{transport:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_caller_from_another_mesh_gets_nothing() {
+    for transport in BOTH {
+        let (authority, other, backend) = (Authority::new(), Authority::new(), Backend::http1("v1").await);
+        let there = destination(&authority, backend.address, Protocol::Http, transport);
+        let here = source(&other, vec![over_mesh(there.address, "reviews", "reviews-1")], transport);
+
+        let answer = once(here.address, get("/", &[])).await;
+
+        assert_eq!((answer.status.as_u16(), backend.hits()), (503, 0), "{transport:?}");
+    }
+}
+
+#[tokio::test]
+async fn dead_applications_and_unknown_instances_are_retried_elsewhere() {
+    for transport in BOTH {
+        let (authority, backend) = (Authority::new(), Backend::http1("v1").await);
+        let there = destination(&authority, backend.address, Protocol::Http, transport);
+        let dead = destination(&authority, nobody(), Protocol::Http, transport);
+        let endpoints = vec![
+            over_mesh(there.address, "reviews", "reviews-1"),
+            over_mesh(there.address, "reviews", "gone"),
+            Endpoint { id: "dead".into(), ..over_mesh(dead.address, "reviews", "reviews-1") },
+        ];
+        let here = source(&authority, endpoints, transport);
+        let mut client = Client::new(here.address).await;
+
+        for _ in 0..40 {
+            let answer = client.send(request(Method::POST, "/", &[], "x")).await;
+            assert_eq!((answer.status, answer.body.as_str()), (StatusCode::OK, "x"), "{transport:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn opaque_connections_cross_as_tunnels() {
+    for transport in BOTH {
+        let (authority, db) = (Authority::new(), super::tcp::echo("hi").await);
+        let there = destination(&authority, db, Protocol::Tcp, transport);
+        let here =
+            opaque_source(&authority, vec![over_mesh(there.address, "reviews", "reviews-1")], transport);
+        let sent = vec![3; 200_000];
+
+        for _ in 0..3 {
+            assert!(super::tcp::talk(here.address, "hi", &sent).await == sent, "{transport:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn websockets_cross_as_tunnels() {
+    for transport in BOTH {
+        let (authority, backend) = (Authority::new(), Backend::http1("ws").await);
+        let web = destination(&authority, backend.address, Protocol::Http, transport);
+        let here = source(&authority, vec![over_mesh(web.address, "reviews", "reviews-1")], transport);
+
+        let (answer, echo) = super::protocols::websocket(here.address, "reviews").await;
+
+        assert!(answer.starts_with(b"HTTP/1.1 101 "), "{transport:?}");
+        assert_eq!(echo, b"ping");
+    }
+}
+
+#[tokio::test]
+async fn where_udp_is_blocked_requests_and_connections_go_over_tcp() {
+    let (authority, backend) = (Authority::new(), Backend::http1("v1").await);
+    let db = super::tcp::echo("hi").await;
+    let (web, _wall) = walled(|| destination(&authority, backend.address, Protocol::Http, Transport::Tcp));
+    let (opaque, _other) = walled(|| destination(&authority, db, Protocol::Tcp, Transport::Tcp));
+    let quic = Transport::Quic;
+    let here = source(&authority, vec![over_mesh(web.address, "reviews", "reviews-1")], quic);
+    let there = opaque_source(&authority, vec![over_mesh(opaque.address, "reviews", "reviews-1")], quic);
+
+    for _ in 0..5 {
+        assert_eq!(once(here.address, get("/", &[])).await.status, StatusCode::OK);
+    }
+    assert!(super::tcp::talk(there.address, "hi", b"hello").await == b"hello");
+}
+
+/// A destination over TCP, and over UDP what takes every datagram and answers none, as a firewall does.
+fn walled(make: impl Fn() -> Lab) -> (Lab, std::net::UdpSocket) {
+    loop {
+        let lab = make();
+        // A port that is free over TCP may be taken over UDP.
+        if let Ok(wall) = socket::bind_udp(lab.address, socket::Share::Alone) {
+            return (lab, wall);
+        }
+    }
 }

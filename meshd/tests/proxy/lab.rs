@@ -17,7 +17,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use mesh_core::plan::Plan;
 use meshd::proxy::{Declared, Entrance, Proxy, Settings, Shared, Sockets, Way};
 use meshd::telemetry::Stats;
-use meshd::transport::{Credentials, Dialer, SocketOptions, Trust, socket};
+use meshd::transport::{Credentials, Dialer, QuicOptions, SocketOptions, Trust, socket};
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -209,7 +209,26 @@ pub(crate) fn start_with(plan: Plan, way: Way, settings: Settings, credentials: 
         access_log: None,
         started: Instant::now(),
     };
-    let sockets = Sockets { entrances: vec![Entrance { way, sockets }], quic: None };
+    let sockets = Sockets { entrances: vec![Entrance { way, sockets }], quic: Vec::new() };
+    let proxy = meshd::proxy::start(shared, sockets).expect("a proxy");
+    Lab { proxy, address, plans, stats }
+}
+
+/// A proxy whose only entrance is the mesh port over UDP.
+pub(crate) fn start_over_udp(plan: Plan, credentials: &Arc<Credentials>) -> Lab {
+    let plans = Arc::new(ArcSwap::from_pointee(plan));
+    let stats = Arc::new(Stats::new(1));
+    let udp = socket::bind_udp(loopback(0), socket::Share::Alone).expect("a port");
+    let address = udp.local_addr().expect("an address");
+    let shared = Shared {
+        plans: plans.clone(),
+        dialer: Dialer::new(credentials.clone(), SocketOptions::default()),
+        settings: Arc::new(settings()),
+        stats: stats.clone(),
+        access_log: None,
+        started: Instant::now(),
+    };
+    let sockets = Sockets { entrances: Vec::new(), quic: vec![(udp, QuicOptions::default())] };
     let proxy = meshd::proxy::start(shared, sockets).expect("a proxy");
     Lab { proxy, address, plans, stats }
 }

@@ -1,23 +1,25 @@
 //! What a request asks for: read off its head once, and what is taken off with it.
 
-use ::http::Version;
-use ::http::header::{self, HeaderMap};
+use ::http::header::{self, HeaderMap, HeaderValue};
 use ::http::request::Parts;
+use ::http::uri::{PathAndQuery, Scheme};
+use ::http::{Method, Version};
 
 use super::super::local_reply::LocalReply;
 use super::super::outbound::{Connection, Target};
 use super::super::request;
 
-/// What a request asks for, read off its head once.
+/// What a request asks for, read off its head once. Nothing of it is copied: the values share the head's memory.
 pub(super) struct Asked {
+    pub(super) method: Method,
     /// Host as sent, or as the listener stands for.
-    pub(super) authority: String,
+    pub(super) authority: HeaderValue,
     /// The service port.
     pub(super) port: u16,
     /// Raw path and query.
-    pub(super) target: String,
+    pub(super) target: PathAndQuery,
     /// Of an absolute-form target or `:scheme`.
-    pub(super) scheme: Option<String>,
+    pub(super) scheme: Option<Scheme>,
     pub(super) upgrade: bool,
 }
 
@@ -26,43 +28,45 @@ impl Asked {
     pub(super) fn of(connection: &Connection, parts: &mut Parts) -> Result<Self, Box<LocalReply>> {
         let upgrade = parts.version < Version::HTTP_2 && wanted_upgrade(&parts.headers)?;
         request::strip(&mut parts.headers);
-        let sent = parts.uri.authority().map(::http::uri::Authority::as_str);
-        let host = || parts.headers.get(header::HOST).and_then(|host| host.to_str().ok());
-        let sent = sent.or_else(host).unwrap_or_default();
-        let (authority, port) = match &connection.target {
-            Target::Port(port) => (sent.to_owned(), *port),
-            Target::Address(address) => (sent.to_owned(), connection.service_port(*address)),
-            Target::Host { host, port } if *port == 80 => (host.to_string(), 80),
-            Target::Host { host, port } => (format!("{host}:{port}"), *port),
-            Target::Proxy => (sent.to_owned(), port_of(sent, parts.uri.scheme_str())),
+        let host = parts.headers.remove(header::HOST);
+        let sent = match parts.uri.authority() {
+            Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+            None => host,
         };
-        parts.headers.remove(header::HOST);
+        let sent = sent.unwrap_or_else(|| HeaderValue::from_static(""));
+        let (authority, port) = match &connection.target {
+            Target::Port(port) => (sent, *port),
+            Target::Address(address) => (sent, connection.service_port(*address)),
+            Target::Host { host, port } => (named(host, *port)?, *port),
+            Target::Proxy => {
+                let port = port_of(sent.to_str().unwrap_or_default(), parts.uri.scheme_str());
+                (sent, port)
+            }
+        };
+        let target = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
         if let Some(edge) = connection.edge {
-            let scheme = request::at_the_edge(&mut parts.headers, connection.peer.ip(), edge);
-            return Ok(Self {
-                authority,
-                port,
-                target: target_of(&parts.uri),
-                scheme: Some(scheme.to_owned()),
-                upgrade,
-            });
+            let scheme = Some(request::at_the_edge(&mut parts.headers, connection.peer.ip(), edge));
+            return Ok(Self { method: parts.method.clone(), authority, port, target, scheme, upgrade });
         }
-        let scheme = parts
-            .uri
-            .scheme_str()
-            .filter(|_| parts.version < Version::HTTP_2 || parts.uri.scheme_str() == Some("https"));
-        Ok(Self {
-            authority,
-            port,
-            target: target_of(&parts.uri),
-            scheme: scheme.map(str::to_owned),
-            upgrade,
-        })
+        let scheme =
+            parts.uri.scheme().filter(|scheme| parts.version < Version::HTTP_2 || **scheme == Scheme::HTTPS);
+        Ok(Self { method: parts.method.clone(), authority, port, target, scheme: scheme.cloned(), upgrade })
+    }
+
+    /// Returns the authority as rules read it; empty where it is not ASCII.
+    pub(super) fn authority(&self) -> &str {
+        self.authority.to_str().unwrap_or_default()
     }
 }
 
-fn target_of(uri: &::http::Uri) -> String {
-    uri.path_and_query().map_or_else(|| "/".to_owned(), |target| target.as_str().to_owned())
+/// The authority of a listener that stands for one host.
+fn named(host: &str, port: u16) -> Result<HeaderValue, Box<LocalReply>> {
+    let text = if port == 80 {
+        HeaderValue::from_str(host)
+    } else {
+        HeaderValue::from_str(&format!("{host}:{port}"))
+    };
+    text.map_err(|_| Box::new(LocalReply::unknown_host()))
 }
 
 /// WebSocket passes, `h2c` is served as HTTP/1.1, anything else is refused. Source: Istio's `UpgradeConfigs`.

@@ -8,7 +8,7 @@ use mesh_core::plan::HeaderRules;
 use mesh_core::route::headers::{self as header_rules, Facts};
 
 use super::super::exchange::{Exchange, Relay, Reply};
-use super::super::forward::{self, Answered};
+use super::super::forward::Answered;
 use super::super::local_reply::LocalReply;
 use super::super::{request, tunnel};
 use super::Inbound;
@@ -74,7 +74,7 @@ impl Inbound<'_> {
         exchange.details = "via_upstream";
         parts.version = if self.version >= Version::HTTP_2 { Version::HTTP_2 } else { Version::HTTP_11 };
         request::strip_hop_by_hop(&mut parts.headers);
-        parts.headers.insert(request::SERVICE_TIME, forward::millis_since(exchange.started).into());
+        parts.headers.insert(request::SERVICE_TIME, request::number(took.as_millis() as u64));
         if let Some(marks) = &reply.marks {
             for name in CORS_HEADERS {
                 parts.headers.remove(name);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ::http::header::{self, HeaderMap, HeaderValue};
 use ::http::uri::PathAndQuery;
-use ::http::{Method, Response, StatusCode};
+use ::http::{Response, StatusCode};
 use bytes::Bytes;
 use hyper::body::{Body, Incoming};
 use mesh_core::balance::{self, HashKeyOutcome};
@@ -110,10 +110,10 @@ impl Inbound<'_> {
         let mirrored = !forward.mirrors.is_empty() && {
             mirror::send(self.connection, self.view, &forward.mirrors, &head, source.as_ref())
         };
-        let sending =
+        let mut sending =
             Sending { hash, ..self.sending(cluster, &forward.retry, timeout, head, source.clone()) };
         let reply = Answering { rules, marks, set_cookie, timeout, keep_source: mirrored };
-        self.send(sending, reply, exchange).await
+        self.send(&mut sending, reply, exchange).await
     }
 
     /// Sends it where it was going anyway.
@@ -126,17 +126,15 @@ impl Inbound<'_> {
         exchange.cluster = Some(cluster.clone());
         let mut headers = self.call.headers.clone();
         request::add_standard(&mut headers, self.call.scheme);
-        let target = self.call.path_and_query();
-        let head =
-            self.call.authority.parse().ok().zip(path_and_query(&target)).map(|(authority, target)| Head {
-                method: method_of(self.call.method),
-                authority,
-                https: self.call.scheme == "https",
-                target,
-                headers,
-                version: self.version,
-                upgrade: self.asked.upgrade,
-            });
+        let head = self.target(&self.call.path_and_query()).map(|target| Head {
+            method: self.asked.method.clone(),
+            authority: self.asked.authority.clone(),
+            https: self.call.scheme == "https",
+            target,
+            headers,
+            version: self.version,
+            upgrade: self.asked.upgrade,
+        });
         let Some(head) = head else {
             return self.local(
                 LocalReply::new(StatusCode::BAD_REQUEST, "bad_authority"),
@@ -147,8 +145,8 @@ impl Inbound<'_> {
         };
         let source = (!body.is_end_stream()).then(|| Source::new(body, 0));
         exchange.source.clone_from(&source);
-        let sending = self.sending(cluster, &NO_RETRY, None, head, source);
-        self.send(sending, Answering::default(), exchange).await
+        let mut sending = self.sending(cluster, &NO_RETRY, None, head, source);
+        self.send(&mut sending, Answering::default(), exchange).await
     }
 
     fn sending<'b>(
@@ -171,7 +169,7 @@ impl Inbound<'_> {
 
     async fn send(
         &self,
-        sending: Sending<'_>,
+        sending: &mut Sending<'_>,
         reply: Answering<'_>,
         mut exchange: Exchange,
     ) -> Response<Reply> {
@@ -227,14 +225,25 @@ impl Inbound<'_> {
         let authority =
             header_rules::authority(forward.rewrite.as_deref(), rules.route, destination.headers.as_deref());
         Some(Head {
-            method: method_of(self.call.method),
-            authority: HeaderValue::from_str(authority.unwrap_or(self.call.authority)).ok()?,
+            method: self.asked.method.clone(),
+            authority: match authority {
+                Some(authority) => HeaderValue::from_str(authority).ok()?,
+                None => self.asked.authority.clone(),
+            },
             https: self.call.scheme == "https",
-            target: path_and_query(&target)?,
+            target: self.target(&target)?,
             headers,
             version: self.version,
             upgrade: self.asked.upgrade,
         })
+    }
+
+    /// Makes a target of path and query; where it is the caller's own, there is nothing to make.
+    fn target(&self, target: &str) -> Option<PathAndQuery> {
+        if target == self.asked.target.as_str() {
+            return Some(self.asked.target.clone());
+        }
+        PathAndQuery::from_maybe_shared(Bytes::copy_from_slice(target.as_bytes())).ok()
     }
 
     /// Returns how long it may take in all: for gRPC what the caller grants, at most the route's.
@@ -261,15 +270,6 @@ impl Inbound<'_> {
             HashKeyOutcome::None => (None, None),
         }
     }
-}
-
-fn path_and_query(target: &str) -> Option<PathAndQuery> {
-    PathAndQuery::from_maybe_shared(Bytes::copy_from_slice(target.as_bytes())).ok()
-}
-
-/// The method was parsed from a request: it is one.
-fn method_of(method: &str) -> Method {
-    Method::from_bytes(method.as_bytes()).unwrap_or(Method::GET)
 }
 
 /// What goes outside the mesh's rules is sent once.

@@ -89,7 +89,8 @@ pub(super) async fn open(slot: Slot, cluster: Arc<Cluster>) {
 
 async fn begin_http1(slot: Slot, stream: Wire) -> Result<(), ConnectError> {
     let pool = slot.pool.clone();
-    let begun = http1::Builder::new().max_headers(MAX_RESPONSE_HEADERS).handshake(TokioIo::new(stream)).await;
+    // Answers have at most the 100 fields that hyper takes if not told otherwise.
+    let begun = http1::Builder::new().handshake(TokioIo::new(stream)).await;
     let (sender, connection) = begun.map_err(|error| ConnectError::Http(error.to_string()))?;
     task::spawn_local("upstream connection", async move {
         let _slot = slot;
@@ -328,8 +329,6 @@ impl AsyncWrite for Listened {
     }
 }
 
-/// Lines in the head of an answer; a stranger's answer is bounded like a stranger's request.
-const MAX_RESPONSE_HEADERS: usize = 100;
 /// What one stream may have under way towards us before we read it.
 const STREAM_WINDOW: u32 = 1 << 20;
 /// What all streams of a connection may have under way.

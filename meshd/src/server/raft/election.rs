@@ -35,6 +35,8 @@ impl Consensus {
         let mut driver = Driver::new(Instant::now(), chance);
         let mut metrics = self.watch();
         while self.failure().is_none() {
+            #[cfg(test)]
+            self.looks.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             if self.engine.load().store.snapshot_is_due() {
                 // Fails only when openraft has stopped: the loop ends with the next look.
                 let _ = self.raft().trigger().snapshot().await;

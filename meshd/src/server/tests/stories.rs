@@ -49,6 +49,23 @@ async fn writes_go_on_within_two_seconds_of_the_leaders_death() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_follower_looks_at_its_timer_less_often_than_its_leader_beats() {
+    let (mesh, second, third) = Mesh::of_three().await;
+    let leader = mesh.server(1).leader().expect("a leader").0;
+    let looks = |id: u64| mesh.server(id).election_looks();
+    let before = [1, second, third].map(looks);
+    let beats =
+        || looks(leader) - before[[1, second, third].iter().position(|id| *id == leader).expect("one")];
+
+    mesh.until("a few heartbeats", |_| beats() >= 10).await;
+
+    for (id, before) in [1, second, third].into_iter().zip(before) {
+        let since = looks(id) - before;
+        assert!(id == leader || since <= 15, "follower {id} looked {since} times during 10 heartbeats");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn restart_keeps_every_acknowledged_write() {
     let (mut mesh, second, third) = Mesh::of_three().await;
     let mut acknowledged = Vec::new();

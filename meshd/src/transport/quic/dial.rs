@@ -18,6 +18,7 @@ use super::header::{self, SERVED};
 use super::stream::{QuicStream, WhenDropped};
 use super::{KEEP_ALIVE, UNKNOWN, transport_config};
 use crate::transport::link::{ConfigKey, DialError, Dialer, HANDSHAKE_LIMIT, HopTarget, TlsFault};
+use crate::transport::rest::{Rests, UDP_PATIENCE};
 use crate::transport::socket::{SocketOptions, outgoing_udp};
 use crate::transport::tcp::{connect_error, server_name};
 use crate::transport::tls::Protocol;
@@ -29,6 +30,8 @@ pub(in crate::transport) struct QuicDialer {
     v4: OnceLock<Endpoint>,
     v6: OnceLock<Endpoint>,
     hops: Mutex<HashMap<(SocketAddr, ConfigKey), Slot>>,
+    /// Where UDP does not get through.
+    pub(in crate::transport) rests: Rests,
 }
 
 /// The one connection of a pair; the lock is held while it is made, so that it is made once.
@@ -44,7 +47,13 @@ struct Shared {
 
 impl QuicDialer {
     pub(in crate::transport) fn new(options: SocketOptions) -> Self {
-        Self { options, v4: OnceLock::new(), v6: OnceLock::new(), hops: Mutex::default() }
+        Self {
+            options,
+            v4: OnceLock::new(),
+            v6: OnceLock::new(),
+            hops: Mutex::default(),
+            rests: Rests::default(),
+        }
     }
 
     fn endpoint(&self, peer: SocketAddr) -> io::Result<Endpoint> {
@@ -109,7 +118,20 @@ async fn hop_connection(
         shared.last_used = Instant::now();
         return Ok(shared.clone());
     }
-    let connection = connect(dialer, target.address, Some(target.sni), key).await?;
+    let address = target.address;
+    let rests = &dialer.quic().rests;
+    if rests.is_on(address) {
+        // Who had the slot before found UDP silent.
+        return Err(DialError::TimedOut { address });
+    }
+    let connecting = connect(dialer, address, Some(target.sni), key);
+    let connected = timeout(UDP_PATIENCE, connecting).await.unwrap_or(Err(DialError::TimedOut { address }));
+    match &connected {
+        Ok(_) => rests.answered(address),
+        Err(error) if error.is_silence() => rests.silent(address),
+        Err(_) => {}
+    }
+    let connection = connected?;
     let shared = Shared { connection, users: Arc::new(()), last_used: Instant::now() };
     *slot = Some(shared.clone());
     Ok(shared)

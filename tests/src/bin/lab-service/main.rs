@@ -4,8 +4,14 @@
 //!   address is given. A path `/status/NNN` answers with that status; `/echo` answers with the request's head. Keeps
 //!   connections alive.
 //! - `lab-service echo ADDRESS:PORT` sends the first line of each connection back and closes it.
+//! - `lab-service grpc ADDRESS:PORT`, `websocket ADDRESS:PORT`, `mail ADDRESS:PORT` speak those protocols; `grpc-call` and
+//!   `websocket-call HOST:PORT` are their callers, which know nothing of a mesh: see the modules.
 //! - `lab-service capture FILE` writes every frame that any interface but loopback sees into a file. (`tcpdump` would do,
 //!   but insists on becoming another user, which a user namespace with one user does not allow.)
+
+mod grpc;
+mod mail;
+mod websocket;
 
 use std::io::{BufRead, BufReader, Error, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -24,15 +30,27 @@ fn main() -> std::process::ExitCode {
     }
 }
 
+/// Prints a line; a reader that has gone is no trouble of ours.
+fn say(line: &str) {
+    drop(writeln!(std::io::stdout(), "{line}"));
+}
+
 fn run(words: &[&str]) -> std::io::Result<()> {
     match words {
         ["capture", file] => capture(file),
         ["echo", address] => each_connection(address, echo),
+        ["mail", address] => each_connection(address, mail::serve),
+        ["websocket", address] => each_connection(address, websocket::serve),
+        ["websocket-call", to] => websocket::call(to),
+        ["grpc", address] => grpc::serve(address),
+        ["grpc-call", to, messages] => grpc::call(to, messages.parse().map_err(Error::other)?),
         [address, text] => {
             let text = (*text).to_owned();
             each_connection(address, move |stream| serve(stream, &text))
         }
-        _ => Err(Error::other("usage: lab-service [ADDRESS:]PORT TEXT | echo ADDRESS:PORT | capture FILE")),
+        _ => Err(Error::other(
+            "usage: lab-service [ADDRESS:]PORT TEXT | echo|grpc|mail|websocket ADDRESS:PORT | grpc-call HOST:PORT MESSAGES | websocket-call HOST:PORT | capture FILE",
+        )),
     }
 }
 

@@ -1,0 +1,153 @@
+//! Hops over QUIC, where `meshd.toml` asks for it.
+
+use anyhow::{Result, ensure};
+use mesh_lab::{Lab, eventually, eventually_within, story};
+
+use crate::reviews;
+
+/// Drops what goes to the mesh port over UDP on its way out.
+const DROP_UDP: &str = "nft add table inet cut && nft 'add chain inet cut o { type filter hook output priority -300; udp dport 15008 drop; udp sport 15008 drop; }'";
+
+/// Three hosts whose hops go over QUIC: `reviews` v1 on vm2 and v2 on vm3, `mail` on vm2; `before` runs on each first.
+fn mesh_over_quic(before: impl Fn(&mut Lab) -> Result<()>) -> Result<Lab> {
+    let mut lab = Lab::new(3)?;
+    for host in lab.hosts() {
+        host.write_config("[proxy]\ntransport = \"quic\"\n")?;
+    }
+    before(&mut lab)?;
+    lab.form_mesh()?;
+    for (number, version) in [(2, "v1"), (3, "v2")] {
+        lab.vm(number).serve("reviews", 9080, &format!("reviews {version}"))?;
+        lab.vm(number).services_file("reviews.toml", &reviews(version))?;
+    }
+    lab.vm(2).serve_as("mail", 2525)?;
+    let mail = "[[service]]\nname = \"mail\"\n[[service.port]]\nnumber = 2525\nprotocol = \"tcp\"\n";
+    lab.vm(2).services_file("mail.toml", mail)?;
+    eventually("both versions and the mail server answer", || {
+        for version in ["v1", "v2"] {
+            let answers: Vec<_> = (0..10).map(|_| reviews_answer(&mut lab)).collect::<Result<_>>()?;
+            ensure!(answers.iter().any(|answer| answer.contains(version)), "{answers:?}");
+        }
+        send_mail(&mut lab)
+    })?;
+    Ok(lab)
+}
+
+fn reviews_answer(lab: &mut Lab) -> Result<String> {
+    let url = "http://reviews:9080/?secret=geheimnis";
+    let answer = lab.vm(1).curl(&["--header", "x-secret: geheimnis", url])?;
+    ensure!(answer.status == 200, "{answer:?}");
+    Ok(answer.body)
+}
+
+fn send_mail(lab: &mut Lab) -> Result<()> {
+    let mail = lab.file("mail.txt", "Subject: geheimnis\r\n\r\ngeheimnis\r\n")?.display().to_string();
+    let sender = ["--mail-from", "geheimnis@vm1.example", "--mail-rcpt", "b@vm2.example"];
+    let sent = lab.vm(1).curl(&[&sender[..], &["--upload-file", &mail, "smtp://mail:2525"]].concat())?;
+    ensure!(sent.status == 250, "{sent:?}");
+    Ok(())
+}
+
+/// Bytes that the frames of a capture carry to or from port 15008, over TCP and over UDP; names in plain text fail.
+///
+/// A TCP frame counts with its head, so that one without a payload counts, too.
+fn mesh_bytes(capture: &[u8]) -> (usize, usize) {
+    let port = 15008_u16.to_be_bytes();
+    let (mut tcp, mut udp) = (0, 0);
+    // Frames stand one after the other without lengths of their own: an IPv4 header after an Ethernet one is looked for.
+    for at in 0..capture.len().saturating_sub(38) {
+        let frame = &capture[at..];
+        if frame[12..15] != [0x08, 0x00, 0x45] {
+            continue;
+        }
+        let length = usize::from(u16::from_be_bytes([frame[16], frame[17]]));
+        let ports = [&frame[34..36], &frame[36..38]];
+        if !ports.contains(&&port[..]) {
+            continue;
+        }
+        match frame[23] {
+            6 => tcp += length,
+            17 => udp += length,
+            _ => {}
+        }
+    }
+    (tcp, udp)
+}
+
+#[test]
+fn traffic_travels_over_udp_and_nothing_in_plaintext() {
+    story("quic::traffic_travels_over_udp_and_nothing_in_plaintext", || {
+        let mut lab = mesh_over_quic(|_| Ok(()))?;
+        let capture = lab.folder().join("wire.frames");
+        let watcher = lab.vm(1).watch_wire(&capture)?;
+        for _ in 0..50 {
+            reviews_answer(&mut lab)?;
+        }
+        for _ in 0..3 {
+            send_mail(&mut lab)?;
+        }
+        watcher.stop()?;
+
+        let bytes = std::fs::read(&capture)?;
+        let (tcp, udp) = mesh_bytes(&bytes);
+        ensure!(udp > 10_000, "only {udp} bytes to and from port 15008 over UDP, {tcp} over TCP");
+        // Control traffic may take TCP for a while after the start; fifty requests do not.
+        ensure!(udp > 4 * tcp, "{udp} bytes over UDP, {tcp} over TCP");
+        for needle in
+            ["geheimnis", "reviews v1", "reviews v2", "GET /", "HTTP/1.1", "220 lab ready", "MAIL FROM"]
+        {
+            let seen = bytes.windows(needle.len()).any(|window| window == needle.as_bytes());
+            ensure!(!seen, "{needle:?} crossed in plaintext");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn where_udp_is_dropped_from_the_start_traffic_flows() {
+    story("quic::where_udp_is_dropped_from_the_start_traffic_flows", || {
+        let mut lab = mesh_over_quic(|lab| {
+            for host in lab.hosts() {
+                host.shell(DROP_UDP)?.success()?;
+            }
+            Ok(())
+        })?;
+        for _ in 0..20 {
+            reviews_answer(&mut lab)?;
+        }
+        send_mail(&mut lab)
+    });
+}
+
+#[test]
+fn where_udp_is_dropped_later_traffic_flows_again() {
+    story("quic::where_udp_is_dropped_later_traffic_flows_again", || {
+        let mut lab = mesh_over_quic(|_| Ok(()))?;
+        for host in lab.hosts() {
+            host.shell(DROP_UDP)?.success()?;
+        }
+        // A connection that has gone silent is given up after ten seconds.
+        eventually_within(std::time::Duration::from_secs(30), "requests and mails get through", || {
+            for _ in 0..10 {
+                reviews_answer(&mut lab)?;
+            }
+            send_mail(&mut lab)
+        })
+    });
+}
+
+#[test]
+fn a_host_that_crashed_is_reached_soon_after_it_is_back() {
+    story("quic::a_host_that_crashed_is_reached_soon_after_it_is_back", || {
+        let mut lab = mesh_over_quic(|_| Ok(()))?;
+        lab.vm(2).crash();
+        lab.vm(3).crash();
+        lab.vm(2).start()?;
+        lab.vm(3).start()?;
+        // Less than a silent connection is kept: the restarted host says that it knows nothing of it.
+        eventually_within(std::time::Duration::from_secs(8), "requests and mails get through", || {
+            reviews_answer(&mut lab)?;
+            send_mail(&mut lab)
+        })
+    });
+}
