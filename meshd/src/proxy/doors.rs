@@ -224,7 +224,7 @@ impl Visitor {
         match gateway.tls.find(&name) {
             Some(server) => self.tls(server, wire).await,
             None => {
-                tracing::debug!(peer = %self.peer, sni = name, "visitor asks for a name that no server has: cut")
+                tracing::debug!(peer = %self.peer, sni = name, "visitor asks for a name that no server has: cut");
             }
         }
     }

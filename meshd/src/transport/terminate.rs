@@ -70,8 +70,11 @@ impl Terminated {
 #[derive(Debug)]
 pub struct Terminator {
     secrets: PathBuf,
-    kept: RefCell<HashMap<(ServerTls, &'static [&'static [u8]]), Kept>>,
+    kept: RefCell<HashMap<Asked, Kept>>,
 }
+
+/// A rule, and the protocols of ALPN.
+type Asked = (ServerTls, &'static [&'static [u8]]);
 
 #[derive(Debug)]
 struct Kept {

@@ -172,15 +172,12 @@ impl<'a> Rules<'a> {
 impl<'a> Index<'a> {
     /// Takes a rule in: into each that it may be merged with, else beside them.
     fn merge(&mut self, host: &Rc<str>, one: Merged<'a>) {
-        let present = match self.by_host.get_mut(host) {
-            Some(present) => present,
-            None => {
-                if host.starts_with('*') {
-                    self.wildcards.push(host.clone());
-                }
-                self.by_host.insert(host.clone(), vec![one]);
-                return;
+        let Some(present) = self.by_host.get_mut(host) else {
+            if host.starts_with('*') {
+                self.wildcards.push(host.clone());
             }
+            self.by_host.insert(host.clone(), vec![one]);
+            return;
         };
         let mut beside = true;
         for other in present.iter_mut() {
@@ -213,7 +210,7 @@ impl<'a> Index<'a> {
     }
 }
 
-impl<'a> Merged<'a> {
+impl Merged<'_> {
     fn take_in(&mut self, other: &Self) {
         self.rules.extend(&other.rules);
         self.policy = self.policy.or(other.policy);

@@ -41,15 +41,9 @@ pub(super) fn sidecars(
                 problem("captureMode NONE needs a port here: this listener is not opened".into());
                 continue;
             };
-            let address = match listener.bind.as_str() {
-                "" => IpAddr::V4(Ipv4Addr::LOCALHOST),
-                text => match text.parse() {
-                    Ok(address) => address,
-                    Err(_) => {
-                        problem(format!("bind {text:?} is no address: this listener is not opened"));
-                        continue;
-                    }
-                },
+            let Ok(address) = address_of(&listener.bind, Ipv4Addr::LOCALHOST) else {
+                problem(format!("bind {:?} is no address: this listener is not opened", listener.bind));
+                continue;
             };
             let address = SocketAddr::new(address, port);
             if let Some(other) = doors.open.get(&address) {
@@ -76,4 +70,9 @@ pub(super) fn sidecars(
             doors.open.insert(address, Arc::new(Door { origin: origin.clone(), seat, kind }));
         }
     }
+}
+
+/// Reads a `bind`; empty is `default`.
+pub(super) fn address_of(bind: &str, default: Ipv4Addr) -> Result<IpAddr, std::net::AddrParseError> {
+    if bind.is_empty() { Ok(default.into()) } else { bind.parse() }
 }

@@ -5,13 +5,14 @@
 //! and told. Source: Istio `mergeGateways`, `buildGatewayListeners`, `buildGatewayHTTPRouteConfig`.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use mesh_proto::registration::Protocol;
 use mesh_proto::resource::{Gateway, Kind, Server, ServerTlsMode, ServerTlsSettings, Spec};
 use mesh_proto::watch::Stored;
 
+use super::doors::address_of;
 use super::fingerprint;
 use super::hosts::{has_all, of_kind};
 use super::outbound::Scene;
@@ -124,17 +125,10 @@ pub(super) fn open(
     let mut open: BTreeMap<SocketAddr, (&Open<'_>, GatewayDoor)> = BTreeMap::new();
     for (at, servers) in &merged.servers {
         let Some(first) = servers.first() else { continue };
-        let address = match at.bind.as_str() {
-            "" => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            bind => match bind.parse() {
-                Ok(address) => address,
-                Err(_) => {
-                    scene
-                        .problems
-                        .note(format!("{}: bind {bind:?} is no address: it is not opened", first.path()));
-                    continue;
-                }
-            },
+        let Ok(address) = address_of(&at.bind, Ipv4Addr::UNSPECIFIED) else {
+            let text = format!("{}: bind {:?} is no address: it is not opened", first.path(), at.bind);
+            scene.problems.note(text);
+            continue;
         };
         let address = SocketAddr::new(address, at.port);
         let (_, door) = open.entry(address).or_insert_with(|| (first, GatewayDoor::default()));
@@ -167,7 +161,7 @@ impl<'a> Bound<'a> {
         for rules in rules.iter().filter(|rules| rules.seen_from(namespace)) {
             for gateway in &rules.gateways {
                 let list = bound.entry(gateway.as_str()).or_default();
-                if !list.last().is_some_and(|last| last.key == rules.key) {
+                if list.last().is_none_or(|last| last.key != rules.key) {
                     list.push(rules);
                 }
             }

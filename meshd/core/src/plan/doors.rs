@@ -135,8 +135,8 @@ impl Doors {
     }
 
     /// Returns the seat of that number.
-    pub(crate) const fn seat(number: u64) -> usize {
-        SEAT | (number as usize)
+    pub(crate) fn seat(number: u64) -> usize {
+        SEAT | usize::try_from(number & u64::from(u32::MAX >> 1)).unwrap_or(0)
     }
 }
 

@@ -60,15 +60,12 @@ fn with_slashes(raw: &str) -> String {
             Some("5c") => Some('\\'),
             _ => None,
         };
-        match slash {
-            Some(slash) => {
-                out.push(slash);
-                rest = &after[2..];
-            }
-            None => {
-                out.push('%');
-                rest = after;
-            }
+        rest = after;
+        if let Some(slash) = slash {
+            out.push(slash);
+            rest = &after[2..];
+        } else {
+            out.push('%');
         }
     }
     out.push_str(rest);

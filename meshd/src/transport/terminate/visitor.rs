@@ -32,7 +32,7 @@ pub(super) fn admit(settings: &ServerTls, chain: Option<&[CertificateDer<'_>]>) 
         return Ok(());
     }
     let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_| Unwelcome::Unreadable)?;
-    if !names.is_empty() && !own_names(&parsed).any(|own| names.iter().any(|name| *name == own)) {
+    if !names.is_empty() && !own_names(&parsed).any(|own| names.contains(&own)) {
         return Err(Unwelcome::Names);
     }
     let key = BASE64.encode(digest(&SHA256, parsed.public_key().raw).as_ref());

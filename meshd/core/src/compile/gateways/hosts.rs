@@ -87,7 +87,7 @@ impl Behind<'_> {
                     let host = hosts
                         .entry(name.to_owned())
                         .or_insert_with(|| Making { port: server.port, ..Making::default() });
-                    host.redirect = redirect.clone();
+                    host.redirect.clone_from(&redirect);
                 }
             }
         }

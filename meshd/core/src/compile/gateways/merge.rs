@@ -86,11 +86,13 @@ impl<'a> Merged<'a> {
             if !server.is_tls() {
                 self.plain.insert(server.port, (at.clone(), server.protocol));
             }
-            return Ok(self.put(at, route, server));
+            self.put(at, route, server);
+            return Ok(());
         }
         if let Some((current, protocol)) = self.plain.get(&server.port).cloned() {
             if current.bind != *bind {
-                return Ok(self.put(at, route, server));
+                self.put(at, route, server);
+                return Ok(());
             }
             let merges = (server.protocol.is_http() || server.protocol == protocol) && protocol.is_http();
             if !merges || route.is_empty() {
@@ -99,7 +101,8 @@ impl<'a> Merged<'a> {
                     server.port, server.protocol
                 ));
             }
-            return Ok(self.put(current, route, server));
+            self.put(current, route, server);
+            return Ok(());
         }
         if !server.is_tls() {
             if self.servers.keys().any(|other| other.port == server.port && other.bind == *bind) {
