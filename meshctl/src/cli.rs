@@ -9,6 +9,10 @@ use clap_complete::Shell;
 use crate::output::Format;
 use crate::words::duration;
 
+mod look;
+
+pub(crate) use look::{AnalyzeArgs, ApiCommand, ExplainArgs, FieldsArgs, Grave, TestArgs, ValidateArgs};
+
 const AFTER: &str = "\
 First steps:
   meshctl demo                                 a mesh of three hosts on this machine, with a canary running
@@ -58,6 +62,15 @@ pub(crate) enum Command {
     /// Check files without a mesh
     #[command(after_help = "Example:\n  meshctl validate examples/two-hosts")]
     Validate(ValidateArgs),
+    /// Which rule a request meets, why not the others, and where it goes
+    Explain(Box<ExplainArgs>),
+    /// What is strange about rules: missing hosts and subsets, routes never reached, conflicts
+    Analyze(AnalyzeArgs),
+    /// Check cases: what rules must do with requests, without a mesh
+    Test(TestArgs),
+    /// Istio's API, field by field: what works here
+    #[command(subcommand)]
+    Api(ApiCommand),
     /// Services: register, deregister, list
     #[command(subcommand)]
     Service(ServiceCommand),
@@ -239,22 +252,6 @@ pub(crate) struct DiffArgs {
     /// Namespace of objects that name none
     #[arg(short, long, default_value = "default", value_name = "NAME")]
     pub(crate) namespace: String,
-}
-
-/// Arguments of `validate`.
-#[derive(Debug, Args)]
-pub(crate) struct ValidateArgs {
-    /// Files and folders, or `-` for standard input
-    #[arg(value_name = "FILE", required = true)]
-    pub(crate) files: Vec<PathBuf>,
-    /// Namespace of objects that name none
-    #[arg(short, long, default_value = "default", value_name = "NAME")]
-    pub(crate) namespace: String,
-    /// Take warnings for errors
-    #[arg(long)]
-    pub(crate) strict: bool,
-    #[command(flatten)]
-    pub(crate) output: Output,
 }
 
 /// Commands about services.

@@ -1,27 +1,33 @@
 //! One module per command; [`run`] picks.
 
+mod analyze;
+mod api;
 mod apply;
 mod delete;
 mod diff;
+pub(crate) mod explain;
 mod get;
 mod history;
 mod host;
 pub(crate) mod local;
+mod meaning;
 mod plan;
 mod service;
 pub(crate) mod status;
+mod test;
 pub(crate) mod token;
 pub(crate) mod top;
 mod validate;
 pub(crate) mod wait;
 
-use crate::cli::{Cli, Command, DemoAction, HostCommand, ServiceCommand, TokenCommand};
+use crate::cli::{ApiCommand, Cli, Command, DemoAction, HostCommand, ServiceCommand, TokenCommand};
 use crate::client::Client;
 use crate::demo;
 use crate::exit::{Exit, Result};
 use crate::locate::Wish;
 
 pub(crate) use apply::{Order, send};
+pub(crate) use service::file as service_file;
 pub(crate) use service::register_instances;
 
 /// Does what was typed.
@@ -45,6 +51,10 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit> {
         Command::Delete(args) => delete::run(&args, client).await,
         Command::Diff(args) => diff::run(&args, client).await,
         Command::Validate(args) => validate::run(&args),
+        Command::Explain(args) => explain::run(&args, client).await,
+        Command::Analyze(args) => analyze::run(&args, client).await,
+        Command::Test(args) => test::run(&args),
+        Command::Api(ApiCommand::Fields(args)) => api::fields(&args),
         Command::Service(ServiceCommand::Register(args)) => service::register(&args, client).await,
         Command::Service(ServiceCommand::Deregister { names }) => {
             service::deregister(names, &client()?).await

@@ -1,6 +1,7 @@
 //! Reads rules from files, folders and standard input, and says all that is wrong with them.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,7 @@ use mesh_proto::yaml::{self, Document};
 
 use crate::exit::{Exit, Failure, Result, plain};
 use crate::output::{Tone, paint, tell};
+use crate::progress::Progress;
 use crate::words::count;
 
 /// The most bytes read of a file: one more than fits, so that `yaml` can say that it is too large.
@@ -33,6 +35,12 @@ impl Rule {
         finding.object = object.or_else(|| Some(self.object.key().to_string()));
     }
 
+    /// Where a field is written, `file:line:column`.
+    pub(crate) fn at(&self, path: &str) -> String {
+        let at = self.document.at(path);
+        format!("{}:{}:{}", self.document.file, at.line, at.column)
+    }
+
     /// The finding for an object that an earlier document holds already.
     fn twice(&self, first: &Self) -> Finding {
         let at = first.document.at("metadata.name");
@@ -53,6 +61,8 @@ pub(crate) struct Rules {
     pub(crate) findings: Vec<Finding>,
     /// Number of files read.
     pub(crate) files: usize,
+    /// Where in `all` the first object of a key is.
+    by_key: BTreeMap<ObjectKey, usize>,
 }
 
 impl Rules {
@@ -63,10 +73,16 @@ impl Rules {
     /// A file that cannot be read, or a folder without rules. What is wrong *in* files is in `findings`.
     pub(crate) fn read(paths: &[PathBuf], namespace: &str) -> Result<Self> {
         let mut read = Self::default();
-        for source in sources(paths)? {
+        let sources = sources(paths)?;
+        // By bytes: one file may have twenty thousand documents.
+        let mut progress = Progress::new(sources.iter().map(Source::bytes).sum());
+        for source in sources {
             let text = source.text()?;
             read.files += 1;
-            read.add(&source.name(), &text, namespace);
+            let name = source.name();
+            progress.begin(source.bytes(), &name);
+            read.add(&name, &text, namespace);
+            progress.add(source.bytes(), &name);
         }
         read.sort();
         Ok(read)
@@ -82,8 +98,9 @@ impl Rules {
                 namespace.clone_into(&mut object.metadata.namespace);
             }
             let rule = Rule { object, document };
-            if let Some(first) = self.all.iter().find(|other| other.object.key() == rule.object.key()) {
-                self.findings.push(rule.twice(first));
+            match self.by_key.entry(rule.object.key()) {
+                Entry::Occupied(first) => self.findings.push(rule.twice(&self.all[*first.get()])),
+                Entry::Vacant(free) => drop(free.insert(self.all.len())),
             }
             self.all.push(rule);
         }
@@ -176,6 +193,14 @@ impl Source {
         }
     }
 
+    /// How much of it there is to read, for the progress bar.
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Stdin => 1,
+            Self::File(path) => std::fs::metadata(path).map_or(1, |facts| facts.len().max(1)),
+        }
+    }
+
     fn text(&self) -> Result<String> {
         let fail = |error: &std::io::Error| {
             Failure::new(Exit::Unreadable, format!("{}: {}; nothing was changed", self.name(), plain(error)))
@@ -213,6 +238,19 @@ fn sources(paths: &[PathBuf]) -> Result<Vec<Source>> {
     Ok(sources)
 }
 
+/// Whether a file of a folder is taken for rules, by its name. Files of cases (`meshctl test`) are not.
+pub(crate) fn is_rules(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);
+    matches!(extension, "yaml" | "yml" | "json") && !is_cases(path)
+}
+
+/// Whether a file holds cases of `meshctl test`, by its name.
+pub(crate) fn is_cases(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name.ends_with(".test.yaml") || name.ends_with(".test.yml")
+}
+
 fn folder(path: &Path, depth: usize, sources: &mut Vec<Source>) -> Result {
     if depth > MAX_DEPTH {
         return Err(Failure::new(
@@ -227,13 +265,9 @@ fn folder(path: &Path, depth: usize, sources: &mut Vec<Source>) -> Result {
     }
     entries.sort();
     for entry in entries {
-        let is_rules = entry
-            .extension()
-            .and_then(|extension| extension.to_str())
-            .is_some_and(|extension| matches!(extension, "yaml" | "yml" | "json"));
         if entry.is_dir() {
             folder(&entry, depth + 1, sources)?;
-        } else if is_rules {
+        } else if is_rules(&entry) {
             sources.push(Source::File(entry));
         }
     }

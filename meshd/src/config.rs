@@ -230,6 +230,18 @@ pub struct Limits {
     pub uri_bytes: usize,
     /// Most streams of an application's HTTP/2 connection.
     pub http2_streams: u32,
+    /// Most frames a second that only ask for an answer.
+    pub http2_control_frames: u32,
+    /// How long a body may fall behind.
+    pub body: Duration,
+    /// Bytes a second of a body.
+    pub body_rate: u32,
+    /// Most connections of a listener; 0: what descriptors allow.
+    pub connections: usize,
+    /// Most of them from one other host; 0: half.
+    pub connections_per_source: usize,
+    /// Most proxies that pass a request on.
+    pub hops: u8,
 }
 
 /// Where this host's services are written down.

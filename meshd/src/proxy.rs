@@ -24,8 +24,11 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use mesh_core::plan::Plan;
 use mesh_core::wire::guard;
+use mesh_core::wire::http2::FrameLimits;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+
+use accept::Room;
 
 use crate::drain::{self, Drain};
 use crate::telemetry::{AccessLog, Stats};
@@ -36,6 +39,7 @@ mod body;
 pub mod doors;
 mod exchange;
 mod forward;
+mod gate;
 mod http;
 mod inbound;
 mod local_reply;
@@ -47,6 +51,7 @@ mod server;
 mod tcp;
 mod tunnel;
 mod upstream;
+mod watch;
 mod wire;
 mod worker;
 
@@ -81,12 +86,25 @@ pub struct Settings {
     pub transport: Transport,
     /// Limits of a request's head.
     pub limits: guard::Limits,
+    /// What a caller may send of each kind of HTTP/2 frames in a second.
+    pub frames: FrameLimits,
     /// For a complete head, also of the first request. Default 10 s; holds to within a second.
     pub head_timeout: Duration,
+    /// Bytes a second that a request's body must come at, counted only while an endpoint waits for it. Default 100.
+    pub body_rate: u32,
+    /// How long a body may fall behind [`Self::body_rate`]. Default 30 s; then 408. Not for gRPC.
+    pub body_timeout: Duration,
     /// Between two requests of a connection. Default 1 h, Envoy's.
     pub idle_timeout: Duration,
     /// For the first bytes on a port whose protocol nobody declared. Default 50 ms; then it is opaque TCP.
     pub sniff_timeout: Duration,
+    /// Connections open on one listener. Default 0: half of the descriptors this process may have, 64 held back; each
+    /// carried connection takes two.
+    pub connections: usize,
+    /// Connections from one other host, open on one listener. Default 0: half of [`Self::connections`].
+    pub connections_per_source: usize,
+    /// Proxies that a request may pass outside the mesh before it counts as going in a circle. Default 16.
+    pub hops: u8,
     /// HTTP/2 streams of one caller's connection. Default 100.
     pub max_streams: u32,
     /// Bytes of a request's body that are kept for a retry. Default 1 MiB, Envoy's buffer; larger bodies are not retried.
@@ -112,9 +130,15 @@ impl Default for Settings {
             workers: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             transport: Transport::default(),
             limits: guard::Limits::default(),
+            frames: FrameLimits::default(),
             head_timeout: Duration::from_secs(10),
+            body_rate: 100,
+            body_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_hours(1),
             sniff_timeout: Duration::from_millis(50),
+            connections: 0,
+            connections_per_source: 0,
+            hops: 16,
             max_streams: 100,
             replay_bytes: 1 << 20,
             max_mirrors: 1_024,
@@ -234,10 +258,11 @@ pub fn start(shared: Shared, sockets: Sockets) -> Result<Proxy, StartError> {
     let (control, receiver) = mpsc::channel(CONTROL_QUEUE);
     let own = sockets.entrances.iter().flat_map(|entrance| &entrance.sockets);
     let own: Arc<[SocketAddr]> = own.filter_map(|socket| socket.local_addr().ok()).collect();
-    let mut shares: Vec<Vec<(Way, TcpListener)>> = (0..workers).map(|_| Vec::new()).collect();
+    let mut shares: Vec<Vec<(Way, TcpListener, Arc<Room>)>> = (0..workers).map(|_| Vec::new()).collect();
     for entrance in sockets.entrances {
+        let room = Arc::new(Room::new(&shared.settings));
         for (index, socket) in entrance.sockets.into_iter().enumerate() {
-            shares[index % workers].push((entrance.way.clone(), socket));
+            shares[index % workers].push((entrance.way.clone(), socket, room.clone()));
         }
     }
     let mut keeper = doors::Keeper::new(&shared, &draining);

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::command::{
     Batch, HostFacts, HostId, Liveness, NewHost, Revision, Timestamp, Token, TokenRole, VoterWish,
 };
+use crate::explain::{Ask, Difference, Explanation};
 use crate::finding::Finding;
 use crate::registration::{Health, Instance, Registration};
 use crate::resource::{Kind, ObjectKey};
@@ -85,6 +86,12 @@ pub enum Request {
     Clusters(PlanFilter),
     /// The endpoints of this host's Plan and how they fare.
     Endpoints(PlanFilter),
+    /// Why a request goes where it goes, by this host's Plan.
+    Explain(Box<Ask>),
+    /// Everything strange about the rules as this host knows them, with a batch on top (which may be empty).
+    Analyze(Batch),
+    /// What a batch would mean for traffic, as this host knows the mesh.
+    Preview(Batch),
     /// Counters since the start of meshd.
     Stats {
         /// Of this host only, or of every host that answers.
@@ -181,6 +188,12 @@ pub enum Response {
     Clusters(Vec<ClusterView>),
     /// To `Endpoints`.
     Endpoints(Vec<EndpointView>),
+    /// To `Explain`.
+    Explained(Box<Explanation>),
+    /// To `Analyze`.
+    Findings(Vec<Finding>),
+    /// To `Preview`.
+    Differences(Vec<Difference>),
     /// To `Stats`.
     Stats(Vec<HostStats>),
     /// To `Join`.

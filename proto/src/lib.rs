@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod command;
+pub mod explain;
 pub mod finding;
 pub mod registration;
 pub mod resource;

@@ -3,6 +3,8 @@
 //! A field is honoured, refused by name at apply, or known to have no effect; never silently ignored. The table
 //! itself is in `support::table`, one line a field; the page for users is made from [`paths`].
 
+mod report;
+mod schema;
 mod table;
 
 use std::collections::BTreeMap;
@@ -12,6 +14,8 @@ use crate::finding::Finding;
 use crate::resource::Kind;
 use crate::yaml::{Document, Node, Value, join, shorten};
 use table::Row;
+
+pub use report::{Field, Word, counts, report};
 
 /// What meshd does with a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

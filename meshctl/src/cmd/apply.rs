@@ -11,7 +11,7 @@ use mesh_proto::finding::{Finding, Severity};
 use mesh_proto::resource::{Object, ObjectKey};
 use mesh_proto::watch::Stored;
 
-use super::wait;
+use super::{meaning, wait};
 use crate::cli::{ApplyArgs, DryRun};
 use crate::client::{Client, PATIENCE, answer, key};
 use crate::exit::{Exit, Failure, Result};
@@ -79,6 +79,12 @@ pub(crate) async fn send(client: &Client, order: &Order) -> Result<Applied> {
             Ok(answer) => {
                 let applied = answer!(answer, Response::Applied(applied) => applied)?;
                 order.print(&applied)?;
+                if order.dry_run {
+                    let meaning = meaning::of(client, &order.batch(&current)).await;
+                    if let Some(meaning) = meaning.filter(|meaning| !meaning.is_empty()) {
+                        say(&format!("\nwhat that would mean for traffic:\n{meaning}"))?;
+                    }
+                }
                 return Ok(applied);
             }
             Err(error) if error.code == ErrorCode::Conflict && !last && order.may_retry() => {}

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
+use mesh_core::sketch;
 use mesh_proto::resource::{HttpRoute, Object, Spec, VirtualService};
 use similar::{ChangeTag, TextDiff};
 
@@ -20,7 +21,8 @@ pub(crate) async fn run(args: &DiffArgs, client: impl Fn() -> Result<Client>) ->
     let paths: Vec<PathBuf> = args.files.iter().chain(&args.filename).cloned().collect();
     let rules = Rules::read(&paths, &args.namespace)?;
     rules.judge(false)?;
-    let current = current(&client()?).await?;
+    let client = client()?;
+    let current = current(&client).await?;
     let mut text = String::new();
     for rule in &rules.all {
         let old = current.get(&rule.object.key()).map(|stored| &stored.object);
@@ -29,6 +31,17 @@ pub(crate) async fn run(args: &DiffArgs, client: impl Fn() -> Result<Client>) ->
     if text.is_empty() {
         say("nothing would change\n")?;
         return Ok(Exit::Done);
+    }
+    let batch = sketch::batch(rules.all.iter().map(|rule| rule.object.clone()).collect());
+    match super::meaning::of(&client, &batch).await {
+        Some(meaning) if meaning.is_empty() => {
+            let none = "no route, share, timeout or policy is other than before";
+            let _ = writeln!(text, "\n{}", paint(Tone::Dim, none));
+        }
+        Some(meaning) => {
+            let _ = write!(text, "\nwhat that means for traffic:\n{meaning}");
+        }
+        None => {}
     }
     say(&text)?;
     Ok(Exit::Refused)

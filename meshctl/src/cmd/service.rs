@@ -1,6 +1,6 @@
 //! `meshctl service`: what this host offers, and what the mesh has.
 
-mod file;
+pub(crate) mod file;
 mod flags;
 
 use std::collections::BTreeMap;

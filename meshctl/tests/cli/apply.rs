@@ -73,6 +73,7 @@ fn willing(request: &Request) -> Result<Response, ApiError> {
         Request::Get(_) => resources(&[]),
         Request::Apply(_) => applied(request, Outcome::Created),
         Request::Wait { .. } => waited(&[]),
+        Request::Preview(_) => Response::Differences(Vec::new()),
         other => panic!("unexpected {other:?}"),
     })
 }
@@ -243,7 +244,8 @@ fn a_dry_run_at_the_mesh_changes_and_waits_for_nothing() {
 
     assert_eq!((ran.code, ran.out.as_str()), (0, "destinationrule default/reviews created (dry run)\n"));
     assert!(matches!(&server.requests()[1], Request::Apply(apply) if apply.dry_run));
-    assert_eq!(server.requests().len(), 2);
+    assert!(matches!(&server.requests()[2], Request::Preview(_)), "what it would mean is asked");
+    assert_eq!(server.requests().len(), 3);
 }
 
 #[test]

@@ -4,12 +4,7 @@ use std::path::Path;
 
 use mesh_proto::api::{ErrorCode, Response};
 
-use crate::server::{Server, no, run};
-
-fn alone(arguments: &[&str]) -> crate::server::Ran {
-    let home = tempfile::tempdir().expect("folder");
-    run(home.path(), None, arguments, "")
-}
+use crate::server::{Server, alone, no};
 
 #[test]
 fn wrong_usage_is_64_and_help_is_0() {
@@ -24,7 +19,10 @@ fn wrong_usage_is_64_and_help_is_0() {
 
 #[test]
 fn every_command_has_help_and_those_with_flags_have_examples() {
-    for command in ["apply", "get", "delete", "diff", "top", "demo", "rollback", "routes", "validate"] {
+    for command in [
+        "apply", "get", "delete", "diff", "top", "demo", "rollback", "routes", "validate", "explain",
+        "analyze", "test",
+    ] {
         let help = alone(&[command, "--help"]);
         assert_eq!(help.code, 0, "{command}");
         assert!(help.out.contains("Example"), "{command}: {}", help.out);

@@ -4,4 +4,6 @@ mod server;
 
 mod apply;
 mod codes;
+mod fields;
 mod look;
+mod offline;

@@ -129,3 +129,9 @@ fn serve(stream: UnixStream, answer: &Answer, requests: &Mutex<Vec<Request>>) {
 pub(crate) fn no(code: ErrorCode, message: &str) -> Result<Response, ApiError> {
     Err(ApiError { code, message: message.into(), findings: Vec::new() })
 }
+
+/// Runs meshctl without any meshd.
+pub(crate) fn alone(arguments: &[&str]) -> Ran {
+    let home = tempfile::tempdir().expect("folder");
+    run(home.path(), None, arguments, "")
+}

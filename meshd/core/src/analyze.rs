@@ -4,12 +4,10 @@
 //! Istio, but for what no host could carry out. What one object alone gets wrong was said by `proto::validate`.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
-use mesh_proto::command::{Batch, Revision};
+use mesh_proto::command::Batch;
 use mesh_proto::finding::Finding;
 use mesh_proto::resource::{Destination, Headers, HttpRoute, Kind, ObjectKey, Spec};
-use mesh_proto::watch::Stored;
 
 use crate::compile::destinations::Rules as DestinationRules;
 use crate::compile::hosts::{Service, Services, full_name, of_kind, services, takes};
@@ -17,22 +15,16 @@ use crate::compile::mesh::Settings;
 use crate::compile::rules::{HttpRule, Rules, is_catch_all, load};
 use crate::compile::{Problems, routes};
 use crate::plan::{Node, Workload};
+use crate::sketch;
 use crate::world::World;
+
+mod never;
+mod scope;
+mod shadow;
 
 /// Tells what a batch would make strange: everything about its own objects, and what it breaks for others.
 pub fn check(world: &World, batch: &Batch) -> Vec<Finding> {
-    let mut after = world.clone();
-    for change in &batch.changes {
-        match &change.object {
-            None => drop(after.resources.remove(&change.key)),
-            Some(object) => {
-                let before = world.resources.get(&change.key);
-                let created = before.map_or(Revision(u64::MAX), |before| before.created);
-                let stored = Stored { object: object.clone(), created, changed: Revision(u64::MAX) };
-                after.resources.insert(change.key.clone(), Arc::new(stored));
-            }
-        }
-    }
+    let after = sketch::after(world, batch);
     let own: BTreeSet<String> = batch.changes.iter().map(|change| change.key.to_string()).collect();
     let is_own = |finding: &Finding| finding.object.as_ref().is_some_and(|object| own.contains(object));
     let mut findings = all(&after);
@@ -43,8 +35,17 @@ pub fn check(world: &World, batch: &Batch) -> Vec<Finding> {
     findings
 }
 
-/// Tells everything strange about the rules of a World.
+/// Tells everything strange about the rules of a World that their author should know at `apply`.
 pub fn all(world: &World) -> Vec<Finding> {
+    tell(world, false)
+}
+
+/// Tells everything strange about a World, also what is only worth a look: for `meshctl analyze`.
+pub fn thorough(world: &World) -> Vec<Finding> {
+    tell(world, true)
+}
+
+fn tell(world: &World, thorough: bool) -> Vec<Finding> {
     let node = Node { domain: world.mesh.domain.clone(), ..Node::default() };
     let mesh = Settings::of(world);
     let services = services(world, &node, &mesh);
@@ -55,6 +56,13 @@ pub fn all(world: &World) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (index, one) in rules.iter().enumerate() {
         scene.check_rules(one, &rules[..index], &mut findings);
+        if thorough {
+            shadow::check(one, &mut findings);
+            never::check(one, &mut findings);
+        }
+    }
+    if thorough {
+        scope::check(world, &services, &node.domain, &mut findings);
     }
     check_delegates(world, &mut findings);
     scene.check_destination_rules(world, &mut findings);
@@ -92,11 +100,12 @@ impl Scene<'_> {
             };
             if let Some(first) = older.iter().find(same) {
                 let text = format!(
-                    "host {host} has rules in {} already, which is older: these are ignored for it",
-                    first.key
+                    "The VirtualServices {}/{},{}/{} associated with mesh gateway define the same host {host}: those of \
+                     {} count (it is older, or the first by namespace and name), these are ignored for it",
+                    first.key.namespace, first.key.name, key.namespace, key.name, first.key
                 );
                 findings.push(
-                    Finding::warning("host-has-rules", &path, text)
+                    Finding::warning("IST0109", &path, text)
                         .with_hint("put all routes of a host into one VirtualService, or delegate")
                         .on(key),
                 );
@@ -163,12 +172,14 @@ impl Scene<'_> {
         let seen = self.services.find(&host).filter(|service| service.seen_from(&key.namespace));
         let Some(service) = seen else {
             let text = format!(
-                "host {host} is no service that namespace {} sees{}: requests are answered 503",
+                "Referenced host not found: {:?}: no service that namespace {} sees has the host {host}{}: requests are \
+                 answered 503",
+                wanted.host,
                 key.namespace,
                 self.known(&key.namespace)
             );
             let full = format!("{host}.svc.{}", self.domain);
-            let mut finding = Finding::warning("unknown-destination", format!("{path}.host"), text).on(key);
+            let mut finding = Finding::warning("IST0101", format!("{path}.host"), text).on(key);
             if self.services.find(&full).is_some() {
                 finding = finding.with_hint(format!("a name with a dot is not completed; write {full}"));
             }
@@ -192,11 +203,14 @@ impl Scene<'_> {
         let names: Vec<_> = subsets.map(|subset| subset.name.clone()).collect();
         if !names.contains(&wanted.subset) {
             let text = format!(
-                "subset {:?} is not in any DestinationRule for {host} (has: {}): requests are answered 503",
+                "Referenced host+subset in destinationrule not found: \"{}+{}\": subset {:?} is not in any DestinationRule \
+                 for {host} (has: {}): requests are answered 503",
+                wanted.host,
+                wanted.subset,
                 wanted.subset,
                 listed(&names)
             );
-            findings.push(Finding::warning("unknown-subset", format!("{path}.subset"), text).on(key));
+            findings.push(Finding::warning("IST0101", format!("{path}.subset"), text).on(key));
         }
     }
 
@@ -211,10 +225,11 @@ impl Scene<'_> {
                 continue;
             }
             let text = format!(
-                "no service has host {host}{}: the rule shapes nothing yet",
+                "Referenced host not found: {:?}: no service has host {host}{}: the rule shapes nothing yet",
+                spec.host,
                 self.known(&key.namespace)
             );
-            findings.push(Finding::warning("unknown-host", "spec.host", text).on(&key));
+            findings.push(Finding::warning("IST0101", "spec.host", text).on(&key));
         }
     }
 
@@ -249,12 +264,12 @@ fn check_reach(rules: &Rules<'_>, findings: &mut Vec<Finding>) {
     };
     for rule in &rules.http[last + 1..] {
         let text = format!(
-            "{} is never reached: {} before it takes every request",
+            "VirtualService rule {} not used ({} before it takes every request)",
             place(rule),
             place(&rules.http[last])
         );
         findings.push(
-            Finding::warning("unreachable-route", format!("spec.{}", rule.origin.path), text)
+            Finding::warning("IST0130", format!("spec.{}", rule.origin.path), text)
                 .with_hint("put routes with conditions first")
                 .on(&rules.key),
         );
@@ -277,11 +292,10 @@ fn check_delegates(world: &World, findings: &mut Vec<Finding>) {
             let namespace = if delegate.namespace.is_empty() { &key.namespace } else { &delegate.namespace };
             let wanted = ObjectKey::new(Kind::VirtualService, namespace, &delegate.name);
             if !world.resources.contains_key(&wanted) {
-                let text = format!("{wanted} is not there: this route is left out");
-                findings.push(
-                    Finding::warning("unknown-delegate", format!("spec.http[{index}].delegate"), text)
-                        .on(&key),
-                );
+                let name = format!("{}/{}", wanted.namespace, wanted.name);
+                let text = format!("Referenced delegate not found: {name:?}: this route is left out");
+                findings
+                    .push(Finding::warning("IST0101", format!("spec.http[{index}].delegate"), text).on(&key));
             }
         }
     }

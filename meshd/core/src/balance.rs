@@ -16,7 +16,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rand_core::RngCore;
 
@@ -64,13 +64,26 @@ pub fn pick<'a>(
     now: Moment,
     rng: &mut impl RngCore,
 ) -> Option<&'a Endpoint> {
-    let watch = cluster.outlier.as_ref().map(|policy| {
+    if cluster.outlier.is_some() {
         outlier::sweep(cluster, now);
-        level::Watch {
-            // Pairs with the release in `outlier`: who sees the new epoch sees the ejection, too.
-            epoch: cluster.state.ejection_epoch.load(Ordering::Acquire),
-            min_health_percent: policy.min_health_percent,
-        }
-    });
-    cluster.endpoints.pick(hint, watch, &cluster.state.turn, rng)
+    }
+    cluster.endpoints.pick(hint, watch(cluster), &cluster.state.turn, rng)
+}
+
+/// Picks as [`pick`] would, and moves nothing: no turn of the cluster's, no ejection that ends.
+pub(crate) fn foresee<'a>(
+    cluster: &'a Cluster,
+    hint: &Hint<'_>,
+    turn: &AtomicU64,
+    rng: &mut impl RngCore,
+) -> Option<&'a Endpoint> {
+    cluster.endpoints.pick(hint, watch(cluster), turn, rng)
+}
+
+fn watch(cluster: &Cluster) -> Option<level::Watch> {
+    cluster.outlier.as_ref().map(|policy| level::Watch {
+        // Pairs with the release in `outlier`: who sees the new epoch sees the ejection, too.
+        epoch: cluster.state.ejection_epoch.load(Ordering::Acquire),
+        min_health_percent: policy.min_health_percent,
+    })
 }

@@ -18,6 +18,7 @@ use foldhash::fast::FixedState;
 use crate::plan::{Doors, Node, Outbound, Plan, Workload};
 use crate::world::World;
 
+pub(crate) mod authors;
 pub(crate) mod clusters;
 mod delegates;
 pub(crate) mod destinations;

@@ -15,7 +15,7 @@ use crate::endpoint::Moment;
 use crate::plan::{Balancer, Cluster, ClusterName, Endpoint, Node, Origin, Outbound, Plan, TcpRules, Via};
 use crate::world::World;
 
-mod words;
+pub(crate) mod words;
 
 /// Returns the routes of the host's own caller, in order of host, port and precedence.
 pub fn routes(plan: &Plan, filter: &PlanFilter) -> Vec<RouteView> {
@@ -136,7 +136,7 @@ fn wanted(filter: &PlanFilter, host: &str, port: u16) -> bool {
     filter.host.as_ref().is_none_or(host_fits) && filter.port.is_none_or(|wanted| wanted == port)
 }
 
-fn balancer(balancer: &Balancer) -> &'static str {
+pub(crate) fn balancer(balancer: &Balancer) -> &'static str {
     match balancer {
         Balancer::LeastRequest => "least request",
         Balancer::RoundRobin => "round robin",
@@ -155,16 +155,15 @@ fn is_usable(endpoint: &Endpoint) -> bool {
 }
 
 fn endpoint(cluster: &Cluster, endpoint: &Endpoint, now: Moment) -> EndpointView {
-    let (address, via, identity) = match &endpoint.via {
-        Via::Local(address) => (address.to_string(), "local", String::new()),
-        Via::Mesh { hop, identity, .. } => (hop.to_string(), "mesh", identity.to_string()),
-        Via::Plain(address) => (address.to_string(), "plain", String::new()),
-        Via::Name { host, port } => (format!("{host}:{port}"), "plain", String::new()),
+    let (via, identity) = match &endpoint.via {
+        Via::Local(_) => ("local", String::new()),
+        Via::Mesh { identity, .. } => ("mesh", identity.to_string()),
+        Via::Plain(_) | Via::Name { .. } => ("plain", String::new()),
     };
     EndpointView {
         cluster: cluster.name.to_string(),
         endpoint: endpoint.id.replacen('@', " on ", 1),
-        address,
+        address: address(endpoint),
         via: via.to_owned(),
         identity,
         weight: endpoint.weight,
@@ -174,8 +173,17 @@ fn endpoint(cluster: &Cluster, endpoint: &Endpoint, now: Moment) -> EndpointView
     }
 }
 
+/// Where an endpoint is reached.
+pub(crate) fn address(endpoint: &Endpoint) -> String {
+    match &endpoint.via {
+        Via::Local(address) | Via::Plain(address) => address.to_string(),
+        Via::Mesh { hop, .. } => hop.to_string(),
+        Via::Name { host, port } => format!("{host}:{port}"),
+    }
+}
+
 /// The first reason not to use an endpoint, else `healthy`.
-fn state(endpoint: &Endpoint, now: Moment) -> String {
+pub(crate) fn state(endpoint: &Endpoint, now: Moment) -> String {
     match (endpoint.liveness, endpoint.health) {
         (Liveness::Gone, _) => return "host gone".into(),
         (Liveness::Left, _) => return "host left".into(),

@@ -13,6 +13,7 @@ use crate::identity::HostKeys;
 use crate::proxy::{self, Declared, Entrance, Proxy, Settings, Shared, Sockets, Way};
 use crate::telemetry::{self, AccessLog, Stats};
 use crate::transport::{Dialer, QuicOptions, SocketOptions, Transport, socket};
+use mesh_core::wire::http2::FrameLimits;
 
 /// How many workers the proxy has.
 pub(super) fn workers(config: &Config) -> usize {
@@ -79,6 +80,12 @@ fn settings(config: &Config) -> Settings {
         sniff_timeout: limits.sniff,
         max_streams: limits.http2_streams,
         secrets: config.host.data.join("secrets"),
+        frames: FrameLimits { control: limits.http2_control_frames, ..FrameLimits::default() },
+        body_timeout: limits.body,
+        body_rate: limits.body_rate,
+        connections: limits.connections,
+        connections_per_source: limits.connections_per_source,
+        hops: limits.hops,
         socket: SocketOptions { mark: Some(config.intercept.mark) },
         ..Settings::default()
     }

@@ -8,7 +8,8 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use mesh_core::endpoint::Moment;
 use mesh_core::plan::Plan;
-use mesh_core::views;
+use mesh_core::world::World;
+use mesh_core::{analyze, explain, meaning, sketch, views};
 use mesh_proto::api::{ApiError, Call, ErrorCode, Get, HostStats, JoinRequest, Request, Response, Scope};
 use mesh_proto::command::{HostId, Liveness};
 use mesh_proto::registration::{Health, Instance, Registration};
@@ -110,6 +111,9 @@ impl Requests {
             Request::Clusters(filter) => Response::Clusters(views::clusters(&plan, filter, self.now())),
             Request::Endpoints(filter) => Response::Endpoints(views::endpoints(&plan, filter, self.now())),
             Request::Services => Response::Services(views::services(&self.published.borrow().world)),
+            Request::Explain(_) | Request::Analyze(_) | Request::Preview(_) => {
+                return Some(self.ponder(plan, request.clone()).await);
+            }
             Request::Stats { scope: Scope::Host } => Response::Stats(vec![self.own_stats()]),
             Request::Stats { scope: Scope::Mesh } => Response::Stats(self.stats_of_all().await),
             Request::Version => Response::Version { version: env!("CARGO_PKG_VERSION").into() },
@@ -249,6 +253,14 @@ impl Requests {
         Response::Resources { revision: world.revision, items }
     }
 
+    /// Answers what takes a while in a large mesh, beside everything else: two Plans may have to be made.
+    async fn ponder(&self, plan: Arc<Plan>, request: Request) -> Result<Response, ApiError> {
+        let world = self.published.borrow().world.clone();
+        let now = self.now();
+        let thought = tokio::task::spawn_blocking(move || think(&world, &plan, &request, now));
+        thought.await.unwrap_or_else(|_| Err(refused(ErrorCode::Unavailable, "meshd is stopping")))
+    }
+
     fn own_stats(&self) -> HostStats {
         let uptime_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         HostStats { host: self.name.clone(), uptime_ms, edges: self.stats.snapshot() }
@@ -284,6 +296,21 @@ impl Requests {
 
     fn now(&self) -> Moment {
         Moment(u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+/// Looks at rules, services and the Plan, and changes nothing.
+fn think(world: &World, plan: &Plan, request: &Request, now: Moment) -> Result<Response, ApiError> {
+    match request {
+        Request::Explain(ask) => explain::explain(world, plan, ask, now)
+            .map(|explanation| Response::Explained(Box::new(explanation)))
+            .map_err(|reason| refused(ErrorCode::NotFound, reason)),
+        Request::Analyze(batch) => Ok(Response::Findings(analyze::thorough(&sketch::after(world, batch)))),
+        Request::Preview(batch) => {
+            let after = sketch::after(world, batch);
+            Ok(Response::Differences(meaning::differences(world, &after, &plan.node)))
+        }
+        _ => Err(refused(ErrorCode::Invalid, "this is answered elsewhere")),
     }
 }
 

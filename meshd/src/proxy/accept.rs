@@ -1,30 +1,33 @@
-//! Listening: one loop for each socket of a worker.
+//! Listening: one loop for each socket of a worker, and how many connections a listener has room for.
 
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use foldhash::HashMap;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::worker::Worker;
-use super::{Way, inbound, outbound};
+use super::{Settings, Way, inbound, outbound};
 use crate::task;
 use crate::telemetry::Counters;
 use crate::transport::socket;
 
 /// Starts to accept on a socket, until draining begins.
-pub(super) fn start(worker: &Rc<Worker>, way: Way, socket: std::net::TcpListener) {
+pub(super) fn start(worker: &Rc<Worker>, way: Way, socket: std::net::TcpListener, room: Arc<Room>) {
     if way == Way::Mesh {
         task::spawn_local("mesh accept", inbound::accept(worker.clone(), socket));
         return;
     }
     match TcpListener::from_std(socket) {
-        Ok(listener) => drop(task::spawn_local("accept", run(worker.clone(), way, listener))),
+        Ok(listener) => drop(task::spawn_local("accept", run(worker.clone(), way, listener, room))),
         Err(error) => tracing::error!(?way, %error, "cannot accept"),
     }
 }
 
-async fn run(worker: Rc<Worker>, way: Way, listener: TcpListener) {
+async fn run(worker: Rc<Worker>, way: Way, listener: TcpListener, room: Arc<Room>) {
     let way = Rc::new(way);
     let mut draining = worker.draining.clone();
     loop {
@@ -34,11 +37,16 @@ async fn run(worker: Rc<Worker>, way: Way, listener: TcpListener) {
         };
         match accepted {
             Ok((stream, peer)) => {
+                let peer = socket::unmapped(peer);
+                let Some(place) = room.admit(&stream, peer) else {
+                    Counters::add(&worker.shard.counters.refused_connections_total);
+                    tracing::debug!(?way, %peer, "connection closed: too many are open");
+                    continue;
+                };
                 let _ = stream.set_nodelay(true);
                 let (worker, way) = (worker.clone(), way.clone());
-                let peer = socket::unmapped(peer);
                 task::spawn_local("connection", async move {
-                    let _open = Open::count(&worker);
+                    let (_open, _place) = (Open::count(&worker), place);
                     outbound::serve(worker.clone(), &way, stream, peer).await;
                 });
             }
@@ -49,6 +57,72 @@ async fn run(worker: Rc<Worker>, way: Way, listener: TcpListener) {
             }
         }
     }
+}
+
+/// What a listener has room for, over all workers. Asked once for each connection, never for a request.
+pub(super) struct Room {
+    open: AtomicUsize,
+    most: usize,
+    most_of_one: usize,
+    /// Open connections by the host they come from; this host's own are not counted.
+    sources: Mutex<HashMap<IpAddr, usize>>,
+}
+
+impl Room {
+    pub(super) fn new(settings: &Settings) -> Self {
+        let most = match settings.connections {
+            0 => affordable(),
+            most => most,
+        };
+        let most_of_one = match settings.connections_per_source {
+            0 => most.div_ceil(2),
+            most => most,
+        };
+        Self { open: AtomicUsize::new(0), most, most_of_one, sources: Mutex::default() }
+    }
+
+    /// Takes a place for a connection, until it is dropped. `None`: too many are open.
+    pub(super) fn admit(self: &Arc<Self>, stream: &TcpStream, peer: SocketAddr) -> Option<Place> {
+        let local = stream.local_addr().ok().map(|local| socket::unmapped(local).ip());
+        let is_own = peer.ip().is_loopback() || local == Some(peer.ip());
+        let place = Place { room: self.clone(), source: (!is_own).then_some(peer.ip()) };
+        let open = self.open.fetch_add(1, Ordering::Relaxed);
+        let of_source = place.source.map_or(0, |source| {
+            let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = sources.entry(source).or_default();
+            *count += 1;
+            *count
+        });
+        (open < self.most && of_source <= self.most_of_one).then_some(place)
+    }
+}
+
+/// One connection's place; dropping it makes room for another.
+struct Place {
+    room: Arc<Room>,
+    source: Option<IpAddr>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.room.open.fetch_sub(1, Ordering::Relaxed);
+        let Some(source) = self.source else { return };
+        let mut sources = self.room.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = sources.get_mut(&source) {
+            *count -= 1;
+            if *count == 0 {
+                sources.remove(&source);
+            }
+        }
+    }
+}
+
+/// Connections that the descriptors of this process allow for: one for each side, and some held back for the admin
+/// socket, links between servers and files.
+fn affordable() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let descriptors = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    (descriptors.saturating_sub(HELD_BACK) / 2).max(LEAST)
 }
 
 /// Counts a connection of a caller as open.
@@ -69,3 +143,7 @@ impl Drop for Open {
 }
 
 const PAUSE: Duration = Duration::from_millis(50);
+/// Descriptors that connections of callers must leave.
+const HELD_BACK: usize = 64;
+/// Connections that are taken however few descriptors there are.
+const LEAST: usize = 16;

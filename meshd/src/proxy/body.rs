@@ -4,11 +4,19 @@ use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
+use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use mesh_core::wire::guard::Refusal;
 use tokio::sync::Notify;
+
+use pace::Pace;
+
+mod pace;
+mod trailers;
 
 /// The body of a request to an endpoint.
 pub(crate) enum Outgoing {
@@ -28,6 +36,12 @@ pub(crate) enum BodyError {
     /// The caller's connection broke.
     #[error("the caller's body ended early: {0}")]
     Caller(#[from] hyper::Error),
+    /// It ended early in an earlier attempt.
+    #[error("the caller's body ended early before")]
+    Broken,
+    /// It comes too slowly.
+    #[error("the caller's body came too slowly")]
+    Slow,
     /// Another attempt has taken over.
     #[error("the attempt was given up")]
     GivenUp,
@@ -82,6 +96,10 @@ pub(crate) struct Source {
     keeps: Cell<bool>,
     ended: Cell<bool>,
     end: Notify,
+    /// Why it can never be read to its end.
+    broken: Cell<Option<Refusal>>,
+    pace: Option<RefCell<Pace>>,
+    dropped_trailers: Cell<u64>,
 }
 
 #[derive(Default)]
@@ -92,7 +110,8 @@ struct Kept {
 }
 
 impl Source {
-    pub(crate) fn new(body: Incoming, limit: usize) -> Rc<Self> {
+    /// Remembers up to `limit` bytes. `pace`: bytes a second, and how long the body may fall behind.
+    pub(crate) fn new(body: Incoming, limit: usize, pace: Option<(u32, Duration)>) -> Rc<Self> {
         Rc::new(Self {
             size: body.size_hint(),
             body: RefCell::new(body),
@@ -103,6 +122,9 @@ impl Source {
             keeps: Cell::new(true),
             ended: Cell::new(false),
             end: Notify::new(),
+            broken: Cell::new(None),
+            pace: pace.map(|(rate, patience)| RefCell::new(Pace::new(rate, patience))),
+            dropped_trailers: Cell::new(0),
         })
     }
 
@@ -114,7 +136,12 @@ impl Source {
 
     /// Whether another attempt would see all of it.
     pub(crate) fn replayable(&self) -> bool {
-        self.keeps.get()
+        self.keeps.get() && self.broken.get().is_none()
+    }
+
+    /// Returns why its request must be refused, once it has turned out broken.
+    pub(crate) fn refusal(&self) -> Option<Refusal> {
+        self.broken.get()
     }
 
     /// Stops remembering: there will be no other attempt.
@@ -131,6 +158,11 @@ impl Source {
     /// Bytes received so far.
     pub(crate) fn received(&self) -> u64 {
         self.received.get()
+    }
+
+    /// Trailers that were not passed on.
+    pub(crate) fn dropped_trailers(&self) -> u64 {
+        self.dropped_trailers.get()
     }
 
     /// Waits until all of it has been received.
@@ -152,21 +184,42 @@ impl Source {
 
     fn next(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let polled = Pin::new(&mut *self.body.borrow_mut()).poll_frame(cx);
-        match &polled {
-            Poll::Ready(Some(Ok(frame))) => self.keep(frame),
-            Poll::Ready(None) => self.finish(),
-            _ => {}
-        }
+        let polled = match polled {
+            Poll::Pending => {
+                if self.pace.as_ref().is_some_and(|pace| pace.borrow_mut().is_too_slow(cx)) {
+                    self.broken.set(Some(SLOW));
+                    return Poll::Ready(Some(Err(BodyError::Slow)));
+                }
+                return Poll::Pending;
+            }
+            Poll::Ready(Some(Err(error))) => {
+                self.broken.set(Some(BROKEN));
+                return Poll::Ready(Some(Err(error.into())));
+            }
+            Poll::Ready(Some(Ok(frame))) => {
+                let (frame, dropped) = trailers::without_forbidden(frame);
+                self.dropped_trailers.set(self.dropped_trailers.get() + dropped);
+                self.keep(&frame);
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(None) => {
+                self.finish();
+                Poll::Ready(None)
+            }
+        };
         if self.body.borrow().is_end_stream() {
             self.finish();
         }
-        polled.map_err(BodyError::Caller)
+        polled
     }
 
     fn keep(&self, frame: &Frame<Bytes>) {
         let mut kept = self.kept.borrow_mut();
         if let Some(data) = frame.data_ref() {
             self.received.set(self.received.get() + data.len() as u64);
+            if let Some(pace) = &self.pace {
+                pace.borrow_mut().came(data.len());
+            }
             if self.keeps.get() && kept.bytes + data.len() <= self.limit {
                 kept.bytes += data.len();
                 kept.data.push(data.clone());
@@ -197,6 +250,9 @@ impl Replay {
         if self.source.turn.get() != self.turn {
             return Poll::Ready(Some(Err(BodyError::GivenUp)));
         }
+        if self.source.broken.get().is_some() {
+            return Poll::Ready(Some(Err(BodyError::Broken)));
+        }
         if let Some(data) = self.source.kept.borrow().data.get(self.position) {
             self.position += 1;
             return Poll::Ready(Some(Ok(Frame::data(data.clone()))));
@@ -217,3 +273,7 @@ impl Replay {
         polled
     }
 }
+
+/// The caller closed, or what it sent cannot be followed.
+const BROKEN: Refusal = Refusal { status: StatusCode::BAD_REQUEST, reason: "body ended early" };
+const SLOW: Refusal = Refusal { status: StatusCode::REQUEST_TIMEOUT, reason: "body too slow" };

@@ -18,11 +18,11 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio_rustls::LazyConfigAcceptor;
 
-use super::accept::Open;
+use super::accept::{Open, Room};
 use super::outbound::{self, Connection, Opaque, Target};
 use super::wire::{Stream, Wire};
 use super::worker::Worker;
-use super::{Declared, Shared, tcp};
+use super::{Declared, Settings, Shared, tcp};
 use crate::drain::Draining;
 use crate::task;
 use crate::telemetry::Counters;
@@ -30,8 +30,8 @@ use crate::transport::{Terminator, socket};
 
 /// What a worker is told.
 pub(super) enum Told {
-    /// Accept here.
-    Open(SocketAddr, TcpListener),
+    /// Accept here, as long as there is room.
+    Open(SocketAddr, TcpListener, Arc<Room>),
     /// No longer accept there; connections go on.
     Close(SocketAddr),
 }
@@ -42,6 +42,7 @@ pub struct Keeper {
     workers: Vec<mpsc::Sender<Told>>,
     /// Looks at certificates, to tell of those that cannot be used.
     terminator: Terminator,
+    settings: Arc<Settings>,
     draining: Draining,
 }
 
@@ -51,6 +52,7 @@ impl Keeper {
             plans: shared.plans.clone(),
             workers: Vec::new(),
             terminator: Terminator::new(shared.settings.secrets.clone()),
+            settings: shared.settings.clone(),
             draining: draining.clone(),
         }
     }
@@ -102,8 +104,9 @@ impl Keeper {
             if !open.contains(address) {
                 match socket::listen_tcp_group(*address, self.workers.len()) {
                     Ok(sockets) => {
+                        let room = Arc::new(Room::new(&self.settings));
                         for (worker, socket) in self.workers.iter().zip(sockets) {
-                            let _ = worker.send(Told::Open(*address, socket)).await;
+                            let _ = worker.send(Told::Open(*address, socket, room.clone())).await;
                         }
                         tracing::info!(%address, by = %door.origin, "door opened");
                         open.insert(*address);
@@ -145,9 +148,10 @@ pub(super) async fn serve(worker: Rc<Worker>, mut told: mpsc::Receiver<Told>) {
                     accepting.abort();
                 }
             }
-            Some(Told::Open(address, socket)) => match tokio::net::TcpListener::from_std(socket) {
+            Some(Told::Open(address, socket, room)) => match tokio::net::TcpListener::from_std(socket) {
                 Ok(listener) => {
-                    let accepting = task::spawn_local("door", accept(worker.clone(), address, listener));
+                    let accepting =
+                        task::spawn_local("door", accept(worker.clone(), address, listener, room));
                     open.insert(address, accepting);
                 }
                 Err(error) => tracing::error!(%address, %error, "cannot accept at a door"),
@@ -156,7 +160,7 @@ pub(super) async fn serve(worker: Rc<Worker>, mut told: mpsc::Receiver<Told>) {
     }
 }
 
-async fn accept(worker: Rc<Worker>, address: SocketAddr, listener: tokio::net::TcpListener) {
+async fn accept(worker: Rc<Worker>, address: SocketAddr, listener: tokio::net::TcpListener, room: Arc<Room>) {
     let mut draining = worker.draining.clone();
     loop {
         let accepted = tokio::select! {
@@ -165,11 +169,17 @@ async fn accept(worker: Rc<Worker>, address: SocketAddr, listener: tokio::net::T
         };
         match accepted {
             Ok((stream, peer)) => {
+                let peer = socket::unmapped(peer);
+                let Some(place) = room.admit(&stream, peer) else {
+                    Counters::add(&worker.shard.counters.refused_connections_total);
+                    tracing::debug!(%address, %peer, "visitor refused: too many are here");
+                    continue;
+                };
                 let _ = stream.set_nodelay(true);
                 let worker = worker.clone();
                 task::spawn_local("visitor", async move {
-                    let _open = Open::count(&worker);
-                    visit(worker.clone(), address, stream, socket::unmapped(peer)).await;
+                    let (_open, _place) = (Open::count(&worker), place);
+                    visit(worker.clone(), address, stream, peer).await;
                 });
             }
             Err(error) => {
@@ -280,7 +290,7 @@ impl Visitor {
     async fn bytes(self, to: Opaque, port: u16, wire: Wire) {
         let view = self.worker.view();
         let connection = Connection {
-            watch: self.worker.watch(false),
+            watch: self.worker.watch(),
             worker: self.worker,
             caller: self.seat,
             peer: self.peer,

@@ -8,6 +8,7 @@ use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -107,6 +108,11 @@ impl DerefMut for Exchange {
 }
 
 impl Life {
+    /// Returns the connection it came on.
+    pub(crate) fn connection(&self) -> &Rc<Connection> {
+        &self.connection
+    }
+
     /// Raises a flag; the first one counts in metrics, all are logged.
     pub(crate) fn raise(&mut self, flag: Flag) {
         self.flag.get_or_insert(flag);
@@ -152,6 +158,10 @@ impl Drop for Life {
         self.connection.watch.request_ended();
         if self.status == 0 {
             self.raise(Flag::DownstreamConnectionTermination);
+        }
+        if let Some(dropped @ 1..) = self.source.as_ref().map(|source| source.dropped_trailers()) {
+            let counters = &self.connection.worker.shard.counters;
+            counters.dropped_trailers_total.fetch_add(dropped, Ordering::Relaxed);
         }
         let took = self.started.elapsed();
         match &self.edge {
@@ -244,7 +254,7 @@ pub(crate) struct Guards {
     pub(crate) retry: Option<Permit>,
     pub(crate) in_flight: Option<InFlight>,
     /// On the way in: keeps the hop's connection from counting as idle.
-    pub(crate) busy: Option<super::wire::Busy>,
+    pub(crate) busy: Option<super::watch::Busy>,
 }
 
 /// Why an answer ends early.

@@ -16,11 +16,11 @@ use super::exchange::{Exchange, Reply};
 use super::local_reply::LocalReply;
 use super::outbound::{Connection, Target};
 use super::passthrough::Place;
-use super::worker::View;
+use super::watch::{Switch, Watch};
+use super::worker::{Caller, View};
 use super::{request, tunnel};
-use crate::telemetry::Counters;
 use asked::Asked;
-use reply::answer;
+use reply::{answer, refuse};
 
 mod asked;
 mod reply;
@@ -28,27 +28,28 @@ mod routed;
 
 /// Answers a request. Every way out ends in one line of the access log and one count.
 pub(crate) async fn handle(connection: Rc<Connection>, mut request: Request<Incoming>) -> Response<Reply> {
-    let view = connection.worker.view();
     let may_switch = request.method() == Method::CONNECT || request.headers().contains_key(header::UPGRADE);
     let switch = may_switch.then(|| hyper::upgrade::on(&mut request));
+    let _decided = may_switch.then(|| Decided(connection.watch.clone()));
+    let view = connection.worker.view();
+    let refused = connection.watch.next_request();
     let (mut parts, body) = request.into_parts();
-    let caller =
-        view.outbound(connection.caller).map_or_else(|| "-/-".into(), |(_, caller)| caller.name.clone());
-    let mut exchange = Exchange::begin(&connection, caller, &parts);
+    let caller = connection.caller(&view);
+    let name = caller.as_ref().map_or_else(|| "-/-".into(), |caller| caller.name.clone());
+    let mut exchange = Exchange::begin(&connection, name, &parts);
     let is_grpc = request::is_grpc(&parts.headers);
-    if let Err(refusal) = guard::check(
-        &parts.method,
-        &parts.uri,
-        parts.version,
-        &parts.headers,
-        &connection.worker.settings.limits,
-    ) {
-        Counters::add(&connection.worker.shard.counters.refused_requests_total);
-        return answer(LocalReply::refused(refusal), false, exchange);
+    let limits = &connection.worker.settings.limits;
+    let checked = match refused {
+        Some(refusal) => Err(refusal),
+        None => guard::check(&parts.method, &parts.uri, parts.version, &parts.headers, limits),
+    };
+    if let Err(refusal) = checked {
+        return refuse(refusal, exchange);
     }
     if parts.method == Method::CONNECT {
         return match tunnel::connect(&connection, &view, &parts.uri, switch) {
             Ok(()) => {
+                connection.watch.decide(Switch::Switched);
                 exchange.status = StatusCode::OK.as_u16();
                 exchange.details = "connect";
                 // Without a length: what follows is the tunnel.
@@ -81,6 +82,7 @@ pub(crate) async fn handle(connection: Rc<Connection>, mut request: Request<Inco
     let incoming = Inbound {
         connection: &connection,
         view: &view,
+        caller: caller.as_ref(),
         asked: &asked,
         call,
         is_grpc,
@@ -100,10 +102,20 @@ pub(crate) async fn handle(connection: Rc<Connection>, mut request: Request<Inco
     }
 }
 
+/// A request to switch protocols; however it ends, bytes behind it are held no longer.
+struct Decided(Arc<Watch>);
+
+impl Drop for Decided {
+    fn drop(&mut self) {
+        self.0.decide(Switch::Stay);
+    }
+}
+
 /// A request with all that decides about it.
 struct Inbound<'a> {
     connection: &'a Rc<Connection>,
     view: &'a View,
+    caller: Option<&'a Rc<Caller>>,
     asked: &'a Asked,
     call: Call<'a>,
     is_grpc: bool,
@@ -121,6 +133,10 @@ enum Found<'a> {
 impl<'a> Inbound<'a> {
     /// Finds the route; a host nobody declared goes where it was going, or is refused.
     fn find(&self) -> Result<Found<'a>, Box<LocalReply>> {
+        if let Target::Local { address, protocol } = self.connection.target {
+            let direct = self.connection.worker.passthrough.to(Place::Local(address), protocol);
+            return Ok(Found::Unknown(direct.cluster.clone()));
+        }
         let Some((outbound, _)) = self.view.outbound(self.connection.caller) else {
             // Of a visitor: the gateway is gone, its connection is not yet.
             let is_visitor = self.connection.edge.is_some();

@@ -16,18 +16,22 @@ use hyper_util::rt::TokioIo;
 use mesh_core::identity::sni;
 use mesh_core::plan::{Cluster, Endpoint, LocalPort, UpstreamProtocol};
 use mesh_core::resilience::{Failure, breaker};
+use mesh_core::wire::guard;
+use mesh_proto::registration::Protocol;
 use tokio::net::TcpStream;
 
 use super::accept::Open;
 use super::body::Outgoing;
 use super::exchange::{Guards, Relay, Reply};
 use super::local_reply::LocalReply;
+use super::outbound::{self, Target};
 use super::passthrough::Place;
 use super::request::{self, Head, INSTANCE, SPEAK};
 use super::server::{self, Trust};
-use super::tcp;
-use super::wire::{Busy, Stream, Watch, Wire};
+use super::watch::{Busy, Watch};
+use super::wire::{Stream, Wire};
 use super::worker::{Caller, Worker};
+use super::{Declared, tcp};
 use crate::task;
 use crate::telemetry::Counters;
 use crate::transport::{Accepted, LinkStream, Listener, Peer, QuicListener, QuicOptions, Refused};
@@ -100,11 +104,14 @@ async fn serve(worker: Rc<Worker>, peer: Peer, stream: LinkStream) {
         Counters::add(&worker.shard.counters.refused_hops_total);
         return tracing::info!(peer = %peer.address, sni = ?peer.sni, "hop refused: not the name of a service");
     };
-    let watch = worker.watch(true);
-    let settings = worker.settings.clone();
+    let watch = worker.watch();
+    // A peer may open a connection before it needs it.
+    watch.settled();
+    let served = worker.clone();
     let wire = Wire::new(Stream::Hop(stream));
-    let hop = Rc::new(Hop { worker, peer, port, host, caller: Caller::inbound(), watch: watch.clone() });
-    server::http2(&settings, wire, &watch, Trust::Peer, |request| handle(hop.clone(), request)).await;
+    let caller = worker.inbound.clone();
+    let hop = Rc::new(Hop { worker, peer, port, host, caller, watch: watch.clone() });
+    server::http2(&served, wire, &watch, Trust::Peer, |request| handle(hop.clone(), request)).await;
 }
 
 /// Hands a request to the instance here that it is for.
@@ -203,6 +210,7 @@ impl Hop {
             headers: HeaderMap::new(),
             version: parts.version,
             upgrade: false,
+            hops: 0,
         };
         let body = if body.is_end_stream() { Outgoing::Empty } else { Outgoing::Stream(body) };
         let in_flight = endpoint.state.enter();
@@ -210,6 +218,9 @@ impl Hop {
         loop {
             let mut lease = pool.checkout(&cluster).await?;
             match lease.send(request).await {
+                Ok(response) if guard::check_answer(response.version(), response.headers()).is_err() => {
+                    return Err(Failure::Protocol);
+                }
                 Ok(response) => {
                     let (mut parts, body) = response.into_parts();
                     request::strip_hop_by_hop(&mut parts.headers);
@@ -266,13 +277,18 @@ const FAILURES: [(Failure, &str); 7] = [
 ];
 
 /// Carries a plain connection that was caught on its way in: to the application that listens on its port, else to
-/// where it was going. Nothing is asked of the caller (Istio's `PERMISSIVE`).
-pub(super) async fn plain(worker: Rc<Worker>, stream: TcpStream, destination: SocketAddr) {
-    Counters::add(&worker.shard.counters.tcp_connections_total);
-    let target = worker.view().plan.inbound.targets.get(&destination.port()).map(|(_, port)| port.target);
-    let direct = worker.passthrough.to(Place::Local(target.unwrap_or(destination)), UpstreamProtocol::Tcp);
-    match tcp::reach(&worker, &Caller::inbound(), &direct.cluster, None).await {
-        Ok(reached) => tcp::join(&worker, Wire::new(Stream::Tcp(stream)), reached).await,
-        Err(failure) => tracing::debug!(%destination, ?failure, "caught connection closed: nobody listens"),
-    }
+/// where it was going. Nothing is asked of the caller (Istio's `PERMISSIVE`). Where the port carries HTTP, requests
+/// pass the guard and are counted like all others.
+pub(super) async fn plain(worker: Rc<Worker>, stream: TcpStream, destination: SocketAddr, peer: SocketAddr) {
+    let view = worker.view();
+    let port = view.plan.inbound.targets.get(&destination.port()).map(|(_, port)| port);
+    let address = port.map_or(destination, |port| port.target);
+    let (declared, protocol) = match port.map(|port| port.protocol) {
+        Some(protocol) if protocol.upstream_is_http2() => (Declared::Http, UpstreamProtocol::Http2),
+        Some(protocol) if protocol.is_http() => (Declared::Http, UpstreamProtocol::Http1),
+        Some(Protocol::Auto) => (Declared::Auto, UpstreamProtocol::AsClient),
+        _ => (Declared::Tcp, UpstreamProtocol::Tcp),
+    };
+    let target = Target::Local { address, protocol };
+    outbound::carry(worker, 0, peer, target, false, declared, Wire::new(Stream::Tcp(stream))).await;
 }

@@ -75,6 +75,14 @@ impl LocalReply {
         reply
     }
 
+    /// The request goes in a circle.
+    pub(crate) fn loop_detected() -> Self {
+        let mut reply =
+            Self::new(StatusCode::LOOP_DETECTED, "too_many_hops").flag(Flag::DownstreamProtocolError);
+        reply.close = true;
+        reply
+    }
+
     /// An upgrade that is not let through, or CONNECT where it is not allowed.
     pub(crate) fn forbidden(details: &'static str) -> Self {
         let mut reply = Self::new(StatusCode::FORBIDDEN, details);

@@ -5,15 +5,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_core::plan::{Doors, Outbound, ServicePort, TcpRules, TlsHost, UnknownHosts};
+use mesh_core::plan::{Doors, Outbound, ServicePort, TcpRules, TlsHost, UnknownHosts, UpstreamProtocol};
 use mesh_core::wire::client_hello::{self, Parsed};
 use mesh_core::wire::sniff::{self, Sniff, sniff};
 use tokio::net::TcpStream;
 
 use super::passthrough::Place;
 use super::server::{self, Trust};
-use super::wire::{Stream, Watch, Wire};
-use super::worker::{View, Worker};
+use super::watch::Watch;
+use super::wire::{Stream, Wire};
+use super::worker::{Caller, View, Worker};
 use super::{Declared, Way, http, inbound, tcp};
 use crate::telemetry::Counters;
 
@@ -58,6 +59,13 @@ pub(crate) enum Target {
     Address(SocketAddr),
     /// Whatever each request says.
     Proxy,
+    /// An application on this host, on the way in.
+    Local {
+        /// Where it listens.
+        address: SocketAddr,
+        /// What it speaks, where requests come.
+        protocol: UpstreamProtocol,
+    },
 }
 
 /// What is spoken on a connection.
@@ -81,7 +89,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, way: &Way, stream: TcpStream, peer
         Way::Outbound { .. } | Way::Inbound => {
             let Some(address) = original(&worker, &stream) else { return };
             let Way::Outbound { caller } = way else {
-                return inbound::plain(worker, stream, address).await;
+                return inbound::plain(worker, stream, address, peer).await;
             };
             (Target::Address(address), Declared::Auto, *caller)
         }
@@ -116,6 +124,8 @@ pub(crate) async fn carry(
     mut wire: Wire,
 ) {
     let view = worker.view();
+    // Time for the first head runs from here on.
+    let watch = worker.unwatched();
     let expected = match declared {
         Declared::Auto => expected(&view, caller, &target),
         known => known,
@@ -129,22 +139,22 @@ pub(crate) async fn carry(
         () = draining.started(), if expected != Declared::Tcp => return,
     };
     drop(draining);
-    let http2 = matches!(spoken, Spoken::Http2);
     let is_visitor = Doors::is_seat(caller) && !is_proxy;
     let edge = is_visitor.then_some(if wire.is_tls() { Edge::Tls } else { Edge::Plain });
-    let watch = worker.watch(http2);
-    let settings = worker.settings.clone();
+    worker.watch_over(&watch);
+    let served = worker.clone();
     let connection =
         Rc::new(Connection { worker, caller, peer, target, is_proxy, edge, watch: watch.clone() });
     match spoken {
         Spoken::Http1 => {
-            server::http1(&settings, wire, &watch, |request| http::handle(connection.clone(), request)).await;
+            server::http1(&served, wire, &watch, |request| http::handle(connection.clone(), request)).await;
         }
         Spoken::Http2 => {
             let handle = |request| http::handle(connection.clone(), request);
-            server::http2(&settings, wire, &watch, Trust::Stranger, handle).await;
+            server::http2(&served, wire, &watch, Trust::Stranger, handle).await;
         }
         Spoken::Tls(_) | Spoken::Opaque => {
+            watch.carries_bytes();
             let opaque = opaque(&connection, &view, &spoken);
             tcp::carry(&connection, &view, wire, opaque).await;
         }
@@ -181,7 +191,7 @@ fn service<'a>(view: &'a View, outbound: &'a Outbound, target: &Target) -> Optio
             let table = outbound.ports.get(port)?;
             table.tcp.as_ref().filter(|_| !table.has_http() && table.tls.is_empty())
         }
-        Target::Proxy => None,
+        Target::Proxy | Target::Local { .. } => None,
     }
 }
 
@@ -263,6 +273,9 @@ impl Opaque {
 
 /// Decides where an opaque connection goes.
 fn opaque(connection: &Connection, view: &View, spoken: &Spoken) -> Opaque {
+    if let Target::Local { address, .. } = connection.target {
+        return Opaque::Direct(Place::Local(address));
+    }
     let Some((outbound, _)) = view.outbound(connection.caller) else { return Opaque::Refused };
     let port = connection.port(view);
     if let (Spoken::Tls(Some(name)), Some(table)) = (spoken, outbound.ports.get(&port))
@@ -282,7 +295,9 @@ fn opaque(connection: &Connection, view: &View, spoken: &Spoken) -> Opaque {
         return Opaque::Service(proxy.clone());
     }
     match (&connection.target, outbound.unknown) {
-        (_, UnknownHosts::Refuse | UnknownHosts::NotFound) | (Target::Proxy, _) => Opaque::Refused,
+        (_, UnknownHosts::Refuse | UnknownHosts::NotFound) | (Target::Proxy | Target::Local { .. }, _) => {
+            Opaque::Refused
+        }
         (Target::Address(address), _) => Opaque::Direct(Place::Address(*address)),
         (Target::Host { host, port }, _) => Opaque::Direct(Place::Name(host.clone(), *port)),
         (Target::Port(port), _) => match spoken {
@@ -293,6 +308,14 @@ fn opaque(connection: &Connection, view: &View, spoken: &Spoken) -> Opaque {
 }
 
 impl Connection {
+    /// Returns who calls; `None` when the Plan does not know it (before the first Plan).
+    pub(crate) fn caller(&self, view: &View) -> Option<Rc<Caller>> {
+        match self.target {
+            Target::Local { .. } => Some(self.worker.inbound.clone()),
+            _ => view.outbound(self.caller).map(|(_, caller)| caller.clone()),
+        }
+    }
+
     /// Returns the service port of an address: that of a declared range or address, else the address's own.
     pub(crate) fn service_port(&self, address: SocketAddr) -> u16 {
         let view = self.worker.view();
@@ -304,6 +327,7 @@ impl Connection {
         match &self.target {
             Target::Port(port) | Target::Host { port, .. } => *port,
             Target::Address(address) => self.service_port(*address),
+            Target::Local { address, .. } => address.port(),
             Target::Proxy => 0,
         }
     }

@@ -9,7 +9,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Uri, Version};
 use mesh_core::plan::Via;
-use mesh_core::wire::guard::HOP_BY_HOP;
+pub(crate) use mesh_core::wire::strip::{strip, strip_hop_by_hop};
 
 use super::body::Outgoing;
 use super::outbound::Edge;
@@ -28,57 +28,8 @@ pub(crate) struct Head {
     pub(crate) version: Version,
     /// `upgrade: websocket`.
     pub(crate) upgrade: bool,
-}
-
-/// Takes off what belongs to one connection only, and what only meshd may say.
-pub(crate) fn strip(headers: &mut HeaderMap) {
-    strip_hop_by_hop(headers);
-    let ours = |name: &HeaderName| {
-        let name = name.as_str();
-        name.starts_with("x-envoy-") || name.starts_with("x-mesh-") || name == CLIENT_CERTIFICATE.as_str()
-    };
-    // Most requests have none: look before making a list.
-    if headers.keys().any(ours) {
-        let names: Vec<_> = headers.keys().filter(|name| ours(name)).cloned().collect();
-        for name in names {
-            headers.remove(name);
-        }
-    }
-}
-
-/// Takes off the fields that say something about one connection only. `te: trailers` stays, as Envoy has it.
-pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    // Most messages have none: one look at the names is cheaper than a search for each field.
-    if !headers.keys().any(|name| *name == header::TE || HOP_BY_HOP.contains(name)) {
-        return;
-    }
-    if headers.contains_key(header::CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(header::CONNECTION)
-            .iter()
-            .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-            .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
-            .filter(|name| name != header::TE)
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
-    }
-    for name in HOP_BY_HOP {
-        headers.remove(name);
-    }
-    if headers.contains_key(header::TE) {
-        let trailers = headers.get_all(header::TE).iter().any(|value| {
-            value
-                .as_bytes()
-                .split(|byte| *byte == b',')
-                .any(|te| te.trim_ascii().eq_ignore_ascii_case(b"trailers"))
-        });
-        headers.remove(header::TE);
-        if trailers {
-            headers.insert(header::TE, HeaderValue::from_static("trailers"));
-        }
-    }
+    /// Proxies outside the mesh that it has passed.
+    pub(crate) hops: u8,
 }
 
 /// Whether the caller asks to switch to another protocol, and to which.
@@ -91,6 +42,13 @@ pub(crate) fn upgrade(headers: &HeaderMap) -> Option<&HeaderValue> {
             .any(|name| name.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
     };
     headers.get_all(header::CONNECTION).iter().any(is_upgrade).then_some(asked)
+}
+
+/// Reads how many proxies outside the mesh a request has passed. Anybody may write it: too high a number harms only
+/// the one who does.
+pub(crate) fn hops(headers: &HeaderMap) -> u8 {
+    let text = headers.get(HOPS).and_then(|value| value.to_str().ok());
+    text.and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
 /// Whether the caller wants errors as gRPC has them.
@@ -209,8 +167,15 @@ impl Head {
             request.headers_mut().insert(header::HOST, self.authority.clone());
             self.ask_to_switch(request.headers_mut());
         }
-        if let Via::Mesh { instance, .. } = &pool.via {
-            request.headers_mut().insert(INSTANCE, HeaderValue::from_str(instance).ok()?);
+        match &pool.via {
+            Via::Mesh { instance, .. } => {
+                request.headers_mut().insert(INSTANCE, HeaderValue::from_str(instance).ok()?);
+            }
+            // Where another proxy may stand, that sends it back to us.
+            Via::Plain(_) | Via::Name { .. } => {
+                request.headers_mut().insert(HOPS, u32::from(self.hops.saturating_add(1)).into());
+            }
+            Via::Local(_) => {}
         }
         Some(request)
     }
@@ -243,6 +208,8 @@ impl Head {
     }
 }
 
+/// How many proxies outside the mesh have passed a request on. differs: Envoy and Istio count none.
+const HOPS: HeaderName = HeaderName::from_static("x-mesh-hops");
 /// Which instance on the other host a hop is for.
 pub(crate) const INSTANCE: HeaderName = HeaderName::from_static("x-mesh-instance");
 /// Says that the application shall be spoken to in HTTP/2 whatever its port declares.
@@ -255,7 +222,6 @@ pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
-const CLIENT_CERTIFICATE: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
 #[cfg(test)]
 mod tests {
@@ -267,25 +233,6 @@ mod tests {
             headers.append(*name, HeaderValue::from_static(value));
         }
         headers
-    }
-
-    #[test]
-    fn hop_by_hop_fields_and_our_own_names_are_taken_off() {
-        let mut sent = headers(&[
-            ("connection", "keep-alive, x-hop"),
-            ("x-hop", "1"),
-            ("keep-alive", "5"),
-            ("proxy-connection", "x"),
-            ("te", "gzip, trailers"),
-            ("x-envoy-max-retries", "9"),
-            ("x-mesh-instance", "other"),
-            ("x-forwarded-client-cert", "forged"),
-            ("x-forwarded-for", "10.1.2.3"),
-        ]);
-
-        strip(&mut sent);
-
-        assert_eq!(sent, headers(&[("x-forwarded-for", "10.1.2.3"), ("te", "trailers")]));
     }
 
     #[test]

@@ -14,10 +14,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use pin_project_lite::pin_project;
 
-use super::Settings;
 use super::exchange::Reply;
-use super::wire::{Signal, Watch, Wire};
+use super::gate::Gate;
+use super::watch::{Signal, Watch};
+use super::wire::Wire;
+use super::worker::Worker;
 use crate::task;
+use crate::telemetry::Counters;
 
 /// Spawns the streams of HTTP/2 connections on this thread.
 #[derive(Clone, Copy, Debug)]
@@ -43,14 +46,14 @@ pub(crate) enum Trust {
 }
 
 /// Serves HTTP/1.1 and HTTP/1.0 until the connection ends.
-pub(crate) async fn http1<H, F>(settings: &Settings, wire: Wire, watch: &Arc<Watch>, handle: H)
+pub(crate) async fn http1<H, F>(worker: &Worker, wire: Wire, watch: &Arc<Watch>, handle: H)
 where
     H: Fn(Request<Incoming>) -> F,
     F: Future<Output = Response<Reply>>,
 {
+    let settings = &worker.settings;
     let mut builder = http1::Builder::new();
     builder
-        .auto_date_header(false)
         .half_close(settings.half_close)
         .header_read_timeout(None)
         // The guard tells a long target from many headers; this only bounds both together.
@@ -61,7 +64,7 @@ where
     }
     // Not `pipeline_flush`: with it an answer waits for as long as half of the next request lies in the buffer.
     let service = service_fn(|request| Sure { answer: handle(request) });
-    let io = TokioIo::new(wire.watched(watch.clone()));
+    let io = TokioIo::new(wire.guarded(Gate::http1(settings.limits, watch.clone())));
     let mut connection = pin!(builder.serve_connection(io, service).with_upgrades());
     let mut heard = Heard::new(watch);
     let ended = poll_fn(|cx| {
@@ -77,19 +80,20 @@ where
             }
         }
     });
-    log_end(ended.await);
+    log_end(worker, ended.await);
 }
 
 /// Serves HTTP/2 until the connection ends.
-pub(crate) async fn http2<H, F>(settings: &Settings, wire: Wire, watch: &Arc<Watch>, trust: Trust, handle: H)
+pub(crate) async fn http2<H, F>(worker: &Worker, wire: Wire, watch: &Arc<Watch>, trust: Trust, handle: H)
 where
     H: Fn(Request<Incoming>) -> F,
     F: Future<Output = Response<Reply>> + 'static,
 {
+    watch.multiplex();
+    let settings = &worker.settings;
     let mut builder = http2::Builder::new(LocalExecutor);
     builder
         .timer(TokioTimer::new())
-        .auto_date_header(false)
         .max_header_list_size(u32::try_from(settings.limits.header_bytes).unwrap_or(u32::MAX))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW);
@@ -98,7 +102,11 @@ where
         Trust::Peer => builder.max_concurrent_streams(PEER_STREAMS),
     };
     let service = service_fn(|request| Sure { answer: handle(request) });
-    let io = TokioIo::new(wire.watched(watch.clone()));
+    let wire = match trust {
+        Trust::Stranger => wire.guarded(Gate::http2(&settings.limits, settings.frames, watch.clone())),
+        Trust::Peer => wire,
+    };
+    let io = TokioIo::new(wire);
     let mut connection = pin!(builder.serve_connection(io, service));
     let mut heard = Heard::new(watch);
     let ended = poll_fn(|cx| {
@@ -114,7 +122,7 @@ where
             }
         }
     });
-    log_end(ended.await);
+    log_end(worker, ended.await);
 }
 
 pin_project! {
@@ -155,16 +163,24 @@ impl<'a> Heard<'a> {
             return Signal::None;
         }
         self.last = told;
-        // Telling has used the waker up.
-        self.watch.listen(cx);
         told
     }
 }
 
-fn log_end(ended: Result<(), hyper::Error>) {
+fn log_end(worker: &Worker, ended: Result<(), hyper::Error>) {
     if let Err(error) = ended {
+        if is_refusal(&error) {
+            Counters::add(&worker.shard.counters.refused_requests_total);
+        }
         tracing::debug!(%error, "connection ended");
     }
+}
+
+/// Whether the parser has refused what a caller sent.
+fn is_refusal(error: &hyper::Error) -> bool {
+    use std::error::Error;
+    let frames = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
+    error.is_parse() || frames.is_some_and(|error| error.is_library() && error.is_go_away())
 }
 
 /// How many fields of a head hyper takes if not told.

@@ -26,7 +26,7 @@ use crate::telemetry::Counters;
 pub(crate) async fn carry(connection: &Connection, view: &View, wire: Wire, opaque: Opaque) {
     let worker = &connection.worker;
     Counters::add(&worker.shard.counters.tcp_connections_total);
-    let Some((_, caller)) = view.outbound(connection.caller) else { return };
+    let Some(caller) = connection.caller(view) else { return };
     let destination = match &connection.target {
         Target::Address(address) => Some(*address),
         _ => None,
@@ -43,7 +43,7 @@ pub(crate) async fn carry(connection: &Connection, view: &View, wire: Wire, opaq
         tracing::debug!(peer = %connection.peer, target = ?connection.target, "no rule for a connection: closed");
         return;
     };
-    match reach(worker, caller, &cluster, destination).await {
+    match reach(worker, &caller, &cluster, destination).await {
         Ok(reached) => join(worker, wire, reached).await,
         Err(failure) => {
             tracing::debug!(cluster = %cluster.name, ?failure, "connection closed: no endpoint reached");

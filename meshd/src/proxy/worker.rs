@@ -18,9 +18,10 @@ use mesh_core::resilience::outlier;
 use rand_core::RngCore;
 use tokio::sync::{mpsc, watch};
 
+use super::accept::Room;
 use super::passthrough::Passthrough;
 use super::upstream::Pools;
-use super::wire::{Signal, Watch};
+use super::watch::{Expiry, Signal, Watch};
 use super::{Settings, Shared, Way, accept, doors, inbound};
 use crate::drain::Draining;
 use crate::task;
@@ -31,7 +32,7 @@ use crate::transport::{Accepted, Dialer, QuicOptions, Terminator, Transport};
 pub(super) struct Start {
     pub(super) index: usize,
     pub(super) shared: Shared,
-    pub(super) listeners: Vec<(Way, TcpListener)>,
+    pub(super) listeners: Vec<(Way, TcpListener, Arc<Room>)>,
     pub(super) quic: Vec<(std::net::UdpSocket, QuicOptions)>,
     pub(super) own: Arc<[SocketAddr]>,
     pub(super) control: mpsc::Sender<Accepted>,
@@ -51,6 +52,8 @@ pub(crate) struct Worker {
     pub(crate) access_log: Option<AccessLog>,
     pub(crate) draining: Draining,
     pub(crate) control: mpsc::Sender<Accepted>,
+    /// Who hands requests to applications here.
+    pub(crate) inbound: Rc<Caller>,
     /// Mirrored requests under way.
     pub(crate) mirrors: Cell<usize>,
     /// Seconds, moved by [`keep_house`].
@@ -119,8 +122,8 @@ impl Caller {
     }
 
     /// Who hands requests to instances on this host: pools of the way in are nobody's in particular.
-    pub(crate) fn inbound() -> Rc<Self> {
-        Rc::new(Self { id: 0, name: "-/inbound".into(), identity: None })
+    fn inbound() -> Self {
+        Self { id: 0, name: "-/inbound".into(), identity: None }
     }
 }
 
@@ -154,6 +157,7 @@ async fn run(start: Start) {
         access_log: shared.access_log,
         draining,
         control,
+        inbound: Rc::new(Caller::inbound()),
         mirrors: Cell::new(0),
         tick: Arc::default(),
         started: shared.started,
@@ -162,8 +166,8 @@ async fn run(start: Start) {
         view: RefCell::new(view),
         watches: RefCell::default(),
     });
-    for (way, socket) in listeners {
-        accept::start(&worker, way, socket);
+    for (way, socket, room) in listeners {
+        accept::start(&worker, way, socket, room);
     }
     for (socket, options) in quic {
         task::spawn_local("mesh accept over QUIC", inbound::accept_quic(worker.clone(), socket, options));
@@ -203,24 +207,34 @@ impl Worker {
     }
 
     /// Watches a connection for what takes too long.
-    pub(crate) fn watch(&self, multiplexed: bool) -> Arc<Watch> {
-        let watch = Arc::new(Watch::new(self.tick.clone(), multiplexed));
+    pub(crate) fn watch(&self) -> Arc<Watch> {
+        let watch = self.unwatched();
+        self.watch_over(&watch);
+        watch
+    }
+
+    /// Notes when a connection was opened; nothing cuts it yet.
+    pub(crate) fn unwatched(&self) -> Arc<Watch> {
+        Arc::new(Watch::new(self.tick.clone()))
+    }
+
+    /// Watches a connection from now on, by what was noted.
+    pub(crate) fn watch_over(&self, watch: &Arc<Watch>) {
         if self.draining.has_started() {
             watch.tell(Signal::Leave);
         }
-        self.watches.borrow_mut().push(Arc::downgrade(&watch));
-        watch
+        self.watches.borrow_mut().push(Arc::downgrade(watch));
     }
 
     fn sweep(&self, now: Instant) {
         let (head, idle) = (self.settings.head_timeout, self.settings.idle_timeout);
         self.watches.borrow_mut().retain(|watch| {
             let Some(watch) = watch.upgrade() else { return false };
-            let expired = watch.expire(head, idle);
-            if expired {
+            let expiry = watch.expire(head, idle);
+            if matches!(expiry, Expiry::Late | Expiry::Cut) {
                 Counters::add(&self.shard.counters.expired_connections_total);
             }
-            !expired
+            !matches!(expiry, Expiry::Cut | Expiry::Ended)
         });
         self.pools.sweep(now);
         self.passthrough.sweep();

@@ -24,8 +24,12 @@ counters! {
     downstream_connections_total: "counter",
     /// Connections of callers open now.
     downstream_connections: "gauge",
-    /// Requests refused by the guard before routing.
+    /// Requests and connections refused by the guard: framing, limits, floods.
     refused_requests_total: "counter",
+    /// Trailers not passed on: they may not stand in a trailer.
+    dropped_trailers_total: "counter",
+    /// Connections closed at once: too many are open, of the listener or of one source.
+    refused_connections_total: "counter",
     /// Hops refused: unknown instance, or a handshake that failed.
     refused_hops_total: "counter",
     /// Connections closed because they went in a circle.

@@ -62,7 +62,7 @@ async fn a_head_that_does_not_arrive_is_cut_and_idle_connections_are_not() {
 
     let read = bytes(lab.address, b"GET / HTTP/1.1\r\nHost: rev").await;
 
-    assert_eq!(read, "");
+    assert!(read.starts_with("HTTP/1.1 408 "), "{read:?}");
     let expired = lab.stats.total(|all| all.expired_connections_total.load(Ordering::Relaxed));
     assert_eq!(expired, 1);
     assert_eq!(idle.get("/").await.status, StatusCode::OK);

@@ -1,6 +1,12 @@
 //! The data path over loopback.
 
+mod bad_frames;
+mod bad_inputs;
+mod care;
+mod clients;
 mod doors;
+mod explain;
+mod fuzz;
 mod hop;
 mod http;
 mod lab;

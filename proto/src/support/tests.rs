@@ -77,3 +77,24 @@ fn switching_off_what_is_always_on_is_refused() {
         r#"m:4:24: MeshConfig istio-system/default: spec.enableAutoMtls: "false" is not enforced yet: mutual TLS is always on between hosts; meshd takes true"#
     );
 }
+
+#[test]
+fn every_field_is_told_under_its_path_and_messages_of_mixed_fields_are_partial() {
+    let of = |kind: Kind, path: &str| {
+        let found = report(kind).into_iter().find(|field| field.path == path);
+        let field = found.unwrap_or_else(|| panic!("{kind} {path} is not told"));
+        (field.status, field.reason)
+    };
+
+    let timeout = of(Kind::VirtualService, "http[].timeout");
+    assert_eq!(timeout, (Word::Honoured, String::new()));
+    assert_eq!(of(Kind::VirtualService, "http[].match[].headers{}.regex").0, Word::Honoured);
+    let (word, reason) = of(Kind::VirtualService, "http");
+    assert_eq!(word, Word::Partial);
+    assert!(reason.starts_with("fields below: ") && reason.contains(" honoured"), "{reason}");
+    assert_eq!(of(Kind::AuthorizationPolicy, "rules[].from[].source.principals").0, Word::Refused);
+    for kind in Kind::ALL {
+        assert_eq!(counts(*kind).iter().sum::<usize>(), report(*kind).len(), "{kind}");
+        assert!(report(*kind).iter().all(|field| field.status == Word::Honoured || !field.reason.is_empty()));
+    }
+}

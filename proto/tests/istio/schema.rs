@@ -81,6 +81,28 @@ fn the_table_has_every_field_of_the_schema_and_no_other() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// Collects the path of every property of a schema, messages themselves among them.
+fn every_path(schema: &Value, path: &str, into: &mut BTreeSet<String>) {
+    for (name, child) in properties(schema).into_iter().flatten() {
+        let here = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        every_path(child, &here, into);
+        every_path(&child["items"], &format!("{here}[]"), into);
+        every_path(&child["additionalProperties"], &format!("{here}{{}}"), into);
+        into.insert(here);
+    }
+}
+
+#[test]
+fn the_report_has_every_path_of_the_schema_once_and_no_other() {
+    let Some(schemas) = schemas() else { return };
+    for (kind, schema) in schemas {
+        let mut wanted = BTreeSet::new();
+        every_path(&schema, "", &mut wanted);
+        let found: Vec<String> = support::report(kind).into_iter().map(|field| field.path).collect();
+        assert_eq!(found, wanted.into_iter().collect::<Vec<_>>(), "{kind}");
+    }
+}
+
 /// Makes a value that uses every field of a schema.
 fn example(schema: &Value) -> Value {
     if is_string_match(schema) {

@@ -81,7 +81,7 @@ fn one() -> u32 {
 }
 
 /// Reads the instances of a file by their id.
-pub(super) fn read(path: &Path) -> Result<BTreeMap<String, Instance>> {
+pub(crate) fn read(path: &Path) -> Result<BTreeMap<String, Instance>> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| Failure::new(Exit::Unreadable, format!("{}: {}", path.display(), plain(&error))))?;
     parse(&path.display().to_string(), &text)

@@ -5,6 +5,11 @@ use mesh_proto::finding::Severity;
 use mesh_proto::registration::{Health, Instance, PortBinding, Protocol, Registration};
 use mesh_proto::watch::Change;
 
+use std::sync::Arc;
+
+use mesh_proto::command::Revision;
+use mesh_proto::watch::Stored;
+
 use super::*;
 
 fn world() -> World {
@@ -73,8 +78,8 @@ spec:
     );
     let wanted = [
         "warning: VirtualService default/reviews: spec.http[0].route[0].destination.port.number: reviews.default.svc.cluster.local has no port 80 (has: 9080): requests are answered 503",
-        "warning: VirtualService default/reviews: spec.http[0].route[0].destination.subset: subset \"v3\" is not in any DestinationRule for reviews.default.svc.cluster.local (has: v1, v2): requests are answered 503",
-        "warning: VirtualService default/reviews: spec.http[1].route[0].destination.host: host reviews.default is no service that namespace default sees (default has: reviews): requests are answered 503; a name with a dot is not completed; write reviews.default.svc.cluster.local",
+        "warning: VirtualService default/reviews: spec.http[0].route[0].destination.subset: Referenced host+subset in destinationrule not found: \"reviews+v3\": subset \"v3\" is not in any DestinationRule for reviews.default.svc.cluster.local (has: v1, v2): requests are answered 503",
+        "warning: VirtualService default/reviews: spec.http[1].route[0].destination.host: Referenced host not found: \"reviews.default\": no service that namespace default sees has the host reviews.default (default has: reviews): requests are answered 503; a name with a dot is not completed; write reviews.default.svc.cluster.local",
     ];
     assert_eq!(found, wanted);
 }
@@ -104,10 +109,12 @@ spec:
 "#,
     );
     assert_eq!(found.len(), 4, "{found:#?}");
-    assert!(
-        found[0].contains("spec.http[1]: http[1] is never reached: http[0] before it takes every request")
-    );
-    assert!(found[1].contains("has rules in VirtualService default/a already"));
+    assert!(found[0].contains(
+        "spec.http[1]: VirtualService rule http[1] not used (http[0] before it takes every request)"
+    ));
+    assert!(found[1].contains(
+        "those of VirtualService default/a count (it is older, or the first by namespace and name)"
+    ));
     assert!(found[2].contains("host revews.default.svc.cluster.local is no service"));
     assert!(found[3].contains("\"%UNKNOWN%\" is not a variable"));
 }
@@ -169,5 +176,97 @@ spec: {host: nobody}
     };
     let found = check(&world, &delete);
     assert_eq!(found.len(), 1, "{found:#?}");
-    assert_eq!((found[0].severity, &*found[0].code), (Severity::Warning, "unknown-subset"));
+    assert_eq!((found[0].severity, &*found[0].code), (Severity::Warning, "IST0101"));
+}
+
+/// Everything `analyze` says of rules, as code and text.
+fn thoroughly(rules: &str) -> Vec<(String, String)> {
+    let world = sketch::after(&world(), &batch(rules));
+    let found = thorough(&world);
+    found
+        .into_iter()
+        .map(|finding| (finding.code.to_string(), format!("{}: {}", finding.path, finding.message)))
+        .collect()
+}
+
+fn has(found: &[(String, String)], code: &str, text: &str) -> bool {
+    found.iter().any(|(is, message)| is == code && message.contains(text))
+}
+
+#[test]
+fn a_route_whose_requests_are_all_taken_before_is_told() {
+    let rule = |second: &str| {
+        format!(
+            "kind: VirtualService\napiVersion: networking.istio.io/v1\nmetadata: {{name: a}}\nspec:\n  hosts: [reviews]\n  http:\n  \
+             - match: [{{uri: {{prefix: /api}}}}]\n    route: [{{destination: {{host: reviews}}}}]\n  \
+             - match: {second}\n    route: [{{destination: {{host: reviews}}}}]\n"
+        )
+    };
+    let shadowed = |second: &str| {
+        has(&thoroughly(&rule(second)), "IST0130", "rule #1 not used (all matches used by prior rules")
+    };
+
+    assert!(shadowed("[{uri: {prefix: /api/v1}, headers: {a: {exact: b}}}]"));
+    assert!(shadowed("[{uri: {exact: /api}}, {uri: {prefix: /api}, sourceLabels: {a: b}}]"));
+    assert!(!shadowed("[{uri: {prefix: /ap}}]"));
+    assert!(!shadowed("[{uri: {prefix: /API/v1}, ignoreUriCase: true}]"));
+    assert!(!shadowed("[{uri: {regex: /api/.*}}]"));
+    let one_of_two = thoroughly(&rule("[{uri: {prefix: /b}}, {uri: {prefix: /api/v1}}]"));
+    assert!(has(&one_of_two, "IST0131", "rule #1 match #1 is not used"), "{one_of_two:?}");
+}
+
+#[test]
+fn what_can_never_be_is_told() {
+    let found = thoroughly(
+        r"
+kind: VirtualService
+apiVersion: networking.istio.io/v1
+metadata: {name: a}
+spec:
+  hosts: [reviews]
+  http:
+  - match: [{uri: {regex: 'api/.*'}}, {uri: {exact: '/a?b=c'}}, {method: {exact: get}}]
+    timeout: 2s
+    retries: {attempts: 3, perTryTimeout: 1s}
+    route: [{destination: {host: reviews}}]
+",
+    );
+    assert!(has(&found, "never-matches", "match[0].uri: never matches: paths begin with /"), "{found:?}");
+    assert!(has(&found, "never-matches", "a path has no query"), "{found:?}");
+    assert!(has(&found, "never-matches", "write \"GET\""), "{found:?}");
+    assert!(has(
+        &found,
+        "retries-do-not-fit",
+        "4 tries of 1s each may take 4s, but the timeout of the whole is 2s: only 2 fit"
+    ));
+}
+
+#[test]
+fn subsets_without_instance_and_rules_that_are_not_merged_are_told() {
+    let found = thoroughly(
+        r"
+kind: DestinationRule
+apiVersion: networking.istio.io/v1
+metadata: {name: a}
+spec: {host: reviews, trafficPolicy: {loadBalancer: {simple: RANDOM}}, subsets: [{name: v1, labels: {version: v9}}]}
+---
+kind: DestinationRule
+apiVersion: networking.istio.io/v1
+metadata: {name: b}
+spec: {host: reviews, trafficPolicy: {loadBalancer: {simple: RANDOM}}, subsets: [{name: v1}]}
+---
+kind: ServiceEntry
+apiVersion: networking.istio.io/v1
+metadata: {name: nobody}
+spec: {hosts: [nobody.example], resolution: STATIC, ports: [{number: 80, name: http, protocol: HTTP}], workloadSelector: {labels: {app: x}}}
+",
+    );
+    assert!(
+        has(&found, "IST0173", "The Subset v1 defined in the DestinationRule does not select any"),
+        "{found:?}"
+    );
+    assert!(has(&found, "policy-not-merged", "DestinationRule default/a comes first"), "{found:?}");
+    assert!(has(&found, "subset-not-merged", "spec.subsets[0]: subset \"v1\""), "{found:?}");
+    assert!(has(&found, "IST0127", "following labels: app=x"), "{found:?}");
+    assert!(has(&found, "no-endpoint", "host nobody.example has no endpoint"), "{found:?}");
 }

@@ -21,12 +21,10 @@ pub(crate) fn parts_per_million(parts: u32, rng: &mut impl RngCore) -> bool {
     parts >= 1_000_000 || (parts > 0 && below(1_000_000, rng) < u64::from(parts))
 }
 
-/// A small seeded generator for tests (`SplitMix64`).
-#[cfg(test)]
+/// A small seeded generator (`SplitMix64`), for tests and for looking ahead.
 #[derive(Clone, Debug)]
 pub(crate) struct SeededRng(pub(crate) u64);
 
-#[cfg(test)]
 impl RngCore for SeededRng {
     fn next_u32(&mut self) -> u32 {
         u32::try_from(self.next_u64() >> 32).unwrap_or(0)

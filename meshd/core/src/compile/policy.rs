@@ -20,10 +20,10 @@ use crate::plan::{
 /// The blocks that count for one port of one subset.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Effective<'a> {
-    pool: Option<&'a ConnectionPoolSettings>,
-    balancer: Option<&'a LoadBalancerSettings>,
-    outlier: Option<&'a OutlierDetection>,
-    tls: Option<&'a ClientTlsSettings>,
+    pub(super) pool: Option<&'a ConnectionPoolSettings>,
+    pub(super) balancer: Option<&'a LoadBalancerSettings>,
+    pub(super) outlier: Option<&'a OutlierDetection>,
+    pub(super) tls: Option<&'a ClientTlsSettings>,
 }
 
 impl<'a> Effective<'a> {

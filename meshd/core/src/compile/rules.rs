@@ -13,7 +13,7 @@ use super::{Problems, delegates, visibility};
 use crate::plan::{Origin, Workload};
 
 /// The name of the callers inside the mesh among `gateways`.
-pub(super) const MESH: &str = "mesh";
+pub(crate) const MESH: &str = "mesh";
 
 /// A `VirtualService`.
 pub(crate) struct Rules<'a> {
@@ -85,9 +85,7 @@ impl Rules<'_> {
             let mut kept = Vec::new();
             let mut catches_all = false;
             for condition in conditions {
-                if asker.meets_http(condition, self.namespace)
-                    && condition.port.is_none_or(|wanted| wanted == port)
-                {
+                if asker.unmet(condition, self.namespace, port).is_none() {
                     kept.push(condition);
                     catches_all = is_catch_all(condition);
                     if catches_all {
@@ -116,14 +114,22 @@ pub(crate) struct Asker<'a> {
 }
 
 impl Asker<'_> {
-    /// Whether an HTTP condition's words about who asks hold. `gateways` decides alone where it is given.
+    /// Returns the first of an HTTP condition's words about who asks, and of the port, that does not hold. `gateways`
+    /// decides alone where it is given.
     ///
     /// Source: Istio `sourceMatchHTTP`.
-    fn meets_http(&self, condition: &HttpMatchRequest, home: &str) -> bool {
+    fn unmet(&self, condition: &HttpMatchRequest, home: &str, port: u16) -> Option<SourceUnmet> {
+        let other_port = || condition.port.is_some_and(|wanted| wanted != port).then_some(SourceUnmet::Port);
         if !condition.gateways.is_empty() {
-            return self.is_among(&condition.gateways, home);
+            let among = self.is_among(&condition.gateways, home);
+            return if among { other_port() } else { Some(SourceUnmet::Gateways) };
         }
-        self.is_from(&condition.source_labels, &condition.source_namespace)
+        if !super::hosts::has_all(&self.caller.labels, &condition.source_labels) {
+            return Some(SourceUnmet::Labels);
+        }
+        let other =
+            !condition.source_namespace.is_empty() && condition.source_namespace != self.caller.namespace;
+        if other { Some(SourceUnmet::Namespace) } else { other_port() }
     }
 
     /// The same for TCP and TLS: a gateway looks at `gateways` alone, callers inside the mesh at all.
@@ -213,6 +219,24 @@ pub(crate) fn load<'a>(
             Rules { key, namespace, hosts, http, spec, in_mesh, gateways, made_of, export_to }
         })
         .collect()
+}
+
+/// What a condition says about the caller, or the port, that does not hold: its field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SourceUnmet {
+    Gateways,
+    Labels,
+    Namespace,
+    Port,
+}
+
+/// Returns why a caller inside the mesh can never meet a condition on this port; `None`: it can.
+pub(crate) fn out_of_reach(
+    condition: &HttpMatchRequest,
+    caller: &Workload,
+    port: u16,
+) -> Option<SourceUnmet> {
+    Asker { caller, gateway: None }.unmet(condition, "", port)
 }
 
 /// Whether a condition that this caller can meet is met by every request.

@@ -11,16 +11,51 @@ use crate::plan::{HeaderTarget, Matcher, PathMatch, ValueMatch};
 
 /// Whether every condition holds.
 pub(crate) fn holds(matcher: &Matcher, call: &Call<'_>) -> bool {
-    let one = |condition: &Option<ValueMatch>, value: &str| {
-        condition.as_ref().is_none_or(|condition| value_holds(condition, value.as_bytes()))
+    unmet(matcher, call).is_none()
+}
+
+/// The condition of a [`Matcher`] that a request fails first: what `explain` tells of a route passed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unmet {
+    Path,
+    Method,
+    Scheme,
+    Authority,
+    /// By position among the headers.
+    Header(usize),
+    /// By position among the headers that must not match.
+    Without(usize),
+    /// By position among the query parameters.
+    Query(usize),
+}
+
+/// Returns the first condition that does not hold; `None`: all do.
+pub(crate) fn unmet(matcher: &Matcher, call: &Call<'_>) -> Option<Unmet> {
+    let fails = |condition: &Option<ValueMatch>, value: &str| {
+        condition.as_ref().is_some_and(|condition| !value_holds(condition, value.as_bytes()))
     };
-    matcher.path.as_ref().is_none_or(|path| path_holds(path, call.path))
-        && one(&matcher.method, call.method)
-        && one(&matcher.scheme, call.scheme)
-        && one(&matcher.authority, call.authority)
-        && matcher.headers.iter().all(|(target, condition)| header_holds(target, condition, call))
-        && matcher.without_headers.iter().all(|(target, condition)| !unwanted(target, condition, call))
-        && matcher.query.iter().all(|(name, condition)| query_holds(name, condition, call.query))
+    if matcher.path.as_ref().is_some_and(|path| !path_holds(path, call.path)) {
+        return Some(Unmet::Path);
+    }
+    if fails(&matcher.method, call.method) {
+        return Some(Unmet::Method);
+    }
+    if fails(&matcher.scheme, call.scheme) {
+        return Some(Unmet::Scheme);
+    }
+    if fails(&matcher.authority, call.authority) {
+        return Some(Unmet::Authority);
+    }
+    let header = |(target, condition): &(HeaderTarget, ValueMatch)| !header_holds(target, condition, call);
+    if let Some(at) = matcher.headers.iter().position(header) {
+        return Some(Unmet::Header(at));
+    }
+    let without = |(target, condition): &(HeaderTarget, ValueMatch)| unwanted(target, condition, call);
+    if let Some(at) = matcher.without_headers.iter().position(without) {
+        return Some(Unmet::Without(at));
+    }
+    let query = |(name, condition): &(String, ValueMatch)| !query_holds(name, condition, call.query);
+    matcher.query.iter().position(query).map(Unmet::Query)
 }
 
 /// Whether a path without query meets a condition. Prefixes are plain bytes: `/api/v1` takes `/api/v1beta`.

@@ -93,7 +93,7 @@ pub(super) fn with(route: &Route) -> Vec<String> {
 }
 
 /// Limits of a cluster that are set.
-pub(super) fn limits(cluster: &Cluster) -> Vec<String> {
+pub(crate) fn limits(cluster: &Cluster) -> Vec<String> {
     let limits = &cluster.limits;
     let numbers = [
         (limits.max_connections, "connections"),
@@ -119,7 +119,7 @@ pub(super) fn limits(cluster: &Cluster) -> Vec<String> {
     words
 }
 
-fn conditions(matcher: &Matcher) -> String {
+pub(crate) fn conditions(matcher: &Matcher) -> String {
     let mut words = Vec::new();
     match &matcher.path {
         Some(PathMatch::Exact { value, ignore_case }) => {
@@ -148,7 +148,7 @@ fn case(ignored: bool) -> &'static str {
     if ignored { " in any case" } else { "" }
 }
 
-fn condition(value: &ValueMatch) -> String {
+pub(crate) fn condition(value: &ValueMatch) -> String {
     match value {
         ValueMatch::Present => "present".into(),
         ValueMatch::Exact(text) => format!("= {text}"),
@@ -163,7 +163,7 @@ fn pattern(regex: &regex::Regex) -> &str {
     text.strip_prefix("^(?:").and_then(|text| text.strip_suffix(")$")).unwrap_or(text)
 }
 
-fn target(target: &HeaderTarget) -> &str {
+pub(crate) fn target(target: &HeaderTarget) -> &str {
     match target {
         HeaderTarget::Field(name) => name.as_str(),
         HeaderTarget::Path => ":path",
@@ -173,7 +173,7 @@ fn target(target: &HeaderTarget) -> &str {
     }
 }
 
-fn faults(fault: &Fault) -> Vec<String> {
+pub(crate) fn faults(fault: &Fault) -> Vec<String> {
     let share = |parts: u32| percent(u64::from(parts), 1_000_000);
     let delay =
         fault.delay.map(|delay| format!("delay {:?} for {}", delay.fixed, share(delay.parts_per_million)));
@@ -189,7 +189,7 @@ fn faults(fault: &Fault) -> Vec<String> {
 
 /// The retry policy, unless it is the default one.
 fn retries(forward: &Forward) -> Option<String> {
-    let RetryPolicy { attempts, per_try_timeout, on, status_codes, .. } = &forward.retry;
+    let RetryPolicy { attempts, per_try_timeout, on, .. } = &forward.retry;
     let default = *attempts == 2
         && per_try_timeout.is_none()
         && conditions_of(*on).len() == 5
@@ -197,13 +197,19 @@ fn retries(forward: &Forward) -> Option<String> {
     if default {
         return None;
     }
+    Some(retry(&forward.retry))
+}
+
+/// A retry policy.
+pub(crate) fn retry(policy: &RetryPolicy) -> String {
+    let RetryPolicy { attempts, per_try_timeout, on, status_codes, .. } = policy;
     if *attempts == 0 {
-        return Some("no retries".into());
+        return "no retries".into();
     }
     let mut conditions: Vec<String> = conditions_of(*on).into_iter().map(str::to_owned).collect();
     conditions.extend(status_codes.iter().map(|code| code.as_u16().to_string()));
     let timeout = per_try_timeout.map(|timeout| format!(", {timeout:?} each")).unwrap_or_default();
-    Some(format!("{attempts} retries on {}{timeout}", conditions.join(", ")))
+    format!("{attempts} retries on {}{timeout}", conditions.join(", "))
 }
 
 fn conditions_of(on: RetryOn) -> Vec<&'static str> {
@@ -226,7 +232,7 @@ fn conditions_of(on: RetryOn) -> Vec<&'static str> {
     words.iter().filter(|(on, _)| *on).map(|(_, word)| *word).collect()
 }
 
-fn rewrite(rewrite: &Rewrite) -> String {
+pub(crate) fn rewrite(rewrite: &Rewrite) -> String {
     let mut words = Vec::new();
     words.extend(rewrite.path.as_ref().map(|path| format!("path to {path}")));
     let regex = rewrite.path_regex.as_ref();
@@ -243,12 +249,12 @@ fn short(name: &ClusterName, host: &str) -> String {
     format!("{text}:{}", name.port)
 }
 
-fn named(name: &ClusterName) -> String {
+pub(crate) fn named(name: &ClusterName) -> String {
     format!("{} {}", short(name, ""), name.subset).trim_end().to_owned()
 }
 
 /// A share in percent with as many places as it needs, at most four: 1 of 8 is `12.5 %`.
-fn percent(part: u64, of: u64) -> String {
+pub(crate) fn percent(part: u64, of: u64) -> String {
     let parts_per_million = (u128::from(part) * 1_000_000).checked_div(u128::from(of)).unwrap_or(0);
     let (whole, rest) = (parts_per_million / 10_000, parts_per_million % 10_000);
     let rest = format!("{rest:04}");

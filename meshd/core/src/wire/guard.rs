@@ -1,8 +1,8 @@
 //! Whether the head of a request may be acted on at all.
 //!
 //! A parser is lenient where a proxy must not be: what two programs read differently is how requests are smuggled.
-//! This is the half of the guard that looks at the parsed head; line ends and repeated framing fields that the parser
-//! hides are not seen here. Source: RFC 9110, RFC 9112; Envoy's HTTP/1 codec; `docs/compatibility.md` where stricter.
+//! This is the half of the guard that looks at the parsed head; line ends and repeated framing fields, which the parser
+//! hides, are seen by [`http1`](super::http1) before it. Source: RFC 9110, RFC 9112; Envoy's HTTP/1 codec; `docs/compatibility.md` where stricter.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode, Uri, Version};
@@ -20,11 +20,22 @@ pub struct Limits {
     pub headers: usize,
     /// Bytes of the method. Default 32.
     pub method_bytes: usize,
+    /// Bytes of all extensions of a body's chunks. Default 4 KiB.
+    pub chunk_extension_bytes: usize,
+    /// Bytes of all trailers. Default 16 KiB.
+    pub trailer_bytes: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { uri_bytes: 16 * 1024, header_bytes: 60 * 1024, headers: 100, method_bytes: 32 }
+        Self {
+            uri_bytes: 16 * 1024,
+            header_bytes: 60 * 1024,
+            headers: 100,
+            method_bytes: 32,
+            chunk_extension_bytes: 4 * 1024,
+            trailer_bytes: 16 * 1024,
+        }
     }
 }
 
@@ -54,6 +65,14 @@ pub fn check(
     }
     check_connection(headers)?;
     check_expect(headers)
+}
+
+/// Checks the framing of an answer over HTTP/1: an application is a stranger too, and its answer is written anew.
+pub fn check_answer(version: Version, headers: &HeaderMap) -> Result<(), Refusal> {
+    if version >= Version::HTTP_2 || !headers.contains_key(header::TRANSFER_ENCODING) {
+        return Ok(());
+    }
+    check_framing(version, headers)
 }
 
 fn check_method(method: &Method, version: Version, limits: &Limits) -> Result<(), Refusal> {
@@ -168,6 +187,7 @@ fn check_connection(headers: &HeaderMap) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// differs: Envoy passes unknown expectations on.
 fn check_expect(headers: &HeaderMap) -> Result<(), Refusal> {
     let is_known = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
     if headers.get_all(header::EXPECT).iter().all(is_known) {

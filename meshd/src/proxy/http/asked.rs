@@ -8,6 +8,7 @@ use ::http::{Method, Version};
 use super::super::local_reply::LocalReply;
 use super::super::outbound::{Connection, Target};
 use super::super::request;
+use crate::telemetry::Counters;
 
 /// What a request asks for, read off its head once. Nothing of it is copied: the values share the head's memory.
 pub(super) struct Asked {
@@ -21,12 +22,19 @@ pub(super) struct Asked {
     /// Of an absolute-form target or `:scheme`.
     pub(super) scheme: Option<Scheme>,
     pub(super) upgrade: bool,
+    /// Proxies outside the mesh that it has passed.
+    pub(super) hops: u8,
 }
 
 impl Asked {
     /// Reads and cleans the head: afterwards `parts.headers` are those that rules see.
     pub(super) fn of(connection: &Connection, parts: &mut Parts) -> Result<Self, Box<LocalReply>> {
         let upgrade = parts.version < Version::HTTP_2 && wanted_upgrade(&parts.headers)?;
+        let hops = request::hops(&parts.headers);
+        if hops > connection.worker.settings.hops {
+            Counters::add(&connection.worker.shard.counters.refused_loops_total);
+            return Err(Box::new(LocalReply::loop_detected()));
+        }
         request::strip(&mut parts.headers);
         let host = parts.headers.remove(header::HOST);
         let sent = match parts.uri.authority() {
@@ -38,6 +46,7 @@ impl Asked {
             Target::Port(port) => (sent, *port),
             Target::Address(address) => (sent, connection.service_port(*address)),
             Target::Host { host, port } => (named(host, *port)?, *port),
+            Target::Local { address, .. } => (sent, address.port()),
             Target::Proxy => {
                 let port = port_of(sent.to_str().unwrap_or_default(), parts.uri.scheme_str());
                 (sent, port)
@@ -46,11 +55,19 @@ impl Asked {
         let target = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
         if let Some(edge) = connection.edge {
             let scheme = Some(request::at_the_edge(&mut parts.headers, connection.peer.ip(), edge));
-            return Ok(Self { method: parts.method.clone(), authority, port, target, scheme, upgrade });
+            return Ok(Self { method: parts.method.clone(), authority, port, target, scheme, upgrade, hops });
         }
         let scheme =
             parts.uri.scheme().filter(|scheme| parts.version < Version::HTTP_2 || **scheme == Scheme::HTTPS);
-        Ok(Self { method: parts.method.clone(), authority, port, target, scheme: scheme.cloned(), upgrade })
+        Ok(Self {
+            method: parts.method.clone(),
+            authority,
+            port,
+            target,
+            scheme: scheme.cloned(),
+            upgrade,
+            hops,
+        })
     }
 
     /// Returns the authority as rules read it; empty where it is not ASCII.

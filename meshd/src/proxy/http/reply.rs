@@ -6,12 +6,22 @@ use ::http::header::{self, HeaderMap, HeaderValue};
 use ::http::{Response, StatusCode, Version};
 use mesh_core::plan::HeaderRules;
 use mesh_core::route::headers::{self as header_rules, Facts};
+use mesh_core::wire::guard::Refusal;
 
 use super::super::exchange::{Exchange, Relay, Reply};
 use super::super::forward::Answered;
 use super::super::local_reply::LocalReply;
+use super::super::outbound::Target;
+use super::super::watch::Switch;
 use super::super::{request, tunnel};
 use super::Inbound;
+use crate::telemetry::Counters;
+
+/// Refuses a request that the guard does not let through.
+pub(super) fn refuse(refusal: Refusal, exchange: Exchange) -> Response<Reply> {
+    Counters::add(&exchange.connection().worker.shard.counters.refused_requests_total);
+    answer(LocalReply::refused(refusal), false, exchange)
+}
 
 /// Answers by ourselves.
 pub(super) fn answer(reply: LocalReply, is_grpc: bool, mut exchange: Exchange) -> Response<Reply> {
@@ -58,6 +68,7 @@ impl Inbound<'_> {
         self.dress(&mut parts, reply, &mut exchange);
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         parts.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        self.connection.watch.decide(Switch::Switched);
         if let Some(caller) = self.switch.take() {
             tunnel::join(caller, upstream, (exchange, lease, guards));
         }
@@ -87,7 +98,10 @@ impl Inbound<'_> {
             parts.headers.append(header::SET_COOKIE, cookie);
         }
         self.apply(&reply.rules, &mut parts.headers, parts.status);
-        parts.headers.insert(header::SERVER, SERVER);
+        // On the way in an application keeps its name, as under Istio.
+        if !matches!(self.connection.target, Target::Local { .. }) {
+            parts.headers.insert(header::SERVER, SERVER);
+        }
     }
 
     /// Answers by ourselves, under the header rules.

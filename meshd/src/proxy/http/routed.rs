@@ -16,6 +16,7 @@ use mesh_core::resilience::{Failure, Flag, fault};
 use mesh_core::route::cors::{self, CorsVerdict};
 use mesh_core::route::headers as header_rules;
 use mesh_core::route::{self, Matched, rewrite};
+use mesh_core::wire::guard;
 
 use super::super::body::Source;
 use super::super::exchange::{Exchange, Reply};
@@ -26,7 +27,7 @@ use super::super::outbound::Target;
 use super::super::request::{self, Head};
 use super::super::worker::Chance;
 use super::Inbound;
-use super::reply::{Answering, Rules};
+use super::reply::{Answering, Rules, refuse};
 
 impl Inbound<'_> {
     /// Follows a route.
@@ -104,8 +105,7 @@ impl Inbound<'_> {
             exchange.request_id(id);
         }
         let (hash, set_cookie) = self.hash(cluster);
-        let source =
-            (!body.is_end_stream()).then(|| Source::new(body, self.connection.worker.settings.replay_bytes));
+        let source = self.source(body, self.connection.worker.settings.replay_bytes);
         exchange.source.clone_from(&source);
         let mirrored = !forward.mirrors.is_empty() && {
             mirror::send(self.connection, self.view, &forward.mirrors, &head, source.as_ref())
@@ -134,6 +134,7 @@ impl Inbound<'_> {
             headers,
             version: self.version,
             upgrade: self.asked.upgrade,
+            hops: self.asked.hops,
         });
         let Some(head) = head else {
             return self.local(
@@ -143,10 +144,17 @@ impl Inbound<'_> {
                 exchange,
             );
         };
-        let source = (!body.is_end_stream()).then(|| Source::new(body, 0));
+        let source = self.source(body, 0);
         exchange.source.clone_from(&source);
         let mut sending = self.sending(cluster, &NO_RETRY, None, head, source);
         self.send(&mut sending, Answering::default(), exchange).await
+    }
+
+    /// Takes the body in, where there is one. What gRPC streams may take its time.
+    fn source(&self, body: Incoming, replay_bytes: usize) -> Option<Rc<Source>> {
+        let settings = &self.connection.worker.settings;
+        let pace = (!self.is_grpc).then_some((settings.body_rate, settings.body_timeout));
+        (!body.is_end_stream()).then(|| Source::new(body, replay_bytes, pace))
     }
 
     fn sending<'b>(
@@ -161,8 +169,7 @@ impl Inbound<'_> {
             Target::Address(address) => Some(*address),
             _ => None,
         };
-        let (_, caller) =
-            self.view.outbound(self.connection.caller).expect("a route was found for this caller");
+        let caller = self.caller.expect("a route was found for this caller");
         let worker = &self.connection.worker;
         Sending { worker, caller, cluster, policy, timeout, head, source, hash: None, destination }
     }
@@ -176,8 +183,18 @@ impl Inbound<'_> {
         let (source, upgrade) = (sending.source.clone(), sending.head.upgrade);
         match forward::run(sending, &mut exchange).await {
             Err(failure) => {
+                let broken = source.as_ref().and_then(|source| source.refusal());
+                if let Some(refusal) = self.connection.watch.refused().or(broken) {
+                    return refuse(refusal, exchange);
+                }
                 let retried = exchange.retries > 0;
                 self.local(LocalReply::failure(failure, retried), &reply.rules, reply.marks, exchange)
+            }
+            Ok(answered)
+                if guard::check_answer(answered.response.version(), answered.response.headers()).is_err() =>
+            {
+                let reply_of_ours = LocalReply::failure(Failure::Protocol, exchange.retries > 0);
+                self.local(reply_of_ours, &reply.rules, reply.marks, exchange)
             }
             Ok(answered) => {
                 if let Some(source) = source.filter(|_| !reply.keep_source) {
@@ -235,6 +252,7 @@ impl Inbound<'_> {
             headers,
             version: self.version,
             upgrade: self.asked.upgrade,
+            hops: self.asked.hops,
         })
     }
 

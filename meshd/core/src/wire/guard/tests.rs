@@ -18,6 +18,27 @@ fn outcome(line: &str, fields: &[(&str, &str)]) -> u16 {
     result.map_or_else(|refusal| refusal.status.as_u16(), |()| 200)
 }
 
+#[test]
+fn an_answer_that_frames_its_body_twice_is_refused() {
+    let cases: [(&[(&str, &str)], bool); 5] = [
+        (&[("content-length", "3")], true),
+        (&[("transfer-encoding", "chunked")], true),
+        (&[("transfer-encoding", "chunked"), ("content-length", "3")], false),
+        (&[("transfer-encoding", "gzip, chunked")], false),
+        (&[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")], false),
+    ];
+    for (fields, sound) in cases {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(
+                HeaderName::from_bytes(name.as_bytes()).expect("a name"),
+                HeaderValue::from_str(value).expect("a value"),
+            );
+        }
+        assert_eq!(check_answer(Version::HTTP_11, &headers).is_ok(), sound, "{fields:?}");
+    }
+}
+
 /// A request line, its fields, the status it gets.
 type Case<'a> = (&'a str, Vec<(&'a str, &'a str)>, u16);
 

@@ -1,0 +1,293 @@
+//! Selectors that pick nobody, rules that get in each other's way, subsets without instances.
+//!
+//! Source: Istio's analyzers; codes and texts are theirs where they have one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mesh_proto::finding::Finding;
+use mesh_proto::registration::Protocol;
+use mesh_proto::resource::{DestinationRule, Gateway, Kind, ObjectKey, Spec, VirtualService};
+use mesh_proto::value::Labels;
+
+use super::listed;
+use crate::compile::hosts::{Services, Source, full_name, has_all, of_kind, takes};
+use crate::compile::rules::MESH;
+use crate::world::World;
+
+/// Tells of everything that selectors, subsets and gateways get wrong.
+pub(super) fn check(world: &World, services: &Services<'_>, domain: &str, findings: &mut Vec<Finding>) {
+    subsets(world, services, domain, findings);
+    merging(world, domain, findings);
+    selectors(world, findings);
+    sidecars(world, findings);
+    gateways(world, findings);
+    ports(services, findings);
+    empty_services(services, findings);
+}
+
+/// Subsets that pick no instance of their services.
+fn subsets(world: &World, services: &Services<'_>, domain: &str, findings: &mut Vec<Finding>) {
+    for (key, rule) in destination_rules(world) {
+        let host = full_name(&rule.host, &key.namespace, domain);
+        let mut labels: Vec<&BTreeMap<String, String>> = Vec::new();
+        for service in services.all.iter().filter(|service| takes(&host, &service.host)) {
+            match &service.source {
+                Source::Registered(instances) => {
+                    labels.extend(instances.iter().map(|found| &found.instance.labels));
+                }
+                Source::Entry(entry) => {
+                    labels.extend(entry.spec.endpoints.iter().map(|endpoint| &endpoint.labels));
+                    labels.extend(entry.workloads.iter().map(|(_, workload)| &workload.labels));
+                    labels.extend(entry.instances.iter().map(|found| &found.instance.labels));
+                }
+            }
+        }
+        if labels.is_empty() {
+            continue;
+        }
+        for (index, subset) in rule.subsets.iter().enumerate() {
+            if labels.iter().any(|labels| has_all(labels, &subset.labels)) {
+                continue;
+            }
+            let wanted: Vec<String> =
+                subset.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            let text = format!(
+                "The Subset {} defined in the DestinationRule does not select any instance of {host} ({}): requests for it are answered 503",
+                subset.name,
+                wanted.join(", ")
+            );
+            findings.push(Finding::warning("IST0173", format!("spec.subsets[{index}]"), text).on(&key));
+        }
+    }
+}
+
+fn destination_rules(world: &World) -> impl Iterator<Item = (ObjectKey, &DestinationRule)> {
+    of_kind(world, Kind::DestinationRule).filter_map(|stored| match &stored.object.spec {
+        Spec::DestinationRule(rule) => Some((stored.object.key(), &**rule)),
+        _ => None,
+    })
+}
+
+/// Several DestinationRules for one host: who wins, and why.
+fn merging(world: &World, domain: &str, findings: &mut Vec<Finding>) {
+    let mut by_host: BTreeMap<(String, String), Vec<_>> = BTreeMap::new();
+    for stored in of_kind(world, Kind::DestinationRule) {
+        let Spec::DestinationRule(rule) = &stored.object.spec else { continue };
+        let key = stored.object.key();
+        let host = full_name(&rule.host, &key.namespace, domain);
+        by_host.entry((key.namespace.clone(), host)).or_default().push((stored.created, key, rule));
+    }
+    for ((_, host), mut rules) in by_host {
+        rules.sort_by(|one, other| (one.0, &one.1).cmp(&(other.0, &other.1)));
+        let Some(((_, first, winner), rest)) = rules.split_first() else { continue };
+        let mut policy = winner.traffic_policy.as_ref().map(|_| first);
+        let mut names: BTreeMap<&str, &ObjectKey> =
+            winner.subsets.iter().map(|subset| (subset.name.as_str(), first)).collect();
+        for (_, key, rule) in rest {
+            let why = |other: &ObjectKey| format!("{other} comes first (by age, then by namespace and name)");
+            if rule.export_to != winner.export_to {
+                let text = format!("is not used for {host}: {}, and is exported to others", why(first));
+                findings.push(Finding::warning("rule-not-merged", "spec.exportTo", text).on(key));
+                continue;
+            }
+            match policy.filter(|_| rule.traffic_policy.is_some()) {
+                Some(other) => {
+                    let text = format!("is not used for {host}: {} and has one", why(other));
+                    let hint = "put both into one DestinationRule";
+                    findings.push(
+                        Finding::warning("policy-not-merged", "spec.trafficPolicy", text)
+                            .with_hint(hint)
+                            .on(key),
+                    );
+                }
+                None => policy = policy.or(rule.traffic_policy.as_ref().map(|_| key)),
+            }
+            for (index, subset) in rule.subsets.iter().enumerate() {
+                if let Some(other) = names.get(subset.name.as_str()) {
+                    let text = format!(
+                        "subset {:?} of {host} is not used: {} and has one of that name",
+                        subset.name,
+                        why(other)
+                    );
+                    findings.push(
+                        Finding::warning("subset-not-merged", format!("spec.subsets[{index}]"), text).on(key),
+                    );
+                } else {
+                    names.insert(&subset.name, key);
+                }
+            }
+        }
+    }
+}
+
+/// Selectors that pick no workload.
+fn selectors(world: &World, findings: &mut Vec<Finding>) {
+    for stored in world.resources.values() {
+        let (labels, path): (&Labels, &str) = match &stored.object.spec {
+            Spec::ServiceEntry(entry) => match &entry.workload_selector {
+                Some(selector) => (&selector.labels, "spec.workloadSelector"),
+                None => continue,
+            },
+            Spec::Sidecar(sidecar) => match &sidecar.workload_selector {
+                Some(selector) => (&selector.labels, "spec.workloadSelector"),
+                None => continue,
+            },
+            Spec::DestinationRule(rule) => match &rule.workload_selector {
+                Some(selector) => (&selector.match_labels, "spec.workloadSelector"),
+                None => continue,
+            },
+            _ => continue,
+        };
+        let key = stored.object.key();
+        if labels.is_empty() || picks_anybody(world, &key.namespace, labels) {
+            continue;
+        }
+        let text: Vec<String> = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let text =
+            format!("No matching workloads for this resource with the following labels: {}", text.join(","));
+        findings.push(Finding::warning("IST0127", path, text).on(&key));
+    }
+}
+
+fn picks_anybody(world: &World, namespace: &str, labels: &Labels) -> bool {
+    let registered = world
+        .instances()
+        .any(|found| found.instance.namespace == namespace && has_all(&found.instance.labels, labels));
+    let entries = of_kind(world, Kind::WorkloadEntry).any(|stored| match &stored.object.spec {
+        Spec::WorkloadEntry(entry) => {
+            stored.object.metadata.namespace == namespace && has_all(&entry.labels, labels)
+        }
+        _ => false,
+    });
+    registered || entries
+}
+
+/// Sidecars of one namespace that are for the same workloads.
+fn sidecars(world: &World, findings: &mut Vec<Finding>) {
+    let mut by_labels: BTreeMap<(&str, Option<&Labels>), Vec<&str>> = BTreeMap::new();
+    for stored in of_kind(world, Kind::Sidecar) {
+        let Spec::Sidecar(sidecar) = &stored.object.spec else { continue };
+        let metadata = &stored.object.metadata;
+        let labels = sidecar.workload_selector.as_ref().map(|selector| &selector.labels);
+        by_labels
+            .entry((&metadata.namespace, labels.filter(|labels| !labels.is_empty())))
+            .or_default()
+            .push(&metadata.name);
+    }
+    for ((namespace, labels), names) in by_labels.into_iter().filter(|(_, names)| names.len() > 1) {
+        let list = names.join(" ");
+        let (code, text) = match labels {
+            None => (
+                "IST0111",
+                format!(
+                    "The Sidecars [{list}] in namespace {namespace:?} have no workload selector, which can lead to undefined behavior"
+                ),
+            ),
+            Some(_) => (
+                "IST0110",
+                format!(
+                    "The Sidecars [{list}] in namespace {namespace:?} select the same workloads, which can lead to undefined behavior"
+                ),
+            ),
+        };
+        for name in names {
+            let key = ObjectKey::new(Kind::Sidecar, namespace, name);
+            findings.push(Finding::error(code, "spec.workloadSelector", text.clone()).on(&key));
+        }
+    }
+}
+
+/// VirtualServices that name gateways which are not there or have not their hosts.
+fn gateways(world: &World, findings: &mut Vec<Finding>) {
+    let all: BTreeMap<(&str, &str), &Gateway> = of_kind(world, Kind::Gateway)
+        .filter_map(|stored| match &stored.object.spec {
+            Spec::Gateway(gateway) => Some((
+                (stored.object.metadata.namespace.as_str(), stored.object.metadata.name.as_str()),
+                gateway,
+            )),
+            _ => None,
+        })
+        .collect();
+    for stored in of_kind(world, Kind::VirtualService) {
+        let Spec::VirtualService(rule) = &stored.object.spec else { continue };
+        let key = stored.object.key();
+        for (index, name) in rule.gateways.iter().enumerate().filter(|(_, name)| *name != MESH) {
+            let (namespace, short) = name.split_once('/').unwrap_or((&key.namespace, name));
+            let path = format!("spec.gateways[{index}]");
+            match all.get(&(namespace, short)) {
+                None => findings.push(
+                    Finding::warning("IST0101", path, format!("Referenced gateway not found: {name:?}"))
+                        .on(&key),
+                ),
+                Some(gateway) => hosts_of_gateway(rule, gateway, name, &key, path, findings),
+            }
+        }
+    }
+}
+
+fn hosts_of_gateway(
+    rule: &VirtualService,
+    gateway: &Gateway,
+    name: &str,
+    key: &ObjectKey,
+    path: String,
+    findings: &mut Vec<Finding>,
+) {
+    let served: BTreeSet<&str> = gateway
+        .servers
+        .iter()
+        .flat_map(|server| &server.hosts)
+        .map(|host| host.split_once('/').map_or(host.as_str(), |(_, host)| host))
+        .collect();
+    let fits = |host: &&String| served.iter().any(|served| takes(served, host) || takes(host, served));
+    let missing: Vec<&str> = rule.hosts.iter().filter(|host| !fits(host)).map(String::as_str).collect();
+    if !missing.is_empty() {
+        let text = format!(
+            "one or more host [{}] defined in VirtualService {}/{} not found in Gateway {name}",
+            missing.join(" "),
+            key.namespace,
+            key.name
+        );
+        findings.push(Finding::warning("IST0132", path, text).on(key));
+    }
+}
+
+/// Ports whose protocol is guessed from the first bytes.
+fn ports(services: &Services<'_>, findings: &mut Vec<Finding>) {
+    for service in services.all.iter().filter(|service| service.entry().is_none()) {
+        for port in service.ports.iter().filter(|port| port.protocol == Protocol::Auto) {
+            let name = if port.name.is_empty() { "\"\"" } else { port.name.as_str() };
+            let text = format!(
+                "Port name {name} (port: {}, targetPort: {}) doesn't follow the naming convention of Istio port",
+                port.number, port.target
+            );
+            let finding = Finding::info("IST0118", "", text)
+                .with_hint("name it http, grpc-api, tcp-db …, or give it a protocol; until then the first bytes tell")
+                .on(&format!("Service {}", service.host));
+            findings.push(finding);
+        }
+    }
+}
+
+/// Declared services behind which there is nobody.
+fn empty_services(services: &Services<'_>, findings: &mut Vec<Finding>) {
+    for service in &services.all {
+        let Some(entry) = service.entry().filter(|_| !service.is_passthrough()) else { continue };
+        let by_name = matches!(
+            entry.spec.resolution(),
+            mesh_proto::resource::Resolution::Dns | mesh_proto::resource::Resolution::DnsRoundRobin
+        );
+        let nobody =
+            entry.spec.endpoints.is_empty() && entry.workloads.is_empty() && entry.instances.is_empty();
+        if nobody && !by_name {
+            let text = format!("host {} has no endpoint: requests are answered 503", service.host);
+            let hosts = listed(&entry.spec.hosts);
+            let hint = format!("give {hosts} endpoints, or a workloadSelector that picks some");
+            findings.push(
+                Finding::warning("no-endpoint", "spec.endpoints", text)
+                    .with_hint(hint)
+                    .on(&entry.stored.object.key()),
+            );
+        }
+    }
+}

@@ -1,0 +1,174 @@
+use std::collections::BTreeMap;
+
+use mesh_proto::registration::{Health, Instance, PortBinding, Protocol};
+
+use super::*;
+use crate::sketch;
+
+fn instance(service: &str, version: &str) -> Instance {
+    Instance {
+        service: service.into(),
+        namespace: "default".into(),
+        account: service.into(),
+        labels: BTreeMap::from([("version".into(), version.into()), ("app".into(), service.into())]),
+        ports: vec![PortBinding {
+            number: 9080,
+            name: "http".into(),
+            protocol: Protocol::Http,
+            target: ([127, 0, 0, 1], 8081).into(),
+        }],
+        address: None,
+        weight: 1,
+        locality: None,
+        check: None,
+        health: Health::Healthy,
+    }
+}
+
+const RULES: &str = "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: reviews, namespace: default}
+spec:
+  host: reviews
+  trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}}
+  subsets:
+  - {name: v1, labels: {version: v1}}
+  - {name: v2, labels: {version: v2}, trafficPolicy: {outlierDetection: {consecutive5xxErrors: 3}}}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: reviews, namespace: default}
+spec:
+  hosts: [reviews]
+  http:
+  - name: admin
+    match: [{uri: {prefix: /admin}}, {headers: {x-admin: {exact: 'yes'}}}]
+    route: [{destination: {host: reviews, subset: v1}}]
+  - name: ratings only
+    match: [{sourceLabels: {app: ratings}}]
+    route: [{destination: {host: reviews, subset: v9}}]
+  - name: jason
+    match: [{headers: {end-user: {exact: jason}}, queryParams: {v: {exact: '2'}}}]
+    rewrite: {uri: /v2}
+    timeout: 2s
+    route: [{destination: {host: reviews, subset: v2}}]
+  - route: [{destination: {host: reviews, subset: v1}, weight: 90}, {destination: {host: reviews, subset: v2}, weight: 10}]
+";
+
+fn world(rules: &str) -> World {
+    let reviews = ["v1", "v2"].map(|version| (format!("reviews-{version}"), instance("reviews", version)));
+    let callers = ["productpage", "ratings"].map(|name| (name.to_owned(), instance(name, "v1")));
+    let (documents, findings) = mesh_proto::yaml::read("rules", rules);
+    assert!(findings.is_empty(), "{findings:?}");
+    let objects = documents.into_iter().map(|document| document.object).collect();
+    let instances = reviews.into_iter().chain(callers).collect();
+    sketch::of_files(&BTreeMap::from([("vm1".to_owned(), instances)]), objects).expect("a World")
+}
+
+fn ask(target: &str, headers: &[(&str, &str)], from: &str) -> Explanation {
+    let world = world(RULES);
+    let node = sketch::node(vec![sketch::nobody()]);
+    let plan = compile(&world, &node, None);
+    let ask = Ask {
+        method: "GET".into(),
+        scheme: "http".into(),
+        authority: "reviews:9080".into(),
+        target: target.into(),
+        headers: headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        from: from.into(),
+        ..Ask::default()
+    };
+    explain(&world, &plan, &ask, Moment(0)).expect("an explanation")
+}
+
+#[test]
+fn each_rule_passed_over_tells_the_first_condition_that_failed() {
+    let told = ask("/api?v=2", &[("end-user", "jason")], "productpage");
+
+    let passed: Vec<_> =
+        told.passed.iter().map(|one| (one.rule.path.as_str(), one.because.join(" | "))).collect();
+    assert_eq!(
+        passed,
+        [
+            (
+                "http[0]",
+                "uri prefix /admin: it is \"/api\" | header x-admin = yes: it is not there".to_owned()
+            ),
+            ("http[1]", "sourceLabels app = ratings: the caller has \"productpage\"".to_owned()),
+        ]
+    );
+    let rule = told.rule.expect("a rule");
+    assert_eq!((rule.object.as_str(), rule.path.as_str()), ("VirtualService default/reviews", "http[2]"));
+    assert_eq!(told.because, "header end-user = jason and query v = 2");
+}
+
+#[test]
+fn the_destination_tells_what_it_is_sent_and_its_instances() {
+    let told = ask("/api?v=2", &[("end-user", "jason")], "productpage");
+
+    let [to] = told.destinations.as_slice() else { panic!("one destination") };
+    assert_eq!((to.subset.as_str(), to.share, to.sends.target.as_str()), ("v2", 1_000_000, "/v2api?v=2"));
+    let [instance] = to.instances.as_slice() else { panic!("one instance") };
+    assert_eq!(
+        (instance.id.as_str(), instance.state.as_str(), instance.picks),
+        ("reviews-v2 on vm1", "healthy", 1_000)
+    );
+    assert!(instance.there.ends_with("there to 127.0.0.1:8081"), "{}", instance.there);
+}
+
+#[test]
+fn every_setting_names_the_field_that_set_it() {
+    let told = ask("/api?v=2", &[("end-user", "jason")], "productpage");
+
+    let by = |list: &[mesh_proto::explain::Setting], what: &str| {
+        let found = list.iter().find(|setting| setting.what == what);
+        found.map(|setting| setting.by.clone()).unwrap_or_default()
+    };
+    assert_eq!(by(&told.settings, "timeout"), "VirtualService default/reviews http[2].timeout");
+    assert_eq!(by(&told.settings, "retries"), "Istio's default");
+    let of = &told.destinations[0].settings;
+    assert_eq!(by(of, "balancing"), "DestinationRule default/reviews spec.trafficPolicy.loadBalancer");
+    assert_eq!(
+        by(of, "outlier detection"),
+        "DestinationRule default/reviews spec.subsets[1].trafficPolicy.outlierDetection"
+    );
+    assert_eq!(by(of, "subset"), "DestinationRule default/reviews spec.subsets[1]");
+}
+
+#[test]
+fn a_subset_that_is_not_there_is_503_and_says_why() {
+    let told = ask("/", &[], "ratings");
+
+    assert_eq!(told.outcome.status, Some(503));
+    assert_eq!(
+        told.destinations[0].trouble,
+        "no DestinationRule for reviews.default.svc.cluster.local has a subset v9"
+    );
+}
+
+#[test]
+fn shares_are_told_not_drawn() {
+    let told = ask("/", &[], "");
+
+    let shares: Vec<_> = told.destinations.iter().map(|one| (one.subset.as_str(), one.share)).collect();
+    assert_eq!(shares, [("v1", 900_000), ("v2", 100_000)]);
+    assert_eq!(told.outcome.status, None);
+}
+
+#[test]
+fn a_caller_nobody_knows_is_an_error_that_names_those_there_are() {
+    let world = world(RULES);
+    let plan = compile(&world, &sketch::node(vec![sketch::nobody()]), None);
+    let ask = Ask {
+        method: "GET".into(),
+        authority: "reviews".into(),
+        target: "/".into(),
+        from: "prodpage".into(),
+        ..Ask::default()
+    };
+
+    let error = explain(&world, &plan, &ask, Moment(0)).expect_err("nobody");
+
+    assert_eq!(error, "no workload prodpage is registered (there are productpage, ratings, reviews)");
+}
