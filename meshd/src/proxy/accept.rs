@@ -98,7 +98,7 @@ impl Room {
 }
 
 /// One connection's place; dropping it makes room for another.
-struct Place {
+pub(super) struct Place {
     room: Arc<Room>,
     source: Option<IpAddr>,
 }
