@@ -307,6 +307,7 @@ async fn a_gateway_opens_and_closes_as_its_rules_say() {
 
     // A connection that is open outlives the door; the door does not.
     let mut client = Client::new(loopback(port)).await;
+    assert_eq!(client.send(get("/", &[("host", "web.com")])).await.status, StatusCode::OK);
     host.follow(&rules(other));
     opened(loopback(other)).await;
     closed(loopback(port)).await;
