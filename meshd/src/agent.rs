@@ -55,6 +55,8 @@ pub struct Offer {
     pub registration: watch::Receiver<Registration>,
     /// The last word of each health check, by instance id.
     pub health: watch::Receiver<BTreeMap<String, Health>>,
+    /// What of the Plan's doors cannot be opened or shown.
+    pub doors: watch::Receiver<Vec<String>>,
 }
 
 /// What the agent tells the rest of meshd.
@@ -243,7 +245,8 @@ impl Agent {
             let why = world.contradiction(self.settings.host, instance)?;
             Some(format!("instance {id} is not taken in: {why}"))
         });
-        let problems: Vec<String> = self.plan.problems.iter().cloned().chain(refused).collect();
+        let doors = self.offer.doors.borrow_and_update().clone();
+        let problems: Vec<String> = self.plan.problems.iter().cloned().chain(doors).chain(refused).collect();
         for problem in problems.iter().filter(|problem| !self.problems.contains(problem)) {
             tracing::warn!(problem, "not carried out on this host");
         }

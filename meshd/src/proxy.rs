@@ -11,6 +11,7 @@
 //! | 15001, intercepted on its way out | `Outbound` | `outbound` |
 //! | 15006, intercepted on its way in | `Inbound` | `inbound` |
 //! | 15008, from another host | `Mesh` | `inbound` |
+//! | a door that the Plan asks for (gateways) | | `doors`, then `outbound` |
 
 use std::future::Future;
 use std::io;
@@ -36,6 +37,7 @@ use crate::transport::{Accepted, Dialer, QuicOptions, SocketOptions, Transport, 
 mod accept;
 mod body;
 mod detour;
+pub mod doors;
 mod exchange;
 mod forward;
 mod gate;
@@ -241,6 +243,8 @@ pub enum StartError {
 pub struct Proxy {
     /// What came in on the mesh port and is no data hop: control traffic and joins.
     pub control: mpsc::Receiver<Accepted>,
+    /// Opens and closes the listeners that Plans ask for, once it runs; taken by who runs it.
+    pub doors: Option<doors::Keeper>,
     drain: Drain,
     stop: tokio::sync::watch::Sender<bool>,
     threads: Vec<std::thread::JoinHandle<()>>,
@@ -262,6 +266,7 @@ pub fn start(shared: Shared, sockets: Sockets) -> Result<Proxy, StartError> {
             shares[index % workers].push((entrance.way.clone(), socket, room.clone()));
         }
     }
+    let mut keeper = doors::Keeper::new(&shared, &draining);
     let mut quic: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
     for (index, socket) in sockets.quic.into_iter().enumerate() {
         quic[index % workers].push(socket);
@@ -277,11 +282,12 @@ pub fn start(shared: Shared, sockets: Sockets) -> Result<Proxy, StartError> {
             control: control.clone(),
             draining: draining.clone(),
             stopped: stopped.clone(),
+            doors: keeper.worker(),
         };
         let thread = worker::spawn(start).map_err(|source| StartError::Worker { worker: index, source })?;
         threads.push(thread);
     }
-    Ok(Proxy { control: receiver, drain, stop, threads })
+    Ok(Proxy { control: receiver, doors: Some(keeper), drain, stop, threads })
 }
 
 impl Proxy {
@@ -289,6 +295,8 @@ impl Proxy {
     /// connections were cut.
     pub async fn drain(self, limit: Duration) -> usize {
         self.drain.start();
+        // Where nobody runs it, it would be waited for.
+        drop(self.doors);
         let left = self.drain.finished(limit).await;
         self.stop.send_replace(true);
         let threads = self.threads;

@@ -21,6 +21,7 @@ pub mod secret;
 mod server_check;
 pub mod socket;
 pub mod tcp;
+pub mod terminate;
 pub mod tls;
 pub mod verify;
 
@@ -41,5 +42,6 @@ pub use quic::{QuicListener, QuicOptions};
 pub use secret::Secret;
 pub use socket::SocketOptions;
 pub use tcp::Listener;
+pub use terminate::{TerminateError, Terminated, Terminator};
 pub use tls::{Credentials, Denied, Protocol, Trust, provider};
 pub use verify::{CertificateFault, Expect};

@@ -131,7 +131,16 @@ impl Walk {
 
     fn judge(&mut self, status: Status, node: &Node, path: &str) {
         match status {
-            Status::Honoured => {}
+            Status::Honoured => {
+                for (path, text) in
+                    texts(node, path).into_iter().filter(|(_, text)| is_socket(self.kind, text))
+                {
+                    let message =
+                        format!("{:?} is not enforced: sockets of files are not listened on", shorten(text));
+                    let hint = "write an address of this host";
+                    self.found.push(Finding::error("refused-value", path, message).with_hint(hint));
+                }
+            }
             _ if is_unused(node) => {}
             Status::Only(values, reason) => {
                 for (path, text) in texts(node, path) {
@@ -151,6 +160,11 @@ impl Walk {
             }
         }
     }
+}
+
+/// Whether a text is a Unix socket where an address is meant.
+fn is_socket(kind: Kind, text: &str) -> bool {
+    matches!(kind, Kind::Gateway | Kind::Sidecar) && text.starts_with("unix://")
 }
 
 fn has_below(kind: Kind, prefix: &str) -> bool {

@@ -6,6 +6,7 @@ mod canary;
 mod clients;
 mod commands;
 mod first_hour;
+mod gateway;
 mod harmless;
 mod leaving;
 mod outage;

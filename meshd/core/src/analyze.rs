@@ -9,12 +9,12 @@ use mesh_proto::command::Batch;
 use mesh_proto::finding::Finding;
 use mesh_proto::resource::{Destination, Headers, HttpRoute, Kind, ObjectKey, Spec};
 
-use crate::compile::clusters::Rules as DestinationRules;
+use crate::compile::destinations::Rules as DestinationRules;
 use crate::compile::hosts::{Service, Services, full_name, of_kind, services, takes};
 use crate::compile::mesh::Settings;
 use crate::compile::rules::{HttpRule, Rules, is_catch_all, load};
 use crate::compile::{Problems, routes};
-use crate::plan::Node;
+use crate::plan::{Node, Workload};
 use crate::sketch;
 use crate::world::World;
 
@@ -52,12 +52,7 @@ fn tell(world: &World, thorough: bool) -> Vec<Finding> {
     let problems = Problems::default();
     let rules = load(world, &mesh, &node.domain, &problems);
     let destination_rules = DestinationRules::load(world, &mesh, &node.domain);
-    let scene = Scene {
-        mesh: &mesh,
-        domain: &node.domain,
-        services: &services,
-        destination_rules: &destination_rules,
-    };
+    let scene = Scene { domain: &node.domain, services: &services, destination_rules: &destination_rules };
     let mut findings = Vec::new();
     for (index, one) in rules.iter().enumerate() {
         scene.check_rules(one, &rules[..index], &mut findings);
@@ -87,7 +82,6 @@ fn tell(world: &World, thorough: bool) -> Vec<Finding> {
 
 /// What checks look at.
 struct Scene<'a> {
-    mesh: &'a Settings<'a>,
     domain: &'a str,
     services: &'a Services<'a>,
     destination_rules: &'a DestinationRules<'a>,
@@ -98,7 +92,12 @@ impl Scene<'_> {
         let key = &rules.key;
         for (index, host) in rules.hosts.iter().enumerate() {
             let path = format!("spec.hosts[{index}]");
-            let same = |other: &&Rules<'_>| other.hosts.contains(host) && other.seen_from(rules.namespace);
+            if !rules.in_mesh {
+                continue;
+            }
+            let same = |other: &&Rules<'_>| {
+                other.in_mesh && other.hosts.contains(host) && other.seen_from(rules.namespace)
+            };
             if let Some(first) = older.iter().find(same) {
                 let text = format!(
                     "The VirtualServices {}/{},{}/{} associated with mesh gateway define the same host {host}: those of \
@@ -198,8 +197,10 @@ impl Scene<'_> {
         if wanted.subset.is_empty() {
             return;
         }
-        let merged = self.destination_rules.merged(&key.namespace, service, self.mesh.root_namespace());
-        let names: Vec<_> = merged.subsets.iter().map(|subset| subset.name.clone()).collect();
+        let caller = Workload { namespace: key.namespace.clone(), ..Workload::default() };
+        let merged = self.destination_rules.of(&caller, service);
+        let subsets = merged.iter().flat_map(|merged| &merged.subsets);
+        let names: Vec<_> = subsets.map(|subset| subset.name.clone()).collect();
         if !names.contains(&wanted.subset) {
             let text = format!(
                 "Referenced host+subset in destinationrule not found: \"{}+{}\": subset {:?} is not in any DestinationRule \

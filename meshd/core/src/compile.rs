@@ -1,8 +1,9 @@
 //! World and Node make a Plan: Istio's rules, resolved for the callers of one host.
 //!
-//! Reads top to bottom as Istio's semantics: which services there are (`hosts`), which rules each caller sees
-//! (`visibility`, `rules`, `delegates`), what is on each port (`outbound`, `routes`, `tcp`), what is behind each
-//! destination (`clusters`, `policy`, `endpoints`), who may be asked here (`inbound`), what DNS says (`names`).
+//! Reads top to bottom as Istio's semantics: which services there are (`hosts`), which rules (`rules`, `delegates`), what
+//! each caller sees of both (`visibility`, `scope`), what is on each port (`outbound`, `routes`, `tcp`), what is behind
+//! each destination (`clusters`, `destinations`, `policy`, `endpoints`), what is open to others (`inbound`, `gateways`),
+//! what DNS says (`names`).
 //!
 //! Nothing here fails: what validation let through and cannot be carried out is left out and told in
 //! [`Plan::problems`]. The same World and Node give the same Plan. What did not change since `previous` is shared with
@@ -14,13 +15,16 @@ use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 
-use crate::plan::{Node, Outbound, Plan};
+use crate::plan::{Doors, Node, Outbound, Plan, Workload};
 use crate::world::World;
 
 pub(crate) mod authors;
 pub(crate) mod clusters;
 mod delegates;
+pub(crate) mod destinations;
+mod doors;
 mod endpoints;
+mod gateways;
 pub(crate) mod hosts;
 mod inbound;
 mod matches;
@@ -32,10 +36,13 @@ mod policy;
 mod retry;
 pub(crate) mod routes;
 pub(crate) mod rules;
+pub(crate) mod scope;
+mod seen;
 mod tcp;
 pub(crate) mod visibility;
 
 pub use clusters::Memory;
+pub use seen::Seen;
 
 /// Compiles what a host is to do.
 ///
@@ -45,68 +52,129 @@ pub fn compile(world: &World, node: &Arc<Node>, previous: Option<&Plan>) -> Plan
     let mesh = mesh::Settings::of(world);
     let services = hosts::services(world, node, &mesh);
     let rules = rules::load(world, &mesh, &node.domain, &problems);
-    let clusters = clusters::Builder::new(world, node, &mesh, &services, previous, &problems);
+    let destinations = destinations::Rules::load(world, &mesh, &node.domain);
+    let sidecars = scope::Sidecars::load(world, &mesh);
+    let facts = scope::Facts { mesh: &mesh, services: &services, rules: &rules, domain: &node.domain };
+    let clusters = clusters::Builder::new(world, node, &mesh, &destinations, previous, &problems);
+    let labels_count = rules.iter().any(rules::Rules::looks_at_labels)
+        || destinations.looks_at_labels()
+        || sidecars.looks_at_labels();
+    let callers = Callers::tell_apart(&node.callers, labels_count);
+    let scopes: Vec<_> = callers
+        .kinds
+        .iter()
+        .enumerate()
+        .map(|(number, caller)| {
+            let sidecar = sidecars.of(&caller.namespace, &caller.labels);
+            scope::Scope::new(number, &facts, caller, sidecar)
+        })
+        .collect();
     let scene = outbound::Scene {
         node,
         mesh: &mesh,
-        services: &services,
-        rules: &rules,
         clusters: &clusters,
         problems: &problems,
         topology: topology(node, &mesh, &services),
     };
-    let outbounds = outbounds(&scene, previous);
-    let inbound = inbound::inbound(world, node, &problems);
-    let names = names::names(node, &services);
+    let outbounds = callers.outbounds(&scene, &scopes, previous, labels_count);
+    let here =
+        inbound::Scene { world, node, mesh: &mesh, sidecars: &sidecars, previous, problems: &problems };
+    let inbound = inbound::inbound(&here);
+    let names = names::names(&scopes);
+    let mut open = Doors::default();
+    doors::sidecars(&scene, &scopes, |kind| callers.position(kind), previous, &mut open);
+    let gateways = gateways::selected(world, node);
+    if let Some(own) = node.callers.first().filter(|_| !gateways.is_empty()) {
+        let scope = scope::Scope::gateway(scopes.len(), &facts, own);
+        gateways::open(&scene, &scope, &rules, &gateways, previous, &mut open);
+    }
     let (clusters, memory) = clusters.finish();
     Plan {
         revision: world.revision,
         node: node.clone(),
         outbounds,
+        doors: Arc::new(open),
         inbound: Arc::new(inbound),
         names: Arc::new(names),
         clusters,
         problems: problems.into_list(),
         memory,
+        seen: seen::Seen::of(world),
     }
 }
 
-/// Compiles for each caller; callers that rules cannot tell apart share everything but their name.
-fn outbounds(scene: &outbound::Scene<'_>, previous: Option<&Plan>) -> Vec<Arc<Outbound>> {
-    let labels_count =
-        scene.clusters.looks_at_labels() || scene.rules.iter().any(rules::Rules::looks_at_labels);
-    let mut made: BTreeMap<_, Arc<Outbound>> = BTreeMap::new();
-    scene
-        .node
-        .callers
-        .iter()
-        .map(|caller| {
+/// The callers of a host: those that rules cannot tell apart share everything but their name.
+struct Callers<'a> {
+    all: &'a [Workload],
+    /// One of each kind.
+    kinds: Vec<&'a Workload>,
+    /// The kind of each.
+    kind_of: Vec<usize>,
+}
+
+impl<'a> Callers<'a> {
+    fn tell_apart(all: &'a [Workload], labels_count: bool) -> Self {
+        let mut known: BTreeMap<_, usize> = BTreeMap::new();
+        let mut kinds = Vec::new();
+        let kind_of = all.iter().map(|caller| {
             let labels = labels_count.then_some(&caller.labels);
-            let key = (&caller.namespace, labels, &caller.locality);
-            let before = previous.and_then(|plan| {
+            *known.entry((&caller.namespace, labels, &caller.locality)).or_insert_with(|| {
+                kinds.push(caller);
+                kinds.len() - 1
+            })
+        });
+        let kind_of = kind_of.collect();
+        Self { all, kinds, kind_of }
+    }
+
+    /// Returns the first caller of a kind.
+    fn position(&self, kind: usize) -> usize {
+        self.kind_of.iter().position(|of| *of == kind).unwrap_or(0)
+    }
+
+    fn outbounds(
+        &self,
+        scene: &outbound::Scene<'_>,
+        scopes: &[scope::Scope<'_>],
+        previous: Option<&Plan>,
+        labels_count: bool,
+    ) -> Vec<Arc<Outbound>> {
+        let made: Vec<Arc<Outbound>> = scopes
+            .iter()
+            .map(|scope| {
                 let same = |other: &&Arc<Outbound>| {
-                    other.caller.namespace == caller.namespace
-                        && other.caller.locality == caller.locality
-                        && (!labels_count || other.caller.labels == caller.labels)
+                    other.caller.namespace == scope.caller.namespace
+                        && other.caller.locality == scope.caller.locality
+                        && (!labels_count || other.caller.labels == scope.caller.labels)
                 };
-                plan.outbounds.iter().find(same)
-            });
-            let outbound = made
-                .entry(key)
-                .or_insert_with(|| Arc::new(outbound::outbound(scene, caller, before.map(Arc::as_ref))));
+                let before = previous.and_then(|plan| plan.outbounds.iter().find(same));
+                Arc::new(outbound::outbound(scene, scope, before.map(Arc::as_ref)))
+            })
+            .collect();
+        let of = |(caller, kind): (&Workload, &usize)| {
+            let outbound = &made[*kind];
             if outbound.caller == *caller {
                 return outbound.clone();
             }
             Arc::new(Outbound { caller: caller.clone(), ..Outbound::clone(outbound) })
-        })
-        .collect()
+        };
+        self.all.iter().zip(&self.kind_of).map(of).collect()
+    }
 }
 
 /// A number for everything that routes are made of besides the rules: services, their ports, settings. Endpoints
 /// are not in it.
 fn topology(node: &Node, mesh: &mesh::Settings<'_>, services: &hosts::Services<'_>) -> u64 {
     let shapes = services.all.iter().map(|service| {
-        (&service.host, service.namespace, &service.ports, &service.addresses, service.entry_revision())
+        let seen_by = service.export_to();
+        (
+            &service.host,
+            service.namespace,
+            seen_by,
+            &service.ports,
+            &service.addresses,
+            service.entry_revision(),
+        )
     });
     fingerprint(&(&node.domain, mesh.revision, shapes.collect::<Vec<_>>()))
 }

@@ -225,6 +225,12 @@ impl Scene<'_> {
                 ),
                 ..Outcome::default()
             },
+            UnknownHosts::NotFound => Outcome {
+                kind: End::UnknownHost,
+                status: Some(404),
+                words: format!("{hint}: 404 with an empty body (a gateway knows its own hosts)"),
+                ..Outcome::default()
+            },
             UnknownHosts::Refuse => Outcome {
                 kind: End::UnknownHost,
                 status: Some(502),

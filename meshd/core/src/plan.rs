@@ -17,6 +17,7 @@ pub use cluster::{
     Balancer, CircuitLimits, Cluster, ClusterName, ClusterState, Detour, Distribution, Endpoint, HashKey,
     HashPolicy, LocalityPolicy, OutlierPolicy, ProxyVersion, RetryBudget, UpstreamProtocol, Via, Warmup,
 };
+pub use doors::{Credential, Door, DoorKind, Doors, GatewayDoor, Inside, Roots, ServerTls, TlsServer};
 pub use inbound::{Inbound, LocalInstance, LocalPort};
 pub use origination::{TlsMaterial, TlsOrigination, UpstreamTls};
 pub use route::{
@@ -26,6 +27,7 @@ pub use route::{
 };
 
 mod cluster;
+mod doors;
 mod inbound;
 mod origination;
 mod route;
@@ -39,6 +41,8 @@ pub struct Plan {
     pub node: Arc<Node>,
     /// What each caller of [`Node::callers`] may do, by the caller's position there.
     pub outbounds: Vec<Arc<Outbound>>,
+    /// The listeners that rules ask for.
+    pub doors: Arc<Doors>,
     /// What other hosts may ask of the instances here.
     pub inbound: Arc<Inbound>,
     /// What DNS answers.
@@ -49,6 +53,8 @@ pub struct Plan {
     pub problems: Vec<String>,
     /// What the next Plan may share with this one.
     pub memory: crate::compile::Memory,
+    /// The hosts and instances it was made of, by which the next Plan knows which endpoints are new.
+    pub seen: crate::compile::Seen,
 }
 
 /// Who this host is.
@@ -123,6 +129,12 @@ pub struct Outbound {
     pub caller: Workload,
     /// What happens to traffic for hosts that nobody has declared.
     pub unknown: UnknownHosts,
+    /// Where such traffic goes instead of where it was going (`egressProxy`).
+    pub egress_proxy: Option<Arc<ServicePort>>,
+    /// How the paths of requests are brought to one form.
+    pub paths: Normalization,
+    /// For the first bytes on a port whose protocol nobody declared; `None`: as this host is set.
+    pub sniff: Option<std::time::Duration>,
     /// What is on each service port, for requests chosen by Host or SNI.
     pub ports: HashMap<u16, Arc<PortTable>>,
     /// What is behind each virtual or declared address and port.
@@ -141,6 +153,24 @@ pub enum UnknownHosts {
     Allow,
     /// HTTP: 502; TCP: closed (`REGISTRY_ONLY`).
     Refuse,
+    /// HTTP: 404; TCP: closed. A gateway knows its hosts and no others.
+    NotFound,
+}
+
+/// How the paths of requests are brought to one form before rules see them.
+///
+/// Source: Istio `MeshConfig.pathNormalization`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Normalization {
+    /// Not at all.
+    None,
+    /// Dots, backslashes and escapes of plain characters are resolved. The default.
+    #[default]
+    Base,
+    /// And several slashes are one.
+    MergeSlashes,
+    /// And escaped slashes are slashes.
+    DecodeAndMergeSlashes,
 }
 
 /// Everything on one service port.

@@ -85,6 +85,11 @@ impl Session {
                     let up = Up { health: agent.health(), ..alive(agent) };
                     self.say(&up).await
                 }
+                Ok(()) = agent.offer.doors.changed() => {
+                    let world = agent.world.clone();
+                    agent.note_problems(&world);
+                    self.say(&alive(agent)).await
+                }
                 _ = keepalive.tick() => {
                     if heard.elapsed() > SILENCE {
                         return Ended::Lost(format!("nothing was heard for {SILENCE:?}"));

@@ -146,7 +146,8 @@ async fn serve(config: Config, state: HostState, raft: &Runtime) -> Result<()> {
     let hosts = Arc::new(Hosts::new(ground.dialer.clone()));
     let (rotation, certificates) = prepare_rotation(&ground, &notary, &hosts, published.clone())?;
     let desk = Desk::start(&ground.config, ground.draining.clone());
-    let offer = offer(&ground, &desk, &certificates);
+    let (problems, doors) = watch::channel(Vec::new());
+    let offer = offer(&ground, &desk, &certificates, doors);
     let (agent, problem) = Agent::new(agent_settings(&ground), offer, outlets.clone());
     if let Some(problem) = problem {
         tracing::warn!(%problem, "starting without the mirror");
@@ -165,6 +166,9 @@ async fn serve(config: Config, state: HostState, raft: &Runtime) -> Result<()> {
         ground.began,
         &names,
     )?;
+    if let Some(keeper) = proxy.doors.take() {
+        task::spawn("doors", keeper.run(published.clone(), problems));
+    }
     let interception = Interception::start(&ground.config, &upstreams, &desk)?;
 
     let server = start_server(&ground, raft, &notary, &hosts).await?;
@@ -245,11 +249,16 @@ fn outlets() -> (Outlets, watch::Receiver<Arc<Published>>) {
 }
 
 /// What this host offers, with the health that other hosts are told.
-fn offer(ground: &Ground, desk: &Desk, certificates: &RotationHandle) -> Offer {
+fn offer(
+    ground: &Ground,
+    desk: &Desk,
+    certificates: &RotationHandle,
+    doors: watch::Receiver<Vec<String>>,
+) -> Offer {
     let checks = health::start(desk.registration(), socket_options(&ground.config), ground.draining.clone());
     let domain = ground.state.mesh.trust_domain.clone();
     let health = standing::follow(domain, desk.registration(), checks, certificates.standings());
-    Offer { registration: desk.registration(), health }
+    Offer { registration: desk.registration(), health, doors }
 }
 
 fn agent_settings(ground: &Ground) -> agent::Settings {

@@ -82,7 +82,7 @@ impl Room {
     }
 
     /// Takes a place for a connection, until it is dropped. `None`: too many are open.
-    fn admit(self: &Arc<Self>, stream: &TcpStream, peer: SocketAddr) -> Option<Place> {
+    pub(super) fn admit(self: &Arc<Self>, stream: &TcpStream, peer: SocketAddr) -> Option<Place> {
         let local = stream.local_addr().ok().map(|local| socket::unmapped(local).ip());
         let is_own = peer.ip().is_loopback() || local == Some(peer.ip());
         let place = Place { room: self.clone(), source: (!is_own).then_some(peer.ip()) };
@@ -98,7 +98,7 @@ impl Room {
 }
 
 /// One connection's place; dropping it makes room for another.
-struct Place {
+pub(super) struct Place {
     room: Arc<Room>,
     source: Option<IpAddr>,
 }

@@ -8,14 +8,14 @@ use ::http::uri::Scheme;
 use ::http::{Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use mesh_core::plan::{UnknownHosts, UpstreamProtocol, VirtualHost};
+use mesh_core::plan::{Cluster, UnknownHosts, UpstreamProtocol, VirtualHost};
 use mesh_core::route::{self, Call, Matched, path};
 use mesh_core::wire::guard;
 
 use super::exchange::{Exchange, Reply};
 use super::local_reply::LocalReply;
 use super::outbound::{Connection, Target};
-use super::passthrough::{Direct, Place};
+use super::passthrough::Place;
 use super::watch::{Switch, Watch};
 use super::worker::{Caller, View};
 use super::{request, tunnel};
@@ -63,7 +63,8 @@ pub(crate) async fn handle(connection: Rc<Connection>, mut request: Request<Inco
         Err(reply) => return answer(*reply, is_grpc, exchange),
     };
     let (target, query) = path::parts(asked.target.as_str());
-    let Ok(normal) = path::normalise(target) else {
+    let how = view.outbound(connection.caller).map_or_else(Default::default, |(outbound, _)| outbound.paths);
+    let Ok(normal) = path::bring(target, how) else {
         return answer(
             LocalReply::new(StatusCode::BAD_REQUEST, "path_normalization_failed"),
             is_grpc,
@@ -99,7 +100,7 @@ pub(crate) async fn handle(connection: Rc<Connection>, mut request: Request<Inco
             exchange.virtual_host = Some(host.clone());
             incoming.routed(matched, body, exchange).await
         }
-        Found::Unknown(direct) => incoming.unrouted(&direct, body, exchange).await,
+        Found::Unknown(cluster) => incoming.unrouted(&cluster, body, exchange).await,
     }
 }
 
@@ -128,7 +129,7 @@ struct Inbound<'a> {
 /// Where a request goes.
 enum Found<'a> {
     Route(&'a Arc<VirtualHost>, Matched<'a>),
-    Unknown(Rc<Direct>),
+    Unknown(Arc<Cluster>),
 }
 
 impl<'a> Inbound<'a> {
@@ -136,10 +137,13 @@ impl<'a> Inbound<'a> {
     fn find(&self) -> Result<Found<'a>, Box<LocalReply>> {
         if let Target::Local { address, protocol } = self.connection.target {
             let direct = self.connection.worker.passthrough.to(Place::Local(address), protocol);
-            return Ok(Found::Unknown(direct));
+            return Ok(Found::Unknown(direct.cluster.clone()));
         }
         let Some((outbound, _)) = self.view.outbound(self.connection.caller) else {
-            return Err(Box::new(LocalReply::unknown_host()));
+            // Of a visitor: the gateway is gone, its connection is not yet.
+            let is_visitor = self.connection.edge.is_some();
+            let reply = if is_visitor { LocalReply::no_route() } else { LocalReply::unknown_host() };
+            return Err(Box::new(reply));
         };
         let table = outbound.ports.get(&self.asked.port);
         let host = table.and_then(|table| route::find_host(table, self.call.authority));
@@ -148,8 +152,15 @@ impl<'a> Inbound<'a> {
             let matched = matched.ok_or_else(|| Box::new(LocalReply::no_route()))?;
             return Ok(Found::Route(host, matched));
         }
-        if outbound.unknown == UnknownHosts::Refuse {
-            return Err(Box::new(LocalReply::unknown_host()));
+        match outbound.unknown {
+            UnknownHosts::Allow => {}
+            UnknownHosts::Refuse => return Err(Box::new(LocalReply::unknown_host())),
+            UnknownHosts::NotFound => return Err(Box::new(LocalReply::no_route())),
+        }
+        if let Some(proxy) = &outbound.egress_proxy {
+            let to = proxy.tcp.rules.first().and_then(|rule| rule.destinations.first());
+            let cluster = to.and_then(|to| to.cluster.clone());
+            return cluster.map(Found::Unknown).ok_or_else(|| Box::new(LocalReply::no_cluster()));
         }
         let place = if let Target::Address(address) = &self.connection.target {
             Place::Address(*address)
@@ -157,6 +168,7 @@ impl<'a> Inbound<'a> {
             let host = route::host_of(self.call.authority);
             Place::Name(host.trim_matches(['[', ']']).into(), self.asked.port)
         };
-        Ok(Found::Unknown(self.connection.worker.passthrough.to(place, UpstreamProtocol::AsClient)))
+        let direct = self.connection.worker.passthrough.to(place, UpstreamProtocol::AsClient);
+        Ok(Found::Unknown(direct.cluster.clone()))
     }
 }

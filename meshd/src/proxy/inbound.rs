@@ -14,8 +14,8 @@ use bytes::Bytes;
 use hyper::body::{Body, Incoming};
 use hyper_util::rt::TokioIo;
 use mesh_core::identity::sni;
-use mesh_core::plan::{LocalPort, UpstreamProtocol};
-use mesh_core::resilience::Failure;
+use mesh_core::plan::{Cluster, Endpoint, LocalPort, UpstreamProtocol};
+use mesh_core::resilience::{Failure, breaker};
 use mesh_core::wire::guard;
 use mesh_proto::registration::Protocol;
 use tokio::net::TcpStream;
@@ -23,6 +23,7 @@ use tokio::net::TcpStream;
 use super::accept::Open;
 use super::body::Outgoing;
 use super::exchange::{Guards, Relay, Reply};
+use super::local_reply::LocalReply;
 use super::outbound::{self, Target};
 use super::passthrough::Place;
 use super::request::{self, Head, INSTANCE, SPEAK};
@@ -154,9 +155,9 @@ impl Hop {
     /// Opens a tunnel to the application: connects first, so that a failure can still be told.
     async fn open(&self, port: &LocalPort, request: &mut Request<Incoming>, busy: Busy) -> Response<Reply> {
         let switch = hyper::upgrade::on(request);
-        let direct = self.worker.passthrough.to(Place::Local(port.target), UpstreamProtocol::Tcp);
+        let (cluster, _) = self.application(port, UpstreamProtocol::Tcp);
         let wanted = tcp::Wanted::of(self.peer.address);
-        let reached = match tcp::reach(&self.worker, &self.caller, &direct.cluster, &wanted).await {
+        let reached = match tcp::reach(&self.worker, &self.caller, &cluster, &wanted).await {
             Ok(reached) => reached,
             Err(failure) => return unreachable(failure),
         };
@@ -174,6 +175,17 @@ impl Hop {
         Response::new(Reply::Empty)
     }
 
+    /// Finds the application behind a port, with the bounds that its `Sidecar` gives it.
+    fn application(&self, port: &LocalPort, protocol: UpstreamProtocol) -> (Arc<Cluster>, Endpoint) {
+        if let Some(bounds) = &port.bounds
+            && let Some(endpoint) = bounds.endpoints.all.first()
+        {
+            return (bounds.clone(), endpoint.clone());
+        }
+        let direct = self.worker.passthrough.to(Place::Local(port.target), protocol);
+        (direct.cluster.clone(), direct.endpoint.clone())
+    }
+
     async fn forward(
         &self,
         port: &LocalPort,
@@ -184,9 +196,9 @@ impl Hop {
         let http2 =
             port.protocol.upstream_is_http2() || parts.headers.get(SPEAK).is_some_and(|speak| speak == "h2");
         let protocol = if http2 { UpstreamProtocol::Http2 } else { UpstreamProtocol::Http1 };
-        let direct = self.worker.passthrough.to(Place::Local(port.target), protocol);
-        let pools = &self.worker.pools;
-        let pool = pools.pool(&self.worker, &self.caller, &direct.cluster, &direct.endpoint, http2, None);
+        let (cluster, endpoint) = self.application(port, protocol);
+        let permit = breaker::admit_request(&cluster).map_err(|_| Failure::Overflow)?;
+        let pool = self.worker.pools.pool(&self.worker, &self.caller, &cluster, &endpoint, http2, None);
         let mut headers = parts.headers;
         headers.remove(INSTANCE);
         headers.remove(SPEAK);
@@ -202,10 +214,10 @@ impl Hop {
             hops: 0,
         };
         let body = if body.is_end_stream() { Outgoing::Empty } else { Outgoing::Stream(body) };
-        let in_flight = direct.endpoint.state.enter();
+        let in_flight = endpoint.state.enter();
         let mut request = head.request(headers, &pool, body).ok_or(Failure::Protocol)?;
         loop {
-            let mut lease = pool.checkout(&direct.cluster).await?;
+            let mut lease = pool.checkout(&cluster).await?;
             match lease.send(request).await {
                 Ok(response) if guard::check_answer(response.version(), response.headers()).is_err() => {
                     return Err(Failure::Protocol);
@@ -215,7 +227,9 @@ impl Hop {
                     request::strip_hop_by_hop(&mut parts.headers);
                     parts.headers.remove(FAILURE);
                     parts.version = Version::HTTP_2;
-                    let guards = Guards { in_flight: Some(in_flight), busy: Some(busy), ..Guards::default() };
+                    let request = Some(permit);
+                    let guards =
+                        Guards { request, in_flight: Some(in_flight), busy: Some(busy), ..Guards::default() };
                     let relay = Relay { body, lease: Some(lease), exchange: None, deadline: None, guards };
                     return Ok(Response::from_parts(parts, Reply::relay(relay)));
                 }
@@ -229,8 +243,12 @@ impl Hop {
     }
 }
 
-/// Tells the source why its request met no application.
+/// Tells the source why its request met no application. A limit reached here is an answer, as in Envoy: the source
+/// passes it on.
 fn unreachable(failure: Failure) -> Response<Reply> {
+    if failure == Failure::Overflow {
+        return LocalReply::failure(failure, false).response(false);
+    }
     let text =
         FAILURES.iter().find(|(known, _)| *known == failure).map_or("connection-lost", |(_, text)| text);
     let mut response = Response::new(Reply::whole(Bytes::from_static(text.as_bytes())));

@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
-use mesh_core::plan::{Outbound, ServicePort, TcpRules, TlsHost, UnknownHosts, UpstreamProtocol};
+use mesh_core::plan::{Doors, Outbound, ServicePort, TcpRules, TlsHost, UnknownHosts, UpstreamProtocol};
 use mesh_core::wire::client_hello::{self, Parsed};
 use mesh_core::wire::sniff::{self, Sniff, sniff};
 use tokio::net::TcpStream;
@@ -28,7 +29,18 @@ pub(crate) struct Connection {
     pub(crate) target: Target,
     /// Whether CONNECT may open a tunnel.
     pub(crate) is_proxy: bool,
+    /// Of a gateway's visitor: how it came.
+    pub(crate) edge: Option<Edge>,
     pub(crate) watch: Arc<Watch>,
+}
+
+/// How a visitor came to a gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Edge {
+    /// In plain text.
+    Plain,
+    /// Over TLS that ended here.
+    Tls,
 }
 
 /// What a connection stands for.
@@ -118,16 +130,21 @@ pub(crate) async fn carry(
         Declared::Auto => expected(&view, caller, &target),
         known => known,
     };
+    let patience = view.outbound(caller).and_then(|(outbound, _)| outbound.sniff);
+    let patience = patience.unwrap_or(worker.settings.sniff_timeout);
     let mut draining = worker.draining.clone();
     let spoken = tokio::select! {
-        spoken = listen(&worker, &mut wire, expected) => spoken,
+        spoken = listen(&worker, &mut wire, expected, patience) => spoken,
         // Nothing was asked for yet.
         () = draining.started(), if expected != Declared::Tcp => return,
     };
     drop(draining);
+    let is_visitor = Doors::is_seat(caller) && !is_proxy;
+    let edge = is_visitor.then_some(if wire.is_tls() { Edge::Tls } else { Edge::Plain });
     worker.watch_over(&watch);
     let served = worker.clone();
-    let connection = Rc::new(Connection { worker, caller, peer, target, is_proxy, watch: watch.clone() });
+    let connection =
+        Rc::new(Connection { worker, caller, peer, target, is_proxy, edge, watch: watch.clone() });
     match spoken {
         Spoken::Http1 => {
             server::http1(&served, wire, &watch, |request| http::handle(connection.clone(), request)).await;
@@ -203,13 +220,13 @@ fn named<'a>(view: &'a View, outbound: &'a Outbound, host: &str, port: u16) -> O
 }
 
 /// Reads just enough of a connection to know what it speaks. Declared TCP is not touched: the server may speak first.
-async fn listen(worker: &Worker, wire: &mut Wire, declared: Declared) -> Spoken {
+async fn listen(worker: &Worker, wire: &mut Wire, declared: Declared, sniffing: Duration) -> Spoken {
     let told = |bytes: &[u8]| sniff(bytes) != Sniff::More;
     let patience = match declared {
         Declared::Tcp => return Spoken::Opaque,
         Declared::Tls => return hello(worker, wire).await,
         Declared::Http => worker.settings.head_timeout,
-        Declared::Auto => worker.settings.sniff_timeout,
+        Declared::Auto => sniffing,
     };
     let Ok(bytes) = wire.read_ahead(patience, sniff::ENOUGH_BYTES, told).await else {
         return Spoken::Nothing;
@@ -275,8 +292,13 @@ fn opaque(connection: &Connection, view: &View, spoken: &Spoken) -> Opaque {
     if let Some(service) = found {
         return Opaque::Service(service.clone());
     }
+    if let (Some(proxy), UnknownHosts::Allow) = (&outbound.egress_proxy, outbound.unknown) {
+        return Opaque::Service(proxy.clone());
+    }
     match (&connection.target, outbound.unknown) {
-        (_, UnknownHosts::Refuse) | (Target::Proxy | Target::Local { .. }, _) => Opaque::Refused,
+        (_, UnknownHosts::Refuse | UnknownHosts::NotFound) | (Target::Proxy | Target::Local { .. }, _) => {
+            Opaque::Refused
+        }
         (Target::Address(address), _) => Opaque::Direct(Place::Address(*address)),
         (Target::Host { host, port }, _) => Opaque::Direct(Place::Name(host.clone(), *port)),
         (Target::Port(port), _) => match spoken {

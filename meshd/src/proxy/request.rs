@@ -12,6 +12,7 @@ use mesh_core::plan::Via;
 pub(crate) use mesh_core::wire::strip::{strip, strip_hop_by_hop};
 
 use super::body::Outgoing;
+use super::outbound::Edge;
 use super::upstream::Pool;
 
 /// A head, ready to be sent to any endpoint.
@@ -95,6 +96,29 @@ pub(crate) fn add_standard(headers: &mut HeaderMap) {
     if !headers.contains_key(REQUEST_ID) {
         headers.insert(REQUEST_ID, random_id());
     }
+}
+
+/// Writes down where a gateway's visitor comes from and how; what it says of that itself does not count. Returns the
+/// scheme.
+///
+/// Source: Envoy `ConnectionManagerUtility::mutateRequestHeaders` with `use_remote_address`, as Istio sets it for
+/// gateways without trusted proxies before them.
+pub(crate) fn at_the_edge(headers: &mut HeaderMap, visitor: std::net::IpAddr, edge: Edge) -> Scheme {
+    let (scheme, text) = match edge {
+        Edge::Plain => (Scheme::HTTP, "http"),
+        Edge::Tls => (Scheme::HTTPS, "https"),
+    };
+    headers.insert(FORWARDED_PROTO, HeaderValue::from_static(text));
+    headers.insert(REQUEST_ID, random_id());
+    let address = visitor.to_string();
+    let before: Vec<&str> =
+        headers.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).collect();
+    let all = if before.is_empty() { address.clone() } else { format!("{},{address}", before.join(",")) };
+    if let (Ok(all), Ok(address)) = (HeaderValue::from_str(&all), HeaderValue::from_str(&address)) {
+        headers.insert(FORWARDED_FOR, all);
+        headers.insert(EXTERNAL_ADDRESS, address);
+    }
+    scheme
 }
 
 /// Writes a number that is nearly always small: those of one digit cost no memory.
@@ -204,6 +228,8 @@ pub(crate) const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-or
 pub(crate) const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
 
 #[cfg(test)]
 mod tests {

@@ -25,6 +25,8 @@ pub(crate) enum Stream {
     Tunnel(TokioIo<Upgraded>),
     /// TLS that meshd has begun towards an application.
     Tls(Box<TlsStream<Wire>>),
+    /// What is inside a visitor's TLS.
+    Visitor(Box<tokio_rustls::server::TlsStream<Wire>>),
     /// A socket of this host.
     Unix(UnixStream),
     /// To a task that carries the bytes in its own way.
@@ -40,6 +42,7 @@ impl Stream {
             Self::Tls(stream) => Pin::new(&mut **stream),
             Self::Pipe(stream) => Pin::new(stream),
             Self::Unix(stream) => Pin::new(stream),
+            Self::Visitor(stream) => Pin::new(stream.as_mut()),
         }
     }
 
@@ -51,6 +54,7 @@ impl Stream {
             Self::Tls(stream) => Pin::new(&mut **stream),
             Self::Pipe(stream) => Pin::new(stream),
             Self::Unix(stream) => Pin::new(stream),
+            Self::Visitor(stream) => Pin::new(stream.as_mut()),
         }
     }
 }
@@ -65,6 +69,11 @@ pub(crate) struct Wire {
 impl Wire {
     pub(crate) fn new(stream: Stream) -> Self {
         Self { stream, ahead: Bytes::new(), gate: None }
+    }
+
+    /// Whether it is what is inside a visitor's TLS.
+    pub(crate) fn is_tls(&self) -> bool {
+        matches!(self.stream, Stream::Tls(_))
     }
 
     /// Lets only what `gate` finds sound be read.
@@ -154,6 +163,7 @@ impl AsyncWrite for Wire {
             Stream::Tls(stream) => stream.is_write_vectored(),
             Stream::Pipe(stream) => stream.is_write_vectored(),
             Stream::Unix(stream) => stream.is_write_vectored(),
+            Stream::Visitor(stream) => stream.is_write_vectored(),
         }
     }
 

@@ -10,10 +10,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Cache};
+use foldhash::HashMap;
 use mesh_core::balance;
 use mesh_core::endpoint::Moment;
 use mesh_core::identity::Identity;
-use mesh_core::plan::{Cluster, Endpoint, Outbound, Plan};
+use mesh_core::plan::{Cluster, Doors, Endpoint, Outbound, Plan};
 use mesh_core::resilience::outlier::{self, Answer};
 use rand_core::RngCore;
 use tokio::sync::{mpsc, watch};
@@ -22,11 +23,11 @@ use super::accept::Room;
 use super::passthrough::Passthrough;
 use super::upstream::Pools;
 use super::watch::{Expiry, Signal, Watch};
-use super::{Settings, Shared, Way, accept, inbound};
+use super::{Settings, Shared, Way, accept, doors, inbound};
 use crate::drain::Draining;
 use crate::task;
 use crate::telemetry::{AccessLog, Counters, Shard};
-use crate::transport::{Accepted, Dialer, Originator, QuicOptions, Transport};
+use crate::transport::{Accepted, Dialer, Originator, QuicOptions, Terminator, Transport};
 
 /// What a worker begins with.
 pub(super) struct Start {
@@ -38,6 +39,7 @@ pub(super) struct Start {
     pub(super) control: mpsc::Sender<Accepted>,
     pub(super) draining: Draining,
     pub(super) stopped: watch::Receiver<bool>,
+    pub(super) doors: mpsc::Receiver<doors::Told>,
 }
 
 /// What everything on one worker's thread uses.
@@ -47,6 +49,7 @@ pub(crate) struct Worker {
     pub(crate) originator: Originator,
     pub(crate) pools: Pools,
     pub(crate) passthrough: Passthrough,
+    pub(crate) terminator: Terminator,
     pub(crate) shard: Arc<Shard>,
     pub(crate) access_log: Option<AccessLog>,
     pub(crate) draining: Draining,
@@ -68,6 +71,8 @@ pub(crate) struct Worker {
 pub(crate) struct View {
     pub(crate) plan: Arc<Plan>,
     callers: Vec<Rc<Caller>>,
+    /// Who calls for the visitors of doors, by seat.
+    seats: HashMap<usize, Rc<Caller>>,
 }
 
 /// Who calls, ready for use.
@@ -88,11 +93,23 @@ impl View {
             let known = callers.iter().chain(before).find(|caller| *caller.name == *name).cloned();
             callers.push(known.unwrap_or_else(|| Rc::new(Caller::new(&plan, outbound, name))));
         }
-        Self { plan, callers }
+        let mut seats = HashMap::default();
+        for (seat, outbound) in &plan.doors.seats {
+            // A seat's caller is one of the host's: pools are shared with it.
+            let same = plan.outbounds.iter().position(|other| other.caller == outbound.caller);
+            let caller = same.and_then(|at| callers.get(at)).or(callers.first());
+            seats.extend(caller.map(|caller| (*seat, caller.clone())));
+        }
+        Self { plan, callers, seats }
     }
 
     /// Returns what a caller may reach and who it is; `None` when the Plan does not know it (before the first Plan).
+    ///
+    /// `caller` is a position in the Plan's outbounds, or a seat of its doors.
     pub(crate) fn outbound(&self, caller: usize) -> Option<(&Outbound, &Rc<Caller>)> {
+        if Doors::is_seat(caller) {
+            return Some((self.plan.doors.seats.get(&caller)?, self.seats.get(&caller)?));
+        }
         Some((self.plan.outbounds.get(caller)?, self.callers.get(caller)?))
     }
 }
@@ -124,7 +141,7 @@ pub(super) fn spawn(start: Start) -> io::Result<JoinHandle<()>> {
 }
 
 async fn run(start: Start) {
-    let Start { shared, listeners, quic, own, control, draining, mut stopped, index } = start;
+    let Start { shared, listeners, quic, own, control, draining, mut stopped, doors, index } = start;
     let mut plans = Cache::new(shared.plans);
     let view = Rc::new(View::new(plans.load().clone(), &[]));
     // A QUIC connection lives on the runtime that made it; TLS sessions may be shared.
@@ -134,6 +151,7 @@ async fn run(start: Start) {
     };
     let worker = Rc::new(Worker {
         originator: Originator::new(shared.settings.secrets.clone()),
+        terminator: Terminator::new(shared.settings.secrets.clone()),
         settings: shared.settings,
         dialer,
         pools: Pools::default(),
@@ -157,6 +175,7 @@ async fn run(start: Start) {
     for (socket, options) in quic {
         task::spawn_local("mesh accept over QUIC", inbound::accept_quic(worker.clone(), socket, options));
     }
+    task::spawn_local("doors", doors::serve(worker.clone(), doors));
     // Everything else holds its own listener of the drain; the worker itself must not keep it from ending.
     let house = Rc::downgrade(&worker);
     task::spawn_local("worker leaving", leave(house.clone(), worker.draining.clone()));

@@ -34,6 +34,8 @@ counters! {
     refused_hops_total: "counter",
     /// Connections closed because they went in a circle.
     refused_loops_total: "counter",
+    /// Visitors of gateways refused in TLS: no certificate to show, a handshake that failed, a certificate not asked for.
+    refused_tls_total: "counter",
     /// Connections cut because a head did not arrive in time, or nothing came for too long.
     expired_connections_total: "counter",
     /// Connections opened towards endpoints.

@@ -322,7 +322,7 @@ async fn a_request_between_two_proxies_in_a_circle_ends() {
 
 /// A host's way in: what was caught on its way to an application.
 fn caught(target: SocketAddr, protocol: Protocol) -> Lab {
-    let port = LocalPort { number: PORT, protocol, target };
+    let port = LocalPort { number: PORT, protocol, target, bounds: None };
     let instance = Arc::new(LocalInstance {
         id: "reviews-1".into(),
         host: "reviews".into(),

@@ -69,7 +69,7 @@ fn workload(account: &str) -> Identity {
 
 /// The host of an application: its mesh port, open over TCP alone or over UDP alone, so that nothing goes another way.
 fn destination(authority: &Authority, target: SocketAddr, protocol: Protocol, transport: Transport) -> Lab {
-    let port = LocalPort { number: PORT, protocol, target };
+    let port = LocalPort { number: PORT, protocol, target, bounds: None };
     let instance = Arc::new(LocalInstance {
         id: "reviews-1".into(),
         host: HOST.into(),

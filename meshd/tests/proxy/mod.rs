@@ -5,6 +5,7 @@ mod bad_inputs;
 mod care;
 mod clients;
 mod detour;
+mod doors;
 mod explain;
 mod fuzz;
 mod hop;

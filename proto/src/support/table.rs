@@ -49,11 +49,9 @@ pub(super) const fn of(kind: Kind) -> &'static [Row] {
     }
 }
 
-const NO_GATEWAYS: &str = "there are no gateways yet";
-
 const VIRTUAL_SERVICE: &[Row] = &[
     honoured("hosts"),
-    only("gateways", &["mesh"], NO_GATEWAYS),
+    honoured("gateways"),
     honoured("exportTo"),
     message("http[]", HTTP_ROUTE),
     message("tls[]", TLS_ROUTE),
@@ -74,7 +72,7 @@ const HTTP_ROUTE: &[Row] = &[
     honoured("match[].ignoreUriCase"),
     honoured("match[].sourceLabels"),
     honoured("match[].sourceNamespace"),
-    only("match[].gateways", &["mesh"], NO_GATEWAYS),
+    honoured("match[].gateways"),
     without_effect("match[].statPrefix", "it names statistics of Envoy; meshd counts by the route's name"),
     message("route[].destination", DESTINATION),
     honoured("route[].weight"),
@@ -144,7 +142,7 @@ const TLS_ROUTE: &[Row] = &[
     honoured("match[].port"),
     honoured("match[].sourceLabels"),
     honoured("match[].sourceNamespace"),
-    only("match[].gateways", &["mesh"], NO_GATEWAYS),
+    honoured("match[].gateways"),
     message("route[].destination", DESTINATION),
     honoured("route[].weight"),
 ];
@@ -154,7 +152,7 @@ const TCP_ROUTE: &[Row] = &[
     honoured("match[].port"),
     honoured("match[].sourceLabels"),
     honoured("match[].sourceNamespace"),
-    only("match[].gateways", &["mesh"], NO_GATEWAYS),
+    honoured("match[].gateways"),
     refused("match[].sourceSubnet", "is not enforced, nor by Istio; use sourceLabels or sourceNamespace"),
     message("route[].destination", DESTINATION),
     honoured("route[].weight"),
@@ -287,8 +285,101 @@ const WORKLOAD_ENTRY: &[Row] = &[
 
 const WORKLOAD_GROUP: &[Row] =
     &[refused("", "is not enforced yet: hosts register their services themselves")];
-const GATEWAY: &[Row] = &[refused("", "is not enforced yet: no gateway would open")];
-const SIDECAR: &[Row] = &[refused("", "is not enforced yet: every workload would still reach everything")];
+const GATEWAY: &[Row] = &[
+    honoured("selector"),
+    honoured("servers[].port.number"),
+    honoured("servers[].port.name"),
+    honoured("servers[].port.protocol"),
+    without_effect("servers[].port.targetPort", NOT_IN_ISTIO),
+    honoured("servers[].bind"),
+    honoured("servers[].hosts"),
+    without_effect("servers[].defaultEndpoint", NOT_IN_ISTIO),
+    without_effect("servers[].name", "it names statistics of Envoy; meshd counts by host and port"),
+    honoured("servers[].tls.httpsRedirect"),
+    only("servers[].tls.mode", &["PASSTHROUGH", "SIMPLE", "MUTUAL", "OPTIONAL_MUTUAL"], MESH_PORT),
+    honoured("servers[].tls.serverCertificate"),
+    honoured("servers[].tls.privateKey"),
+    honoured("servers[].tls.caCertificates"),
+    honoured("servers[].tls.caCrl"),
+    honoured("servers[].tls.credentialName"),
+    honoured("servers[].tls.credentialNames"),
+    honoured("servers[].tls.caCertCredentialName"),
+    honoured("servers[].tls.tlsCertificates[].serverCertificate"),
+    honoured("servers[].tls.tlsCertificates[].privateKey"),
+    honoured("servers[].tls.tlsCertificates[].caCertificates"),
+    honoured("servers[].tls.subjectAltNames"),
+    honoured("servers[].tls.verifyCertificateSpki"),
+    honoured("servers[].tls.verifyCertificateHash"),
+    only("servers[].tls.minProtocolVersion", TLS_VERSIONS, OLD_TLS),
+    only("servers[].tls.maxProtocolVersion", TLS_VERSIONS, OLD_TLS),
+    only(
+        "servers[].tls.cipherSuites",
+        TLS_CIPHERS,
+        "only suites with forward secrecy and sealing are spoken",
+    ),
+    only("servers[].tls.insecureSkipVerify", &["false"], "visitors' certificates are always checked"),
+];
+
+const NOT_IN_ISTIO: &str = "Istio does nothing with it either";
+const MESH_PORT: &str =
+    "between hosts TLS is mutual on the mesh port, whatever a server says: use protocol HTTP or TCP";
+const OLD_TLS: &str = "TLS before 1.2 is not spoken";
+const TLS_VERSIONS: &[&str] = &["TLS_AUTO", "TLSV1_2", "TLSV1_3"];
+const TLS_CIPHERS: &[&str] = &[
+    "ECDHE-ECDSA-AES128-GCM-SHA256",
+    "ECDHE-ECDSA-AES256-GCM-SHA384",
+    "ECDHE-ECDSA-CHACHA20-POLY1305",
+    "ECDHE-RSA-AES128-GCM-SHA256",
+    "ECDHE-RSA-AES256-GCM-SHA384",
+    "ECDHE-RSA-CHACHA20-POLY1305",
+];
+
+const SIDECAR: &[Row] = &[
+    honoured("workloadSelector.labels"),
+    honoured("egress[].hosts"),
+    honoured("egress[].port.number"),
+    honoured("egress[].port.protocol"),
+    honoured("egress[].port.name"),
+    without_effect("egress[].port.targetPort", NOT_IN_ISTIO),
+    honoured("egress[].bind"),
+    honoured("egress[].captureMode"),
+    honoured("ingress[].port.number"),
+    honoured("ingress[].port.protocol"),
+    honoured("ingress[].port.name"),
+    without_effect("ingress[].port.targetPort", NOT_IN_ISTIO),
+    honoured("ingress[].defaultEndpoint"),
+    refused("ingress[].bind", "is not enforced: others come by the mesh port, which is meshd.toml's"),
+    only(
+        "ingress[].captureMode",
+        &["DEFAULT", "IPTABLES"],
+        "what comes in is caught, or comes by the mesh port",
+    ),
+    refused("ingress[].tls", "needs a PeerAuthentication of mode DISABLE, which is not enforced yet"),
+    message("ingress[].connectionPool", INBOUND_POOL),
+    message("inboundConnectionPool", INBOUND_POOL),
+    honoured("outboundTrafficPolicy.mode"),
+    honoured("outboundTrafficPolicy.egressProxy.host"),
+    honoured("outboundTrafficPolicy.egressProxy.subset"),
+    honoured("outboundTrafficPolicy.egressProxy.port.number"),
+];
+
+/// Towards the application on this host. What is about choosing among several, or about callers, has no place there.
+const INBOUND_POOL: &[Row] = &[
+    honoured("tcp.maxConnections"),
+    honoured("tcp.connectTimeout"),
+    refused("tcp.tcpKeepalive", "is not enforced: the application is on this host"),
+    refused("tcp.maxConnectionDuration", "is not enforced yet: connections live as long as they are used"),
+    refused("tcp.idleTimeout", "is not enforced yet"),
+    honoured("http.http1MaxPendingRequests"),
+    honoured("http.http2MaxRequests"),
+    honoured("http.maxRequestsPerConnection"),
+    without_effect("http.maxRetries", "nothing is tried twice on its way in, nor by Istio"),
+    honoured("http.idleTimeout"),
+    without_effect("http.h2UpgradePolicy", "it is for the way out; Istio ignores it here"),
+    without_effect("http.useClientProtocol", "it is for the way out; Istio ignores it here"),
+    refused("http.maxConcurrentStreams", "is not enforced yet; use http2MaxRequests"),
+    refused("http.http2KeepAlive", "is not enforced yet"),
+];
 const PEER_AUTHENTICATION: &[Row] =
     &[refused("", "is not enforced yet, and security is never promised without effect")];
 const AUTHORIZATION_POLICY: &[Row] =
@@ -303,26 +394,36 @@ const MESH_CONFIG: &[Row] = &[
         "outboundTrafficPolicy.egressProxy",
         "is not enforced yet: traffic to unknown hosts goes straight there",
     ),
-    only("rootNamespace", &["istio-system"], "the root namespace is fixed"),
+    honoured("rootNamespace"),
     only("enableAutoMtls", &["true"], "mutual TLS is always on between hosts"),
-    refused("pathNormalization", "is not enforced yet: it is BASE"),
-    refused("defaultHttpRetryPolicy", "is not enforced yet; write retries in each route"),
+    honoured("pathNormalization.normalization"),
+    honoured("defaultHttpRetryPolicy.attempts"),
+    honoured("defaultHttpRetryPolicy.perTryTimeout"),
+    honoured("defaultHttpRetryPolicy.retryOn"),
+    honoured("defaultHttpRetryPolicy.retryIgnorePreviousHosts"),
+    honoured("defaultHttpRetryPolicy.backoff"),
+    refused(
+        "defaultHttpRetryPolicy.retryRemoteLocalities",
+        "is not enforced yet: retries go wherever balancing sends them",
+    ),
     refused("accessLogFile", "is not enforced yet"),
     refused("accessLogFormat", "is not enforced yet"),
     refused("accessLogEncoding", "is not enforced yet"),
     only("enableTracing", &["false"], "requests are not traced"),
-    refused(
-        "connectTimeout",
-        "is not enforced yet; use connectionPool.tcp.connectTimeout of a DestinationRule",
-    ),
-    refused("tcpKeepalive", "is not enforced yet"),
-    refused("protocolDetectionTimeout", "is not enforced yet"),
+    honoured("connectTimeout"),
+    honoured("tcpKeepalive"),
+    honoured("protocolDetectionTimeout"),
     refused("trustDomain", "is not enforced: it is given once, by \"meshd init\""),
     refused("trustDomainAliases", "is not enforced yet"),
-    refused("defaultServiceExportTo", "is not enforced yet; write exportTo in each ServiceEntry"),
-    refused("defaultVirtualServiceExportTo", "is not enforced yet; write exportTo in each VirtualService"),
-    refused("defaultDestinationRuleExportTo", "is not enforced yet; write exportTo in each DestinationRule"),
-    refused("localityLbSetting", "is not enforced yet; use localityLbSetting of a DestinationRule"),
+    honoured("defaultServiceExportTo"),
+    honoured("defaultVirtualServiceExportTo"),
+    honoured("defaultDestinationRuleExportTo"),
+    honoured("localityLbSetting.enabled"),
+    honoured("localityLbSetting.distribute[].from"),
+    honoured("localityLbSetting.distribute[].to"),
+    honoured("localityLbSetting.failover[].from"),
+    honoured("localityLbSetting.failover[].to"),
+    refused("localityLbSetting.failoverPriority", "is not enforced yet; use failover"),
     refused("dnsRefreshRate", "is not enforced yet"),
-    refused("h2UpgradePolicy", "is not enforced yet; use h2UpgradePolicy of a DestinationRule"),
+    honoured("h2UpgradePolicy"),
 ];

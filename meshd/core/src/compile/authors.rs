@@ -5,7 +5,7 @@
 use mesh_proto::resource::{PortTrafficPolicy, Spec, TrafficPolicy};
 use mesh_proto::watch::Stored;
 
-use super::clusters::Rules;
+use super::destinations::{Merged, Rules};
 use super::hosts::services;
 use super::mesh::Settings;
 use super::policy::Effective;
@@ -29,7 +29,8 @@ pub(crate) fn of_cluster(world: &World, node: &Node, caller: &Workload, name: &C
     let services = services(world, node, &mesh);
     let Some(service) = services.find(&name.host) else { return Authors::default() };
     let rules = Rules::load(world, &mesh, &node.domain);
-    let merged = rules.merged(&caller.namespace, service, mesh.root_namespace());
+    let nothing = Merged::default();
+    let merged = rules.of(caller, service).unwrap_or(&nothing);
     let subset = merged.subsets.iter().find(|subset| subset.name == *name.subset).copied();
     let effective = Effective::of(merged.policy, subset, name.port);
     let of = &merged.rules;

@@ -1,7 +1,4 @@
-//! What is behind a destination: the `DestinationRule` that shapes it, its subset, its endpoints.
-//!
-//! Source: Istio `PushContext.destinationRule` (client's namespace, then the service's, then the root), `SetDestinationRule`,
-//! `mergeDestinationRule`.
+//! What is behind a destination: the `DestinationRule` that shapes it (`destinations`), its subset, its endpoints.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,16 +6,18 @@ use std::sync::Arc;
 
 use foldhash::HashMap;
 use mesh_proto::command::HostId;
-use mesh_proto::resource::{DestinationRule, Kind, ObjectKey, Spec, Subset, TrafficPolicy};
-use mesh_proto::watch::Stored;
+use mesh_proto::resource::Subset;
 
-use super::hosts::{Port, Service, Services, full_name, of_kind, takes};
+use super::destinations::{Merged, Rules};
+use super::hosts::{Port, Service};
 use super::mesh::Settings;
 use super::nearness::Nearness;
 use super::policy::{self, Effective};
-use super::{Problems, endpoints, fingerprint, hosts, visibility};
+use super::scope::Scope;
+use super::seen::{Seen, Stale};
+use super::{Problems, endpoints, fingerprint};
 use crate::balance::EndpointSet;
-use crate::plan::{Cluster, ClusterName, ClusterState, Endpoint, Locality, Node, Plan, Workload};
+use crate::plan::{Cluster, ClusterName, ClusterState, Endpoint, Locality, Node, Plan};
 use crate::world::World;
 
 /// Makes clusters, each once.
@@ -26,17 +25,17 @@ pub(super) struct Builder<'a> {
     world: &'a World,
     node: &'a Node,
     mesh: &'a Settings<'a>,
-    services: &'a Services<'a>,
     problems: &'a Problems,
-    rules: Rules<'a>,
+    rules: &'a Rules<'a>,
     previous: Option<&'a Plan>,
     namesakes: BTreeSet<HostId>,
+    stale: Stale,
     found: RefCell<HashMap<Asked, Option<Arc<Cluster>>>>,
     made: RefCell<Memory>,
 }
 
-/// Who asked for what: namespace, locality and (where rules look at them) labels of the caller, and the cluster's name.
-type Asked = (String, Locality, Option<BTreeMap<String, String>>, ClusterName);
+/// Who asked for what: the scope's number, and the cluster's name.
+type Asked = (usize, ClusterName);
 
 /// Clusters by name and variant (which rules shape it, for whom), each with a stamp of all it is made of but its
 /// endpoints. Kept in the Plan, for the next one.
@@ -47,7 +46,7 @@ impl<'a> Builder<'a> {
         world: &'a World,
         node: &'a Node,
         mesh: &'a Settings<'a>,
-        services: &'a Services<'a>,
+        rules: &'a Rules<'a>,
         previous: Option<&'a Plan>,
         problems: &'a Problems,
     ) -> Self {
@@ -55,43 +54,37 @@ impl<'a> Builder<'a> {
             world,
             node,
             mesh,
-            services,
             problems,
-            rules: Rules::load(world, mesh, &node.domain),
+            rules,
             previous,
             namesakes: endpoints::namesakes(world),
+            stale: Seen::stale(previous, world, node),
             found: RefCell::default(),
             made: RefCell::default(),
         }
     }
 
-    /// Finds the cluster that a caller means by a name; `None`: host, port or subset is not there, or not for it.
-    pub(super) fn find(&self, caller: &Workload, name: &ClusterName) -> Option<Arc<Cluster>> {
-        let from = if caller.locality.is_empty() { &self.node.locality } else { &caller.locality };
-        let labels = self.rules.look_at_labels.then(|| caller.labels.clone());
-        let asked = (caller.namespace.clone(), from.clone(), labels, name.clone());
+    /// Finds the cluster that callers of a scope mean by a name; `None`: host, port or subset is not there, or not for
+    /// them.
+    pub(super) fn find(&self, scope: &Scope<'_>, name: &ClusterName) -> Option<Arc<Cluster>> {
+        let asked = (scope.number, name.clone());
         if let Some(found) = self.found.borrow().get(&asked) {
             return found.clone();
         }
-        let cluster = self.make(caller, from, name);
+        let cluster = self.make(scope, name);
         self.found.borrow_mut().insert(asked, cluster.clone());
         cluster
     }
 
-    /// Whether what a destination is depends on the caller's labels.
-    pub(super) fn looks_at_labels(&self) -> bool {
-        self.rules.look_at_labels
-    }
-
-    /// Makes every cluster of a service that a caller may mean.
-    pub(super) fn find_all(&self, caller: &Workload, service: &Service<'_>) {
-        let merged = self.rules.merged_for(caller, service, self.mesh.root_namespace());
+    /// Makes every cluster of a service that callers of a scope may mean.
+    pub(super) fn find_all(&self, scope: &Scope<'_>, service: &Service<'_>) {
+        let merged = self.rules.of(scope.caller, service);
         for port in &service.ports {
-            let subsets = merged.subsets.iter().map(|subset| subset.name.as_str());
+            let subsets = merged.iter().flat_map(|merged| &merged.subsets).map(|subset| subset.name.as_str());
             for subset in std::iter::once("").chain(subsets) {
                 let name =
                     ClusterName { host: service.host.clone(), port: port.number, subset: subset.into() };
-                self.find(caller, &name);
+                self.find(scope, &name);
             }
         }
     }
@@ -109,27 +102,28 @@ impl<'a> Builder<'a> {
         (by_name, made)
     }
 
-    fn make(&self, caller: &Workload, from: &Locality, name: &ClusterName) -> Option<Arc<Cluster>> {
-        let service = self.services.find(&name.host).filter(|found| found.seen_from(&caller.namespace))?;
-        let port = service.port(name.port)?;
-        let merged = self.rules.merged_for(caller, service, self.mesh.root_namespace());
+    fn make(&self, scope: &Scope<'_>, name: &ClusterName) -> Option<Arc<Cluster>> {
+        let service = scope.find(&name.host)?;
+        let port = service.port(name.port).filter(|port| scope.has_port(service, port.number))?;
+        let nothing = Merged::default();
+        let merged = self.rules.of(scope.caller, service).unwrap_or(&nothing);
         let subset = match &*name.subset {
             "" => None,
             wanted => Some(*merged.subsets.iter().find(|subset| subset.name == wanted)?),
         };
-        let keys: Vec<ObjectKey> = merged.rules.iter().map(|rule| rule.object.key()).collect();
+        let from = scope.locality(self.node);
         let effective = Effective::of(merged.policy, subset, port.number);
+        let caller = &scope.caller.labels;
         let priority = policy::failover_priority(&effective, self.mesh);
-        let labels = (!priority.is_empty()).then_some(&caller.labels);
-        let variant = fingerprint(&(&keys, from, labels));
+        let labels = (!priority.is_empty()).then_some(caller);
+        let variant = fingerprint(&(merged.variant(), from, service.namespace, labels));
         if let Some((_, cluster)) = self.made.borrow().get(&(name.clone(), variant)) {
             return Some(cluster.clone());
         }
-        let nearness =
-            (!priority.is_empty()).then(|| Nearness::of(priority, &caller.labels, from, &self.node.name));
-        let revisions: Vec<_> = merged.rules.iter().map(|rule| rule.changed).collect();
-        let stamp = fingerprint(&(variant, revisions, self.mesh.revision, port, service.entry_revision()));
-        let asked = Wanted { service, port, name, merged: &merged, subset, from, effective, nearness };
+        let nearness = labels.map(|labels| Nearness::of(priority, labels, from, &self.node.name));
+        let stamp =
+            fingerprint(&(variant, merged.stamp(), self.mesh.revision, port, service.entry_revision()));
+        let asked = Wanted { service, port, name, merged, subset, from, effective, nearness };
         let (stamp, cluster) = self.shared(&asked, variant, stamp);
         self.made.borrow_mut().insert((name.clone(), variant), (stamp, cluster.clone()));
         Some(cluster)
@@ -145,6 +139,15 @@ impl<'a> Builder<'a> {
                 .map(|(stamp, cluster)| (Some(*stamp), cluster))
                 .or_else(|| plan.clusters.get(name).map(|cluster| (None, cluster)))
         });
+        // The stamp of a cluster in order of nearness holds that order: it is not known before the endpoints are.
+        if let Some((Some(then), cluster)) = before
+            && then == stamp
+            && wanted.nearness.is_none()
+            && wanted.service.is_registered()
+            && !self.stale.has(&wanted.service.host)
+        {
+            return (stamp, cluster.clone());
+        }
         let carried = endpoints::Carried::of(before.map(|(_, cluster)| &**cluster));
         let place = endpoints::Place {
             world: self.world,
@@ -189,7 +192,7 @@ impl<'a> Builder<'a> {
             proxy_protocol: policy::proxy_protocol(effective),
             detour: policy::detour(effective),
             state,
-            origins: wanted.merged.rules.iter().map(|rule| rule.object.key()).collect(),
+            origins: wanted.merged.keys(),
         }
     }
 }
@@ -204,134 +207,4 @@ struct Wanted<'a> {
     from: &'a Locality,
     effective: Effective<'a>,
     nearness: Option<Nearness<'a>>,
-}
-
-/// Every `DestinationRule`, and the way to those of a host.
-pub(crate) struct Rules<'a> {
-    /// The oldest first.
-    all: Vec<Rule<'a>>,
-    /// By namespace and host.
-    by_host: HashMap<(&'a str, String), Vec<usize>>,
-    /// By namespace: patterns with a wildcard, the longest first.
-    wildcards: HashMap<&'a str, Vec<String>>,
-    /// Whether any is for some callers only, or orders endpoints by the labels they share with the caller.
-    look_at_labels: bool,
-}
-
-struct Rule<'a> {
-    stored: &'a Stored,
-    spec: &'a DestinationRule,
-    export_to: &'a [String],
-}
-
-/// The `DestinationRules` of one host, as one.
-#[derive(Default)]
-pub(crate) struct Merged<'a> {
-    /// Where it comes from, the oldest first.
-    pub(crate) rules: Vec<&'a Stored>,
-    /// The first policy of the whole host.
-    pub(crate) policy: Option<&'a TrafficPolicy>,
-    /// All subsets; of two with one name the first.
-    pub(crate) subsets: Vec<&'a Subset>,
-}
-
-impl<'a> Rules<'a> {
-    /// Loads every `DestinationRule`.
-    pub(crate) fn load(world: &'a World, mesh: &Settings<'a>, domain: &str) -> Self {
-        let mut all: Vec<Rule<'a>> = of_kind(world, Kind::DestinationRule)
-            .filter_map(|stored| match &stored.object.spec {
-                Spec::DestinationRule(spec) => {
-                    let default = |config: &'a mesh_proto::resource::MeshConfig| {
-                        &config.default_destination_rule_export_to
-                    };
-                    let export_to = visibility::or_default(&spec.export_to, mesh, default);
-                    Some(Rule { stored, spec, export_to })
-                }
-                _ => None,
-            })
-            .collect();
-        all.sort_by_cached_key(|rule| (rule.stored.created, rule.stored.object.key()));
-        let mut by_host: HashMap<(&'a str, String), Vec<usize>> = HashMap::default();
-        let mut wildcards: HashMap<&'a str, Vec<String>> = HashMap::default();
-        for (index, rule) in all.iter().enumerate() {
-            let namespace = rule.stored.object.metadata.namespace.as_str();
-            let host = full_name(&rule.spec.host, namespace, domain);
-            if host.starts_with('*') {
-                wildcards.entry(namespace).or_default().push(host.clone());
-            }
-            by_host.entry((namespace, host)).or_default().push(index);
-        }
-        for patterns in wildcards.values_mut() {
-            patterns.sort_by(|one, other| other.len().cmp(&one.len()).then_with(|| one.cmp(other)));
-            patterns.dedup();
-        }
-        let look_at_labels = all.iter().any(|rule| rule.spec.workload_selector.is_some())
-            || all.iter().any(|rule| policy::orders_by_labels(rule.spec));
-        Self { all, by_host, wildcards, look_at_labels }
-    }
-
-    /// Returns what `DestinationRules` say to callers of a namespace about a service, whatever their labels.
-    pub(crate) fn merged(&self, client: &str, service: &Service<'_>, root: &str) -> Merged<'a> {
-        merge(&self.relevant(client, service, root))
-    }
-
-    /// Returns what `DestinationRules` say to a caller about a service: a rule of its namespace that selects it goes
-    /// before those that select nobody; one that selects others is nothing to it.
-    ///
-    /// Source: Istio `SidecarScope.DestinationRule`.
-    pub(crate) fn merged_for(&self, caller: &Workload, service: &Service<'_>, root: &str) -> Merged<'a> {
-        let mut rules = self.relevant(&caller.namespace, service, root);
-        let selector = |rule: &Rule<'a>| rule.spec.workload_selector.as_ref().map(|one| &one.match_labels);
-        let chosen = rules.iter().find_map(|rule| {
-            selector(rule).filter(|wanted| {
-                rule.stored.object.metadata.namespace == caller.namespace
-                    && hosts::has_all(&caller.labels, wanted)
-            })
-        });
-        rules.retain(|rule| selector(rule) == chosen);
-        merge(&rules)
-    }
-
-    /// Returns the rules of the first namespace that has any for a service.
-    fn relevant(&self, client: &str, service: &Service<'_>, root: &str) -> Vec<&Rule<'a>> {
-        let namespaces = [client, service.namespace, root];
-        // The root's own rules come last, also for callers that live there.
-        let mut order = namespaces.into_iter().skip(usize::from(client == root));
-        let rules = order.find_map(|namespace| {
-            Some(self.in_namespace(namespace, client, &service.host)).filter(|rules| !rules.is_empty())
-        });
-        rules.unwrap_or_default()
-    }
-
-    /// Returns the rules of a namespace that fit a host best and that the client sees.
-    fn in_namespace(&self, namespace: &str, client: &str, host: &str) -> Vec<&Rule<'a>> {
-        let of = |pattern: &str| -> Vec<&Rule<'a>> {
-            let indices = self.by_host.get(&(namespace, pattern.to_owned())).into_iter().flatten();
-            let rules = indices.map(|index| &self.all[*index]);
-            rules.filter(|rule| visibility::sees(rule.export_to, namespace, client)).collect()
-        };
-        let exact = of(host);
-        if !exact.is_empty() {
-            return exact;
-        }
-        let patterns = self.wildcards.get(namespace).into_iter().flatten();
-        let fitting = patterns.filter(|pattern| takes(pattern, host));
-        fitting.map(|pattern| of(pattern)).find(|rules| !rules.is_empty()).unwrap_or_default()
-    }
-}
-
-/// Unites rules; of unlike visibility only those like the first.
-fn merge<'a>(rules: &[&Rule<'a>]) -> Merged<'a> {
-    let mut merged = Merged::default();
-    let first = rules.first().map(|rule| rule.export_to);
-    for rule in rules.iter().filter(|rule| Some(rule.export_to) == first) {
-        merged.rules.push(rule.stored);
-        merged.policy = merged.policy.or(rule.spec.traffic_policy.as_ref());
-        for subset in &rule.spec.subsets {
-            if merged.subsets.iter().all(|other| other.name != subset.name) {
-                merged.subsets.push(subset);
-            }
-        }
-    }
-    merged
 }

@@ -13,7 +13,7 @@ use mesh_proto::value::StringMatch;
 use mesh_proto::watch::Stored;
 
 use super::hosts::full_name;
-use super::rules::HttpRule;
+use super::rules::{HttpRule, MESH, gateway_name};
 use super::{Problems, visibility};
 use crate::plan::Origin;
 
@@ -74,13 +74,18 @@ pub(super) fn put_in<'a>(
     rules
 }
 
-/// Writes every host name of a route in full.
+/// Writes every name of a route in full: of hosts and of gateways.
 fn in_full(route: &mut HttpRoute, namespace: &str, domain: &str) {
     let full = |destination: &mut Option<Destination>| {
         if let Some(destination) = destination {
             destination.host = full_name(&destination.host, namespace, domain);
         }
     };
+    for gateway in route.r#match.iter_mut().flat_map(|condition| &mut condition.gateways) {
+        if gateway != MESH {
+            *gateway = gateway_name(gateway, namespace);
+        }
+    }
     full(&mut route.mirror);
     route.route.iter_mut().for_each(|entry| full(&mut entry.destination));
     route.mirrors.iter_mut().for_each(|mirror| full(&mut mirror.destination));

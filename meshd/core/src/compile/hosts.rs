@@ -1,7 +1,8 @@
 //! Services: what hosts have registered, and what `ServiceEntries` declare, in one shape.
 //!
 //! A registered service is `NAME.NAMESPACE.svc.DOMAIN`, with the ports of all its instances. Of two services with one
-//! host the registered one counts, then the older `ServiceEntry`.
+//! host in one namespace the registered one counts, then the older `ServiceEntry`; which of several namespaces counts is
+//! decided for each caller (`scope`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -11,7 +12,7 @@ use foldhash::HashMap;
 use ipnet::IpNet;
 use mesh_proto::command::Revision;
 use mesh_proto::registration::Protocol;
-use mesh_proto::resource::{Kind, Object, Resolution, ServiceEntry, Spec, WorkloadEntry};
+use mesh_proto::resource::{Kind, Object, ObjectKey, Resolution, ServiceEntry, Spec, WorkloadEntry};
 use mesh_proto::watch::Stored;
 
 use super::mesh::Settings;
@@ -84,6 +85,25 @@ impl<'a> Service<'a> {
         }
     }
 
+    /// To whom it is exported; empty: everybody.
+    pub(super) fn export_to(&self) -> &'a [String] {
+        self.export_to
+    }
+
+    fn is_public(&self) -> bool {
+        visibility::is_public(self.export_to)
+    }
+
+    /// How near it is to a namespace that sees it.
+    pub(crate) fn nearness(&self, from: &str) -> visibility::Nearness {
+        visibility::nearness(self.export_to, self.namespace, from)
+    }
+
+    /// Whether hosts of the mesh registered it.
+    pub(crate) fn is_registered(&self) -> bool {
+        matches!(self.source, Source::Registered(_))
+    }
+
     pub(super) fn entry_revision(&self) -> Option<Revision> {
         self.entry().map(|entry| entry.stored.changed)
     }
@@ -102,41 +122,56 @@ impl<'a> Service<'a> {
 
 /// Every service, and the way to it.
 pub(crate) struct Services<'a> {
-    /// In order of host.
+    /// In order of host; of one host the registered ones first, then the older `ServiceEntry`.
     pub(crate) all: Vec<Service<'a>>,
-    by_host: HashMap<Arc<str>, usize>,
-    /// `ServiceEntries` that lost a host to another service: their stored object, the host.
+    /// Where those of a host begin, and how many they are.
+    by_host: HashMap<Arc<str>, (usize, usize)>,
+    /// `ServiceEntries` that lost a host to another service of their namespace: their stored object, the host.
     pub(crate) shadowed: Vec<(&'a Stored, String)>,
+    /// Whether all callers see the same: everything, and no host twice.
+    pub(crate) is_plain: bool,
 }
 
 impl<'a> Services<'a> {
-    /// Finds a service by its full host name.
+    /// Finds a service by its full host name; of several, the one that goes before the others.
     pub(crate) fn find(&self, host: &str) -> Option<&Service<'a>> {
-        self.by_host.get(host).map(|index| &self.all[*index])
+        self.of_host(host).first()
+    }
+
+    /// Returns the services of a host, in different namespaces: registered ones first, then the older.
+    pub(crate) fn of_host(&self, host: &str) -> &[Service<'a>] {
+        self.by_host.get(host).map_or(&[], |(begin, count)| &self.all[*begin..begin + count])
     }
 }
 
 /// Gathers every service.
 pub(crate) fn services<'a>(world: &'a World, node: &Node, mesh: &Settings<'a>) -> Services<'a> {
-    let mut found: BTreeMap<Arc<str>, Service<'a>> = registered(world, &node.domain);
+    let mut found: BTreeMap<Arc<str>, Vec<Service<'a>>> = registered(world, mesh, &node.domain);
     let mut shadowed = Vec::new();
     let mut entries: Vec<&Stored> = of_kind(world, Kind::ServiceEntry).collect();
-    entries.sort_by_key(|stored| (stored.created, stored.object.key()));
+    // They come in order of namespace and name.
+    entries.sort_by_key(|stored| stored.created);
     let selectable = Selectable::of(world);
     for stored in entries {
         let Spec::ServiceEntry(spec) = &stored.object.spec else { continue };
         for host in &spec.hosts {
             let host: Arc<str> = host.to_ascii_lowercase().into();
-            if found.contains_key(&host) {
+            let others = found.entry(host.clone()).or_default();
+            if others.iter().any(|other| other.namespace == stored.object.metadata.namespace) {
                 shadowed.push((stored, host.to_string()));
                 continue;
             }
-            found.insert(host.clone(), declared(world, mesh, stored, spec, host, &selectable));
+            others.push(declared(world, mesh, stored, spec, host, &selectable));
         }
     }
-    let all: Vec<Service<'a>> = found.into_values().collect();
-    let by_host = all.iter().enumerate().map(|(index, service)| (service.host.clone(), index)).collect();
-    Services { all, by_host, shadowed }
+    let mut by_host = HashMap::with_capacity_and_hasher(found.len(), foldhash::fast::RandomState::default());
+    let mut all = Vec::with_capacity(found.len());
+    for (host, services) in found {
+        by_host.insert(host, (all.len(), services.len()));
+        all.extend(services);
+    }
+    let is_plain = by_host.len() == all.len() && all.iter().all(Service::is_public);
+    Services { all, by_host, shadowed, is_plain }
 }
 
 /// Returns the full form of a host name that a rule of a namespace uses: a name without a dot is a service of that
@@ -165,7 +200,7 @@ pub(crate) fn short_names(host: &str, namespace: &str) -> Vec<String> {
 
 /// Whether `pattern` (a host, perhaps with a wildcard) takes `host`, which may be a wildcard itself.
 ///
-/// Source: Istio `host.Name.Matches`.
+/// Source: Istio `host.Name.SubsetOf`.
 pub(crate) fn takes(pattern: &str, host: &str) -> bool {
     match pattern.strip_prefix('*') {
         Some(suffix) => match host.strip_prefix('*') {
@@ -176,13 +211,26 @@ pub(crate) fn takes(pattern: &str, host: &str) -> bool {
     }
 }
 
-/// Returns the objects of a kind.
-pub(crate) fn of_kind(world: &World, kind: Kind) -> impl Iterator<Item = &Stored> {
-    world.resources.values().filter(move |stored| stored.object.kind() == kind).map(Arc::as_ref)
+/// Whether one of two hosts, each perhaps with a wildcard, takes the other.
+///
+/// Source: Istio `host.Name.Matches`, which goes both ways.
+pub(crate) fn meet(one: &str, other: &str) -> bool {
+    takes(one, other) || takes(other, one)
 }
 
-fn registered<'a>(world: &'a World, domain: &str) -> BTreeMap<Arc<str>, Service<'a>> {
-    let mut groups: BTreeMap<(&str, &str), Vec<InstanceRef<'a>>> = BTreeMap::new();
+/// Returns the objects of a kind, in order of namespace and name.
+pub(crate) fn of_kind(world: &World, kind: Kind) -> impl Iterator<Item = &Stored> {
+    let first = ObjectKey::new(kind, "", "");
+    world.resources.range(first..).take_while(move |(key, _)| key.kind == kind).map(|(_, stored)| &**stored)
+}
+
+fn registered<'a>(
+    world: &'a World,
+    mesh: &Settings<'a>,
+    domain: &str,
+) -> BTreeMap<Arc<str>, Vec<Service<'a>>> {
+    let export_to = visibility::or_default(&[], mesh, |config| &config.default_service_export_to);
+    let mut groups: HashMap<(&str, &str), Vec<InstanceRef<'a>>> = HashMap::default();
     for instance in world.instances() {
         let name = (instance.instance.namespace.as_str(), instance.instance.service.as_str());
         groups.entry(name).or_default().push(instance);
@@ -198,9 +246,9 @@ fn registered<'a>(world: &'a World, domain: &str) -> BTreeMap<Arc<str>, Service<
                 ports: united_ports(&instances),
                 addresses: virtual_of(world, &host),
                 source: Source::Registered(instances),
-                export_to: &[],
+                export_to,
             };
-            (host, service)
+            (host, vec![service])
         })
         .collect()
 }

@@ -1,49 +1,170 @@
-//! What other hosts may ask of this one: the instances it has registered.
+//! What other hosts may ask of this one: the instances it has registered, as their `Sidecar`s shape them.
+//!
+//! Source: Istio `buildInboundChainConfigs`, `buildInboundClusters`, `InboundConnectionPoolForPort`.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use mesh_proto::registration::Protocol;
+use mesh_proto::registration::{Instance, PortBinding, Protocol};
+use mesh_proto::resource::{ConnectionPoolSettings, IstioIngressListener, ObjectKey, Sidecar};
+use mesh_proto::watch::Stored;
 
 use super::Problems;
+use super::mesh::Settings;
+use super::policy::{self, Effective};
+use super::scope::Sidecars;
+use crate::balance::EndpointSet;
+use crate::endpoint::EndpointState;
 use crate::identity::Identity;
-use crate::plan::{Inbound, LocalInstance, LocalPort, Node};
+use crate::plan::{
+    Balancer, Cluster, ClusterName, Endpoint, Inbound, LocalInstance, LocalPort, Locality, LocalityPolicy,
+    Node, Plan, UpstreamProtocol, UpstreamTls, Via,
+};
 use crate::world::{ServiceName, World};
 
+/// What the instances of a host are made ready with.
+pub(super) struct Scene<'a> {
+    pub(super) world: &'a World,
+    pub(super) node: &'a Node,
+    pub(super) mesh: &'a Settings<'a>,
+    pub(super) sidecars: &'a Sidecars<'a>,
+    pub(super) previous: Option<&'a Plan>,
+    pub(super) problems: &'a Problems,
+}
+
 /// Gathers the instances of this host. Those that stand for an address elsewhere are not its to answer for.
-pub(super) fn inbound(world: &World, node: &Node, problems: &Problems) -> Inbound {
+pub(super) fn inbound(scene: &Scene<'_>) -> Inbound {
     let mut inbound = Inbound::default();
-    let Some(registration) = world.registrations.get(&node.host) else { return inbound };
+    let Some(registration) = scene.world.registrations.get(&scene.node.host) else { return inbound };
     for (id, instance) in &registration.instances {
         if instance.address.is_some() {
             continue;
         }
-        let identity =
-            match Identity::workload(&world.mesh.trust_domain, &instance.namespace, &instance.account) {
-                Ok(identity) => identity,
-                Err(error) => {
-                    problems.note(format!("instance {id}: {error}"));
-                    continue;
-                }
-            };
-        let ports = instance.ports.iter().map(|binding| LocalPort {
-            number: binding.number,
-            protocol: Protocol::of_port(binding.protocol, &binding.name),
-            target: binding.target,
-        });
-        let host: Arc<str> = ServiceName::of(instance).fqdn(&node.domain).to_ascii_lowercase().into();
+        let trust_domain = &scene.world.mesh.trust_domain;
+        let identity = match Identity::workload(trust_domain, &instance.namespace, &instance.account) {
+            Ok(identity) => identity,
+            Err(error) => {
+                scene.problems.note(format!("instance {id}: {error}"));
+                continue;
+            }
+        };
+        let host: Arc<str> = ServiceName::of(instance).fqdn(&scene.node.domain).to_ascii_lowercase().into();
         let local = Arc::new(LocalInstance {
             id: id.as_str().into(),
             host: host.clone(),
             identity,
             version: instance.labels.get("version").map_or("", String::as_str).into(),
-            ports: ports.collect(),
+            ports: scene.ports(id, instance, &host),
             health: instance.health,
         });
-        for port in &local.ports {
-            inbound.targets.entry(port.target.port()).or_insert_with(|| (local.clone(), port.clone()));
+        for (port, binding) in local.ports.iter().zip(&instance.ports) {
+            let caught = binding.target.port();
+            inbound.targets.entry(caught).or_insert_with(|| (local.clone(), port.clone()));
         }
         inbound.services.entry((&*host).into()).or_default().push(local.clone());
         inbound.instances.insert(id.as_str().into(), local);
     }
     inbound
+}
+
+impl Scene<'_> {
+    fn ports(&self, id: &str, instance: &Instance, host: &Arc<str>) -> Vec<LocalPort> {
+        let sidecar = self.sidecars.of(&instance.namespace, &instance.labels);
+        if let Some((stored, spec)) = sidecar {
+            self.tell_unused(id, instance, stored, spec);
+        }
+        let port = |binding: &PortBinding| {
+            let listener = sidecar.and_then(|(_, spec)| listener(spec, binding));
+            let declared = listener.and_then(|one| Protocol::parse(&one.port.as_ref()?.protocol));
+            let target = listener.map_or(binding.target, |one| target(one, binding.target));
+            let pool = listener.and_then(|one| one.connection_pool.as_ref());
+            let pool = pool.or_else(|| sidecar?.1.inbound_connection_pool.as_ref());
+            let origin = sidecar.map(|(stored, _)| stored.object.key());
+            let name = ClusterName { host: host.clone(), port: binding.number, subset: "inbound".into() };
+            LocalPort {
+                number: binding.number,
+                protocol: declared.unwrap_or_else(|| Protocol::of_port(binding.protocol, &binding.name)),
+                target,
+                bounds: pool.zip(origin).map(|(pool, origin)| self.bounds(id, name, target, pool, origin)),
+            }
+        };
+        instance.ports.iter().map(port).collect()
+    }
+
+    /// A cluster of the one application, whose counters move over from the Plan before.
+    fn bounds(
+        &self,
+        id: &str,
+        name: ClusterName,
+        target: SocketAddr,
+        pool: &ConnectionPoolSettings,
+        origin: ObjectKey,
+    ) -> Arc<Cluster> {
+        let limits = policy::limits(&Effective::of_pool(pool), self.mesh);
+        let known = self.previous.and_then(|plan| plan.inbound.instances.get(id));
+        let known = known.and_then(|instance| instance.port(name.port)).and_then(|port| port.bounds.as_ref());
+        let via = Via::Local(target);
+        if let Some(same) = known.filter(|known| known.limits == limits && known.endpoints.all[0].via == via)
+        {
+            return same.clone();
+        }
+        let endpoint = Endpoint {
+            id: id.into(),
+            via,
+            weight: 1,
+            locality: Arc::default(),
+            version: "".into(),
+            health: mesh_proto::registration::Health::Healthy,
+            liveness: mesh_proto::command::Liveness::Live,
+            state: known.map_or_else(
+                || Arc::new(EndpointState::default()),
+                |known| known.endpoints.all[0].state.clone(),
+            ),
+        };
+        let balancer = Balancer::Passthrough;
+        let set = EndpointSet::new(vec![endpoint], &balancer, &LocalityPolicy::Ignore, &Locality::default());
+        Arc::new(Cluster {
+            name,
+            protocol: UpstreamProtocol::AsClient,
+            balancer,
+            endpoints: Arc::new(set),
+            limits,
+            outlier: None,
+            tls: UpstreamTls::Disable,
+            proxy_protocol: None,
+            detour: None,
+            warmup: None,
+            state: known.map_or_else(Arc::default, |known| known.state.clone()),
+            origins: vec![origin],
+        })
+    }
+
+    /// Tells of ingress listeners on which no instance can be met.
+    fn tell_unused(&self, id: &str, instance: &Instance, stored: &Stored, spec: &Sidecar) {
+        for (index, one) in spec.ingress.iter().enumerate() {
+            let number = one.port.as_ref().map_or(0, |port| port.number);
+            if !instance.ports.iter().any(|binding| binding.target.port() == number) {
+                self.problems.note(format!(
+                    "{}: ingress[{index}]: instance {id} has no port whose target is {number}: it changes nothing there",
+                    stored.object.key()
+                ));
+            }
+        }
+    }
+}
+
+/// Finds the ingress listener for a port of an instance: by the port where the application is said to listen.
+fn listener<'a>(spec: &'a Sidecar, binding: &PortBinding) -> Option<&'a IstioIngressListener> {
+    let is_for = |one: &&IstioIngressListener| {
+        one.port.as_ref().is_some_and(|port| port.number == binding.target.port())
+    };
+    spec.ingress.iter().find(is_for)
+}
+
+/// Returns where a listener sends what comes: to its `defaultEndpoint`, in which an unspecified address is the
+/// instance's own.
+fn target(listener: &IstioIngressListener, registered: SocketAddr) -> SocketAddr {
+    let Ok(wanted) = listener.default_endpoint.parse::<SocketAddr>() else { return registered };
+    let own: IpAddr = registered.ip();
+    SocketAddr::new(if wanted.ip().is_unspecified() { own } else { wanted.ip() }, wanted.port())
 }

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use mesh_proto::command::Revision;
 use mesh_proto::resource::{
-    Kind, MESH_CONFIG_NAME, MeshConfig, ObjectKey, OutboundTrafficPolicyMode, ROOT_NAMESPACE, Spec,
+    Kind, MESH_CONFIG_NAME, MeshConfig, NormalizationType, ObjectKey, OutboundTrafficPolicyMode,
+    ROOT_NAMESPACE, Spec,
 };
 
-use crate::plan::UnknownHosts;
+use crate::plan::{Normalization, UnknownHosts};
 use crate::world::World;
 
 /// What holds for the whole mesh.
@@ -40,6 +41,23 @@ impl<'a> Settings<'a> {
             Some(OutboundTrafficPolicyMode::RegistryOnly) => UnknownHosts::Refuse,
             _ => UnknownHosts::Allow,
         }
+    }
+
+    /// How paths are brought to one form.
+    pub(crate) fn paths(&self) -> Normalization {
+        let set = self.config.and_then(|config| config.path_normalization.as_ref());
+        match set.map(|set| set.normalization) {
+            None | Some(NormalizationType::Default | NormalizationType::Base) => Normalization::Base,
+            Some(NormalizationType::None) => Normalization::None,
+            Some(NormalizationType::MergeSlashes) => Normalization::MergeSlashes,
+            Some(NormalizationType::DecodeAndMergeSlashes) => Normalization::DecodeAndMergeSlashes,
+        }
+    }
+
+    /// The time for the first bytes on a port whose protocol nobody declared; 0 is as the host is set.
+    pub(crate) fn sniff(&self) -> Option<Duration> {
+        let set = self.config.and_then(|config| config.protocol_detection_timeout);
+        set.map(mesh_proto::value::Duration::get).filter(|time| !time.is_zero())
     }
 
     /// The time for making a connection. Default 10 s, Istio's.

@@ -5,15 +5,16 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::hosts::{Services, short_names};
-use crate::plan::{Names, Node};
+use super::hosts::short_names;
+use super::scope::Scope;
+use crate::plan::Names;
 
 /// Gathers the names. Where callers of two namespaces mean different services by one short name, the first caller's
 /// meaning counts.
-pub(super) fn names(node: &Node, services: &Services<'_>) -> Names {
+pub(super) fn names(scopes: &[Scope<'_>]) -> Names {
     let mut names = Names::default();
-    for caller in &node.callers {
-        for service in services.all.iter().filter(|service| service.seen_from(&caller.namespace)) {
+    for scope in scopes {
+        for service in scope.reachable() {
             let addresses: Arc<[IpAddr]> = service.single_addresses().collect();
             if addresses.is_empty() {
                 continue;
@@ -25,7 +26,7 @@ pub(super) fn names(node: &Node, services: &Services<'_>) -> Names {
                 continue;
             }
             let full = std::iter::once(service.host.to_string());
-            for name in full.chain(short_names(&service.host, &caller.namespace)) {
+            for name in full.chain(short_names(&service.host, &scope.caller.namespace)) {
                 names.exact.entry(name.into()).or_insert_with(|| addresses.clone());
             }
         }

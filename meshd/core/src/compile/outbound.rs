@@ -12,62 +12,96 @@ use mesh_proto::registration::Protocol;
 use mesh_proto::resource::Destination;
 
 use super::clusters::Builder;
-use super::hosts::{Service, Services, full_name, short_names, takes};
+use super::hosts::{Service, full_name, short_names, takes};
 use super::mesh::Settings;
 use super::routes::Context;
-use super::rules::Rules;
+use super::rules::{Asker, Rules};
+use super::scope::{Egress, Scope};
 use super::{Problems, fingerprint, retry, tcp};
 use crate::plan::{
-    Action, Cluster, ClusterName, Forward, Node, Origin, Outbound, PortTable, Route, ServicePort,
-    VirtualHost, WeightedCluster, Workload,
+    Action, Cluster, ClusterName, Forward, Node, Origin, Outbound, PortTable, Route, ServicePort, TcpRule,
+    TcpRules, UnknownHosts, VirtualHost, WeightedCluster,
 };
 
 /// What all callers of a host have in common.
 pub(super) struct Scene<'a> {
     pub(super) node: &'a Node,
     pub(super) mesh: &'a Settings<'a>,
-    pub(super) services: &'a Services<'a>,
-    pub(super) rules: &'a [Rules<'a>],
     pub(super) clusters: &'a Builder<'a>,
     pub(super) problems: &'a Problems,
     pub(super) topology: u64,
 }
 
-/// Compiles what one caller may reach.
-pub(super) fn outbound(scene: &Scene<'_>, caller: &Workload, before: Option<&Outbound>) -> Outbound {
-    let view = View::new(scene, caller, before);
-    let mut ports: BTreeMap<u16, Vec<&Service<'_>>> = BTreeMap::new();
-    for service in &view.services {
-        for port in &service.ports {
-            ports.entry(port.number).or_default().push(service);
-        }
+/// Compiles what callers of a scope may reach.
+pub(super) fn outbound(scene: &Scene<'_>, scope: &Scope<'_>, before: Option<&Outbound>) -> Outbound {
+    let mut outbound = new(scene, scope);
+    let mut taken = BTreeSet::new();
+    for egress in scope.egress.iter().filter(|egress| !egress.is_proxy()) {
+        View::new(scene, scope, egress, before).add_to(&mut outbound, &mut taken);
     }
-    // Hosts of rules that are no service are on port 80.
-    if !view.rules.is_empty() {
-        ports.entry(HTTP_PORT).or_default();
+    for service in scope.reachable() {
+        scene.clusters.find_all(scope, service);
     }
-    let mut outbound =
-        Outbound { caller: caller.clone(), unknown: scene.mesh.unknown_hosts(), ..Outbound::default() };
-    for (number, services) in ports {
-        let table = view.port_table(number, &services, &mut outbound);
-        if table.has_http() || !table.tls.is_empty() || table.tcp.is_some() {
-            outbound.ports.insert(number, Arc::new(table));
-        }
-    }
-    for service in &view.services {
-        scene.clusters.find_all(caller, service);
-    }
-    outbound.ranges.sort_by_key(|(net, port, _)| (std::cmp::Reverse(net.prefix_len()), *net, *port));
     outbound
 }
 
-/// What one caller sees.
+/// Compiles what visitors of a forward proxy that a `Sidecar` opens may reach: every port of what it takes in.
+pub(super) fn through_proxy(
+    scene: &Scene<'_>,
+    scope: &Scope<'_>,
+    egress: &Egress<'_>,
+    before: Option<&Outbound>,
+) -> Outbound {
+    let mut outbound = new(scene, scope);
+    let all = Egress { listener: None, services: egress.services.clone(), rules: egress.rules.clone() };
+    View::new(scene, scope, &all, before).add_to(&mut outbound, &mut BTreeSet::new());
+    outbound
+}
+
+/// Where traffic for hosts that nobody knows goes instead. Source: Istio `util.OutboundTrafficPolicy.EgressProxy`:
+/// with `ALLOW_ANY` only; names are relative to the `Sidecar`'s namespace.
+fn egress_proxy(scene: &Scene<'_>, scope: &Scope<'_>) -> Option<Arc<ServicePort>> {
+    let (stored, spec) = scope.sidecar?;
+    let wanted = spec.outbound_traffic_policy.as_ref()?.egress_proxy.as_ref()?;
+    if scope.unknown != UnknownHosts::Allow {
+        return None;
+    }
+    let (name, cluster) = scene.find(scope, wanted, &stored.object.metadata.namespace, HTTP_PORT);
+    let origin = Origin {
+        object: Some(stored.object.key()),
+        path: "outboundTrafficPolicy.egressProxy".into(),
+        name: String::new(),
+    };
+    let port = name.port;
+    let host = name.host.to_string();
+    let destinations = vec![WeightedCluster { weight: 1, cluster, name, headers: None }];
+    let rule = TcpRule { destination_subnets: Vec::new(), destinations, origin };
+    Some(Arc::new(ServicePort {
+        host,
+        number: port,
+        protocol: Protocol::Auto,
+        tcp: TcpRules { rules: vec![rule] },
+    }))
+}
+
+fn new(scene: &Scene<'_>, scope: &Scope<'_>) -> Outbound {
+    Outbound {
+        caller: scope.caller.clone(),
+        unknown: scope.unknown,
+        egress_proxy: egress_proxy(scene, scope),
+        paths: scene.mesh.paths(),
+        sniff: scene.mesh.sniff(),
+        ..Outbound::default()
+    }
+}
+
+/// What an egress listener of one caller takes in.
 pub(super) struct View<'a> {
     pub(super) scene: &'a Scene<'a>,
-    pub(super) caller: &'a Workload,
-    services: Vec<&'a Service<'a>>,
-    /// Rules it sees, the oldest first.
-    pub(super) rules: Vec<&'a Rules<'a>>,
+    pub(super) scope: &'a Scope<'a>,
+    egress: &'a Egress<'a>,
+    /// Rules it sees, in order of precedence.
+    pub(super) rules: &'a [&'a Rules<'a>],
     /// Positions in `rules` of the rules for a host exactly.
     by_host: HashMap<&'a str, Vec<usize>>,
     /// The same for wildcards, with the pattern, the longest first.
@@ -76,11 +110,13 @@ pub(super) struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    fn new(scene: &'a Scene<'a>, caller: &'a Workload, before: Option<&'a Outbound>) -> Self {
-        let services =
-            scene.services.all.iter().filter(|service| service.seen_from(&caller.namespace)).collect();
-        let rules: Vec<&Rules<'_>> =
-            scene.rules.iter().filter(|rules| rules.seen_from(&caller.namespace)).collect();
+    fn new(
+        scene: &'a Scene<'a>,
+        scope: &'a Scope<'a>,
+        egress: &'a Egress<'a>,
+        before: Option<&'a Outbound>,
+    ) -> Self {
+        let rules = egress.rules.as_slice();
         let mut by_host: HashMap<&str, Vec<usize>> = HashMap::default();
         let mut wildcards = Vec::new();
         for (index, host) in rules
@@ -95,7 +131,36 @@ impl<'a> View<'a> {
             }
         }
         wildcards.sort_by_key(|(host, index)| (std::cmp::Reverse(host.len()), *index));
-        Self { scene, caller, services, rules, by_host, wildcards, before }
+        Self { scene, scope, egress, rules, by_host, wildcards, before }
+    }
+
+    /// Adds its ports, but for those that another listener has.
+    fn add_to(&self, outbound: &mut Outbound, taken: &mut BTreeSet<u16>) {
+        let mut ports: BTreeMap<u16, Vec<&Service<'_>>> = BTreeMap::new();
+        for service in &self.egress.services {
+            for port in &service.ports {
+                ports.entry(port.number).or_default().push(service);
+            }
+        }
+        // Hosts of rules that are no service are on port 80.
+        if !self.rules.is_empty() {
+            ports.entry(HTTP_PORT).or_default();
+        }
+        let only = self.egress.port();
+        ports.retain(|number, _| only.is_none_or(|only| only == *number) && taken.insert(*number));
+        taken.extend(only);
+        for (number, services) in ports {
+            let table = self.port_table(number, &services, outbound);
+            if table.has_http() || !table.tls.is_empty() || table.tcp.is_some() {
+                outbound.ports.insert(number, Arc::new(table));
+            }
+        }
+        outbound.ranges.sort_by_key(|(net, port, _)| (std::cmp::Reverse(net.prefix_len()), *net, *port));
+    }
+
+    /// Who asks.
+    pub(super) fn asker(&self) -> Asker<'a> {
+        Asker { caller: self.scope.caller, gateway: None }
     }
 
     /// Returns the rules of the host pattern that fits a service best, the oldest first.
@@ -150,7 +215,7 @@ impl<'a> View<'a> {
         let mut covered: BTreeSet<&str> = BTreeSet::new();
         for index in self.rules_on(number, &here) {
             let rules = self.rules[index];
-            let applicable = rules.applicable(self.caller, number);
+            let applicable = rules.applicable(self.asker(), number);
             if applicable.is_empty() {
                 continue;
             }
@@ -159,13 +224,7 @@ impl<'a> View<'a> {
             if speaking.is_empty() && number != HTTP_PORT {
                 continue;
             }
-            let stamp = fingerprint(&(
-                self.scene.topology,
-                &rules.made_of,
-                number,
-                &self.caller.namespace,
-                &self.caller.labels,
-            ));
+            let stamp = fingerprint(&(self.scene.topology, &rules.made_of, number, self.scope.stamp));
             let mut routes: Option<Vec<Arc<Route>>> = None;
             let mut make = |host: &str| {
                 if let Some(same) = self.unchanged(number, host, stamp) {
@@ -195,7 +254,7 @@ impl<'a> View<'a> {
             .iter()
             .filter(|service| !covered.contains(&*service.host) && speaks_http(service, number));
         for service in rest {
-            let stamp = fingerprint(&(self.scene.topology, number));
+            let stamp = fingerprint(&(self.scene.topology, number, self.scope.stamp));
             let host = self
                 .unchanged(number, &service.host, stamp)
                 .unwrap_or_else(|| Arc::new(self.plain_host(service, number, stamp)));
@@ -227,7 +286,7 @@ impl<'a> View<'a> {
             match here.get(host.as_str()) {
                 Some(service) => services.push(*service),
                 // Without any service on this port, a service of other ports is not heard of here either.
-                None if here.is_empty() && self.scene.services.find(host).is_some() => {}
+                None if here.is_empty() && self.scope.find(host).is_some() => {}
                 None => hosts.push(host.as_str()),
             }
         }
@@ -249,7 +308,7 @@ impl<'a> View<'a> {
         if !service.host.starts_with('*') {
             table.http.add(&format!("{}.", service.host), host.clone());
         }
-        for name in short_names(&service.host, &self.caller.namespace) {
+        for name in short_names(&service.host, &self.scope.caller.namespace) {
             table.http.add(&name, host.clone());
         }
         for address in service.single_addresses() {
@@ -264,29 +323,14 @@ impl<'a> View<'a> {
     /// Returns a virtual host of the Plan before, where nothing that it is made of has changed.
     fn unchanged(&self, number: u16, host: &str, stamp: u64) -> Option<Arc<VirtualHost>> {
         let before = self.before?.ports.get(&number)?.http.get(host)?;
-        let same = |name: &ClusterName, cluster: &Option<Arc<Cluster>>| match (
-            self.scene.clusters.find(self.caller, name),
-            cluster,
-        ) {
-            (Some(now), Some(then)) => Arc::ptr_eq(&now, then),
-            (None, None) => true,
-            _ => false,
-        };
-        let route_is_same = |route: &Arc<Route>| match &route.action {
-            Action::Forward(forward) => {
-                forward.destinations.iter().all(|to| same(&to.name, &to.cluster))
-                    && forward.mirrors.iter().all(|to| same(&to.name, &to.cluster))
-            }
-            Action::Redirect(_) | Action::Direct(_) => true,
-        };
-        (before.stamp == stamp && before.host == host && before.routes.iter().all(route_is_same))
-            .then(|| before.clone())
+        let is_same = before.stamp == stamp && before.host == host;
+        (is_same && self.scene.has_same_clusters(self.scope, before)).then(|| before.clone())
     }
 
     /// The virtual host of a service without rules.
     fn plain_host(&self, service: &Service<'_>, number: u16, stamp: u64) -> VirtualHost {
         let name = ClusterName { host: service.host.clone(), port: number, subset: "".into() };
-        let cluster = self.scene.clusters.find(self.caller, &name);
+        let cluster = self.scene.clusters.find(self.scope, &name);
         let default_retry =
             self.scene.mesh.config.and_then(|config| config.default_http_retry_policy.as_ref());
         let forward = Forward {
@@ -309,17 +353,49 @@ impl<'a> View<'a> {
     }
 
     /// Finds the cluster of a destination on a listener's port.
-    ///
-    /// Without a port it is the listener's; where the service has not that one but a single other, it is that.
-    /// Source: Istio `GetDestinationCluster`.
     pub(super) fn find(
         &self,
         wanted: &Destination,
         namespace: &str,
         listener: u16,
     ) -> (ClusterName, Option<Arc<Cluster>>) {
-        let host = full_name(&wanted.host, namespace, &self.scene.node.domain);
-        let service = self.scene.services.find(&host);
+        self.scene.find(self.scope, wanted, namespace, listener)
+    }
+}
+
+impl Scene<'_> {
+    /// Whether the clusters that a virtual host of the Plan before leads to are still the same.
+    pub(super) fn has_same_clusters(&self, scope: &Scope<'_>, host: &VirtualHost) -> bool {
+        let same = |name: &ClusterName, cluster: &Option<Arc<Cluster>>| match (
+            self.clusters.find(scope, name),
+            cluster,
+        ) {
+            (Some(now), Some(then)) => Arc::ptr_eq(&now, then),
+            (None, None) => true,
+            _ => false,
+        };
+        host.routes.iter().all(|route| match &route.action {
+            Action::Forward(forward) => {
+                forward.destinations.iter().all(|to| same(&to.name, &to.cluster))
+                    && forward.mirrors.iter().all(|to| same(&to.name, &to.cluster))
+            }
+            Action::Redirect(_) | Action::Direct(_) => true,
+        })
+    }
+
+    /// Finds the cluster of a destination on a listener's port.
+    ///
+    /// Without a port it is the listener's; where the service has not that one but a single other, it is that.
+    /// Source: Istio `GetDestinationCluster`.
+    pub(super) fn find(
+        &self,
+        scope: &Scope<'_>,
+        wanted: &Destination,
+        namespace: &str,
+        listener: u16,
+    ) -> (ClusterName, Option<Arc<Cluster>>) {
+        let host = full_name(&wanted.host, namespace, &self.node.domain);
+        let service = scope.find(&host);
         let only = service.and_then(|service| match service.ports.as_slice() {
             [only] => Some(only.number),
             _ => None,
@@ -327,7 +403,7 @@ impl<'a> View<'a> {
         let port = wanted.port.map(|port| port.number).or(only).unwrap_or(listener);
         let host = service.map_or_else(|| host.into(), |service| service.host.clone());
         let name = ClusterName { host, port, subset: wanted.subset.as_str().into() };
-        let cluster = self.scene.clusters.find(self.caller, &name);
+        let cluster = self.clusters.find(scope, &name);
         (name, cluster)
     }
 }

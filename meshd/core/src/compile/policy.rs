@@ -43,6 +43,11 @@ impl<'a> Effective<'a> {
         }
     }
 
+    /// Takes a connection pool alone.
+    pub(super) fn of_pool(pool: &'a ConnectionPoolSettings) -> Self {
+        Self { pool: Some(pool), ..Self::default() }
+    }
+
     fn over(self, policy: &'a TrafficPolicy, port: u16) -> Self {
         let proxy_protocol = policy.proxy_protocol.as_ref().or(self.proxy_protocol);
         let retry_budget = policy.retry_budget.as_ref().or(self.retry_budget);

@@ -1,4 +1,4 @@
-//! `VirtualServices` as the mesh follows them: names resolved, delegates put in, the oldest first.
+//! `VirtualServices` as the mesh and its gateways follow them: names resolved, delegates put in, the oldest first.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use crate::plan::{Origin, Workload};
 /// The name of the callers inside the mesh among `gateways`.
 pub(crate) const MESH: &str = "mesh";
 
-/// A `VirtualService` for callers inside the mesh.
+/// A `VirtualService`.
 pub(crate) struct Rules<'a> {
     /// What names it.
     pub(crate) key: ObjectKey,
@@ -27,6 +27,10 @@ pub(crate) struct Rules<'a> {
     pub(crate) http: Vec<HttpRule<'a>>,
     /// The rest of it.
     pub(crate) spec: &'a VirtualService,
+    /// Whether callers inside the mesh follow it.
+    pub(crate) in_mesh: bool,
+    /// The gateways that follow it, `namespace/name`.
+    pub(crate) gateways: Vec<String>,
     /// What it was made of: itself and its delegates, each at its last change.
     pub(crate) made_of: Vec<(ObjectKey, Revision)>,
     export_to: &'a [String],
@@ -46,6 +50,11 @@ impl Rules<'_> {
         visibility::sees(self.export_to, self.namespace, namespace)
     }
 
+    /// How near it is to a namespace that sees it.
+    pub(crate) fn nearness(&self, from: &str) -> visibility::Nearness {
+        visibility::nearness(self.export_to, self.namespace, from)
+    }
+
     /// Whether any condition asks for the caller's labels.
     pub(crate) fn looks_at_labels(&self) -> bool {
         let http = self.http.iter().flat_map(|rule| &rule.http.r#match);
@@ -57,13 +66,13 @@ impl Rules<'_> {
             .any(|labels| !labels.is_empty())
     }
 
-    /// Returns the conditions of each HTTP route that this caller can meet on this port; routes without any are left
+    /// Returns the conditions of each HTTP route that who asks can meet on this port; routes without any are left
     /// out, and so is everything after a catch-all.
     ///
     /// Source: Istio `BuildHTTPRoutesForVirtualService`.
     pub(crate) fn applicable(
         &self,
-        caller: &Workload,
+        asker: Asker<'_>,
         port: u16,
     ) -> Vec<(&HttpRule<'_>, Vec<&HttpMatchRequest>)> {
         let mut found = Vec::new();
@@ -76,7 +85,7 @@ impl Rules<'_> {
             let mut kept = Vec::new();
             let mut catches_all = false;
             for condition in conditions {
-                if out_of_reach(condition, caller, port).is_none() {
+                if asker.unmet(condition, self.namespace, port).is_none() {
                     kept.push(condition);
                     catches_all = is_catch_all(condition);
                     if catches_all {
@@ -95,7 +104,75 @@ impl Rules<'_> {
     }
 }
 
-/// Loads every `VirtualService` that callers inside the mesh follow, the oldest first (then by namespace and name).
+/// Who asks: a caller inside the mesh, or a gateway for its visitors.
+#[derive(Clone, Copy)]
+pub(crate) struct Asker<'a> {
+    /// The caller, or the gateway's own workload.
+    pub(crate) caller: &'a Workload,
+    /// The gateway, `namespace/name`.
+    pub(crate) gateway: Option<&'a str>,
+}
+
+impl Asker<'_> {
+    /// Returns the first of an HTTP condition's words about who asks, and of the port, that does not hold. `gateways`
+    /// decides alone where it is given.
+    ///
+    /// Source: Istio `sourceMatchHTTP`.
+    fn unmet(&self, condition: &HttpMatchRequest, home: &str, port: u16) -> Option<SourceUnmet> {
+        let other_port = || condition.port.is_some_and(|wanted| wanted != port).then_some(SourceUnmet::Port);
+        if !condition.gateways.is_empty() {
+            let among = self.is_among(&condition.gateways, home);
+            return if among { other_port() } else { Some(SourceUnmet::Gateways) };
+        }
+        if !super::hosts::has_all(&self.caller.labels, &condition.source_labels) {
+            return Some(SourceUnmet::Labels);
+        }
+        let other =
+            !condition.source_namespace.is_empty() && condition.source_namespace != self.caller.namespace;
+        if other { Some(SourceUnmet::Namespace) } else { other_port() }
+    }
+
+    /// The same for TCP and TLS: a gateway looks at `gateways` alone, callers inside the mesh at all.
+    ///
+    /// Source: Istio `matchTCP`, `l4SingleMatch`.
+    pub(crate) fn meets(
+        &self,
+        gateways: &[String],
+        labels: &BTreeMap<String, String>,
+        namespace: &str,
+        home: &str,
+    ) -> bool {
+        let named = gateways.is_empty() || self.is_among(gateways, home);
+        named && (self.gateway.is_some() || self.is_from(labels, namespace))
+    }
+
+    fn is_among(&self, gateways: &[String], home: &str) -> bool {
+        gateways.iter().any(|gateway| match self.gateway {
+            None => gateway == MESH,
+            Some(own) => gateway != MESH && gateway_name(gateway, home) == own,
+        })
+    }
+
+    fn is_from(&self, labels: &BTreeMap<String, String>, namespace: &str) -> bool {
+        super::hosts::has_all(&self.caller.labels, labels)
+            && (namespace.is_empty() || namespace == self.caller.namespace)
+    }
+}
+
+/// Returns the full name of a gateway that a rule of a namespace names: `name`, `namespace/name`, `./name`, or
+/// `name.namespace.svc.…`, the former form.
+///
+/// Source: Istio `resolveGatewayName`.
+pub(crate) fn gateway_name(text: &str, home: &str) -> String {
+    match (text.split_once('/'), text.split_once('.')) {
+        (Some((".", name)), _) => format!("{home}/{name}"),
+        (Some(_), _) => text.to_owned(),
+        (None, Some((name, rest))) => format!("{}/{name}", rest.split('.').next().unwrap_or(rest)),
+        (None, None) => format!("{home}/{text}"),
+    }
+}
+
+/// Loads every `VirtualService`, the oldest first (then by namespace and name).
 pub(crate) fn load<'a>(
     world: &'a crate::world::World,
     mesh: &Settings<'a>,
@@ -108,7 +185,8 @@ pub(crate) fn load<'a>(
             _ => None,
         })
         .collect();
-    stored.sort_by_cached_key(|(stored, _)| (stored.created, stored.object.key()));
+    // They come in order of namespace and name.
+    stored.sort_by_key(|(stored, _)| stored.created);
     let export_to = |spec: &'a VirtualService| {
         visibility::or_default(&spec.export_to, mesh, |config| &config.default_virtual_service_export_to)
     };
@@ -126,17 +204,19 @@ pub(crate) fn load<'a>(
             )
         })
         .collect::<BTreeMap<_, _>>();
-    let roots = roots
-        .into_iter()
-        .filter(|(_, spec)| spec.gateways.is_empty() || spec.gateways.iter().any(|gateway| gateway == MESH));
     roots
+        .into_iter()
         .map(|(stored, spec)| {
             let key = stored.object.key();
             let namespace = stored.object.metadata.namespace.as_str();
             let mut made_of = vec![(key.clone(), stored.changed)];
             let http = delegates::put_in(&key, spec, &delegates, domain, &mut made_of, problems);
             let hosts = spec.hosts.iter().map(|host| full_name(host, namespace, domain)).collect();
-            Rules { key, namespace, hosts, http, spec, made_of, export_to: export_to(spec) }
+            let in_mesh = spec.gateways.is_empty() || spec.gateways.iter().any(|gateway| gateway == MESH);
+            let others = spec.gateways.iter().filter(|gateway| *gateway != MESH);
+            let gateways = others.map(|gateway| gateway_name(gateway, namespace)).collect();
+            let export_to = export_to(spec);
+            Rules { key, namespace, hosts, http, spec, in_mesh, gateways, made_of, export_to }
         })
         .collect()
 }
@@ -150,29 +230,13 @@ pub(crate) enum SourceUnmet {
     Port,
 }
 
-/// Returns the first word about the caller that does not hold. `gateways` decides alone where it is given.
-///
-/// Source: Istio `sourceMatchHTTP`.
-fn source_unmet(condition: &HttpMatchRequest, caller: &Workload) -> Option<SourceUnmet> {
-    if !condition.gateways.is_empty() {
-        let in_mesh = condition.gateways.iter().any(|gateway| gateway == MESH);
-        return (!in_mesh).then_some(SourceUnmet::Gateways);
-    }
-    if !super::hosts::has_all(&caller.labels, &condition.source_labels) {
-        return Some(SourceUnmet::Labels);
-    }
-    let other = !condition.source_namespace.is_empty() && condition.source_namespace != caller.namespace;
-    other.then_some(SourceUnmet::Namespace)
-}
-
-/// Returns why a caller can never meet a condition on this port; `None`: it can.
+/// Returns why a caller inside the mesh can never meet a condition on this port; `None`: it can.
 pub(crate) fn out_of_reach(
     condition: &HttpMatchRequest,
     caller: &Workload,
     port: u16,
 ) -> Option<SourceUnmet> {
-    source_unmet(condition, caller)
-        .or_else(|| condition.port.is_some_and(|wanted| wanted != port).then_some(SourceUnmet::Port))
+    Asker { caller, gateway: None }.unmet(condition, "", port)
 }
 
 /// Whether a condition that this caller can meet is met by every request.

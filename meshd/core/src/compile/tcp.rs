@@ -10,10 +10,10 @@ use ipnet::IpNet;
 use mesh_proto::registration::Protocol;
 use mesh_proto::resource::RouteDestination;
 
-use super::hosts::{Port, Service, has_all, takes};
+use super::hosts::{Port, Service, takes};
 use super::outbound::View;
 use super::routes::weight;
-use super::rules::{MESH, Rules};
+use super::rules::Rules;
 use crate::plan::{ClusterName, Origin, TcpRule, TcpRules, TlsHost, WeightedCluster};
 
 /// Where the connections of a service's port go.
@@ -64,11 +64,11 @@ fn by_sni(view: &View<'_>, port: &Port, rules: &[&Rules<'_>]) -> BTreeMap<String
     for rules in rules {
         for (index, block) in rules.spec.tls.iter().enumerate() {
             for condition in &block.r#match {
-                let holds = caller_holds(
-                    view,
+                let holds = view.asker().meets(
                     &condition.gateways,
                     &condition.source_labels,
                     &condition.source_namespace,
+                    rules.namespace,
                 ) && condition.port.is_none_or(|wanted| wanted == port.number);
                 if !holds {
                     continue;
@@ -104,11 +104,11 @@ fn tcp_rules(view: &View<'_>, service: &Service<'_>, port: &Port, rules: &[&Rule
             let mut subnets = Vec::new();
             let mut always = block.r#match.is_empty();
             for condition in &block.r#match {
-                let holds = caller_holds(
-                    view,
+                let holds = view.asker().meets(
                     &condition.gateways,
                     &condition.source_labels,
                     &condition.source_namespace,
+                    rules.namespace,
                 ) && condition.port.is_none_or(|wanted| wanted == port.number);
                 if holds && condition.destination_subnets.is_empty() {
                     always = true;
@@ -129,17 +129,6 @@ fn tcp_rules(view: &View<'_>, service: &Service<'_>, port: &Port, rules: &[&Rule
     }
     found.rules.push(plain(view, service, port));
     found
-}
-
-fn caller_holds(
-    view: &View<'_>,
-    gateways: &[String],
-    labels: &BTreeMap<String, String>,
-    namespace: &str,
-) -> bool {
-    (gateways.is_empty() || gateways.iter().any(|gateway| gateway == MESH))
-        && has_all(&view.caller.labels, labels)
-        && (namespace.is_empty() || namespace == view.caller.namespace)
 }
 
 fn rule(
@@ -178,7 +167,7 @@ fn rule(
 
 fn plain(view: &View<'_>, service: &Service<'_>, port: &Port) -> TcpRule {
     let name = ClusterName { host: service.host.clone(), port: port.number, subset: "".into() };
-    let cluster = view.scene.clusters.find(view.caller, &name);
+    let cluster = view.scene.clusters.find(view.scope, &name);
     let destinations = vec![WeightedCluster { weight: 1, cluster, name, headers: None }];
     let origin = Origin { name: "default".into(), ..Origin::default() };
     TcpRule { destination_subnets: Vec::new(), destinations, origin }

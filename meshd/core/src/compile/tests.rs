@@ -1,7 +1,7 @@
 use std::sync::atomic::Ordering;
 
 use mesh_proto::command::{HostId, Liveness, Revision};
-use mesh_proto::registration::{Health, Instance, Registration};
+use mesh_proto::registration::{Health, Instance, Protocol, Registration};
 use mesh_proto::watch::{Change, Stored};
 
 use super::*;
@@ -261,4 +261,135 @@ spec: {address: 192.0.2.9, labels: {version: v2}}
     assert_eq!(picked[0], plain("192.0.2.9:9080"));
     assert_eq!(picked[1], Via::Local(([127, 0, 0, 1], 9082).into()));
     assert!(matches!(&picked[2], Via::Mesh { sni, .. } if sni.contains("_.9080_._.reviews.default")));
+}
+
+#[test]
+fn a_sidecar_sends_what_comes_in_elsewhere_and_bounds_it() {
+    let mut world = world();
+    apply(
+        &mut world,
+        "
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: reviews}
+spec:
+  workloadSelector: {labels: {version: v1}}
+  ingress:
+  - port: {number: 9081, protocol: TCP, name: tcp}
+    defaultEndpoint: 0.0.0.0:7000
+    connectionPool: {tcp: {maxConnections: 3}}
+  - port: {number: 4444, protocol: HTTP, name: none}
+  inboundConnectionPool: {http: {http2MaxRequests: 9}}
+---
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: all}
+spec:
+  inboundConnectionPool: {http: {http2MaxRequests: 5}}
+",
+    );
+    let plan = compile(&world, &node(), None);
+    let port = |plan: &Plan, id: &str| plan.inbound.instances[id].ports[0].clone();
+    let one = port(&plan, "reviews-v1");
+    assert_eq!((one.number, one.target, one.protocol), (9080, ([127, 0, 0, 1], 7000).into(), Protocol::Tcp));
+    let limits = one.bounds.as_ref().expect("bounds").limits.clone();
+    assert_eq!((limits.max_connections, limits.max_requests), (Some(3), None));
+    let other = port(&plan, "reviews-v2").bounds.expect("bounds");
+    assert_eq!(other.limits.max_requests, Some(5));
+    // What was caught on its way to the registered port goes there too.
+    assert_eq!(plan.inbound.targets[&9081].1.target, ([127, 0, 0, 1], 7000).into());
+    let told = "Sidecar default/reviews: ingress[1]: instance reviews-v1 has no port whose target is 4444";
+    assert!(plan.problems.iter().any(|problem| problem.starts_with(told)), "{:?}", plan.problems);
+
+    let again = compile(&world, &node(), Some(&plan));
+    assert!(Arc::ptr_eq(&other, &port(&again, "reviews-v2").bounds.expect("bounds")));
+    world.resources.clear();
+    assert!(port(&compile(&world, &node(), Some(&again)), "reviews-v1").bounds.is_none());
+}
+
+#[test]
+fn settings_of_the_mesh_reach_clusters_that_say_nothing_themselves() {
+    let mut world = world();
+    apply(
+        &mut world,
+        "
+apiVersion: mesh.istio.io/v1alpha1
+kind: MeshConfig
+metadata: {name: default, namespace: istio-system}
+spec:
+  connectTimeout: 3s
+  tcpKeepalive: {probes: 4, time: 60s, interval: 5s}
+  h2UpgradePolicy: UPGRADE
+  protocolDetectionTimeout: 700ms
+  localityLbSetting: {distribute: [{from: '*', to: {east: 100}}]}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: reviews}
+spec:
+  host: reviews
+  subsets:
+  - name: v1
+    labels: {version: v1}
+    trafficPolicy: {connectionPool: {tcp: {connectTimeout: 1s}, http: {h2UpgradePolicy: DO_NOT_UPGRADE}}}
+",
+    );
+    let plan = compile(&world, &node(), None);
+    let seconds = std::time::Duration::from_secs;
+    let (all, one) = (&plan.clusters[&name("")], &plan.clusters[&name("v1")]);
+    assert_eq!((all.limits.connect_timeout, one.limits.connect_timeout), (seconds(3), seconds(1)));
+    assert_eq!((all.protocol, one.protocol), (UpstreamProtocol::Http2, UpstreamProtocol::Http1));
+    let keepalive = Some((Some(4), Some(seconds(60)), Some(seconds(5))));
+    assert_eq!((all.limits.tcp_keepalive, one.limits.tcp_keepalive), (keepalive, keepalive));
+    assert_eq!(plan.outbounds[0].sniff, Some(std::time::Duration::from_millis(700)));
+    assert!(matches!(all.balancer, Balancer::LeastRequest));
+
+    // Shares of localities make the near endpoint of another region come first.
+    let mesh = mesh::Settings::of(&world);
+    let policy = policy::locality(&policy::Effective::default(), &mesh, false, Vec::new());
+    assert!(matches!(policy, crate::plan::LocalityPolicy::Distribute(shares) if shares.len() == 1));
+}
+
+#[test]
+fn endpoints_follow_hosts_and_instances_plan_by_plan_as_if_made_anew() {
+    let mut world = world();
+    apply(&mut world, SUBSETS);
+    let node = node();
+    let mut plan = compile(&world, &node, None);
+    let registration = Registration::clone(&world.registrations[&HostId(2)]);
+    let mut ill = registration.clone();
+    ill.instances.get_mut("reviews-v1").expect("it").health = Health::Unhealthy;
+    let mut moved = registration.clone();
+    moved.instances.get_mut("reviews-v2").expect("it").service = "ratings".into();
+    let host = |edit: &dyn Fn(&mut mesh_proto::watch::Host)| {
+        let mut host = (*world.hosts[&HostId(2)]).clone();
+        edit(&mut host);
+        Change::Host { id: HostId(2), host: Some(host) }
+    };
+    let changed = |registration| Change::Registration { host: HostId(2), registration };
+    let changes = [
+        changed(Some(ill)),
+        changed(Some(moved)),
+        host(&|host| host.liveness = Liveness::Suspect),
+        host(&|host| host.facts.address = ([10, 0, 0, 9], 15008).into()),
+        host(&|host| host.name = "vm1".into()),
+        changed(None),
+        changed(Some(registration)),
+    ];
+    for change in changes {
+        world.absorb(&change);
+        let before = plan.clusters.clone();
+        plan = compile(&world, &node, Some(&plan));
+        let fresh = compile(&world, &node, None);
+        assert_eq!(plan.clusters.keys().collect::<Vec<_>>(), fresh.clusters.keys().collect::<Vec<_>>());
+        for (name, cluster) in &plan.clusters {
+            assert!(
+                endpoints::same(&cluster.endpoints.all, &fresh.clusters[name].endpoints.all),
+                "{name} after {change:?}"
+            );
+        }
+        assert!(
+            plan.clusters.iter().any(|(name, one)| before.get(name).is_none_or(|was| !Arc::ptr_eq(was, one)))
+        );
+    }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use foldhash::HashMap;
 use mesh_proto::registration::{Health, Protocol};
 
+use super::Cluster;
 use crate::identity::Identity;
 
 /// The instances of this host, as the mesh port and the inbound port find them.
@@ -44,7 +45,7 @@ impl LocalInstance {
 }
 
 /// A port of an instance on this host.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct LocalPort {
     /// Service port.
     pub number: u16,
@@ -52,4 +53,7 @@ pub struct LocalPort {
     pub protocol: Protocol,
     /// Where the application listens.
     pub target: SocketAddr,
+    /// Bounds on what is under way to the application, with its counters; `None`: none are asked for (`Sidecar`
+    /// `inboundConnectionPool`).
+    pub bounds: Option<Arc<Cluster>>,
 }

@@ -5,6 +5,8 @@
 
 use std::borrow::Cow;
 
+use crate::plan::Normalization;
+
 /// A path that no form can be found for: it holds an escaped or a plain NUL. The answer is 400.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the path holds a NUL")]
@@ -16,6 +18,58 @@ pub struct BadPath;
 pub fn parts(target: &str) -> (&str, Option<&str>) {
     let whole = target.split_once('#').map_or(target, |(whole, _)| whole);
     whole.split_once('?').map_or((whole, None), |(path, query)| (path, Some(query)))
+}
+
+/// Brings a path (no query) to the form that the mesh is set to.
+///
+/// Escaped slashes are decoded first, several slashes merged last. Source: Envoy
+/// `ConnectionManagerUtility::maybeNormalizePath`.
+pub fn bring(raw: &str, how: Normalization) -> Result<Cow<'_, str>, BadPath> {
+    match how {
+        Normalization::Base => normalise(raw),
+        Normalization::None => Ok(Cow::Borrowed(raw)),
+        Normalization::MergeSlashes => normalise(raw).map(merged),
+        Normalization::DecodeAndMergeSlashes => {
+            let decoded = with_slashes(raw);
+            Ok(Cow::Owned(merged(normalise(&decoded)?).into_owned()))
+        }
+    }
+}
+
+fn merged(path: Cow<'_, str>) -> Cow<'_, str> {
+    if !path.contains("//") {
+        return path;
+    }
+    let mut out = String::with_capacity(path.len());
+    for letter in path.chars() {
+        if letter != '/' || !out.ends_with('/') {
+            out.push(letter);
+        }
+    }
+    Cow::Owned(out)
+}
+
+/// Decodes `%2F` and `%5C`.
+fn with_slashes(raw: &str) -> String {
+    let mut out = String::with_capacity(raw.len());
+    let mut rest = raw;
+    while let Some((before, after)) = rest.split_once('%') {
+        out.push_str(before);
+        let slash = match after.get(..2).map(str::to_ascii_lowercase).as_deref() {
+            Some("2f") => Some('/'),
+            Some("5c") => Some('\\'),
+            _ => None,
+        };
+        rest = after;
+        if let Some(slash) = slash {
+            out.push(slash);
+            rest = &after[2..];
+        } else {
+            out.push('%');
+        }
+    }
+    out.push_str(rest);
+    out
 }
 
 /// Brings a path (no query) to its one form.

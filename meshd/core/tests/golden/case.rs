@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use mesh_core::compile::compile;
-use mesh_core::plan::{Plan, Workload};
+use mesh_core::plan::{Outbound, Plan, Workload};
 use serde::Deserialize;
 
+use super::door;
 use super::verdict::{self, Asked, Verdict};
 use super::world::{Maker, instance, node};
 
@@ -20,6 +21,10 @@ pub(crate) struct Case {
     source: Source,
     #[serde(default)]
     callers: Vec<Caller>,
+    /// Labels of the host: which gateways it is.
+    #[serde(default)]
+    host: BTreeMap<String, String>,
+    #[serde(default)]
     services: BTreeMap<String, Service>,
     rules: String,
     pub(crate) calls: Vec<Call>,
@@ -66,6 +71,10 @@ pub(crate) struct Call {
     from: usize,
     #[serde(default = "http_port")]
     port: u16,
+    /// A visitor's call: to the door of this address (`:80` is `0.0.0.0:80`).
+    at: Option<String>,
+    /// The name a visitor asks for in TLS.
+    sni: Option<String>,
     #[serde(default)]
     headers: Vec<String>,
     verdict: String,
@@ -121,7 +130,8 @@ impl Case {
                 ..Workload::default()
             });
         }
-        let node = node(callers);
+        let mut node = node(callers);
+        std::sync::Arc::make_mut(&mut node).labels.clone_from(&self.host);
         let plan = compile(&world, &node, None);
         failures.extend(self.problems(&plan));
         let again = compile(&world, &node, Some(&plan));
@@ -181,10 +191,18 @@ impl Call {
     }
 
     fn decide(&self, plan: &Plan) -> Verdict {
-        let outbound = &plan.outbounds[self.from];
+        match &self.at {
+            Some(address) => door::decide(plan, address, self.sni.as_deref(), |outbound, port| {
+                self.decide_in(plan, outbound, port)
+            }),
+            None => self.decide_in(plan, &plan.outbounds[self.from], self.port),
+        }
+    }
+
+    fn decide_in(&self, plan: &Plan, outbound: &Outbound, port: u16) -> Verdict {
         let text = |what: String| Verdict { what, ..Verdict::default() };
         let (first, rest) = self.line.split_once(' ').unwrap_or(("GET", &self.line));
-        let table = outbound.ports.get(&self.port);
+        let table = outbound.ports.get(&port);
         match (first, self.line.as_str()) {
             ("dns", _) => text(match plan.names.find(rest) {
                 Some(addresses) => format!("{} addresses", addresses.len()),
@@ -200,11 +218,11 @@ impl Call {
             }),
             ("tcp", _) => {
                 let address: std::net::IpAddr = rest.parse().expect("an address");
-                let exact = outbound.addresses.get(&(address, self.port));
+                let exact = outbound.addresses.get(&(address, port));
                 let in_range = || {
                     let mut ranges = outbound.ranges.iter();
                     ranges
-                        .find(|(net, port, _)| net.contains(&address) && *port == self.port)
+                        .find(|(net, range_port, _)| net.contains(&address) && *range_port == port)
                         .map(|found| &found.2)
                 };
                 text(match exact.or_else(in_range) {
@@ -216,8 +234,7 @@ impl Call {
                 let at = rest.find('/').unwrap_or(rest.len());
                 let target = if at == rest.len() { "/" } else { &rest[at..] };
                 let headers = self.headers.iter().map(|line| header(line)).collect::<HeaderMap>();
-                let asked =
-                    Asked { port: self.port, method, authority: &rest[..at], target, headers: &headers };
+                let asked = Asked { port, method, authority: &rest[..at], target, headers: &headers };
                 verdict::decide(outbound, &asked)
             }
         }

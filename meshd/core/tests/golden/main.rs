@@ -11,6 +11,7 @@
 
 mod case;
 mod conformance;
+mod door;
 mod scale;
 mod verdict;
 mod world;

@@ -41,10 +41,16 @@ pub(crate) struct Verdict {
 pub(crate) fn decide(outbound: &Outbound, asked: &Asked<'_>) -> Verdict {
     let what = |what: &str| Verdict { what: what.to_owned(), ..Verdict::default() };
     let (raw, query) = path::parts(asked.target);
-    let Ok(normal) = path::normalise(raw) else { return what("400") };
+    let Ok(normal) = path::bring(raw, outbound.paths) else { return what("400") };
     let unknown = || match outbound.unknown {
-        UnknownHosts::Allow => what("unknown pass"),
+        UnknownHosts::Allow => match &outbound.egress_proxy {
+            Some(proxy) => {
+                what(&format!("unknown by {}", connection(&proxy.tcp, None).trim_start_matches("to ")))
+            }
+            None => what("unknown pass"),
+        },
         UnknownHosts::Refuse => what("unknown 502"),
+        UnknownHosts::NotFound => what("404"),
     };
     let Some(table) = outbound.ports.get(&asked.port) else { return unknown() };
     let Some(host) = route::find_host(table, asked.authority) else { return unknown() };

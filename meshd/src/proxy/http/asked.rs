@@ -54,11 +54,16 @@ impl Asked {
                 (sent, port)
             }
         };
+        let target = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+        if let Some(edge) = connection.edge {
+            let scheme = Some(request::at_the_edge(&mut parts.headers, connection.peer.ip(), edge));
+            return Ok(Self { method: parts.method.clone(), authority, port, target, scheme, upgrade, hops });
+        }
         Ok(Self {
             method: parts.method.clone(),
             authority,
             port,
-            target: parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")),
+            target,
             scheme: parts.uri.scheme().cloned(),
             upgrade,
             hops,

@@ -24,7 +24,6 @@ use super::super::forward::{self, Sending};
 use super::super::local_reply::LocalReply;
 use super::super::mirror;
 use super::super::outbound::Target;
-use super::super::passthrough::Direct;
 use super::super::request::{self, Head};
 use super::super::worker::Chance;
 use super::Inbound;
@@ -132,11 +131,11 @@ impl Inbound<'_> {
     /// Sends it where it was going anyway.
     pub(super) async fn unrouted(
         &self,
-        direct: &Direct,
+        cluster: &Arc<Cluster>,
         body: Incoming,
         mut exchange: Exchange,
     ) -> Response<Reply> {
-        exchange.cluster = Some(direct.cluster.clone());
+        exchange.cluster = Some(cluster.clone());
         let headers = self.call.headers.clone();
         let head = self.target(&self.call.path_and_query()).map(|target| Head {
             method: self.asked.method.clone(),
@@ -158,7 +157,7 @@ impl Inbound<'_> {
         };
         let source = self.source(body, 0);
         exchange.source.clone_from(&source);
-        let mut sending = self.sending(&direct.cluster, &NO_RETRY, None, head, source);
+        let mut sending = self.sending(cluster, &NO_RETRY, None, head, source);
         self.send(&mut sending, Answering::default(), exchange).await
     }
 

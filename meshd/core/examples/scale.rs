@@ -1,0 +1,222 @@
+//! How long the World takes to become a Plan, and what it weighs: 10,000 rules of each kind, 100,000 endpoints.
+//!
+//! `cargo run --release --example scale -p mesh-core`. Prints the median of several runs in time of one core, which a busy
+//! machine does not lengthen.
+#![expect(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "it measures, prints, and stops when it is wrong"
+)]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_core::compile::compile;
+use mesh_core::plan::{Node, Plan, Workload};
+use mesh_core::world::World;
+use mesh_proto::command::{HostId, Revision};
+use mesh_proto::registration::{Health, Instance, Registration};
+use mesh_proto::watch::{Change, Host, Stored};
+
+const SERVICES: usize = 10_000;
+const HOSTS: usize = 1_000;
+const PER_SERVICE: usize = 10;
+const RUNS: usize = 7;
+
+fn main() {
+    let mut world = world();
+    println!(
+        "{SERVICES} VirtualServices, {SERVICES} DestinationRules, {} endpoints on {HOSTS} hosts",
+        SERVICES * PER_SERVICE
+    );
+    let before = resident();
+    let node = node();
+    let (first, plan) = timed(|| compile(&world, &node, None));
+    let mut plan = plan;
+    println!("world          {before:>8.1} MB resident");
+    println!("plan           {:>8.1} MB resident in all", resident());
+    let mut times = vec![first];
+    times.extend((1..RUNS).map(|_| timed(|| compile(&world, &node, None)).0));
+    tell("World to Plan", times);
+
+    let changes = (0..RUNS).map(|run| {
+        world.revision.0 += 1;
+        virtual_service(&mut world, 4_711, 90 + run % 2);
+        step(&world, &node, &mut plan)
+    });
+    let changes: Vec<_> = changes.collect();
+    tell("one VirtualService changed", changes);
+
+    let churn = (0..RUNS).map(|run| {
+        world.revision.0 += 1;
+        let health = if run % 2 == 0 { Health::Unhealthy } else { Health::Healthy };
+        let host = HostId(17);
+        let mut registration = Registration::clone(&world.registrations[&host]);
+        registration.instances.first_entry().unwrap().get_mut().health = health;
+        world.absorb(&Change::Registration { host, registration: Some(registration) });
+        step(&world, &node, &mut plan)
+    });
+    let churn: Vec<_> = churn.collect();
+    tell("one endpoint's health changed", churn);
+    println!("peak           {:>8.1} MB resident", peak());
+}
+
+/// Compiles the next Plan and checks that what did not change is shared.
+fn step(world: &World, node: &Arc<Node>, plan: &mut Plan) -> Duration {
+    let (time, next) = timed(|| compile(world, node, Some(plan)));
+    let shared = next.clusters.iter().filter(|(name, one)| Arc::ptr_eq(one, &plan.clusters[name])).count();
+    assert!(shared + 2 >= next.clusters.len(), "{shared} of {} clusters are shared", next.clusters.len());
+    *plan = next;
+    time
+}
+
+fn timed<T>(work: impl FnOnce() -> T) -> (Duration, T) {
+    let begin = on_core();
+    let made = work();
+    (on_core().saturating_sub(begin), made)
+}
+
+/// The time that this thread has had a core for, by the kernel's account.
+fn on_core() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
+}
+
+fn tell(what: &str, mut times: Vec<Duration>) {
+    times.sort_unstable();
+    let millis = |time: Duration| time.as_secs_f64() * 1_000.0;
+    println!(
+        "{what:<30} {:>8.1} ms (least {:.1}, most {:.1})",
+        millis(times[times.len() / 2]),
+        millis(times[0]),
+        millis(times[times.len() - 1])
+    );
+}
+
+fn world() -> World {
+    let mut world = World::default();
+    world.mesh.domain = "cluster.local".into();
+    world.mesh.trust_domain = "mesh.example".into();
+    let mut registrations: Vec<Registration> = (0..HOSTS).map(|_| Registration::default()).collect();
+    for service in 0..SERVICES {
+        for number in 0..PER_SERVICE {
+            let version = if number % 2 == 0 { "v1" } else { "v2" };
+            let on = (service * PER_SERVICE + number) % HOSTS;
+            let id = format!("s{service}-{number}");
+            registrations[on].instances.insert(id, instance(service, version));
+        }
+        virtual_service(&mut world, service, 90);
+        destination_rule(&mut world, service);
+    }
+    for (number, registration) in registrations.into_iter().enumerate() {
+        let id = HostId(number as u64 + 1);
+        let host: Host = serde_json::from_value(serde_json::json!({
+            "name": format!("vm{number}"), "public_key": "", "wrap_key": "", "voter_eligible": false,
+            "liveness": "live",
+            "facts": {"address": format!("10.0.{}.{}:15008", number / 250, number % 250 + 1), "version": "0"},
+        }))
+        .unwrap();
+        world.absorb(&Change::Host { id, host: Some(host) });
+        world.absorb(&Change::Registration { host: id, registration: Some(registration) });
+    }
+    for service in 0..SERVICES {
+        let host = format!("s{service}.default.svc.cluster.local");
+        world.absorb(&Change::VirtualAddress {
+            host,
+            index: Some(u16::try_from(service).unwrap_or(u16::MAX)),
+        });
+    }
+    world
+}
+
+fn instance(service: usize, version: &str) -> Instance {
+    serde_json::from_value(serde_json::json!({
+        "service": format!("s{service}"), "account": format!("s{service}"),
+        "labels": {"app": format!("s{service}"), "version": version},
+        "ports": [{"number": 80, "name": "http", "target": "127.0.0.1:8080"}],
+    }))
+    .unwrap()
+}
+
+fn virtual_service(world: &mut World, service: usize, share: usize) {
+    let rest = 100 - share;
+    put(
+        world,
+        &format!(
+            "
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: s{service}}}
+spec:
+  hosts: [s{service}]
+  http:
+  - match: [{{uri: {{prefix: /v2}}, headers: {{end-user: {{exact: jason}}}}}}]
+    route: [{{destination: {{host: s{service}}}}}]
+    timeout: 2s
+  - route:
+    - {{destination: {{host: s{service}, subset: v1}}, weight: {share}}}
+    - {{destination: {{host: s{service}}}, weight: {rest}}}
+"
+        ),
+    );
+}
+
+fn destination_rule(world: &mut World, service: usize) {
+    put(
+        world,
+        &format!(
+            "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: s{service}}}
+spec:
+  host: s{service}
+  trafficPolicy: {{outlierDetection: {{consecutive5xxErrors: 5}}}}
+  subsets: [{{name: v1, labels: {{version: v1}}}}]
+"
+        ),
+    );
+}
+
+fn put(world: &mut World, yaml: &str) {
+    let (documents, findings) = mesh_proto::yaml::read("rules", yaml);
+    assert!(findings.is_empty(), "{findings:?}");
+    for document in documents {
+        let key = document.object.key();
+        let created = world.resources.get(&key).map_or(Revision(1), |before| before.created);
+        let changed = Revision(world.revision.0 + 1);
+        let stored = Stored { object: document.object, created, changed };
+        world.resources.insert(key, Arc::new(stored));
+    }
+}
+
+fn node() -> Arc<Node> {
+    let labels = BTreeMap::from([("app".to_owned(), "web".to_owned())]);
+    let caller =
+        Workload { namespace: "default".into(), account: "web".into(), labels, ..Workload::default() };
+    Arc::new(Node {
+        host: HostId(1),
+        name: "vm0".into(),
+        domain: "cluster.local".into(),
+        trust_domain: "mesh.example".into(),
+        callers: vec![caller],
+        ..Node::default()
+    })
+}
+
+/// Memory of this process, in megabytes.
+fn resident() -> f64 {
+    status("VmRSS:")
+}
+
+fn peak() -> f64 {
+    status("VmHWM:")
+}
+
+fn status(name: &str) -> f64 {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+    line.trim().trim_end_matches(" kB").parse::<f64>().unwrap_or(0.0) / 1_024.0
+}
