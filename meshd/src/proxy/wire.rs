@@ -73,7 +73,7 @@ impl Wire {
 
     /// Whether it is what is inside a visitor's TLS.
     pub(crate) fn is_tls(&self) -> bool {
-        matches!(self.stream, Stream::Tls(_))
+        matches!(self.stream, Stream::Visitor(_))
     }
 
     /// Lets only what `gate` finds sound be read.
