@@ -192,8 +192,10 @@ spec:
     route:
     - {{destination: {{host: backend, subset: v1}}, weight: 90}}
     - {{destination: {{host: backend, subset: v2}}, weight: 10}}
+    timeout: 15s
   - match: [{{uri: {{prefix: {work.prefix}}}}}]
     route: [{{destination: {{host: backend, subset: v1}}}}]
+    timeout: 15s
 """)
     texts.append("""apiVersion: networking.istio.io/v1
 kind: DestinationRule
