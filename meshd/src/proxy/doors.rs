@@ -192,8 +192,8 @@ async fn accept(worker: Rc<Worker>, address: SocketAddr, listener: tokio::net::T
 
 /// Serves a visitor to its end.
 async fn visit(worker: Rc<Worker>, address: SocketAddr, stream: TcpStream, peer: SocketAddr) {
-    let view = worker.view();
-    let Some(door) = view.plan.doors.open.get(&address).cloned() else { return };
+    // Only the door is kept: a connection may outlive many Plans.
+    let Some(door) = worker.view().plan.doors.open.get(&address).cloned() else { return };
     let wire = Wire::new(Stream::Tcp(stream));
     match &door.kind {
         DoorKind::Service(port) => {
@@ -303,7 +303,7 @@ impl Visitor {
             is_proxy: false,
             edge: None,
         };
-        tcp::carry(&connection, &view, wire, to, name).await;
+        tcp::carry(&connection, view, wire, to, name).await;
     }
 }
 

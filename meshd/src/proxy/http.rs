@@ -135,9 +135,10 @@ enum Found<'a> {
 impl<'a> Inbound<'a> {
     /// Finds the route; a host nobody declared goes where it was going, or is refused.
     fn find(&self) -> Result<Found<'a>, Box<LocalReply>> {
-        if let Target::Local { address, protocol } = self.connection.target {
-            let direct = self.connection.worker.passthrough.to(Place::Local(address), protocol);
-            return Ok(Found::Unknown(direct.cluster.clone()));
+        if let Target::Local { address, protocol, bounds } = &self.connection.target {
+            let passthrough = &self.connection.worker.passthrough;
+            let direct = || passthrough.to(Place::Local(*address), *protocol).cluster.clone();
+            return Ok(Found::Unknown(bounds.clone().unwrap_or_else(direct)));
         }
         let Some((outbound, _)) = self.view.outbound(self.connection.caller) else {
             // Of a visitor: the gateway is gone, its connection is not yet.

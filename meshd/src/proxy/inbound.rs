@@ -279,17 +279,20 @@ const FAILURES: [(Failure, &str); 7] = [
 
 /// Carries a plain connection that was caught on its way in: to the application that listens on its port, else to
 /// where it was going. Nothing is asked of the caller (Istio's `PERMISSIVE`). Where the port carries HTTP, requests
-/// pass the guard and are counted like all others.
+/// pass the guard and are counted like all others. The bounds of a `Sidecar` hold as they do for hops.
 pub(super) async fn plain(worker: Rc<Worker>, stream: TcpStream, destination: SocketAddr, peer: SocketAddr) {
     let view = worker.view();
-    let port = view.plan.inbound.targets.get(&destination.port()).map(|(_, port)| port);
-    let address = port.map_or(destination, |port| port.target);
-    let (declared, protocol) = match port.map(|port| port.protocol) {
+    let port = view.plan.inbound.targets.get(&destination.port()).map(|(_, port)| port.clone());
+    // A connection may outlive many Plans.
+    drop(view);
+    let address = port.as_ref().map_or(destination, |port| port.target);
+    let (declared, protocol) = match port.as_ref().map(|port| port.protocol) {
         Some(protocol) if protocol.upstream_is_http2() => (Declared::Http, UpstreamProtocol::Http2),
         Some(protocol) if protocol.is_http() => (Declared::Http, UpstreamProtocol::Http1),
         Some(Protocol::Auto) => (Declared::Auto, UpstreamProtocol::AsClient),
         _ => (Declared::Tcp, UpstreamProtocol::Tcp),
     };
-    let target = Target::Local { address, protocol };
+    let bounds = port.and_then(|port| port.bounds);
+    let target = Target::Local { address, protocol, bounds };
     outbound::carry(worker, 0, peer, target, false, declared, Wire::new(Stream::Tcp(stream))).await;
 }

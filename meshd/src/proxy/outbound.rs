@@ -5,7 +5,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_core::plan::{Doors, Outbound, ServicePort, TcpRules, TlsHost, UnknownHosts, UpstreamProtocol};
+use mesh_core::plan::{
+    Cluster, Doors, Outbound, ServicePort, TcpRules, TlsHost, UnknownHosts, UpstreamProtocol,
+};
 use mesh_core::wire::client_hello::{self, Parsed};
 use mesh_core::wire::sniff::{self, Sniff, sniff};
 use tokio::net::TcpStream;
@@ -65,6 +67,8 @@ pub(crate) enum Target {
         address: SocketAddr,
         /// What it speaks, where requests come.
         protocol: UpstreamProtocol,
+        /// What bounds the way to it, as for hops.
+        bounds: Option<Arc<Cluster>>,
     },
 }
 
@@ -147,9 +151,12 @@ pub(crate) async fn carry(
         Rc::new(Connection { worker, caller, peer, target, is_proxy, edge, watch: watch.clone() });
     match spoken {
         Spoken::Http1 => {
+            // Each request asks for the Plan in force: a connection may outlive many.
+            drop(view);
             server::http1(&served, wire, &watch, |request| http::handle(connection.clone(), request)).await;
         }
         Spoken::Http2 => {
+            drop(view);
             let handle = |request| http::handle(connection.clone(), request);
             server::http2(&served, wire, &watch, Trust::Stranger, handle).await;
         }
@@ -157,7 +164,7 @@ pub(crate) async fn carry(
             watch.carries_bytes();
             let opaque = opaque(&connection, &view, &spoken);
             let name = if let Spoken::Tls(name) = &spoken { name.as_deref() } else { None };
-            tcp::carry(&connection, &view, wire, opaque, name).await;
+            tcp::carry(&connection, view, wire, opaque, name).await;
         }
         Spoken::Nothing => {}
     }
@@ -258,6 +265,8 @@ pub(crate) enum Opaque {
     Tls(Arc<TlsHost>),
     /// Where it was going.
     Direct(Place),
+    /// To an application on this host, within its bounds.
+    Bounded(Arc<Cluster>),
     /// Nowhere.
     Refused,
 }
@@ -267,15 +276,16 @@ impl Opaque {
         match self {
             Self::Service(service) => Some(&service.tcp),
             Self::Tls(host) => Some(&host.rules),
-            Self::Direct(_) | Self::Refused => None,
+            Self::Direct(_) | Self::Bounded(_) | Self::Refused => None,
         }
     }
 }
 
 /// Decides where an opaque connection goes.
 fn opaque(connection: &Connection, view: &View, spoken: &Spoken) -> Opaque {
-    if let Target::Local { address, .. } = connection.target {
-        return Opaque::Direct(Place::Local(address));
+    if let Target::Local { address, bounds, .. } = &connection.target {
+        let direct = || Opaque::Direct(Place::Local(*address));
+        return bounds.clone().map_or_else(direct, Opaque::Bounded);
     }
     let Some((outbound, _)) = view.outbound(connection.caller) else { return Opaque::Refused };
     let port = connection.port(view);

@@ -34,14 +34,16 @@ use crate::telemetry::Counters;
 /// Carries a connection to where it goes, and its end. `name` is the server that a TLS caller asks for.
 pub(crate) async fn carry(
     connection: &Connection,
-    view: &View,
+    view: Rc<View>,
     wire: Wire,
     opaque: Opaque,
     name: Option<&str>,
 ) {
     let worker = &connection.worker;
     Counters::add(&worker.shard.counters.tcp_connections_total);
-    let Some(caller) = connection.caller(view) else { return };
+    let Some(caller) = connection.caller(&view) else { return };
+    // A connection may outlive many Plans.
+    drop(view);
     let destination = match &connection.target {
         Target::Address(address) => Some(*address),
         _ => None,
@@ -51,6 +53,7 @@ pub(crate) async fn carry(
             let protocol = mesh_core::plan::UpstreamProtocol::Tcp;
             Some(worker.passthrough.to(place.clone(), protocol).cluster.clone())
         }
+        (Opaque::Bounded(cluster), _) => Some(cluster.clone()),
         (_, Some(rules)) => choose(rules, destination),
         _ => None,
     };

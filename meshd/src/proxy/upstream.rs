@@ -180,7 +180,7 @@ impl Pool {
     fn join_shared(self: &Rc<Self>, cluster: &Cluster) -> Option<Lease> {
         // A hop carries requests for many applications, most of which speak HTTP/1.1: their rule is not about it.
         let is_http2 = matches!(cluster.protocol, UpstreamProtocol::Http2 | UpstreamProtocol::AsClient);
-        let most = cluster.limits.max_concurrent_streams.filter(|_| is_http2);
+        let most = cluster.limits.max_concurrent_streams.filter(|_| is_http2 || !self.is_hop());
         let mut shared = self.shared.borrow_mut();
         shared.retain(|connection| !connection.sender.is_closed());
         let connection = shared.iter().find(|connection| connection.has_room(&cluster.limits, most))?.clone();

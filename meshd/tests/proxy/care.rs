@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use mesh_core::plan::{Inbound, LocalInstance, LocalPort, Plan, Route, Via};
+use mesh_core::plan::{Cluster, Inbound, LocalInstance, LocalPort, Plan, Route, Via};
 use mesh_proto::registration::{Health, Protocol};
 use meshd::proxy::{Declared, Settings, Way};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -322,7 +322,11 @@ async fn a_request_between_two_proxies_in_a_circle_ends() {
 
 /// A host's way in: what was caught on its way to an application.
 fn caught(target: SocketAddr, protocol: Protocol) -> Lab {
-    let port = LocalPort { number: PORT, protocol, target, bounds: None };
+    caught_within(target, protocol, None)
+}
+
+fn caught_within(target: SocketAddr, protocol: Protocol, bounds: Option<Arc<Cluster>>) -> Lab {
+    let port = LocalPort { number: PORT, protocol, target, bounds };
     let instance = Arc::new(LocalInstance {
         id: "reviews-1".into(),
         host: "reviews".into(),
@@ -365,6 +369,46 @@ async fn plain_http_that_was_caught_passes_the_guard_and_is_counted() {
         let rows = lab.stats.snapshot();
         assert_eq!(rows.iter().map(|row| row.requests).sum::<u64>(), 2, "{rows:?}");
     }
+}
+
+#[tokio::test]
+async fn the_bounds_of_an_application_hold_for_plain_http_that_was_caught() {
+    let backend = Backend::http1("v1").await;
+    let mut bounds = cluster("reviews", vec![local(backend.address)]);
+    bounds.limits.max_requests = Some(1);
+    let lab = caught_within(backend.address, Protocol::Http, Some(Arc::new(bounds)));
+    let slow = meshd::task::spawn("test", once(lab.address, get("/", &[("x-want-delay-ms", "400")])));
+    until("the first is under way", || backend.hits() == 1).await;
+
+    let second = once(lab.address, get("/", &[])).await;
+
+    assert_eq!((second.status.as_u16(), second.header("x-envoy-overloaded")), (503, Some("true")));
+    assert_eq!(slow.await.expect("an answer").status.as_u16(), 200);
+}
+
+#[tokio::test]
+async fn the_bounds_of_an_application_hold_for_plain_bytes_that_were_caught() {
+    let db = super::tcp::echo("hi").await;
+    let mut bounds = cluster("reviews", vec![local(db)]);
+    bounds.limits.max_connections = Some(0);
+    let lab = caught_within(db, Protocol::Tcp, Some(Arc::new(bounds)));
+
+    assert_eq!(bytes(lab.address, b"hello").await, "");
+}
+
+#[tokio::test]
+async fn a_long_connection_keeps_no_plan_of_old() {
+    let db = super::tcp::echo("hi").await;
+    let lab = caught(db, Protocol::Tcp);
+    let old = Arc::downgrade(&lab.plans.load_full());
+    let mut stream = TcpStream::connect(lab.address).await.expect("a connection");
+    let mut greeting = [0; 2];
+    stream.read_exact(&mut greeting).await.expect("a greeting");
+
+    lab.plans.store(Arc::new(plan(vec![])));
+
+    until("the Plan is gone", || old.strong_count() == 0).await;
+    drop(stream);
 }
 
 #[tokio::test]

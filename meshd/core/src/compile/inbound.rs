@@ -67,6 +67,16 @@ pub(super) fn inbound(scene: &Scene<'_>) -> Inbound {
     inbound
 }
 
+/// What an application is spoken to in when a caller comes in plain text; hops say it themselves.
+fn spoken(protocol: Protocol) -> UpstreamProtocol {
+    match protocol {
+        Protocol::Auto => UpstreamProtocol::AsClient,
+        protocol if protocol.upstream_is_http2() => UpstreamProtocol::Http2,
+        protocol if protocol.is_http() => UpstreamProtocol::Http1,
+        _ => UpstreamProtocol::Tcp,
+    }
+}
+
 impl Scene<'_> {
     fn ports(&self, id: &str, instance: &Instance, host: &Arc<str>) -> Vec<LocalPort> {
         let sidecar = self.sidecars.of(&instance.namespace, &instance.labels);
@@ -81,11 +91,15 @@ impl Scene<'_> {
             let pool = pool.or_else(|| sidecar?.1.inbound_connection_pool.as_ref());
             let origin = sidecar.map(|(stored, _)| stored.object.key());
             let name = ClusterName { host: host.clone(), port: binding.number, subset: "inbound".into() };
+            let protocol = declared.unwrap_or_else(|| Protocol::of_port(binding.protocol, &binding.name));
+            let application = (target, spoken(protocol));
             LocalPort {
                 number: binding.number,
-                protocol: declared.unwrap_or_else(|| Protocol::of_port(binding.protocol, &binding.name)),
+                protocol,
                 target,
-                bounds: pool.zip(origin).map(|(pool, origin)| self.bounds(id, name, target, pool, origin)),
+                bounds: pool
+                    .zip(origin)
+                    .map(|(pool, origin)| self.bounds(id, name, application, pool, origin)),
             }
         };
         instance.ports.iter().map(port).collect()
@@ -96,7 +110,7 @@ impl Scene<'_> {
         &self,
         id: &str,
         name: ClusterName,
-        target: SocketAddr,
+        (target, protocol): (SocketAddr, UpstreamProtocol),
         pool: &ConnectionPoolSettings,
         origin: ObjectKey,
     ) -> Arc<Cluster> {
@@ -104,8 +118,10 @@ impl Scene<'_> {
         let known = self.previous.and_then(|plan| plan.inbound.instances.get(id));
         let known = known.and_then(|instance| instance.port(name.port)).and_then(|port| port.bounds.as_ref());
         let via = Via::Local(target);
-        if let Some(same) = known.filter(|known| known.limits == limits && known.endpoints.all[0].via == via)
-        {
+        let alike = |known: &&Arc<Cluster>| {
+            known.limits == limits && known.protocol == protocol && known.endpoints.all[0].via == via
+        };
+        if let Some(same) = known.filter(alike) {
             return same.clone();
         }
         let endpoint = Endpoint {
@@ -125,7 +141,7 @@ impl Scene<'_> {
         let set = EndpointSet::new(vec![endpoint], &balancer, &LocalityPolicy::Ignore, &Locality::default());
         Arc::new(Cluster {
             name,
-            protocol: UpstreamProtocol::AsClient,
+            protocol,
             balancer,
             endpoints: Arc::new(set),
             limits,
