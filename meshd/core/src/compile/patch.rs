@@ -276,7 +276,7 @@ impl Index {
     fn slice(&self, world: &World, node: &Node, hosts: &BTreeSet<String>) -> Option<World> {
         let mut keys: BTreeSet<ObjectKey> = self.common.iter().cloned().collect();
         let mut services: BTreeSet<String> = hosts.clone();
-        services.extend(self.on_http_port.iter().map(|host| host.to_string()));
+        services.extend(self.on_http_port.iter().map(ToString::to_string));
         for rules in hosts.iter().filter_map(|host| self.rules.get(host)).flatten() {
             let key = rules.object.key();
             let Spec::VirtualService(spec) = &world.resources.get(&key)?.object.spec else { return None };

@@ -67,12 +67,13 @@ impl Seen {
 
     /// Whether a World has the same settings, hosts and virtual addresses.
     pub(super) fn is_same_place(&self, world: &World) -> bool {
-        let same_host = |((one, then), (other, now)): ((&HostId, &Arc<Host>), (&HostId, &Arc<Host>))| {
-            one == other && Arc::ptr_eq(then, now)
-        };
         self.mesh == world.mesh
             && self.hosts.len() == world.hosts.len()
-            && self.hosts.iter().zip(&world.hosts).all(same_host)
+            && self
+                .hosts
+                .iter()
+                .zip(&world.hosts)
+                .all(|(one, other)| one.0 == other.0 && Arc::ptr_eq(one.1, other.1))
             && *self.addresses == world.addresses
     }
 
