@@ -29,6 +29,7 @@ def main():
     if not chosen:
         sys.exit(f"no such work; there are: {', '.join(work.name for work in WORKS)}")
     folder = tempfile.mkdtemp(prefix="side-by-side-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
+    os.chmod(folder, 0o755)  # nginx reads it as nobody
     try:
         backends(folder)
         rows = [row(work, folder, options) for work in chosen]

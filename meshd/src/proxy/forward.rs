@@ -30,6 +30,8 @@ pub(crate) struct Sending<'a> {
     /// From when the timeout counts: after a delay on purpose.
     pub(crate) began: Instant,
     pub(crate) head: Head,
+    /// Makes the head's fields once more, for a try after the first: that one takes those of `head`, uncopied.
+    pub(crate) again: &'a dyn Fn() -> Option<HeaderMap>,
     pub(crate) source: Option<Rc<Source>>,
     pub(crate) hash: Option<u64>,
     /// Where the caller is.
@@ -202,8 +204,7 @@ async fn once(
 ) -> Result<(Response<Incoming>, Lease), Failure> {
     let mut lease = pool.checkout(sending.cluster).await?;
     let body = sending.source.as_ref().map_or(Outgoing::Empty, Source::attempt);
-    let is_last = sending.policy.attempts <= retries;
-    let headers = headers(sending, pool, retries, is_last);
+    let headers = headers(sending, pool, retries).ok_or(Failure::Protocol)?;
     if sending.head.upgrade && pool.is_hop() {
         return Box::pin(tunnel::upgrade_over_hop(&sending.head, headers, lease)).await;
     }
@@ -228,15 +229,15 @@ async fn once(
     Err(Failure::ResetBeforeRequest)
 }
 
-/// Returns the headers of one attempt; the last possible one takes them instead of copying.
-fn headers(sending: &mut Sending<'_>, pool: &Pool, retries: u32, is_last: bool) -> HeaderMap {
+/// Returns the headers of one attempt.
+fn headers(sending: &mut Sending<'_>, pool: &Pool, retries: u32) -> Option<HeaderMap> {
     let mut headers =
-        if is_last { std::mem::take(&mut sending.head.headers) } else { sending.head.headers.clone() };
+        if retries == 0 { std::mem::take(&mut sending.head.headers) } else { (sending.again)()? };
     headers.insert(request::ATTEMPT_COUNT, request::number(u64::from(retries) + 1));
     if pool.is_hop() && application_speaks_http2(sending.cluster, sending.head.version) {
         headers.insert(request::SPEAK, http::HeaderValue::from_static("h2"));
     }
-    headers
+    Some(headers)
 }
 
 /// Tells the balancer what became of an attempt.

@@ -131,16 +131,15 @@ pub(crate) fn number(number: u64) -> HeaderValue {
 /// Makes a random UUID (version 4).
 fn random_id() -> HeaderValue {
     const HEX: &[u8; 16] = b"0123456789abcdef";
-    let mut random = fastrand::u128(..);
-    random = random & !(0xf << 76) | 4 << 76;
-    random = random & !(0x3 << 62) | 2 << 62;
+    // Where the groups of 8, 4, 4, 4 and 12 digits put each byte.
+    const PLACES: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
+    let mut random = fastrand::u128(..).to_be_bytes();
+    random[6] = random[6] & 0x0f | 0x40;
+    random[8] = random[8] & 0x3f | 0x80;
     let mut text = [b'-'; 36];
-    let mut shift = 128;
-    for (index, byte) in text.iter_mut().enumerate() {
-        if !matches!(index, 8 | 13 | 18 | 23) {
-            shift -= 4;
-            *byte = HEX[(random >> shift) as usize & 0xf];
-        }
+    for (byte, place) in random.into_iter().zip(PLACES) {
+        text[place] = HEX[usize::from(byte >> 4)];
+        text[place + 1] = HEX[usize::from(byte & 0x0f)];
     }
     HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("-"))
 }

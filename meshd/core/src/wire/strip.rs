@@ -26,26 +26,22 @@ pub fn strip(headers: &mut HeaderMap) {
 
 /// Takes off the fields that say something about one connection only. `te: trailers` stays, as Envoy has it.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    // Most messages have none: one look at the names is cheaper than a search for each field.
-    if !headers.keys().any(|name| *name == header::TE || HOP_BY_HOP.contains(name)) {
-        return;
+    // One look at the names is cheaper than a search for each field: most messages have none, or one.
+    let mut present = [false; NAMES.len()];
+    let (mut any, mut has_te) = (false, false);
+    for name in headers.keys() {
+        has_te |= *name == header::TE;
+        if let Some(index) = NAMES.iter().position(|other| other == name) {
+            (present[index], any) = (true, true);
+        }
     }
-    if headers.contains_key(header::CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(header::CONNECTION)
-            .iter()
-            .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-            .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
-            .filter(|name| name != header::TE)
-            .collect();
-        for name in named {
+    if any {
+        remove_named(headers);
+        for (name, _) in NAMES.iter().zip(present).filter(|(_, present)| *present) {
             headers.remove(name);
         }
     }
-    for name in HOP_BY_HOP {
-        headers.remove(name);
-    }
-    if headers.contains_key(header::TE) {
+    if has_te {
         let trailers = headers.get_all(header::TE).iter().any(|value| {
             value
                 .as_bytes()
@@ -58,6 +54,31 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
         }
     }
 }
+
+/// Takes off what `connection` names.
+fn remove_named(headers: &mut HeaderMap) {
+    let is_plain = |value: &[u8]| {
+        [&b"keep-alive"[..], b"close", b"upgrade"].iter().any(|plain| value.eq_ignore_ascii_case(plain))
+    };
+    let mut values = headers.get_all(header::CONNECTION).iter();
+    // What most say names no field that is not hop by hop anyway.
+    if values.all(|value| is_plain(value.as_bytes())) {
+        return;
+    }
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+        .filter(|name| name != header::TE)
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+}
+
+/// In one place of memory, where a constant would be made anew for each look.
+static NAMES: [HeaderName; 7] = HOP_BY_HOP;
 
 const CLIENT_CERTIFICATE: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 

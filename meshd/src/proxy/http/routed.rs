@@ -122,8 +122,9 @@ impl Inbound<'_> {
         let mirrored = !forward.mirrors.is_empty() && {
             mirror::send(self.connection, self.view, &forward.mirrors, &head, source.as_ref())
         };
-        let mut sending =
-            Sending { hash, ..self.sending(cluster, &forward.retry, timeout, head, source.clone()) };
+        let again = || self.head(forward, matcher, &rules, timeout).map(|head| head.headers);
+        let sending = self.sending(cluster, &forward.retry, timeout, (head, &again), source.clone());
+        let mut sending = Sending { hash, ..sending };
         let reply = Answering { rules, marks, set_cookie, keep_source: mirrored };
         self.send(&mut sending, reply, exchange).await
     }
@@ -157,7 +158,8 @@ impl Inbound<'_> {
         };
         let source = self.source(body, 0);
         exchange.source.clone_from(&source);
-        let mut sending = self.sending(cluster, &NO_RETRY, None, head, source);
+        let again = || Some(self.call.headers.clone());
+        let mut sending = self.sending(cluster, &NO_RETRY, None, (head, &again), source);
         self.send(&mut sending, Answering::default(), exchange).await
     }
 
@@ -173,7 +175,7 @@ impl Inbound<'_> {
         cluster: &'b Arc<Cluster>,
         policy: &'b RetryPolicy,
         timeout: Option<Duration>,
-        head: Head,
+        (head, again): (Head, &'b dyn Fn() -> Option<HeaderMap>),
         source: Option<Rc<Source>>,
     ) -> Sending<'b> {
         let destination = match &self.connection.target {
@@ -191,6 +193,7 @@ impl Inbound<'_> {
             timeout,
             began,
             head,
+            again,
             source,
             hash: None,
             peer,
