@@ -32,6 +32,7 @@ pub(crate) mod mesh;
 mod names;
 mod nearness;
 mod outbound;
+mod patch;
 mod policy;
 mod retry;
 pub(crate) mod routes;
@@ -48,6 +49,20 @@ pub use seen::Seen;
 ///
 /// `previous` is the Plan it follows now: parts that did not change are shared, counters are carried over.
 pub fn compile(world: &World, node: &Arc<Node>, previous: Option<&Plan>) -> Plan {
+    if let Some(plan) = previous.and_then(|before| patch::next(world, node, before)) {
+        return plan;
+    }
+    whole(world, node, previous, seen::Seen::stale(previous, world, node), true)
+}
+
+/// Compiles from everything that is there; `lasting`: the next Plan may be a patched one.
+fn whole(
+    world: &World,
+    node: &Arc<Node>,
+    previous: Option<&Plan>,
+    stale: seen::Stale,
+    lasting: bool,
+) -> Plan {
     let problems = Problems::default();
     let mesh = mesh::Settings::of(world);
     let services = hosts::services(world, node, &mesh);
@@ -55,7 +70,7 @@ pub fn compile(world: &World, node: &Arc<Node>, previous: Option<&Plan>) -> Plan
     let destinations = destinations::Rules::load(world, &mesh, &node.domain);
     let sidecars = scope::Sidecars::load(world, &mesh);
     let facts = scope::Facts { mesh: &mesh, services: &services, rules: &rules, domain: &node.domain };
-    let clusters = clusters::Builder::new(world, node, &mesh, &destinations, previous, &problems);
+    let clusters = clusters::Builder::new(world, node, &mesh, &destinations, previous, stale, &problems);
     let labels_count = rules.iter().any(rules::Rules::looks_at_labels)
         || destinations.looks_at_labels()
         || sidecars.looks_at_labels();
@@ -89,6 +104,7 @@ pub fn compile(world: &World, node: &Arc<Node>, previous: Option<&Plan>) -> Plan
         gateways::open(&scene, &scope, &rules, &gateways, previous, &mut open);
     }
     let (clusters, memory) = clusters.finish();
+    let index = if lasting { patch::Index::of(world, node, &services) } else { None };
     Plan {
         revision: world.revision,
         node: node.clone(),
@@ -99,7 +115,7 @@ pub fn compile(world: &World, node: &Arc<Node>, previous: Option<&Plan>) -> Plan
         clusters,
         problems: problems.into_list(),
         memory,
-        seen: seen::Seen::of(world),
+        seen: seen::Seen::of(world, index),
     }
 }
 

@@ -5,10 +5,12 @@
 //! hang on it as `Arc`s of atomics ([`EndpointState`](crate::endpoint::EndpointState), [`ClusterState`]) and are carried over.
 
 use std::collections::BTreeMap;
+use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use foldhash::HashMap;
+use foldhash::fast::FixedState;
 use ipnet::IpNet;
 use mesh_proto::command::{HostId, Revision};
 use mesh_proto::registration::Protocol;
@@ -195,18 +197,34 @@ impl PortTable {
 }
 
 /// Hosts by exact name, then by longest wildcard. Names are lower case, without port.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct HostTable<T> {
-    exact: HashMap<Box<str>, Arc<T>>,
+    /// In parts, by a number of the name: a table that differs in one host shares all parts but one.
+    exact: Vec<Arc<HashMap<Box<str>, Arc<T>>>>,
     /// By suffix: `.example.com` is `*.example.com`, `""` is `*`.
     wildcard: HashMap<Box<str>, Arc<T>>,
     /// The lengths of those suffixes, longest first: what a look-up costs depends on them, not on the hosts.
     lengths: Vec<usize>,
 }
 
+/// How many parts a table of hosts has: with 60,000 names, a part has some 120.
+const PARTS: usize = 512;
+
+/// Returns the part that a name belongs to.
+fn part(name: &str) -> usize {
+    let number = FixedState::with_seed(0x686f_7374).hash_one(name);
+    usize::try_from(number % PARTS as u64).unwrap_or(0)
+}
+
+impl<T> Clone for HostTable<T> {
+    fn clone(&self) -> Self {
+        Self { exact: self.exact.clone(), wildcard: self.wildcard.clone(), lengths: self.lengths.clone() }
+    }
+}
+
 impl<T> Default for HostTable<T> {
     fn default() -> Self {
-        Self { exact: HashMap::default(), wildcard: HashMap::default(), lengths: Vec::new() }
+        Self { exact: Vec::new(), wildcard: HashMap::default(), lengths: Vec::new() }
     }
 }
 
@@ -214,13 +232,13 @@ impl<T> HostTable<T> {
     /// Adds a host unless it is there already; `*` and `*.suffix` are wildcards. Returns whether it was added.
     pub fn add(&mut self, host: &str, value: Arc<T>) -> bool {
         let host = host.to_ascii_lowercase();
-        let (names, name) = match host.strip_prefix('*') {
-            Some(suffix) => (&mut self.wildcard, suffix),
-            None => (&mut self.exact, host.as_str()),
-        };
-        if names.contains_key(name) {
+        if self.get(&host).is_some() {
             return false;
         }
+        let (names, name) = match host.strip_prefix('*') {
+            Some(suffix) => (&mut self.wildcard, suffix),
+            None => (self.part_of(&host), host.as_str()),
+        };
         names.insert(name.into(), value);
         if host.starts_with('*') {
             let length = host.len() - 1;
@@ -231,11 +249,35 @@ impl<T> HostTable<T> {
         true
     }
 
+    /// Puts another value in the place of a host's; nothing, where the host is not there.
+    pub fn replace(&mut self, host: &str, value: Arc<T>) {
+        if self.get(host).is_none() {
+            return;
+        }
+        let (names, name) = match host.strip_prefix('*') {
+            Some(suffix) => (&mut self.wildcard, suffix),
+            None => (self.part_of(host), host),
+        };
+        names.insert(name.into(), value);
+    }
+
+    fn part_of(&mut self, name: &str) -> &mut HashMap<Box<str>, Arc<T>> {
+        if self.exact.is_empty() {
+            let nothing = Arc::new(HashMap::default());
+            self.exact = vec![nothing; PARTS];
+        }
+        Arc::make_mut(&mut self.exact[part(name)])
+    }
+
+    fn exactly(&self, name: &str) -> Option<&Arc<T>> {
+        if self.exact.is_empty() { None } else { self.exact[part(name)].get(name) }
+    }
+
     /// Finds a host: exact first, then the longest wildcard. `host` is lower case without port.
     ///
     /// `*.example.com` takes `a.b.example.com`, not `example.com`. Source: Envoy's virtual host look-up.
     pub fn find(&self, host: &str) -> Option<&Arc<T>> {
-        if let Some(value) = self.exact.get(host) {
+        if let Some(value) = self.exactly(host) {
             return Some(value);
         }
         // A wildcard takes at least one character, but `*` takes the empty name too.
@@ -247,7 +289,7 @@ impl<T> HostTable<T> {
     pub fn get(&self, pattern: &str) -> Option<&Arc<T>> {
         match pattern.strip_prefix('*') {
             Some(suffix) => self.wildcard.get(suffix),
-            None => self.exact.get(pattern),
+            None => self.exactly(pattern),
         }
     }
 
@@ -258,7 +300,8 @@ impl<T> HostTable<T> {
 
     /// Returns every host pattern with its value, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = (String, &Arc<T>)> {
-        let exact = self.exact.iter().map(|(host, value)| (host.to_string(), value));
+        let exact =
+            self.exact.iter().flat_map(|part| part.iter()).map(|(host, value)| (host.to_string(), value));
         exact.chain(self.wildcard.iter().map(|(suffix, value)| (format!("*{suffix}"), value)))
     }
 }

@@ -14,7 +14,7 @@ use super::mesh::Settings;
 use super::nearness::Nearness;
 use super::policy::{self, Effective};
 use super::scope::Scope;
-use super::seen::{Seen, Stale};
+use super::seen::Stale;
 use super::{Problems, endpoints, fingerprint};
 use crate::balance::EndpointSet;
 use crate::plan::{Cluster, ClusterName, ClusterState, Endpoint, Locality, Node, Plan};
@@ -48,6 +48,7 @@ impl<'a> Builder<'a> {
         mesh: &'a Settings<'a>,
         rules: &'a Rules<'a>,
         previous: Option<&'a Plan>,
+        stale: Stale,
         problems: &'a Problems,
     ) -> Self {
         Self {
@@ -58,7 +59,7 @@ impl<'a> Builder<'a> {
             rules,
             previous,
             namesakes: endpoints::namesakes(world),
-            stale: Seen::stale(previous, world, node),
+            stale,
             found: RefCell::default(),
             made: RefCell::default(),
         }

@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use foldhash::HashSet;
-use mesh_proto::command::HostId;
+use mesh_proto::command::{HostId, Mesh};
 use mesh_proto::registration::{Instance, Registration};
-use mesh_proto::watch::Host;
+use mesh_proto::watch::{Host, Stored};
 
+use super::patch::Index;
 use crate::plan::{Node, Plan};
 use crate::world::{ServiceName, World};
 
@@ -19,7 +20,13 @@ use crate::world::{ServiceName, World};
 pub struct Seen {
     trust_domain: String,
     hosts: BTreeMap<HostId, Arc<Host>>,
-    registrations: BTreeMap<HostId, Arc<Registration>>,
+    pub(super) registrations: BTreeMap<HostId, Arc<Registration>>,
+    mesh: Mesh,
+    /// Every resource, in order.
+    pub(super) resources: Arc<Vec<Arc<Stored>>>,
+    addresses: Arc<BTreeMap<String, u16>>,
+    /// The way to the parts of the World, where they stand alone.
+    pub(super) index: Option<Arc<Index>>,
 }
 
 /// Services whose endpoints may differ from those of the Plan before.
@@ -41,12 +48,43 @@ impl Stale {
 }
 
 impl Seen {
-    pub(super) fn of(world: &World) -> Self {
-        Self {
+    /// Remembers a World; without an index, only what tells which endpoints are new.
+    pub(super) fn of(world: &World, index: Option<Index>) -> Self {
+        let mut seen = Self {
             trust_domain: world.mesh.trust_domain.clone(),
             hosts: world.hosts.clone(),
             registrations: world.registrations.clone(),
+            ..Self::default()
+        };
+        if let Some(index) = index {
+            seen.mesh = world.mesh.clone();
+            seen.resources = Arc::new(world.resources.values().cloned().collect());
+            seen.addresses = Arc::new(world.addresses.clone());
+            seen.index = Some(Arc::new(index));
         }
+        seen
+    }
+
+    /// Whether a World has the same settings, hosts and virtual addresses.
+    pub(super) fn is_same_place(&self, world: &World) -> bool {
+        self.mesh == world.mesh
+            && self.hosts.len() == world.hosts.len()
+            && self
+                .hosts
+                .iter()
+                .zip(&world.hosts)
+                .all(|(one, other)| one.0 == other.0 && Arc::ptr_eq(one.1, other.1))
+            && *self.addresses == world.addresses
+    }
+
+    /// Remembers what rules and instances say in a World of the same hosts.
+    pub(super) fn follow(&mut self, world: &World) {
+        let is_same =
+            self.resources.iter().zip(world.resources.values()).all(|(one, other)| Arc::ptr_eq(one, other));
+        if !is_same {
+            self.resources = Arc::new(world.resources.values().cloned().collect());
+        }
+        self.registrations.clone_from(&world.registrations);
     }
 
     /// Tells what is stale in a Plan beside a newer World.

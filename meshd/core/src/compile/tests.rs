@@ -8,6 +8,7 @@ use super::*;
 use crate::plan::{Balancer, ClusterName, UpstreamProtocol, Via, Workload};
 
 mod destination;
+mod patch;
 mod reference;
 
 fn world() -> World {
