@@ -123,7 +123,7 @@ fn a_host_that_is_cut_off_serves_on_and_catches_up_when_healed() {
         ensure!(own.status == 200, "a host that is cut off serves on: {own:?}");
 
         lab.vm(3).shell("nft delete table inet cut")?.success()?;
-        eventually_within(Duration::from_secs(10), "vm3 caught up", || {
+        eventually_within(Duration::from_secs(30), "vm3 caught up", || {
             let answer = lab.vm(3).curl(&["http://reviews:9080/"])?;
             ensure!(answer.body.contains("v2"), "{answer:?}");
             let answer = lab.vm(1).curl(&["http://reviews:9080/"])?;
