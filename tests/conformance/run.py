@@ -34,12 +34,13 @@ def main():
         # The suite makes throw-away certificates beside itself: it gets a copy to do that in.
         suite = folder + "/conformance"
         shutil.copytree(shared, suite, copy_function=shutil.copyfile)
+        # Its folders may be for reading only; cases of ours and results are put into the copy.
+        for path, _, _ in os.walk(suite):
+            os.chmod(path, 0o755)
         for name in ours():
             if os.path.exists(f"{suite}/cases/{name}"):
                 sys.exit(f"conformance: {name} is a case of SHARED already: name ours differently")
             shutil.copytree(f"{OURS}/{name}", f"{suite}/cases/{name}", copy_function=shutil.copyfile)
-        for path, _, _ in os.walk(suite):
-            os.chmod(path, 0o755)
         return record(suite, names) if "--record" in sys.argv else run(suite, names)
 
 
