@@ -269,8 +269,9 @@ def meshd(work, folder, binaries, transport="tcp"):
             raise RuntimeError(f"{command}: {done.stderr}{done.stdout}")
         return done.stdout
 
-    port, processes = 22201, []
-    host_config(folder, "near", "127.0.7.1", port, work, transport)
+    # Both transports may be measured in one run.
+    port, net, processes = (22201, "127.0.7", []) if transport == "tcp" else (22211, "127.0.8", [])
+    host_config(folder, "near", f"{net}.1", port, work, transport)
     run(f"{binaries}/meshd", "init", "--config", f"{folder}/near.toml")
     if not work.mtls:
         services(folder, "near", work)
@@ -278,10 +279,10 @@ def meshd(work, folder, binaries, transport="tcp"):
     wait_port(port)
     near = (f"{binaries}/meshctl", "--socket", f"{folder}/near.sock")
     if work.mtls:
-        host_config(folder, "far", "127.0.7.2", port + 1, work, transport)
+        host_config(folder, "far", f"{net}.2", port + 1, work, transport)
         services(folder, "far", work)
         token = retry(lambda: run(*near, "token", "create"))
-        run(f"{binaries}/meshd", "join", "127.0.7.1", "--config", f"{folder}/far.toml", feed=token)
+        run(f"{binaries}/meshd", "join", f"{net}.1", "--config", f"{folder}/far.toml", feed=token)
         processes.append(start("far", folder, f"{binaries}/meshd", "run", "--config", f"{folder}/far.toml"))
 
     def registered():

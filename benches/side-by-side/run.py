@@ -50,7 +50,7 @@ def arguments():
     parser.add_argument("--seconds", type=int, default=8, help="of each run")
     parser.add_argument("--repeat", type=int, default=3, help="runs of each proxy, in turn")
     parser.add_argument("--binaries", default="target/dist", help="folder of meshd and meshctl")
-    parser.add_argument("--transport", default="tcp", help="of hops between hosts: tcp, quic or both")
+    parser.add_argument("--transport", default="tcp", help="of hops between hosts: tcp, quic or tcp,quic")
     parser.add_argument("--keep", action="store_true", help="keep the folder with configurations and logs")
     parser.add_argument("--write", help="file whose table is replaced")
     return parser.parse_args()

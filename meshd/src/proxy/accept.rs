@@ -1,5 +1,6 @@
 //! Listening: one loop for each socket of a worker, and how many connections a listener has room for.
 
+use std::fmt::Debug;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -29,6 +30,25 @@ pub(super) fn start(worker: &Rc<Worker>, way: Way, socket: std::net::TcpListener
 
 async fn run(worker: Rc<Worker>, way: Way, listener: TcpListener, room: Arc<Room>) {
     let way = Rc::new(way);
+    let name = way.clone();
+    each(&worker, &*name, listener, room, |worker, stream, peer| {
+        let way = way.clone();
+        async move { outbound::serve(worker, &way, stream, peer).await }
+    })
+    .await;
+}
+
+/// Accepts until draining begins, and serves each connection there is room for in a task of its own. `listener_name`
+/// is for the log.
+pub(super) async fn each<F>(
+    worker: &Rc<Worker>,
+    listener_name: &dyn Debug,
+    listener: TcpListener,
+    room: Arc<Room>,
+    serve: impl Fn(Rc<Worker>, TcpStream, SocketAddr) -> F,
+) where
+    F: Future<Output = ()> + 'static,
+{
     let mut draining = worker.draining.clone();
     loop {
         let accepted = tokio::select! {
@@ -40,19 +60,20 @@ async fn run(worker: Rc<Worker>, way: Way, listener: TcpListener, room: Arc<Room
                 let peer = socket::unmapped(peer);
                 let Some(place) = room.admit(&stream, peer) else {
                     Counters::add(&worker.shard.counters.refused_connections_total);
-                    tracing::debug!(?way, %peer, "connection closed: too many are open");
+                    tracing::debug!(listener = ?listener_name, %peer, "connection closed: too many are open");
                     continue;
                 };
                 let _ = stream.set_nodelay(true);
-                let (worker, way) = (worker.clone(), way.clone());
+                let held = (Open::count(worker), place);
+                let served = serve(worker.clone(), stream, peer);
                 task::spawn_local("connection", async move {
-                    let (_open, _place) = (Open::count(&worker), place);
-                    outbound::serve(worker.clone(), &way, stream, peer).await;
+                    let _held = held;
+                    served.await;
                 });
             }
             Err(error) => {
                 // Out of descriptors, most likely: let others close theirs.
-                tracing::warn!(?way, %error, "cannot accept a connection");
+                tracing::warn!(listener = ?listener_name, %error, "cannot accept a connection");
                 tokio::time::sleep(PAUSE).await;
             }
         }

@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio_rustls::LazyConfigAcceptor;
 
-use super::accept::{Open, Room};
+use super::accept::{self, Room};
 use super::outbound::{self, Connection, Opaque, Target};
 use super::wire::{Stream, Wire};
 use super::worker::Worker;
@@ -161,33 +161,8 @@ pub(super) async fn serve(worker: Rc<Worker>, mut told: mpsc::Receiver<Told>) {
 }
 
 async fn accept(worker: Rc<Worker>, address: SocketAddr, listener: tokio::net::TcpListener, room: Arc<Room>) {
-    let mut draining = worker.draining.clone();
-    loop {
-        let accepted = tokio::select! {
-            () = draining.started() => return,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, peer)) => {
-                let peer = socket::unmapped(peer);
-                let Some(place) = room.admit(&stream, peer) else {
-                    Counters::add(&worker.shard.counters.refused_connections_total);
-                    tracing::debug!(%address, %peer, "visitor refused: too many are here");
-                    continue;
-                };
-                let _ = stream.set_nodelay(true);
-                let worker = worker.clone();
-                task::spawn_local("visitor", async move {
-                    let (_open, _place) = (Open::count(&worker), place);
-                    visit(worker.clone(), address, stream, peer).await;
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%address, %error, "cannot accept a visitor");
-                tokio::time::sleep(PAUSE).await;
-            }
-        }
-    }
+    let serve = |worker, stream, peer| visit(worker, address, stream, peer);
+    accept::each(&worker, &address, listener, room, serve).await;
 }
 
 /// Serves a visitor to its end.
@@ -319,4 +294,3 @@ fn protocols(inside: &Inside) -> &'static [&'static [u8]] {
 const TRY_AGAIN: Duration = Duration::from_secs(5);
 /// Openings and closings that a worker has not taken yet.
 const QUEUE: usize = 64;
-const PAUSE: Duration = Duration::from_millis(50);
