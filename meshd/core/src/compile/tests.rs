@@ -28,7 +28,7 @@ fn world() -> World {
                 "ports": [{"number": 9080, "name": "http", "target": format!("127.0.0.1:{target}")}],
             }))
             .expect("an instance");
-            (format!("reviews-{version}"), instance)
+            (format!("reviews-{version}"), instance.into())
         });
         let registration = Registration { instances: instances.into() };
         world.absorb(&Change::Registration { host: HostId(id), registration: Some(registration) });
