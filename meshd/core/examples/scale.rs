@@ -108,7 +108,8 @@ const CHANGES: [Step; 10] = [
         let id = HostId(9_999);
         world.absorb(&Change::Host { id, host: (run % 2 == 0).then(|| host(9_999)) });
         let registration = Registration { instances: [("x".to_owned(), instance(20, "v1").into())].into() };
-        world.absorb(&Change::Registration { host: id, registration: (run % 2 == 0).then_some(registration) });
+        world
+            .absorb(&Change::Registration { host: id, registration: (run % 2 == 0).then_some(registration) });
     }),
     ("one ServiceEntry gone or new", |world, run| match run % 2 {
         0 => service_entry(world),
@@ -123,7 +124,11 @@ fn step(world: &World, node: &Arc<Node>, plan: &mut Plan) -> Duration {
         plan.clusters.get(*name).is_some_and(|other| Arc::ptr_eq(one, other))
     };
     let shared = next.clusters.iter().filter(is_same).count();
-    assert!(shared + 2 * 100 >= next.clusters.len(), "{shared} of {} clusters are shared", next.clusters.len());
+    assert!(
+        shared + 2 * 100 >= next.clusters.len(),
+        "{shared} of {} clusters are shared",
+        next.clusters.len()
+    );
     *plan = next;
     time
 }

@@ -110,7 +110,8 @@ impl<K: Ord, V> PartedMap<K, V> {
     where
         K: Borrow<Q>,
     {
-        let begins_before = |part: &Arc<Vec<(K, V)>>| part.first().is_some_and(|(first, _)| first.borrow() <= key);
+        let begins_before =
+            |part: &Arc<Vec<(K, V)>>| part.first().is_some_and(|(first, _)| first.borrow() <= key);
         let part = self.parts.partition_point(begins_before).saturating_sub(1);
         let Some(there) = self.parts.get(part) else { return Err((part, 0)) };
         match there.binary_search_by(|(other, _)| other.borrow().cmp(key)) {

@@ -26,8 +26,10 @@ pub(super) fn rules() -> Vec<Vec<u8>> {
     let mut found = Vec::new();
     let mut folders = vec![root.join("../examples"), root.join("core/cases")];
     while let Some(folder) = folders.pop() {
-        let mut paths: Vec<_> =
-            std::fs::read_dir(&folder).expect("a folder").map(|entry| entry.expect("an entry").path()).collect();
+        let mut paths: Vec<_> = std::fs::read_dir(&folder)
+            .expect("a folder")
+            .map(|entry| entry.expect("an entry").path())
+            .collect();
         paths.sort();
         for path in paths {
             if path.is_dir() {
@@ -50,12 +52,53 @@ fn rules_of(text: &str) -> String {
 }
 
 pub(super) const YAML_WORDS: &[&[u8]] = &[
-    b"\n---\n", b"&a ", b"*a", b"<<: *a", b"[", b"]", b"{", b"}", b": ", b"- ", b"\n", b"\t", b"\"", b"'", b"|\n", b"*",
-    b".", b"~", b"null", b"true", b"!!binary ", b"%", b"\xef\xbb\xbf", b"\0", b"\xff", b"spec:", b"metadata: {name: a}",
-    b"hosts: ['*.example.com']", b"exportTo: ['.']", b"delegate: {name: a}", b"regex: '(a|b)*'", b"subset: v1",
-    b"port: {number: 80}", b"kind: VirtualService", b"kind: DestinationRule", b"kind: ServiceEntry", b"kind: Sidecar",
-    b"kind: Gateway", b"workloadSelector: {labels: {app: a}}", b"gateways: [mesh, a]", b"mirror: {host: a}",
-    b"resolution: DNS", b"addresses: [10.0.0.0/8]", b"captureMode: NONE", b"1h", b"0s", b"%REQ(a)%",
+    b"\n---\n",
+    b"&a ",
+    b"*a",
+    b"<<: *a",
+    b"[",
+    b"]",
+    b"{",
+    b"}",
+    b": ",
+    b"- ",
+    b"\n",
+    b"\t",
+    b"\"",
+    b"'",
+    b"|\n",
+    b"*",
+    b".",
+    b"~",
+    b"null",
+    b"true",
+    b"!!binary ",
+    b"%",
+    b"\xef\xbb\xbf",
+    b"\0",
+    b"\xff",
+    b"spec:",
+    b"metadata: {name: a}",
+    b"hosts: ['*.example.com']",
+    b"exportTo: ['.']",
+    b"delegate: {name: a}",
+    b"regex: '(a|b)*'",
+    b"subset: v1",
+    b"port: {number: 80}",
+    b"kind: VirtualService",
+    b"kind: DestinationRule",
+    b"kind: ServiceEntry",
+    b"kind: Sidecar",
+    b"kind: Gateway",
+    b"workloadSelector: {labels: {app: a}}",
+    b"gateways: [mesh, a]",
+    b"mirror: {host: a}",
+    b"resolution: DNS",
+    b"addresses: [10.0.0.0/8]",
+    b"captureMode: NONE",
+    b"1h",
+    b"0s",
+    b"%REQ(a)%",
 ];
 
 /// The door: what is taken in is taken in again in the form in which it is stored.
@@ -82,9 +125,10 @@ pub(super) fn yaml(bytes: &[u8]) -> u64 {
 pub(super) fn compile(bytes: &[u8]) -> u64 {
     let Ok(text) = std::str::from_utf8(bytes) else { return 0 };
     let (documents, _) = yaml::read("fuzz.yaml", text);
-    let sound = documents.into_iter().map(|document| document.object).filter(|object| {
-        mesh_proto::validate::validate(object).iter().all(|finding| !finding.is_error())
-    });
+    let sound = documents
+        .into_iter()
+        .map(|document| document.object)
+        .filter(|object| mesh_proto::validate::validate(object).iter().all(|finding| !finding.is_error()));
     let (mut world, node) = (world(), node());
     let mut plan = compile::compile(&world, &node, None);
     for object in sound.take(16) {
@@ -120,11 +164,13 @@ fn empty_ask() -> Ask {
 
 /// What of a Plan must be the same however it came about.
 fn told(plan: &Plan) -> Vec<String> {
-    let clusters = plan.clusters.iter().map(|(name, cluster)| format!("{name} {}", cluster.endpoints.all.len()));
+    let clusters =
+        plan.clusters.iter().map(|(name, cluster)| format!("{name} {}", cluster.endpoints.all.len()));
     let mut told: Vec<String> = clusters.chain(plan.problems.iter().cloned()).collect();
     for outbound in &plan.outbounds {
         for (number, table) in &outbound.ports {
-            let hosts = table.http.iter().map(|(name, host)| format!("{number} {name} {}", host.routes.len()));
+            let hosts =
+                table.http.iter().map(|(name, host)| format!("{number} {name} {}", host.routes.len()));
             told.extend(hosts.chain(table.tls.iter().map(|(name, _)| format!("{number} {name} tls"))));
         }
         told.extend(outbound.addresses.keys().map(|at| format!("{at:?}")));
@@ -173,11 +219,30 @@ fn node() -> Arc<Node> {
 }
 
 pub(super) const HTTP1_WORDS: &[&[u8]] = &[
-    b"GET / HTTP/1.1\r\n", b"POST /a HTTP/1.1\r\n", b"HTTP/1.1", b"Host: reviews\r\n", b"Content-Length: 5\r\n",
-    b"Transfer-Encoding: chunked\r\n", b"\r\n", b"\n", b"\r", b" ", b"5\r\nhello\r\n", b"0\r\n\r\n", b"hello", b"\0",
-    b"Connection: upgrade\r\nUpgrade: websocket\r\n", b"Expect: 100-continue\r\n", b"CONNECT a:1 HTTP/1.1\r\n",
-    b"\xff\xfe", b"Content-Length: 99999999999\r\n", b"X: y\r\n", b"HEAD /x HTTP/1.0\r\n", b"Trailer: x\r\n",
-    b"fffffff\r\n", b"5;a=b\r\n",
+    b"GET / HTTP/1.1\r\n",
+    b"POST /a HTTP/1.1\r\n",
+    b"HTTP/1.1",
+    b"Host: reviews\r\n",
+    b"Content-Length: 5\r\n",
+    b"Transfer-Encoding: chunked\r\n",
+    b"\r\n",
+    b"\n",
+    b"\r",
+    b" ",
+    b"5\r\nhello\r\n",
+    b"0\r\n\r\n",
+    b"hello",
+    b"\0",
+    b"Connection: upgrade\r\nUpgrade: websocket\r\n",
+    b"Expect: 100-continue\r\n",
+    b"CONNECT a:1 HTTP/1.1\r\n",
+    b"\xff\xfe",
+    b"Content-Length: 99999999999\r\n",
+    b"X: y\r\n",
+    b"HEAD /x HTTP/1.0\r\n",
+    b"Trailer: x\r\n",
+    b"fffffff\r\n",
+    b"5;a=b\r\n",
 ];
 
 pub(super) fn http1_seeds() -> Vec<Vec<u8>> {
@@ -207,7 +272,11 @@ pub(super) fn http1(bytes: &[u8]) -> u64 {
         passed += seen.pass;
         refused = seen.refused;
     }
-    assert_eq!((passed, refused), (whole.pass, whole.refused));
+    assert_eq!(refused, whole.refused);
+    // What passes of a body before it is refused depends on how it came.
+    if whole.refused.is_none_or(|refused| refused.part == guard::Part::Head) {
+        assert_eq!(passed, whole.pass);
+    }
     number(&(format!("{:?}", whole.refused), requests.begun().min(4), requests.is_switching()))
 }
 
@@ -252,8 +321,13 @@ pub(super) fn http2(bytes: &[u8]) -> u64 {
     number(&(flood.map(|flood| flood.reason), whole.has_begun(), whole.is_in_block()))
 }
 
-pub(super) const HELLO_WORDS: &[&[u8]] =
-    &[b"\x16\x03\x01", b"\x00\x00", b"\xff\xff", b"\x00\x10\x00\x0e\x00\x0c\x02h2\x08http/1.1", b"\0\0\0\x10\0\x0e\0\0\x0bexample.com"];
+pub(super) const HELLO_WORDS: &[&[u8]] = &[
+    b"\x16\x03\x01",
+    b"\x00\x00",
+    b"\xff\xff",
+    b"\x00\x10\x00\x0e\x00\x0c\x02h2\x08http/1.1",
+    b"\0\0\0\x10\0\x0e\0\0\x0bexample.com",
+];
 
 pub(super) fn hello_seeds() -> Vec<Vec<u8>> {
     let extensions = b"\0\0\0\x10\0\x0e\0\0\x0bexample.com\0\x10\0\x0b\0\x09\x08http/1.1";
@@ -298,14 +372,19 @@ pub(super) fn sniff(bytes: &[u8]) -> u64 {
 }
 
 pub(super) const DNS_WORDS: &[&[u8]] = &[
-    b"\x07reviews\x07default\x00", b"\xc0\x0c", b"\x00\x01\x00\x01", b"\x00\x1c\x00\x01", b"\x00\xff\x00\xff", b"\x3f",
-    b"\x00\x00\x29\x10\x00\x00\x00\x00\x00\x00\x00", b"\xff\xff",
+    b"\x07reviews\x07default\x00",
+    b"\xc0\x0c",
+    b"\x00\x01\x00\x01",
+    b"\x00\x1c\x00\x01",
+    b"\x00\xff\x00\xff",
+    b"\x3f",
+    b"\x00\x00\x29\x10\x00\x00\x00\x00\x00\x00\x00",
+    b"\xff\xff",
 ];
 
 pub(super) fn dns_seeds() -> Vec<Vec<u8>> {
-    let question = |name: &[u8], kind: u8| {
-        [b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0", name, &[0, kind, 0, 1]].concat()
-    };
+    let question =
+        |name: &[u8], kind: u8| [b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0", name, &[0, kind, 0, 1]].concat();
     vec![
         question(b"\x07reviews\x07default\0", 1),
         question(b"\x07reviews\x07default\0", 28),

@@ -210,12 +210,9 @@ impl<'a> Place<'a> {
             Via::Local(binding.target)
         } else {
             match self.identity(list, instance) {
-                Ok(identity) => Via::Mesh {
-                    hop: host.facts.address,
-                    identity,
-                    sni: sni.clone(),
-                    instance: one.id.into(),
-                },
+                Ok(identity) => {
+                    Via::Mesh { hop: host.facts.address, identity, sni: sni.clone(), instance: one.id.into() }
+                }
                 Err(error) => {
                     self.problems.note(format!("instance {id}: {error}"));
                     return;

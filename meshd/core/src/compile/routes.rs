@@ -78,7 +78,12 @@ impl Context<'_> {
                 let wanted = entry.destination.as_ref().ok_or("a destination without a host")?;
                 let (name, cluster) = (self.find)(wanted, namespace);
                 let weight = weight(entry.weight);
-                Ok(WeightedCluster { weight, cluster, name, headers: header_rules(entry.headers.as_deref())? })
+                Ok(WeightedCluster {
+                    weight,
+                    cluster,
+                    name,
+                    headers: header_rules(entry.headers.as_deref())?,
+                })
             })
             .collect::<Result<Vec<_>, String>>()?;
         if destinations.is_empty() {

@@ -11,8 +11,8 @@ use mesh_proto::command::Liveness;
 use mesh_proto::registration::Health;
 use mesh_proto::resource::{LocalityLbSetting, ObjectKey};
 
-use super::{Locality, Shared};
 use super::origination::UpstreamTls;
+use super::{Locality, Shared};
 use crate::endpoint::EndpointState;
 use crate::identity::Identity;
 

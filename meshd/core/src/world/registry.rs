@@ -61,9 +61,8 @@ impl World {
     /// Tells why an instance of `host` contradicts what other hosts have registered, if it does: the same port
     /// of the same service under another name or protocol.
     pub fn contradiction(&self, host: HostId, instance: &Instance) -> Option<String> {
-        let is_same_service = |other: &Instance| {
-            other.service == instance.service && other.namespace == instance.namespace
-        };
+        let is_same_service =
+            |other: &Instance| other.service == instance.service && other.namespace == instance.namespace;
         self.instances()
             .filter(|other| other.host != host && is_same_service(other.instance))
             .find_map(|other| {

@@ -91,9 +91,10 @@ impl Affected<'_> {
             // The names of hosts are in the ids of endpoints, and two hosts may have had one name.
             let names = [old, new].map(|host| host.map(|host| host.name.as_str()));
             for world in [self.then, self.now] {
-                let alike = world.hosts.iter().filter(|(other, host)| {
-                    *other != id && names.contains(&Some(host.name.as_str()))
-                });
+                let alike = world
+                    .hosts
+                    .iter()
+                    .filter(|(other, host)| *other != id && names.contains(&Some(host.name.as_str())));
                 for (other, _) in alike {
                     self.all_services_on(*other);
                 }
@@ -206,6 +207,15 @@ impl Affected<'_> {
     /// Follows the ways from what differs to what differs by that.
     fn follow(&mut self) -> Option<()> {
         let indices = [self.old, &self.new];
+        // Who has a rule of its own is not a wildcard's; without any, the wildcard stands for itself.
+        let wild = indices.iter().flat_map(|index| &index.wild);
+        let patterns = wild.filter_map(|stored| match &stored.object.spec {
+            Spec::VirtualService(spec) => Some(spec.hosts.iter().filter(|host| host.starts_with('*'))),
+            _ => None,
+        });
+        let patterns: BTreeSet<String> = patterns.flatten().map(|host| host.to_ascii_lowercase()).collect();
+        let fitting = |pattern: &&String| self.hosts.iter().any(|host| takes(pattern, host));
+        let fitting: Vec<String> = patterns.iter().filter(fitting).cloned().collect();
         for service in &self.services {
             for links in indices.iter().filter_map(|index| index.links(service)) {
                 for stored in &links.leading {
@@ -217,17 +227,14 @@ impl Affected<'_> {
                     return None;
                 }
             }
-            // Where no service fits, a wildcard stands for itself.
-            let ports = |index: &Index, world| index.ports(world, service);
-            let is_wanted = |stored: &&Arc<Stored>| matches!(&stored.object.spec, Spec::VirtualService(spec) if spec.hosts.iter().any(|host| host.starts_with('*') && takes(host, service)));
-            let mut wild = indices.iter().flat_map(|index| &index.wild).filter(is_wanted).peekable();
-            if wild.peek().is_some() && ports(self.old, self.then) != ports(&self.new, self.now) {
-                for stored in wild {
-                    let Spec::VirtualService(spec) = &stored.object.spec else { continue };
-                    self.hosts.extend(spec.hosts.iter().map(|host| host.to_ascii_lowercase()));
-                }
+            // So with a service that comes, goes, or has other ports now.
+            let mut over = patterns.iter().filter(|pattern| takes(pattern, service)).peekable();
+            let is_moved = || self.old.ports(self.then, service) != self.new.ports(self.now, service);
+            if over.peek().is_some() && is_moved() {
+                self.hosts.extend(over.cloned());
             }
         }
+        self.hosts.extend(fitting);
         self.hosts.extend(self.services.iter().cloned());
         self.spread()?;
         (self.hosts.len() <= HOSTS_MAX).then_some(())

@@ -212,7 +212,8 @@ impl Index {
     /// Returns the services that a host with a wildcard takes; `None`: more than `most`.
     pub(super) fn taken(&self, pattern: &str, most: usize) -> Option<Vec<&str>> {
         let fits = |(name, links): &(&Arc<str>, &Arc<Links>)| links.is_service() && takes(pattern, name);
-        let found: Vec<&str> = self.names.iter().filter(fits).map(|(name, _)| &**name).take(most + 1).collect();
+        let found: Vec<&str> =
+            self.names.iter().filter(fits).map(|(name, _)| &**name).take(most + 1).collect();
         (found.len() <= most).then_some(found)
     }
 

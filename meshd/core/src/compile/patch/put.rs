@@ -237,7 +237,9 @@ fn names(plan: &mut Plan, old: &Names, new: &Names, mine: &Mine<'_>) -> Option<(
             if old == new {
                 continue;
             }
-            if plan.names.exact.get(name.as_str()) != old || (new.is_none() && mine.is_wanted_elsewhere(&name)) {
+            if plan.names.exact.get(name.as_str()) != old
+                || (new.is_none() && mine.is_wanted_elsewhere(&name))
+            {
                 return None;
             }
             changed.insert(name, new);
