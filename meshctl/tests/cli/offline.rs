@@ -310,3 +310,26 @@ fn a_thousand_documents_are_read_in_no_time() {
     assert_eq!((ran.code, ran.out.as_str()), (0, "1000 objects in 1 file valid\n"), "{}", ran.err);
     assert!(!ran.err.contains('━'), "a bar is for terminals");
 }
+
+#[test]
+fn one_value_of_a_field_is_taken_and_the_other_named() {
+    let gateway = "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: a}\nspec:\n  selector: {app: a}\n  servers:\n  - port: {number: 443, name: a, protocol: HTTPS}\n    hosts: ['*']\n    tls: {mode: MUTUAL, credentialName: a, insecureSkipVerify: VALUE}\n";
+    let mesh = "apiVersion: mesh.istio.io/v1alpha1\nkind: MeshConfig\nmetadata: {name: default, namespace: istio-system}\nspec: {FIELD: VALUE}\n";
+    let sidecar = "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: a}\nspec:\n  workloadSelector: {labels: {app: a}}\n  ingress: [{port: {number: 80, protocol: HTTP, name: a}, defaultEndpoint: '127.0.0.1:80', captureMode: VALUE}]\n";
+    for (text, field, taken, refused) in [
+        (gateway, "insecureSkipVerify", "false", "true"),
+        (mesh, "enableAutoMtls", "true", "false"),
+        (sidecar, "captureMode", "IPTABLES", "NONE"),
+    ] {
+        let told = |value: &str| {
+            let text = text.replace("FIELD", field).replace("VALUE", value);
+            let home = folder(&[("rules.yaml", &text)]);
+            within(home.path(), &["validate", "rules.yaml"])
+        };
+        assert_eq!(told(taken).code, 0, "{field}: {}", told(taken).err);
+        let ran = told(refused);
+        assert_eq!(ran.code, 1, "{field}");
+        let all = ran.out + &ran.err;
+        assert!(all.contains(field) && all.contains("is not enforced yet"), "{all}");
+    }
+}
