@@ -199,7 +199,7 @@ fn the_examples_hold() {
     let ran = alone(&["test", examples.to_str().expect("text"), "--coverage"]);
 
     assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
-    assert!(ran.out.contains("coverage: 4 of 4 routes reached"), "{}", ran.out);
+    assert!(ran.out.contains("coverage: 7 of 7 routes reached"), "{}", ran.out);
 }
 
 #[test]
@@ -210,12 +210,15 @@ fn analyze_needs_no_mesh_and_fails_where_it_is_told_to() {
     let ran = within(home.path(), &["analyze", "rules.yaml", "services.toml"]);
     assert_eq!(ran.code, 1, "{}", ran.err);
     assert!(
-        ran.out.starts_with("warning [IST0101] rules.yaml:17:51: VirtualService default/reviews: "),
+        ran.out.starts_with("error [IST0101] rules.yaml:17:51: VirtualService default/reviews: "),
         "{}",
         ran.out
     );
-    assert!(ran.out.ends_with("2 objects: 1 warning\n"), "{}", ran.out);
-    assert_eq!(within(home.path(), &["analyze", ".", "--fail-on", "error"]).code, 0);
+    assert!(ran.out.ends_with("2 objects: 1 error\n"), "{}", ran.out);
+    let hasty = RULES.replace("timeout: 2s", "timeout: 2s\n    retries: {attempts: 3, perTryTimeout: 1s}");
+    let warned = folder(&[("rules.yaml", &hasty), ("services.toml", SERVICES)]);
+    assert_eq!(within(warned.path(), &["analyze", "."]).code, 1);
+    assert_eq!(within(warned.path(), &["analyze", ".", "--fail-on", "error"]).code, 0);
 
     let json: Value =
         serde_json::from_str(&within(home.path(), &["analyze", ".", "-o", "json"]).out).expect("JSON");
