@@ -11,6 +11,8 @@ use anyhow::{Context, Result, bail};
 use mesh_proto::command::{Bootstrap, HostId, Mesh};
 use serde::{Deserialize, Serialize};
 
+use super::NeedsPerson;
+
 /// The file in the data folder.
 const FILE: &str = "host.json";
 /// The format written; a newer one is refused.
@@ -74,15 +76,19 @@ impl HostState {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
         };
-        let state: Self = serde_json::from_slice(&bytes).with_context(|| {
-            format!("{} is damaged; restore it, or remove {} and join again", path.display(), data.display())
+        let state: Self = serde_json::from_slice(&bytes).map_err(|error| {
+            NeedsPerson(format!(
+                "{} is damaged ({error}); restore it, or remove {} and join again",
+                path.display(),
+                data.display()
+            ))
         })?;
         if state.format > FORMAT {
-            bail!(
+            bail!(NeedsPerson(format!(
                 "{} was written by a newer meshd (format {}, this one knows {FORMAT}): install that version again",
                 path.display(),
                 state.format
-            );
+            )));
         }
         Ok(Some(state))
     }

@@ -142,7 +142,7 @@ struct Serving {
 }
 
 async fn in_front_of(servers: Vec<SocketAddr>, timeout: Duration) -> Serving {
-    let sockets = Sockets::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let sockets = Sockets::bind("127.0.0.1:0".parse().unwrap(), &Listeners::default()).unwrap();
     let plans = Arc::new(ArcSwap::from_pointee(Plan { names: Arc::new(names()), ..Plan::default() }));
     let resolvers = Resolvers { servers, search: vec!["corp.example".into()] };
     let settings = Settings { resolvers, timeout, ttl: Duration::from_secs(5), mark: 0x6d65 };
@@ -289,11 +289,12 @@ async fn draining_ends_it() {
 
 #[tokio::test]
 async fn a_taken_port_is_named_with_its_key() {
-    let taken = Sockets::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let taken = Sockets::bind("127.0.0.1:0".parse().unwrap(), &Listeners::default()).unwrap();
     let mut config = Config::default();
     config.listen.dns = vec![taken.address];
     let plans = Arc::new(ArcSwap::from_pointee(Plan::default()));
-    let error = start(&config, plans, Vec::new(), drain::channel().1).await.unwrap_err().to_string();
+    let error =
+        start(&config, plans, Vec::new(), drain::channel().1, &Listeners::default()).unwrap_err().to_string();
     assert!(error.contains(&taken.address.to_string()) && error.contains("listen.dns"), "{error}");
 }
 
