@@ -32,7 +32,7 @@ fn removal_leaves_state_and_purge_leaves_nothing() {
 /// What meshd could leave in the network: rules, routes, name servers, processes.
 fn traces(machine: &Machine) -> Result<String> {
     machine.sh(
-        "nft list ruleset; ip route show table all | sort; ip -6 route show table all proto 109; ip rule; \
+        "nft list ruleset; ip route show table all | grep -v -e fe80 -e ff00 | sort; ip -6 route show table all proto 109; ip rule; \
          cat /etc/resolv.conf; pgrep -l mesh || true",
     )
 }

@@ -160,3 +160,36 @@ impl FolderLock {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_released_format_is_read() {
+        let released = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats");
+        let mut versions = 0;
+        for version in std::fs::read_dir(released).unwrap().flatten() {
+            let Some(state) =
+                version.path().is_dir().then(|| HostState::load(&version.path()).unwrap().unwrap())
+            else {
+                continue;
+            };
+            assert_eq!((state.name.as_str(), state.id), ("vm1", HostId(1)), "{version:?}");
+            versions += 1;
+        }
+        assert!(versions > 0);
+    }
+
+    #[test]
+    fn a_newer_format_needs_a_person() {
+        let folder = tempfile::tempdir().unwrap();
+        let known = include_str!("../../tests/formats/0.1.0/host.json");
+        std::fs::write(folder.path().join(FILE), known.replace("\"format\": 1", "\"format\": 99")).unwrap();
+
+        let error = HostState::load(folder.path()).unwrap_err();
+
+        assert!(error.is::<NeedsPerson>() && error.to_string().contains("newer meshd (format 99"), "{error}");
+        assert_eq!(super::super::run_exit_code(&error), 78);
+    }
+}
