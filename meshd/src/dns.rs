@@ -89,7 +89,7 @@ pub fn start(
     config: &Config,
     plans: Arc<ArcSwap<Plan>>,
     upstreams: Vec<SocketAddr>,
-    draining: Draining,
+    draining: &Draining,
     listeners: &Listeners,
 ) -> Result<Dns, DnsError> {
     let settings = Settings {
@@ -108,7 +108,7 @@ pub fn start(
             Err(source) => return Err(DnsError { address, source }),
         }
     }
-    Ok(serve(sockets, plans, settings, &draining))
+    Ok(serve(sockets, plans, settings, draining))
 }
 
 /// What the kernel says to a bind on `::1` where IPv6 is switched off.

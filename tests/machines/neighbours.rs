@@ -60,4 +60,4 @@ fn container(machine: &Machine) -> Result<()> {
     .map(drop)
 }
 
-const FIREWALL: &str = "table inet others { chain input { type filter hook input priority 0; policy drop; ct state established,related accept; iif lo accept; tcp dport { 22, 8088, 15008 } accept; udp dport 15008 accept; }; chain mark { type route hook output priority -150; tcp dport 4444 meta mark set 0x4000; }; }";
+const FIREWALL: &str = "table inet others { chain input { type filter hook input priority 0; policy drop; ct state established,related accept; iif lo accept; tcp dport { 22, 8088, 15008 } accept; udp dport 15008 accept; }; chain marks { type route hook output priority -150; tcp dport 4444 meta mark set 0x4000; }; }";

@@ -40,4 +40,4 @@ async fn who(client: &Client) -> Result<(String, u32)> {
 
 const BETWEEN_QUESTIONS: Duration = Duration::from_millis(50);
 /// Shorter than the start of a unit may take.
-const TAKES_OVER_WITHIN: Duration = Duration::from_secs(60);
+const TAKES_OVER_WITHIN: Duration = Duration::from_mins(1);

@@ -26,6 +26,7 @@ pub(super) fn workers(config: &Config) -> usize {
 }
 
 /// Starts the proxy on every listener of the configuration.
+#[expect(clippy::too_many_arguments, reason = "each is another part of meshd that the proxy is built on")]
 pub(super) fn start_proxy(
     config: &Config,
     outlets: &Outlets,

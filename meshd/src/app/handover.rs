@@ -305,7 +305,7 @@ const PREPARES_WITHIN: Duration = Duration::from_secs(10);
 /// How long the predecessor may end its control plane.
 const YIELDS_WITHIN: Duration = Duration::from_secs(30);
 /// How long the successor may take to serve.
-const SERVES_WITHIN: Duration = Duration::from_secs(60);
+const SERVES_WITHIN: Duration = Duration::from_mins(1);
 
 #[cfg(test)]
 mod tests {

@@ -211,7 +211,7 @@ async fn serve(
 
     let upstreams = dns::upstreams(&ground.config);
     let plans = outlets.plans.clone();
-    let dns = dns::start(&ground.config, plans, upstreams.clone(), ground.draining.clone(), &listeners)?;
+    let dns = dns::start(&ground.config, plans, upstreams.clone(), &ground.draining, &listeners)?;
     let names = dns::Lookup::new(&ground.config, upstreams.clone());
     let mut proxy = entrances::start_proxy(
         &ground.config,
