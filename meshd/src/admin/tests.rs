@@ -51,7 +51,7 @@ async fn a_call_is_answered_with_json() {
     let answer = ask(&mut stream, &post("\"version\"")).await;
 
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    assert!(answer.ends_with(r#"{"version":{"version":"9"}}"#), "{answer}");
+    assert!(answer.ends_with(r#"{"version":{"version":"9","pid":0}}"#), "{answer}");
 }
 
 #[tokio::test]

@@ -238,7 +238,7 @@ async fn names_of_the_mesh_are_answered_over_both_protocols() {
 async fn other_answers_pass_byte_for_byte() {
     let question = question("example.com.", RecordType::Unknown(65_280));
     let strange = strange_reply(&question);
-    let serving = in_front_of(vec![resolver(Some(strange.clone())).await], Duration::from_secs(5)).await;
+    let serving = in_front_of(vec![resolver(Some(strange.clone())).await], Duration::from_secs(5));
     let question = question.to_vec().unwrap();
     assert_eq!(serving.udp(&question).await, strange);
     assert_eq!(serving.tcp(&question).await, strange);
@@ -267,14 +267,14 @@ async fn when_no_resolver_answers_the_caller_is_told() {
 async fn a_suffixed_name_is_the_worlds_if_it_has_it_and_else_the_meshs() {
     let question = question("reviews.corp.example.", RecordType::A);
     let real = strange_reply(&question);
-    let serving = in_front_of(vec![resolver(Some(real.clone())).await], Duration::from_secs(5)).await;
+    let serving = in_front_of(vec![resolver(Some(real.clone())).await], Duration::from_secs(5));
     assert_eq!(serving.udp(&question.to_vec().unwrap()).await, real);
 
     let mut unknown = Message::error_msg(77, OpCode::Query, ResponseCode::NXDomain);
     unknown.metadata.message_type = MessageType::Response;
     unknown.add_query(question.queries[0].clone());
     let serving =
-        in_front_of(vec![resolver(Some(unknown.to_vec().unwrap())).await], Duration::from_secs(5)).await;
+        in_front_of(vec![resolver(Some(unknown.to_vec().unwrap())).await], Duration::from_secs(5));
     let reply = serving.udp(&question.to_vec().unwrap()).await;
     assert_eq!(addresses(&Message::from_vec(&reply).unwrap()), ["240.240.0.7"]);
 }
