@@ -273,8 +273,7 @@ async fn a_suffixed_name_is_the_worlds_if_it_has_it_and_else_the_meshs() {
     let mut unknown = Message::error_msg(77, OpCode::Query, ResponseCode::NXDomain);
     unknown.metadata.message_type = MessageType::Response;
     unknown.add_query(question.queries[0].clone());
-    let serving =
-        in_front_of(vec![resolver(Some(unknown.to_vec().unwrap())).await], Duration::from_secs(5));
+    let serving = in_front_of(vec![resolver(Some(unknown.to_vec().unwrap())).await], Duration::from_secs(5));
     let reply = serving.udp(&question.to_vec().unwrap()).await;
     assert_eq!(addresses(&Message::from_vec(&reply).unwrap()), ["240.240.0.7"]);
 }

@@ -64,7 +64,7 @@ where
         builder.max_headers(settings.limits.headers);
     }
     // Not `pipeline_flush`: with it an answer waits for as long as half of the next request lies in the buffer.
-    let service = service_fn(|request| Sure { answer: handle(request), last_of: Some(watch.clone()) });
+    let service = service_fn(|request| Sure { answer: handle(request), last_of: Some(watch) });
     let io = TokioIo::new(wire.guarded(Gate::http1(settings.limits, watch.clone())));
     let mut connection = pin!(builder.serve_connection(io, service).with_upgrades());
     let mut heard = Heard::new(watch);
@@ -110,7 +110,8 @@ where
         Trust::Stranger => builder.max_concurrent_streams(settings.max_streams),
         Trust::Peer => builder.max_concurrent_streams(PEER_STREAMS),
     };
-    let service = service_fn(|request| Sure { answer: handle(request), last_of: None });
+    // Boxed at once: on its way into a task it is moved several times, and it is large.
+    let service = service_fn(|request| Sure { answer: Box::pin(handle(request)), last_of: None });
     let wire = match trust {
         Trust::Stranger => wire.guarded(Gate::http2(&settings.limits, settings.frames, watch.clone())),
         Trust::Peer => wire,
@@ -136,21 +137,21 @@ where
 
 pin_project! {
     /// An answer that never fails, as hyper wants it told. An `async` block around it would hold it twice.
-    struct Sure<F> {
+    struct Sure<'a, F> {
         #[pin]
         answer: F,
         // HTTP/1: the connection whose last answer it is, once that is told to leave.
-        last_of: Option<Arc<Watch>>,
+        last_of: Option<&'a Watch>,
     }
 }
 
-impl<F: Future<Output = Response<Reply>>> Future for Sure<F> {
+impl<F: Future<Output = Response<Reply>>> Future for Sure<'_, F> {
     type Output = Result<Response<Reply>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let Poll::Ready(mut response) = this.answer.poll(cx) else { return Poll::Pending };
-        let leaves = this.last_of.as_ref().is_some_and(|watch| watch.told() == Signal::Leave);
+        let leaves = this.last_of.is_some_and(|watch| watch.told() == Signal::Leave);
         if leaves && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
