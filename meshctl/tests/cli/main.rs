@@ -4,7 +4,6 @@ mod server;
 
 mod apply;
 mod codes;
-mod examples;
 mod fields;
 mod look;
 mod offline;

@@ -16,7 +16,6 @@ pub mod health;
 pub mod identity;
 pub mod liveness;
 pub mod meaning;
-pub mod parted;
 pub mod plan;
 pub mod resilience;
 pub mod route;
