@@ -153,7 +153,7 @@ impl Scene<'_> {
     fn check_http(&self, rule: &HttpRule<'_>, owner: &ObjectKey, findings: &mut Vec<Finding>) {
         let http: &HttpRoute = &rule.http;
         let path = format!("spec.{}", rule.origin.path);
-        check_headers(http.headers.as_ref(), owner, &format!("{path}.headers"), findings);
+        check_headers(http.headers.as_deref(), owner, &format!("{path}.headers"), findings);
         for (index, entry) in http.route.iter().enumerate() {
             let path = format!("{path}.route[{index}]");
             self.check_destination(
@@ -162,9 +162,9 @@ impl Scene<'_> {
                 &format!("{path}.destination"),
                 findings,
             );
-            check_headers(entry.headers.as_ref(), owner, &format!("{path}.headers"), findings);
+            check_headers(entry.headers.as_deref(), owner, &format!("{path}.headers"), findings);
         }
-        self.check_destination(http.mirror.as_ref(), owner, &format!("{path}.mirror"), findings);
+        self.check_destination(http.mirror.as_deref(), owner, &format!("{path}.mirror"), findings);
         for (index, mirror) in http.mirrors.iter().enumerate() {
             let path = format!("{path}.mirrors[{index}].destination");
             self.check_destination(mirror.destination.as_ref(), owner, &path, findings);

@@ -32,7 +32,7 @@ fn world() -> World {
         check: None,
         health: Health::Healthy,
     };
-    let registration = Registration { instances: BTreeMap::from([("r".to_owned(), instance)]) };
+    let registration = Registration { instances: BTreeMap::from([("r".to_owned(), instance.into())]) };
     world.absorb(&Change::Registration { host: HostId(1), registration: Some(registration) });
     world
 }
