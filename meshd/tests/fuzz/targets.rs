@@ -181,7 +181,8 @@ fn told(plan: &Plan) -> Vec<String> {
 }
 
 fn world() -> World {
-    let mut world = World { revision: Revision(1), ..World::default() };
+    let mut world = World::default();
+    world.revision = Revision(1);
     world.mesh.domain = "cluster.local".into();
     world.mesh.trust_domain = "cluster.local".into();
     for id in 1..=2_u64 {
