@@ -8,6 +8,8 @@ mod carrier;
 mod entrances;
 mod follow;
 mod logging;
+mod members;
+mod names;
 mod notary;
 mod requests;
 mod run;

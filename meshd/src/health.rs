@@ -101,6 +101,7 @@ where
     let began = Instant::now();
     let mut judge = Judge::new(&target.check);
     let limit = Duration::from_millis(target.check.timeout_ms);
+    tokio::time::sleep(Duration::from_millis(target.check.initial_delay_ms)).await;
     loop {
         let asked = Instant::now();
         let found = match tokio::time::timeout(limit, ask(target.clone())).await {

@@ -111,6 +111,8 @@ pub(crate) async fn reach(
     cluster: &Arc<Cluster>,
     wanted: &Wanted<'_>,
 ) -> Result<Reached, Failure> {
+    let addressed = cluster.addressed();
+    let cluster = addressed.as_ref().unwrap_or(cluster);
     let permit = breaker::admit_connection(cluster).map_err(|_| Failure::Overflow)?;
     let destination = wanted.ends.destination;
     let place = match (&cluster.balancer, destination) {
@@ -125,7 +127,7 @@ pub(crate) async fn reach(
     let mut tried = Vec::new();
     let mut last = Failure::NoEndpoint;
     while tried.len() < MAX_ATTEMPTS {
-        let hint = Hint { hash, avoid: &tried, destination };
+        let hint = Hint { hash, avoid: &tried, destination, ..Hint::default() };
         let endpoint = match &direct {
             Some(direct) => Some(&direct.endpoint),
             None => balance::pick(cluster, &hint, worker.now(), &mut Chance),

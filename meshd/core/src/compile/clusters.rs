@@ -2,10 +2,12 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use foldhash::HashMap;
-use mesh_proto::command::HostId;
+use mesh_proto::command::{HostId, Liveness};
+use mesh_proto::registration::Health;
 use mesh_proto::resource::Subset;
 
 use super::destinations::{Merged, Rules};
@@ -17,7 +19,7 @@ use super::scope::Scope;
 use super::seen::Stale;
 use super::{Problems, endpoints, fingerprint};
 use crate::balance::EndpointSet;
-use crate::plan::{Cluster, ClusterName, ClusterState, Endpoint, Locality, Node, Plan};
+use crate::plan::{Cluster, ClusterName, Endpoint, Locality, Node, Plan, Workload};
 use crate::world::World;
 
 /// Makes clusters, each once.
@@ -32,6 +34,10 @@ pub(super) struct Builder<'a> {
     stale: Stale,
     found: RefCell<HashMap<Asked, Option<Arc<Cluster>>>>,
     made: RefCell<Memory>,
+    /// Those with names among their endpoints.
+    named: RefCell<Vec<Arc<Cluster>>>,
+    /// By namespace and account of the caller.
+    sources: RefCell<BTreeMap<(String, String), Sources>>,
 }
 
 /// Who asked for what: the scope's number, and the cluster's name.
@@ -62,6 +68,8 @@ impl<'a> Builder<'a> {
             stale,
             found: RefCell::default(),
             made: RefCell::default(),
+            named: RefCell::default(),
+            sources: RefCell::default(),
         }
     }
 
@@ -90,8 +98,8 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Returns all that was made: by name, and for the next Plan.
-    pub(super) fn finish(self) -> (BTreeMap<ClusterName, Arc<Cluster>>, Memory) {
+    /// Returns all that was made: by name, for the next Plan, and what names are resolved for.
+    pub(super) fn finish(self) -> (BTreeMap<ClusterName, Arc<Cluster>>, Memory, Arc<[Arc<Cluster>]>) {
         let made = self.made.into_inner();
         let mut variants: Vec<_> =
             made.iter().map(|((name, variant), (_, cluster))| (name, variant, cluster)).collect();
@@ -100,7 +108,7 @@ impl<'a> Builder<'a> {
         for (name, _, cluster) in variants {
             by_name.entry(name.clone()).or_insert_with(|| cluster.clone());
         }
-        (by_name, made)
+        (by_name, made, self.named.into_inner().into())
     }
 
     fn make(&self, scope: &Scope<'_>, name: &ClusterName) -> Option<Arc<Cluster>> {
@@ -117,17 +125,57 @@ impl<'a> Builder<'a> {
         let caller = &scope.caller.labels;
         let priority = policy::failover_priority(&effective, self.mesh);
         let labels = (!priority.is_empty()).then_some(caller);
-        let variant = fingerprint(&(merged.variant(), from, service.namespace, labels));
+        let sources = policy::zones(&effective, self.mesh).map(|_| self.sources(scope.caller));
+        let who = sources.as_ref().map(|_| &scope.caller.account);
+        let variant = fingerprint(&(merged.variant(), from, service.namespace, labels, who));
         if let Some((_, cluster)) = self.made.borrow().get(&(name.clone(), variant)) {
             return Some(cluster.clone());
         }
         let nearness = labels.map(|labels| Nearness::of(priority, labels, from, &self.node.name));
-        let stamp =
-            fingerprint(&(variant, merged.stamp(), self.mesh.revision, port, service.entry_revision()));
-        let asked = Wanted { service, port, name, merged, subset, from, effective, nearness };
+        let stamp = fingerprint(&(
+            variant,
+            merged.stamp(),
+            self.mesh.revision,
+            port,
+            service.entry_revision(),
+            &sources,
+        ));
+        let sources = sources.unwrap_or_default();
+        let asked = Wanted { service, port, name, merged, subset, from, effective, nearness, sources };
         let (stamp, cluster) = self.shared(&asked, variant, stamp);
         self.made.borrow_mut().insert((name.clone(), variant), (stamp, cluster.clone()));
+        if !service.is_registered() && cluster.names().next().is_some() {
+            self.named.borrow_mut().push(cluster.clone());
+        }
         Some(cluster)
+    }
+
+    /// Counts the instances of a caller's account by locality; of one that has none, the hosts of the mesh.
+    ///
+    /// Source: Istio's `local_cluster`, which has the proxies of the caller's own workload.
+    fn sources(&self, caller: &Workload) -> Sources {
+        let key = (caller.namespace.clone(), caller.account.clone());
+        if let Some(known) = self.sources.borrow().get(&key) {
+            return known.clone();
+        }
+        let mut counts: BTreeMap<Locality, u32> = BTreeMap::new();
+        for found in self.world.instances() {
+            let Some(host) = self.world.hosts.get(&found.host) else { continue };
+            let instance = found.instance;
+            let is_one = instance.namespace == caller.namespace && instance.account == caller.account;
+            if is_one && host.liveness == Liveness::Live && instance.health == Health::Healthy {
+                let locality = instance.locality.as_deref().unwrap_or(&host.facts.locality);
+                *counts.entry(Locality::parse(locality)).or_default() += 1;
+            }
+        }
+        if counts.is_empty() {
+            for host in self.world.hosts.values().filter(|host| host.liveness == Liveness::Live) {
+                *counts.entry(Locality::parse(&host.facts.locality)).or_default() += 1;
+            }
+        }
+        let sources: Sources = counts.into_iter().collect();
+        self.sources.borrow_mut().insert(key, sources.clone());
+        sources
     }
 
     /// Returns the cluster of the Plan before where nothing has changed, else a new one with its counters; with the
@@ -166,8 +214,8 @@ impl<'a> Builder<'a> {
         {
             return (stamp, cluster.clone());
         }
-        let state = before.map_or_else(Arc::default, |(_, cluster)| cluster.state.clone());
-        (stamp, Arc::new(self.cluster(wanted, endpoints, ranks, state)))
+        let before = before.map(|(_, cluster)| &**cluster);
+        (stamp, Arc::new(self.cluster(wanted, endpoints, ranks, before)))
     }
 
     fn cluster(
@@ -175,13 +223,14 @@ impl<'a> Builder<'a> {
         wanted: &Wanted<'_>,
         endpoints: Vec<Endpoint>,
         ranks: Vec<u32>,
-        state: Arc<ClusterState>,
+        before: Option<&Cluster>,
     ) -> Cluster {
         let effective = &wanted.effective;
         let balancer = policy::balancer(effective, wanted.service, wanted.port);
         let outlier = policy::outlier(effective);
-        let locality = policy::locality(effective, self.mesh, outlier.is_some(), ranks);
-        Cluster {
+        let locality =
+            policy::locality(effective, self.mesh, outlier.is_some(), ranks, wanted.sources.to_vec());
+        let cluster = Cluster {
             name: wanted.name.clone(),
             protocol: policy::protocol(effective, self.mesh, wanted.port.protocol),
             endpoints: Arc::new(EndpointSet::new(endpoints, &balancer, &locality, wanted.from)),
@@ -192,9 +241,11 @@ impl<'a> Builder<'a> {
             tls: policy::tls(effective, wanted.service, &self.node.trust_domain),
             proxy_protocol: policy::proxy_protocol(effective),
             detour: policy::detour(effective),
-            state,
+            resolved: None,
+            state: before.map_or_else(Arc::default, |before| before.state.clone()),
             origins: wanted.merged.keys(),
-        }
+        };
+        cluster.resolvable(before, locality, wanted.from)
     }
 }
 
@@ -208,4 +259,9 @@ struct Wanted<'a> {
     from: &'a Locality,
     effective: Effective<'a>,
     nearness: Option<Nearness<'a>>,
+    /// How many instances like the caller there are where, if zones count.
+    sources: Sources,
 }
+
+/// How many instances there are where.
+type Sources = Rc<[(Locality, u32)]>;

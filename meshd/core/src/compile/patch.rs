@@ -18,7 +18,7 @@ use mesh_proto::watch::Stored;
 
 use super::hosts::{Services, Source, full_name, of_kind};
 use super::seen::Stale;
-use super::{Problems, inbound, mesh, scope, whole};
+use super::{Problems, inbound, mesh, policy, scope, whole};
 use crate::plan::{Node, Outbound, Plan, PortTable};
 use crate::world::{ServiceName, World};
 
@@ -94,6 +94,10 @@ impl Index {
                 }
             }
             Spec::DestinationRule(spec) => {
+                // Where callers are counts for how near their services are.
+                if policy::looks_at_zones(spec) {
+                    return None;
+                }
                 let host = full_name(&spec.host, &key.namespace, domain);
                 if host.contains('*') {
                     self.common.push(key.clone());
@@ -108,6 +112,7 @@ impl Index {
                 self.entries.extend(spec.hosts.iter().map(|host| host.to_ascii_lowercase()));
                 self.common.push(key.clone());
             }
+            Spec::MeshConfig(spec) if spec.zone_aware_lb_setting.is_some() => return None,
             Spec::MeshConfig(_) => self.common.push(key.clone()),
             _ => {}
         }
