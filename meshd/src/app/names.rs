@@ -2,6 +2,7 @@
 //!
 //! A new answer changes the endpoints of the clusters that name it, not the Plan. One that fails changes nothing: the
 //! last good answer stays. A name that has never had an answer has no endpoint. Source: Envoy's strict DNS clusters.
+//! differs: Envoy drops the endpoints of a name that does not exist any more; here the last good answer stays.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
