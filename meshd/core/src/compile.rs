@@ -106,7 +106,7 @@ fn whole(
         let scope = scope::Scope::gateway(scopes.len(), &facts, own);
         gateways::open(&scene, &scope, &rules, &gateways, previous, &mut open);
     }
-    let (clusters, memory, named) = clusters.finish();
+    let clusters::Made { by_name: clusters, memory, named } = clusters.finish();
     let index = if lasting { patch::Index::of(world, node, &services) } else { None };
     Plan {
         revision: world.revision,

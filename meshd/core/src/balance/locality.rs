@@ -72,7 +72,7 @@ fn zones(
                 parts.entry(&endpoint.locality).or_default().push(*at);
             }
         }
-        let localities: Vec<Locality> = parts.keys().map(|locality| Locality::clone(locality)).collect();
+        let localities: Vec<Locality> = parts.keys().copied().cloned().collect();
         let whole = first.groups.pop();
         let zones =
             whole.and_then(|whole| Zones::new(whole, &localities, &policy.sources, from, policy.least));

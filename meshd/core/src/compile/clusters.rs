@@ -98,8 +98,8 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Returns all that was made: by name, for the next Plan, and what names are resolved for.
-    pub(super) fn finish(self) -> (BTreeMap<ClusterName, Arc<Cluster>>, Memory, Arc<[Arc<Cluster>]>) {
+    /// Returns all that was made.
+    pub(super) fn finish(self) -> Made {
         let made = self.made.into_inner();
         let mut variants: Vec<_> =
             made.iter().map(|((name, variant), (_, cluster))| (name, variant, cluster)).collect();
@@ -108,7 +108,7 @@ impl<'a> Builder<'a> {
         for (name, _, cluster) in variants {
             by_name.entry(name.clone()).or_insert_with(|| cluster.clone());
         }
-        (by_name, made, self.named.into_inner().into())
+        Made { by_name, memory: made, named: self.named.into_inner().into() }
     }
 
     fn make(&self, scope: &Scope<'_>, name: &ClusterName) -> Option<Arc<Cluster>> {
@@ -247,6 +247,16 @@ impl<'a> Builder<'a> {
         };
         cluster.resolvable(before, locality, wanted.from)
     }
+}
+
+/// All clusters of a Plan.
+pub(super) struct Made {
+    /// By name.
+    pub(super) by_name: BTreeMap<ClusterName, Arc<Cluster>>,
+    /// For the next Plan.
+    pub(super) memory: Memory,
+    /// Those with names among their endpoints.
+    pub(super) named: Arc<[Arc<Cluster>]>,
 }
 
 /// What a cluster is made of.
