@@ -62,16 +62,7 @@ pub(super) fn choose<'a>(
     for (health, level) in health.iter_mut().zip(levels) {
         *health = level.health(all, watch.epoch);
     }
-    if left != 0 {
-        let kept: u64 =
-            (0_u32..).zip(&health).filter(|(at, _)| left & 1 << at == 0).map(|(_, health)| health).sum();
-        if kept > 0 {
-            (0_u32..)
-                .zip(&mut health)
-                .filter(|(at, _)| left & 1 << at != 0)
-                .for_each(|(_, health)| *health = 0);
-        }
-    }
+    leave(left, &mut health);
     if health[0] == 100 {
         return Some((first, spare));
     }
@@ -82,6 +73,20 @@ pub(super) fn choose<'a>(
     }
     let level = by_health(levels, &health, total, hash, rng)?;
     Some((level, if panics(level) { None } else { spare }))
+}
+
+/// Takes the levels that are to be left alone out, unless nobody is well on any other.
+fn leave(left: Left, health: &mut [u64; MOST_LEVELS]) {
+    let is_left = |at: usize| left & 1 << at != 0;
+    let others = health.iter().enumerate().filter(|(at, _)| !is_left(*at));
+    if left == 0 || others.map(|(_, health)| health).sum::<u64>() == 0 {
+        return;
+    }
+    for (at, health) in health.iter_mut().enumerate() {
+        if is_left(at) {
+            *health = 0;
+        }
+    }
 }
 
 /// Chooses by health; `None` when nobody is well.

@@ -65,24 +65,31 @@ fn zones(
         lists.iter().filter_map(|members| Level::of(alike(all, members, balancer))).collect();
     // Hashing alone decides where a key goes: with Envoy it knows no zones either.
     let is_hashed = matches!(balancer, Balancer::RingHash { .. } | Balancer::Maglev { .. });
-    if let (Some(first), Some(members), false) = (levels.first_mut(), lists.first(), is_hashed) {
-        let mut parts: BTreeMap<&Locality, Vec<u32>> = BTreeMap::new();
-        for at in members {
-            if let Some(endpoint) = all.get(*at as usize) {
-                parts.entry(&endpoint.locality).or_default().push(*at);
-            }
-        }
-        let localities: Vec<Locality> = parts.keys().copied().cloned().collect();
-        let whole = first.groups.pop();
-        let zones =
-            whole.and_then(|whole| Zones::new(whole, &localities, &policy.sources, from, policy.least));
-        first.groups = match &zones {
-            Some(_) => parts.values().flat_map(|members| alike(all, members, balancer)).collect(),
-            None => alike(all, members, balancer),
-        };
-        first.zones = zones.map(Box::new);
+    if let (Some(first), Some(members), false) = (levels.first_mut(), lists.first(), is_hashed)
+        && let Some(apart) = by_zone(all, members, balancer, policy, from)
+    {
+        *first = apart;
     }
     levels
+}
+
+/// One level with a group for each zone; `None` where zones cannot count.
+fn by_zone(
+    all: &[Endpoint],
+    members: &[u32],
+    balancer: &Balancer,
+    policy: &ZonePolicy,
+    from: &Locality,
+) -> Option<Level> {
+    let mut parts: BTreeMap<&Locality, Vec<u32>> = BTreeMap::new();
+    for at in members {
+        parts.entry(&all.get(*at as usize)?.locality).or_default().push(*at);
+    }
+    let localities: Vec<Locality> = parts.keys().copied().cloned().collect();
+    let whole = alike(all, members, balancer).pop()?;
+    let zones = Zones::new(whole, &localities, &policy.sources, from, policy.least)?;
+    let groups = parts.values().flat_map(|members| alike(all, members, balancer)).collect();
+    Some(Level { groups, zones: Some(Box::new(zones)) })
 }
 
 /// Members by rank, the nearest first; the last of too many ranks are one.
