@@ -21,6 +21,8 @@ from machine import STARTED, family, rss_kib, stop
 from works import WORKS, backends, measure
 
 MARK = "<!-- side by side: made by benches/side-by-side/run.py -->"
+RATES = "<!-- rates: made by benches/side-by-side/run.py -->"
+REQUESTS = ("requests", "grpc", "rate", "grpc-rate", "churn")
 
 
 def main():
@@ -38,9 +40,10 @@ def main():
         if not options.keep:
             shutil.rmtree(folder, ignore_errors=True)
     text = table(rows)
-    print("\n" + text)
+    print("\n" + text + "\n" + rates(rows))
     if options.write:
-        write(options.write, text)
+        write(options.write, MARK, text)
+        write(options.write, RATES, rates(rows))
 
 
 def arguments():
@@ -75,7 +78,7 @@ def row(work, folder, options):
             run = measure(work, target, options.seconds)
             runs[target.name].append(run)
             print(f"{work.name:12} {target.name:10} {run.figure:9.2f} {work.unit}  {run.rate:9.0f}/s  p50 {run.p50:.2f} ms  p99 {run.p99:.2f} ms  "
-                  f"{run.rss / 1024:.1f} MB", flush=True)
+                  f"{run.rss / 1024:.1f} MB  {run.cpu:.1f} CPU µs/request", flush=True)
     for target in targets:
         stop(target.processes)
     return work, runs, start_memory
@@ -94,11 +97,21 @@ def table(rows):
     return "\n".join(lines) + "\n"
 
 
-def write(path, text):
+def rates(rows):
+    """Requests per second and latencies: what a machine without other work would tell."""
+    lines = ["| work | proxy | requests/s | p50 ms | p99 ms |", "|---|---|--:|--:|--:|"]
+    for work, runs, _ in rows:
+        for name, of in runs.items() if work.load in REQUESTS else ():
+            median = [statistics.median(getattr(run, what) for run in of) for what in ("rate", "p50", "p99")]
+            lines.append(f"| `{work.name}` | {name} | {median[0]:.0f} | {median[1]:.2f} | {median[2]:.2f} |")
+    return "\n".join(lines) + "\n"
+
+
+def write(path, mark, text):
     with open(path) as file:
-        before, _, after = file.read().split(MARK)
+        before, _, after = file.read().split(mark)
     with open(path, "w") as file:
-        file.write(f"{before}{MARK}\n{text}{MARK}{after}")
+        file.write(f"{before}{mark}\n{text}{mark}{after}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ where
     })
 }
 
-/// Spawns a task that stays on this thread. Must be called within a `LocalSet`.
+/// Spawns a task that stays on this thread. Must be called on a `LocalRuntime`.
 pub fn spawn_local<F>(name: &'static str, future: F) -> JoinHandle<F::Output>
 where
     F: Future + 'static,

@@ -103,7 +103,8 @@ where
         Trust::Stranger => builder.max_concurrent_streams(settings.max_streams),
         Trust::Peer => builder.max_concurrent_streams(PEER_STREAMS),
     };
-    let service = service_fn(|request| Sure { answer: handle(request) });
+    // Boxed at once: on its way into a task it is moved several times, and it is large.
+    let service = service_fn(|request| Sure { answer: Box::pin(handle(request)) });
     let wire = match trust {
         Trust::Stranger => wire.guarded(Gate::http2(&settings.limits, settings.frames, watch.clone())),
         Trust::Peer => wire,

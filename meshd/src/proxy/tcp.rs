@@ -20,14 +20,13 @@ use mesh_core::route;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use super::body::Outgoing;
 use super::detour;
 use super::outbound::{Connection, Opaque, Target};
 use super::passthrough::Place;
 use super::request::INSTANCE;
 use super::upstream::connect::{self, ConnectError};
 use super::upstream::{Ends, Lease, Opening};
-use super::wire::{Stream, Wire};
+use super::wire::Wire;
 use super::worker::{Caller, Chance, View, Worker};
 use crate::telemetry::Counters;
 
@@ -195,19 +194,18 @@ async fn open(
 }
 
 /// Opens a tunnel to an instance on another host, through a stream of the shared connection.
-pub(crate) async fn tunnel(mut lease: Lease) -> Result<(Wire, Lease), Failure> {
+pub(crate) async fn tunnel(lease: Lease) -> Result<(Wire, Lease), Failure> {
     let (authority, instance) = lease.pool().address();
-    let mut request = Request::new(Outgoing::Empty);
+    let mut request = Request::new(());
     *request.method_mut() = Method::CONNECT;
     *request.uri_mut() = Uri::try_from(authority).map_err(|_| Failure::Protocol)?;
     let instance = HeaderValue::from_str(&instance).map_err(|_| Failure::Protocol)?;
     request.headers_mut().insert(INSTANCE, instance);
-    let mut response = lease.send(request).await.map_err(|unanswered| unanswered.failure)?;
+    let response = lease.tunnel(request).await?;
     if response.status() != StatusCode::OK {
         return Err(super::inbound::failure_of(response.headers()).unwrap_or(Failure::Connect));
     }
-    let upgraded = hyper::upgrade::on(&mut response).await.map_err(|_| Failure::ConnectionLost)?;
-    Ok((Wire::new(Stream::Tunnel(hyper_util::rt::TokioIo::new(upgraded))), lease))
+    Ok((response.into_body(), lease))
 }
 
 /// Copies both ways until both ends are done, nothing was said for too long, or the connection is as old as it may be.

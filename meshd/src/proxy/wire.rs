@@ -13,6 +13,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 
 use super::gate::Gate;
+use super::upstream::Streams;
 use crate::transport::LinkStream;
 
 /// What carries a connection.
@@ -23,6 +24,8 @@ pub(crate) enum Stream {
     Hop(LinkStream),
     /// A tunnel through HTTP (`CONNECT`, WebSocket).
     Tunnel(TokioIo<Upgraded>),
+    /// A tunnel that meshd has asked another host for.
+    Streams(Box<Streams>),
     /// TLS that meshd has begun towards an application.
     Tls(Box<TlsStream<Wire>>),
     /// What is inside a visitor's TLS.
@@ -39,6 +42,7 @@ impl Stream {
             Self::Tcp(stream) => Pin::new(stream),
             Self::Hop(stream) => Pin::new(stream),
             Self::Tunnel(stream) => Pin::new(stream),
+            Self::Streams(stream) => Pin::new(stream.as_mut()),
             Self::Tls(stream) => Pin::new(&mut **stream),
             Self::Pipe(stream) => Pin::new(stream),
             Self::Unix(stream) => Pin::new(stream),
@@ -51,6 +55,7 @@ impl Stream {
             Self::Tcp(stream) => Pin::new(stream),
             Self::Hop(stream) => Pin::new(stream),
             Self::Tunnel(stream) => Pin::new(stream),
+            Self::Streams(stream) => Pin::new(stream.as_mut()),
             Self::Tls(stream) => Pin::new(&mut **stream),
             Self::Pipe(stream) => Pin::new(stream),
             Self::Unix(stream) => Pin::new(stream),
@@ -160,6 +165,7 @@ impl AsyncWrite for Wire {
             Stream::Tcp(stream) => stream.is_write_vectored(),
             Stream::Hop(stream) => stream.is_write_vectored(),
             Stream::Tunnel(stream) => stream.is_write_vectored(),
+            Stream::Streams(stream) => stream.is_write_vectored(),
             Stream::Tls(stream) => stream.is_write_vectored(),
             Stream::Pipe(stream) => stream.is_write_vectored(),
             Stream::Unix(stream) => stream.is_write_vectored(),

@@ -16,5 +16,6 @@ mod origination;
 mod plan;
 mod pools;
 mod protocols;
+mod streams;
 mod tcp;
 mod traffic;
