@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use mesh_proto::registration::{HealthCheck, HttpAsk, Instance, PortBinding, Probe, Protocol, Registration};
 use mesh_proto::resource::{
@@ -46,7 +47,7 @@ pub fn fill(world: &World, registration: &Registration, locality: &str) -> (Regi
             ));
             continue;
         }
-        filled.instances.insert(id.clone(), member);
+        filled.instances.insert(id.clone(), Arc::new(member));
     }
     (filled, problems)
 }

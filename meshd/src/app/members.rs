@@ -77,7 +77,7 @@ mod tests {
             "service": "vms", "group": "vms", "ports": [],
         }))
         .unwrap();
-        let registration = Registration { instances: [("vms".to_owned(), member)].into() };
+        let registration = Registration { instances: [("vms".to_owned(), Arc::new(member))].into() };
         let (_offer, offered) = watch::channel(registration);
         let (publish, now) = watch::channel(Arc::<Published>::default());
         let mut filled = follow(offered, now, String::new());

@@ -193,7 +193,8 @@ impl Requests {
 
     async fn register(&self, instances: &BTreeMap<String, Instance>) -> Result<Response, ApiError> {
         let world = self.published.borrow().world.clone();
-        let asked = Registration { instances: instances.clone() };
+        let each = instances.iter().map(|(id, instance)| (id.clone(), Arc::new(instance.clone())));
+        let asked = Registration { instances: each.collect() };
         let (filled, problems) = groups::fill(&world, &asked, &self.locality);
         if let Some(problem) = problems.into_iter().next() {
             return Err(refused(ErrorCode::Invalid, problem));
@@ -208,7 +209,7 @@ impl Requests {
             filled.iter().all(|(id, wanted)| {
                 let agreed = registration.and_then(|registration| registration.instances.get(id));
                 agreed.is_some_and(|agreed| {
-                    let same = Instance { health: wanted.health, ..agreed.clone() } == *wanted;
+                    let same = Instance { health: wanted.health, ..Instance::clone(agreed) } == **wanted;
                     // Without a check it becomes healthy at once, as soon as it has its certificate.
                     same && (agreed.check.is_some() || agreed.health == Health::Healthy)
                 })

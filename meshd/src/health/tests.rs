@@ -1,5 +1,5 @@
 use std::net::SocketAddr;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use mesh_proto::registration::{HttpAsk, PortBinding, Probe, Protocol};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -35,8 +35,9 @@ fn instance(probe: Probe, target: SocketAddr) -> Instance {
 
 fn registration(ids: &[&str]) -> Registration {
     let target = "127.0.0.1:1".parse().unwrap();
-    let instances =
-        ids.iter().map(|id| ((*id).to_owned(), instance(Probe::Tcp { host: None, port: None }, target)));
+    let instances = ids
+        .iter()
+        .map(|id| ((*id).to_owned(), instance(Probe::Tcp { host: None, port: None }, target).into()));
     Registration { instances: instances.collect() }
 }
 
@@ -107,7 +108,8 @@ async fn a_silent_instance_is_ill_when_its_time_is_up() {
 async fn the_first_question_waits_as_long_as_the_check_says() {
     let mut bench = Bench::new(&[]);
     let mut later = registration(&["a"]);
-    later.instances.get_mut("a").unwrap().check.as_mut().unwrap().initial_delay_ms = 7_000;
+    let slow = Arc::make_mut(later.instances.get_mut("a").unwrap());
+    slow.check.as_mut().unwrap().initial_delay_ms = 7_000;
     let began = Instant::now();
     bench.registration.send_replace(later);
     bench.until("a", Some(Health::Healthy)).await;
@@ -133,7 +135,7 @@ async fn what_is_checked_follows_the_registration() {
     bench.registration.send_replace(registration(&["b"]));
     bench.until("a", None).await;
     let mut other = registration(&["b"]);
-    other.instances.get_mut("b").unwrap().check.as_mut().unwrap().timeout_ms = 400;
+    Arc::make_mut(other.instances.get_mut("b").unwrap()).check.as_mut().unwrap().timeout_ms = 400;
     bench.answer(Err(Duration::ZERO));
     bench.registration.send_replace(other);
     bench.until("b", Some(Health::Unhealthy)).await;

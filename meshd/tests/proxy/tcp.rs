@@ -68,16 +68,19 @@ async fn an_endpoint_that_cannot_be_reached_closes_the_connection_and_is_ejected
         &mesh_core::plan::LocalityPolicy::Ignore,
         &mesh_core::plan::Locality::default(),
     ));
-    cluster.outlier = Some(OutlierPolicy {
-        consecutive_5xx: 1,
-        consecutive_gateway: 0,
-        consecutive_local: None,
-        error_codes: Vec::new(),
-        interval: Duration::from_mins(1),
-        base_ejection: Duration::from_mins(1),
-        max_ejection_percent: 100,
-        min_health_percent: 0,
-    });
+    cluster.outlier = Some(
+        OutlierPolicy {
+            consecutive_5xx: 1,
+            consecutive_gateway: 0,
+            consecutive_local: None,
+            error_codes: Vec::new(),
+            interval: Duration::from_mins(1),
+            base_ejection: Duration::from_mins(1),
+            max_ejection_percent: 100,
+            min_health_percent: 0,
+        }
+        .into(),
+    );
     let lab = start_with(
         with_table(table(vec![to(1, cluster)])),
         service(Declared::Tcp),

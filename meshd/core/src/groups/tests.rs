@@ -25,9 +25,9 @@ fn bare() -> Instance {
 }
 
 fn filled(world: &World, instance: Instance, locality: &str) -> (Option<Instance>, Vec<String>) {
-    let registration = Registration { instances: [("m".to_owned(), instance)].into() };
+    let registration = Registration { instances: [("m".to_owned(), Arc::new(instance))].into() };
     let (mut filled, problems) = fill(world, &registration, locality);
-    (filled.instances.remove("m"), problems)
+    (filled.instances.remove("m").map(Arc::unwrap_or_clone), problems)
 }
 
 const GROUP: &str = "

@@ -66,7 +66,7 @@ fn a_caller_whose_zone_has_no_instances_of_its_own_knows_no_zones() {
 fn ejections_move_the_shares() {
     let mut cluster =
         cluster(&["eu/a/1", "eu/a/1", "eu/b/1", "eu/b/1"], policy(TWO_ZONES, 1), Balancer::Random);
-    cluster.outlier = Some(outlier());
+    cluster.outlier = Some(outlier().into());
     assert_shares(&count(&cluster, &Hint::default(), PICKS, 2), &[1, 1, 0, 0]);
     // A third of the endpoints for half of the callers: two thirds of the traffic stay.
     eject(&cluster, 0);
@@ -79,7 +79,7 @@ fn ejections_move_the_shares() {
 fn too_few_well_endpoints_are_as_too_few_endpoints() {
     let mut cluster =
         cluster(&["eu/a/1", "eu/a/1", "eu/b/1", "eu/b/1"], policy(TWO_ZONES, 4), Balancer::Random);
-    cluster.outlier = Some(outlier());
+    cluster.outlier = Some(outlier().into());
     assert_shares(&count(&cluster, &Hint::default(), PICKS, 5), &[1, 1, 0, 0]);
     eject(&cluster, 2);
     assert_shares(&count(&cluster, &Hint::default(), PICKS, 6), &[1, 1, 0, 1]);
@@ -90,7 +90,7 @@ fn another_region_helps_when_the_own_one_is_down_and_the_named_one_first() {
     let regions = vec![("eu".to_owned(), "us".to_owned())];
     let policy = ZonePolicy { regions, ..policy(TWO_ZONES, 1) };
     let mut cluster = cluster(&["eu/b/1", "ap/x/1", "us/x/1"], policy, Balancer::Random);
-    cluster.outlier = Some(outlier());
+    cluster.outlier = Some(outlier().into());
     assert_shares(&count(&cluster, &Hint::default(), PICKS, 7), &[1, 0, 0]);
     eject(&cluster, 0);
     assert_shares(&count(&cluster, &Hint::default(), PICKS, 8), &[0, 0, 1]);
@@ -102,7 +102,7 @@ fn another_region_helps_when_the_own_one_is_down_and_the_named_one_first() {
 fn labels_come_before_regions() {
     let policy = ZonePolicy { ranks: Some(vec![1, 1, 0]), ..policy(TWO_ZONES, 1) };
     let mut cluster = cluster(&["eu/a/1", "us/x/1", "us/x/1"], policy, Balancer::Random);
-    cluster.outlier = Some(outlier());
+    cluster.outlier = Some(outlier().into());
     assert_shares(&count(&cluster, &Hint::default(), PICKS, 10), &[0, 0, 1]);
     eject(&cluster, 2);
     assert_shares(&count(&cluster, &Hint::default(), PICKS, 11), &[1, 0, 0]);

@@ -64,7 +64,7 @@ fn the_same_answer_in_another_order_changes_nothing_that_is_known() {
 fn an_address_that_stays_keeps_its_ejection_and_one_that_comes_begins_anew() {
     let mut plain =
         located(vec![named("a.example", 80, 1)], Balancer::RoundRobin, &LocalityPolicy::Ignore, "");
-    plain.outlier = Some(outlier());
+    plain.outlier = Some(outlier().into());
     let cluster = plain.resolvable(None, LocalityPolicy::Ignore, &Locality::default());
     cluster.settle(&answers(&[("a.example", &["192.0.2.1", "192.0.2.2"])]));
     let two = now(&cluster);
@@ -115,7 +115,7 @@ fn ranks_follow_the_addresses() {
     let policy = LocalityPolicy::Priority { ranks: vec![1, 0], regions: None };
     let endpoints = vec![named("far.example", 80, 1), named("near.example", 80, 1)];
     let mut plain = located(endpoints, Balancer::Random, &policy, "");
-    plain.outlier = Some(outlier());
+    plain.outlier = Some(outlier().into());
     let cluster = plain.resolvable(None, policy, &Locality::default());
     cluster.settle(&answers(&[
         ("far.example", &["192.0.2.1", "192.0.2.2"]),
