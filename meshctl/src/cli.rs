@@ -290,23 +290,27 @@ Examples:
   meshctl service register reviews --port 9080 --label version=v1
   meshctl service register reviews --port 9080:http:127.0.0.1:8081 --label version=v2 --check-http /health
   meshctl service register db --port 5432:tcp --check-tcp
+  meshctl service register --group shop/reviews-vms
   meshctl service register -f services.toml
 
 A port is NUMBER[:NAME[:TARGET]]: the port of the service, a name that tells its protocol (http, grpc, tcp-db …),
 and where the instance listens (a port, or address:port; default: the same port on 127.0.0.1).")]
 pub(crate) struct RegisterArgs {
-    /// Name of the service
-    #[arg(required_unless_present = "filename")]
+    /// Name of the service [default with --group: that of the group]
+    #[arg(required_unless_present_any = ["filename", "group"])]
     pub(crate) name: Option<String>,
-    /// Port of the service: NUMBER[:NAME[:TARGET]]
-    #[arg(long = "port", short = 'p', value_name = "PORT", required_unless_present = "filename")]
+    /// Port of the service: NUMBER[:NAME[:TARGET]] [default with --group: those of the group]
+    #[arg(long = "port", short = 'p', value_name = "PORT", required_unless_present_any = ["filename", "group"])]
     pub(crate) ports: Vec<String>,
+    /// WorkloadGroup that gives labels, account, ports, health check … as far as they are not said here
+    #[arg(long, value_name = "[NAMESPACE/]NAME")]
+    pub(crate) group: Option<String>,
     /// Label of the instance
     #[arg(long = "label", short = 'l', value_name = "KEY=VALUE")]
     pub(crate) labels: Vec<String>,
-    /// Namespace of the service
-    #[arg(short, long, default_value = "default", value_name = "NAME")]
-    pub(crate) namespace: String,
+    /// Namespace of the service [default: that of the group, or default]
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) namespace: Option<String>,
     /// Service account: the identity the instance shows
     #[arg(long, default_value = "default", value_name = "NAME")]
     pub(crate) account: String,
@@ -338,7 +342,7 @@ pub(crate) struct RegisterArgs {
     #[arg(long, value_parser = duration, default_value = "2s", value_name = "TIME")]
     pub(crate) check_interval: Duration,
     /// Read services from a file, as in /etc/meshd/services.d
-    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["name", "ports", "labels", "check", "id", "address", "locality"])]
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["name", "ports", "group", "labels", "check", "id", "address", "locality"])]
     pub(crate) filename: Option<PathBuf>,
 }
 

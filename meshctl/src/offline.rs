@@ -232,6 +232,7 @@ pub(crate) fn instance(
 ) -> Instance {
     Instance {
         service: service.to_owned(),
+        group: None,
         namespace: namespace.to_owned(),
         account: service.to_owned(),
         labels,

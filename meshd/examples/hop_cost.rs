@@ -117,6 +117,7 @@ fn plan(backend: SocketAddr) -> Plan {
         status_codes: Vec::new(),
         backoff: Duration::from_millis(25),
         avoid_previous: true,
+        other_localities: false,
     };
     let destination = WeightedCluster { weight: 100, cluster: Some(Arc::new(cluster)), name, headers: None };
     let forward = Forward {

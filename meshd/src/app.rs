@@ -9,6 +9,8 @@ mod entrances;
 mod follow;
 mod handover;
 mod logging;
+mod members;
+mod names;
 mod notary;
 mod requests;
 mod run;

@@ -88,7 +88,8 @@ impl Drop for Checking {
 }
 
 fn wanted(registration: &Registration) -> BTreeMap<String, Arc<Target>> {
-    let target = |(id, instance): (&String, &Arc<Instance>)| Some((id.clone(), Arc::new(Target::of(instance)?)));
+    let target =
+        |(id, instance): (&String, &Arc<Instance>)| Some((id.clone(), Arc::new(Target::of(instance)?)));
     registration.instances.iter().filter_map(target).collect()
 }
 
@@ -101,6 +102,7 @@ where
     let began = Instant::now();
     let mut judge = Judge::new(&target.check);
     let limit = Duration::from_millis(target.check.timeout_ms);
+    tokio::time::sleep(Duration::from_millis(target.check.initial_delay_ms)).await;
     loop {
         let asked = Instant::now();
         let found = match tokio::time::timeout(limit, ask(target.clone())).await {

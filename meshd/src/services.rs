@@ -18,9 +18,11 @@ use crate::drain::Draining;
 use file::Entry;
 
 pub use desk::Desk;
+pub use member::{Member, member};
 
 mod desk;
 mod file;
+mod member;
 
 #[cfg(test)]
 mod tests;

@@ -41,7 +41,7 @@ pub use link::{
     Accepted, DialError, Dialer, HopTarget, JoinLink, LinkStream, Peer, Refused, TlsFault, Transport,
     dial_hop, dial_join, refusal,
 };
-pub use originate::{OriginateError, Originator};
+pub use originate::{OriginateError, Originator, begin_unchecked};
 pub use quic::{QuicListener, QuicOptions};
 pub use secret::Secret;
 pub use socket::SocketOptions;

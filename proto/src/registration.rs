@@ -25,6 +25,9 @@ pub struct Registration {
 pub struct Instance {
     /// Short name of the service: a DNS label such as `reviews`.
     pub service: String,
+    /// The `WorkloadGroup` of its namespace that gives what the instance does not say itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// Namespace of the service. Default `default`.
     #[serde(default = "default_namespace")]
     pub namespace: String,
@@ -188,6 +191,9 @@ pub struct HealthCheck {
     /// Milliseconds until a probe counts as failed. Default 1000.
     #[serde(default = "default_timeout_ms")]
     pub timeout_ms: u64,
+    /// Milliseconds before the first probe. Default 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub initial_delay_ms: u64,
     /// Failures in a row that make a healthy instance unhealthy. Default 2.
     #[serde(default = "default_unhealthy_threshold")]
     pub unhealthy_threshold: u32,
@@ -207,9 +213,15 @@ pub enum Probe {
         /// Port asked; default: the first port's target.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         port: Option<u16>,
+        /// How else it is asked.
+        #[serde(default, skip_serializing_if = "HttpAsk::is_plain")]
+        ask: HttpAsk,
     },
     /// A TCP connection to the target opens.
     Tcp {
+        /// Host asked instead of the target's address.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        host: Option<String>,
         /// Port asked; default: the first port's target.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         port: Option<u16>,
@@ -230,6 +242,25 @@ pub enum Probe {
     },
 }
 
+/// What an HTTP probe may say beside its path.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HttpAsk {
+    /// Host asked instead of the target's address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// Over TLS; whose certificate it is does not matter.
+    pub https: bool,
+    /// Further header fields; `Host` replaces the address.
+    pub headers: Vec<(String, String)>,
+}
+
+impl HttpAsk {
+    fn is_plain(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// Whether an instance may get traffic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -243,6 +274,10 @@ pub enum Health {
     Draining,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
 fn default_namespace() -> String {
     "default".into()
 }

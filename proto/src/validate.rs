@@ -34,7 +34,7 @@ pub fn validate(object: &Object) -> Vec<Finding> {
         Spec::AuthorizationPolicy(spec) => security::check_authorization(&mut check, &object.metadata, spec),
         Spec::RequestAuthentication(spec) => security::check_request(&mut check, spec),
         Spec::Telemetry(spec) => security::check_telemetry(&mut check, spec),
-        Spec::MeshConfig(_) => {}
+        Spec::MeshConfig(spec) => destination_rule::check_mesh(&mut check, spec),
     }
     for finding in &mut check.found {
         finding.object = Some(object.key().to_string());

@@ -309,7 +309,7 @@ class Translation:
                      "max_retries": http.get("maxRetries") or UNLIMITED}
         budget = policy.get("retryBudget")
         if budget is not None:
-            threshold["retry_budget"] = {"budget_percent": {"value": budget.get("percent", {}).get("value", 20.0)},
+            threshold["retry_budget"] = {"budget_percent": {"value": budget.get("percent", 20.0)},
                                          "min_retry_concurrency": budget.get("minRetryConcurrency") or 3}
             if "budgetInterval" in budget:
                 threshold["retry_budget"]["budget_interval"] = duration(budget["budgetInterval"])
@@ -443,6 +443,8 @@ class Translation:
         else:
             proxy["weighted_clusters"] = {"clusters": [{"name": self.cluster(r["destination"], port), "weight": r["weight"]}
                                                        for r in routes if r.get("weight")]}
+        if any((self.hash_of_destination(r["destination"]) or {}).get("connection_properties") for r in routes):
+            proxy["hash_policy"] = [{"source_ip": {}}]
         return proxy
 
 

@@ -137,7 +137,16 @@ impl Host {
     /// # Errors
     /// When it cannot be started.
     pub fn join(&self, address: &str, token: &str) -> Result<Output> {
-        run_with(self.meshd_command(&["join", address]), token)
+        self.join_with(&[address], token)
+    }
+
+    /// Joins with further arguments.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn join_with(&self, arguments: &[&str], token: &str) -> Result<Output> {
+        let words: Vec<&str> = std::iter::once("join").chain(arguments.iter().copied()).collect();
+        run_with(self.meshd_command(&words), token)
     }
 
     /// Starts `meshd run` and waits until it is ready.
@@ -271,6 +280,65 @@ impl Host {
         self.start_service(kind, &address, &[kind, &address])
     }
 
+    /// Starts a service like [`Host::serve`] that takes so many milliseconds for each answer.
+    ///
+    /// # Errors
+    /// When it cannot be started or does not listen within 10 s.
+    pub fn serve_slowly(&mut self, name: &str, port: u16, milliseconds: u32, text: &str) -> Result<()> {
+        let address = format!("127.0.0.1:{port}");
+        self.start_service(name, &address, &["slow", &milliseconds.to_string(), &address, text])
+    }
+
+    /// Starts a real program as a service, and waits until it listens on the port.
+    ///
+    /// # Errors
+    /// When it cannot be started or does not listen within 10 s.
+    pub fn serve_program(&mut self, name: &str, port: u16, line: &str) -> Result<()> {
+        let mut command = self.enter("sh");
+        command.args(["-c", &format!("exec {line}")]);
+        self.keep_service(name, port, command)
+    }
+
+    /// Starts a resolver on an address of the host that answers from a file (see `lab-service`).
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn serve_names(&mut self, address: &str, file: &Path) -> Result<()> {
+        let mut command = self.enter(&self.binaries.service.display().to_string());
+        command.args(["dns", address]).arg(file);
+        let service = Guarded::start(command, &self.folder.join("dns.log"))?;
+        self.services.push(("dns".to_owned(), service));
+        let port = address.rsplit(':').next().unwrap_or_default();
+        eventually("the resolver listens", || {
+            let listening = self.shell(&format!("ss -Hlun sport = :{port}"))?.success()?;
+            anyhow::ensure!(!listening.stdout.is_empty());
+            Ok(())
+        })
+    }
+
+    /// Begins a load of `lab-service load` on `HOST:PORT` that runs beside the story; [`load_result`] reads what came
+    /// of it once it has ended.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn load(&self, to: &str, callers: u32, seconds: u32) -> Result<(Guarded, PathBuf)> {
+        let result = self.folder.join(format!("load-{}", to.replace(':', "-")));
+        // Each load has a file of its own.
+        drop(std::fs::remove_file(&result));
+        let mut command = self.enter(&self.binaries.service.display().to_string());
+        command.args(["callers", to, &callers.to_string(), &seconds.to_string()]);
+        Ok((Guarded::start(command, &result)?, result))
+    }
+
+    /// Sends a service that was started here a signal.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn signal_service(&self, name: &str, signal: rustix::process::Signal) -> Result<()> {
+        let service = self.services.iter().find(|(other, _)| other == name);
+        service.context("the service runs")?.1.signal(signal)
+    }
+
     /// Calls a service with one of the callers of `lab-service`, such as `grpc-call`.
     ///
     /// # Errors
@@ -284,9 +352,13 @@ impl Host {
     fn start_service(&mut self, name: &str, address: &str, arguments: &[&str]) -> Result<()> {
         let mut command = self.enter(&self.binaries.service.display().to_string());
         command.args(arguments);
+        let port = address.rsplit(':').next().and_then(|port| port.parse().ok()).context("a port")?;
+        self.keep_service(name, port, command)
+    }
+
+    fn keep_service(&mut self, name: &str, port: u16, command: Command) -> Result<()> {
         let service = Guarded::start(command, &self.folder.join(format!("{name}.log")))?;
         self.services.push((name.to_owned(), service));
-        let port = address.rsplit(':').next().unwrap_or_default();
         eventually(&format!("{name} listens"), || {
             let listening = self.shell(&format!("ss -Hltn sport = :{port}"))?.success()?;
             anyhow::ensure!(!listening.stdout.is_empty());
@@ -345,4 +417,33 @@ impl Host {
         command.arg(format!("--net=/run/netns/{}", self.name)).arg("--").arg(program);
         command
     }
+}
+
+/// What came of a load.
+#[derive(Clone, Copy, Debug)]
+pub struct Load {
+    /// Requests made.
+    pub requests: u32,
+    /// Those not answered with 200.
+    pub failed: u32,
+    /// The 99th percentile of the time to an answer, in microseconds.
+    pub p99_us: u64,
+}
+
+/// Waits for the end of a load and reads what came of it.
+///
+/// # Errors
+/// When it did not end well.
+pub fn load_result((load, result): (Guarded, PathBuf)) -> Result<Load> {
+    load.wait()?;
+    let text = std::fs::read_to_string(&result)?;
+    let number = |word: &str| -> Result<u64> {
+        let after = text.split(&format!("{word} ")).nth(1).and_then(|rest| rest.split(' ').next());
+        after.and_then(|number| number.trim().parse().ok()).with_context(|| format!("{word} in {text:?}"))
+    };
+    Ok(Load {
+        requests: u32::try_from(number("requests")?)?,
+        failed: u32::try_from(number("failed")?)?,
+        p99_us: number("p99_us")?,
+    })
 }

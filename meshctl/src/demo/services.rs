@@ -16,7 +16,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use mesh_proto::registration::{Health, HealthCheck, Instance, PortBinding, Probe, Protocol};
+use mesh_proto::registration::{Health, HealthCheck, HttpAsk, Instance, PortBinding, Probe, Protocol};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -111,6 +111,7 @@ fn instance(bound: &Bound) -> Instance {
     let labels = [("app", bound.role.service), ("version", bound.role.version)];
     Instance {
         service: bound.role.service.into(),
+        group: None,
         namespace: "default".into(),
         account: account(bound.role.service),
         labels: labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
@@ -124,7 +125,8 @@ fn instance(bound: &Bound) -> Instance {
         weight: 1,
         locality: None,
         check: Some(HealthCheck {
-            probe: Probe::Http { path: "/health".into(), port: None },
+            initial_delay_ms: 0,
+            probe: Probe::Http { path: "/health".into(), port: None, ask: HttpAsk::default() },
             interval_ms: CHECK_EVERY_MS,
             timeout_ms: CHECK_EVERY_MS,
             unhealthy_threshold: 2,

@@ -47,7 +47,7 @@ fn register_sends_what_the_flags_say() {
     assert_eq!(instance.ports[0].target.to_string(), "127.0.0.1:8081");
     let check = instance.check.as_ref().expect("a check");
     assert_eq!((check.interval_ms, check.timeout_ms), (500, 500));
-    assert!(matches!(&check.probe, Probe::Http { path, port: None } if path == "/health"));
+    assert!(matches!(&check.probe, Probe::Http { path, port: None, .. } if path == "/health"));
 }
 
 #[test]

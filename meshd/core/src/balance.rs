@@ -39,6 +39,7 @@ mod set;
 #[cfg(test)]
 mod tests;
 mod warmup;
+mod zones;
 
 pub use key::{HashKeyOutcome, hash_key};
 pub use set::EndpointSet;
@@ -51,6 +52,8 @@ pub struct Hint<'a> {
     pub hash: Option<u64>,
     /// Ids of endpoints tried already. Avoided while there is another; hashing does not look at it.
     pub avoid: &'a [Arc<str>],
+    /// Ids of endpoints whose level of nearness is left alone while there is another (`retryRemoteLocalities`).
+    pub leave: &'a [Arc<str>],
     /// Where the connection was going, for [`Balancer::Passthrough`](crate::plan::Balancer::Passthrough). `None` where
     /// that is not known or a virtual address: the less busy of two is chosen then.
     ///

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 
-use crate::plan::{Doors, Node, Outbound, Plan, Workload};
+use crate::plan::{Doors, Named, Node, Outbound, Plan, Workload};
 use crate::world::World;
 
 pub(crate) mod authors;
@@ -73,8 +73,11 @@ fn whole(
     let clusters = clusters::Builder::new(world, node, &mesh, &destinations, previous, stale, &problems);
     let labels_count = rules.iter().any(rules::Rules::looks_at_labels)
         || destinations.looks_at_labels()
+        || mesh.config.is_some_and(policy::mesh_orders_by_labels)
         || sidecars.looks_at_labels();
-    let callers = Callers::tell_apart(&node.callers, labels_count);
+    let accounts_count = destinations.looks_at_zones()
+        || mesh.config.is_some_and(|config| config.zone_aware_lb_setting.is_some());
+    let callers = Callers::tell_apart(&node.callers, labels_count, accounts_count);
     let scopes: Vec<_> = callers
         .kinds
         .iter()
@@ -103,7 +106,7 @@ fn whole(
         let scope = scope::Scope::gateway(scopes.len(), &facts, own);
         gateways::open(&scene, &scope, &rules, &gateways, previous, &mut open);
     }
-    let (clusters, memory) = clusters.finish();
+    let clusters::Made { by_name: clusters, memory, named } = clusters.finish();
     let index = if lasting { patch::Index::of(world, node, &services) } else { None };
     Plan {
         revision: world.revision,
@@ -113,6 +116,7 @@ fn whole(
         inbound: Arc::new(inbound),
         names: Arc::new(names),
         clusters,
+        named: Named { clusters: named, refresh: mesh.dns_refresh() },
         problems: problems.into_list(),
         memory,
         seen: seen::Seen::of(world, index),
@@ -129,12 +133,13 @@ struct Callers<'a> {
 }
 
 impl<'a> Callers<'a> {
-    fn tell_apart(all: &'a [Workload], labels_count: bool) -> Self {
+    fn tell_apart(all: &'a [Workload], labels_count: bool, accounts_count: bool) -> Self {
         let mut known: BTreeMap<_, usize> = BTreeMap::new();
         let mut kinds = Vec::new();
         let kind_of = all.iter().map(|caller| {
             let labels = labels_count.then_some(&caller.labels);
-            *known.entry((&caller.namespace, labels, &caller.locality)).or_insert_with(|| {
+            let account = accounts_count.then_some(&caller.account);
+            *known.entry((&caller.namespace, account, labels, &caller.locality)).or_insert_with(|| {
                 kinds.push(caller);
                 kinds.len() - 1
             })

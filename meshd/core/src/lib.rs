@@ -12,6 +12,7 @@ pub mod election;
 pub mod endpoint;
 pub mod explain;
 pub mod firewall;
+pub mod groups;
 pub mod health;
 pub mod identity;
 pub mod liveness;

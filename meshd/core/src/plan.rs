@@ -20,10 +20,12 @@ use crate::parted::PartedMap;
 pub use cluster::{
     Balancer, CircuitLimits, Cluster, ClusterName, ClusterState, Detour, Distribution, Endpoint, HashKey,
     HashPolicy, LocalityPolicy, OutlierPolicy, ProxyVersion, RetryBudget, UpstreamProtocol, Via, Warmup,
+    ZonePolicy,
 };
 pub use doors::{Credential, Door, DoorKind, Doors, GatewayDoor, Inside, Roots, ServerTls, TlsServer};
 pub use inbound::{Inbound, LocalInstance, LocalPort};
 pub use origination::{TlsMaterial, TlsOrigination, UpstreamTls};
+pub use resolved::{Answers, Named, Resolved};
 pub use route::{
     Abort, Action, Cors, Delay, DirectResponse, Fault, Forward, HeaderOps, HeaderRules, HeaderTarget,
     HeaderTemplate, Matcher, Mirror, Origin, PathMatch, PortSource, Redirect, RetryOn, RetryPolicy, Rewrite,
@@ -35,6 +37,7 @@ mod cluster;
 mod doors;
 mod inbound;
 mod origination;
+mod resolved;
 mod route;
 mod shared;
 
@@ -55,6 +58,8 @@ pub struct Plan {
     pub names: Arc<Names>,
     /// Every cluster of every caller, by name: for views, and to carry state into the next Plan.
     pub clusters: PartedMap<ClusterName, Arc<Cluster>>,
+    /// Clusters whose endpoints are names: whoever asks DNS puts the answers there.
+    pub named: Named,
     /// What could not be carried out although it was accepted, `object: reason`. Told to the servers.
     pub problems: Vec<String>,
     /// What the next Plan may share with this one.

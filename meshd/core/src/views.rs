@@ -37,13 +37,17 @@ pub fn clusters(plan: &Plan, filter: &PlanFilter, _now: Moment) -> Vec<ClusterVi
     let found =
         plan.clusters.values().filter(|cluster| wanted(filter, &cluster.name.host, cluster.name.port));
     found
-        .map(|cluster| ClusterView {
-            name: cluster.name.to_string(),
-            balancer: balancer(&cluster.balancer).to_owned(),
-            endpoints: cluster.endpoints.all.len(),
-            usable: cluster.endpoints.all.iter().filter(|endpoint| is_usable(endpoint)).count(),
-            limits: words::limits(cluster),
-            by: cluster.origins.iter().map(ToString::to_string).collect(),
+        .map(|cluster| {
+            let addressed = cluster.addressed();
+            let all = &addressed.as_ref().unwrap_or(cluster).endpoints.all;
+            ClusterView {
+                name: cluster.name.to_string(),
+                balancer: balancer(&cluster.balancer).to_owned(),
+                endpoints: all.len(),
+                usable: all.iter().filter(|endpoint| is_usable(endpoint)).count(),
+                limits: words::limits(cluster),
+                by: cluster.origins.iter().map(ToString::to_string).collect(),
+            }
         })
         .collect()
 }
@@ -53,7 +57,11 @@ pub fn endpoints(plan: &Plan, filter: &PlanFilter, now: Moment) -> Vec<EndpointV
     let found =
         plan.clusters.values().filter(|cluster| wanted(filter, &cluster.name.host, cluster.name.port));
     found
-        .flat_map(|cluster| cluster.endpoints.all.iter().map(move |one| endpoint(cluster, one, now)))
+        .flat_map(|cluster| {
+            let addressed = cluster.addressed();
+            let cluster = addressed.as_ref().unwrap_or(cluster);
+            cluster.endpoints.all.iter().map(|one| endpoint(cluster, one, now)).collect::<Vec<_>>()
+        })
         .collect()
 }
 

@@ -22,6 +22,7 @@ use crate::identity::files::make_folder;
 use crate::identity::hostkeys::HostKeys;
 use crate::identity::seal::{Passphrase, seal_for_host, seal_for_recovery};
 use crate::server::ca::Authority;
+use crate::services;
 use crate::systemd;
 use crate::transport::{Credentials, Dialer, SocketOptions, Trust, dial_join, join_proof};
 
@@ -44,6 +45,9 @@ pub struct Join {
     /// File with the token; without it, the token is read from standard input.
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// WorkloadGroup whose member this host is: labels, account, ports and health check come from there.
+    #[arg(long, value_name = "[NAMESPACE/]NAME")]
+    group: Option<String>,
 }
 
 /// How long a join may take.
@@ -105,6 +109,12 @@ pub fn join(config: &Config, arguments: &Join) -> Result<()> {
     make_folder(data)?;
     refuse_second_mesh(data)?;
     let lock = FolderLock::take(data)?;
+    let member = arguments
+        .group
+        .as_deref()
+        .map(services::member)
+        .transpose()
+        .map_err(|why| anyhow!("--group: {why}"))?;
     let token = Token::parse(&read_token(arguments)?)?;
     let server = resolve(&arguments.address)?;
     let keys = HostKeys::open_or_make(data)?;
@@ -129,6 +139,13 @@ pub fn join(config: &Config, arguments: &Join) -> Result<()> {
     };
     HostState::new(joined.id, &config.host.name, address, joined.mesh.clone(), servers, standing)
         .save(data)?;
+    let then = match &member {
+        Some(member) => {
+            member.keep(data).with_context(|| format!("writing the membership below {}", data.display()))?;
+            "It is registered as a member of its WorkloadGroup once meshd runs.\n"
+        }
+        None => "Then register a service:   meshctl service register NAME --port 9080\n",
+    };
     give_to_owner(data)?;
     // The unit that is started next takes it.
     drop(lock);
@@ -137,7 +154,7 @@ pub fn join(config: &Config, arguments: &Join) -> Result<()> {
         config.host.name,
         &joined.mesh.id[..joined.mesh.id.len().min(8)],
         joined.id,
-        next_steps(config, "Then register a service:   meshctl service register NAME --port 9080\n"),
+        next_steps(config, then),
     ))
 }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use mesh_core::endpoint::Moment;
 use mesh_core::plan::Plan;
 use mesh_core::world::World;
-use mesh_core::{analyze, explain, meaning, sketch, views};
+use mesh_core::{analyze, explain, groups, meaning, sketch, views};
 use mesh_proto::api::{ApiError, Call, ErrorCode, Get, HostStats, JoinRequest, Request, Response, Scope};
 use mesh_proto::command::{HostId, Liveness};
 use mesh_proto::registration::{Health, Instance, Registration};
@@ -50,6 +50,8 @@ pub(super) struct Requests {
     pub(super) hosts: Arc<Hosts>,
     /// Its own registrations.
     pub(super) desk: Arc<Desk>,
+    /// Where it is.
+    pub(super) locality: String,
     /// Its counters.
     pub(super) stats: Arc<Stats>,
     /// When meshd began.
@@ -210,16 +212,23 @@ impl Requests {
 
     async fn register(&self, instances: &BTreeMap<String, Instance>) -> Result<Response, ApiError> {
         let world = self.published.borrow().world.clone();
-        let contradiction = instances.values().find_map(|instance| world.contradiction(self.id, instance));
+        let each = instances.iter().map(|(id, instance)| (id.clone(), Arc::new(instance.clone())));
+        let asked = Registration { instances: each.collect() };
+        let (filled, problems) = groups::fill(&world, &asked, &self.locality);
+        if let Some(problem) = problems.into_iter().next() {
+            return Err(refused(ErrorCode::Invalid, problem));
+        }
+        let filled = filled.instances;
+        let contradiction = filled.values().find_map(|instance| world.contradiction(self.id, instance));
         if let Some(why) = contradiction {
             return Err(refused(ErrorCode::Conflict, why));
         }
         self.desk.register(instances).await?;
         let known = |registration: Option<&Arc<Registration>>| {
-            instances.iter().all(|(id, wanted)| {
+            filled.iter().all(|(id, wanted)| {
                 let agreed = registration.and_then(|registration| registration.instances.get(id));
                 agreed.is_some_and(|agreed| {
-                    let same = Instance { health: wanted.health, ..Instance::clone(agreed) } == *wanted;
+                    let same = Instance { health: wanted.health, ..Instance::clone(agreed) } == **wanted;
                     // Without a check it becomes healthy at once, as soon as it has its certificate.
                     same && (agreed.check.is_some() || agreed.health == Health::Healthy)
                 })

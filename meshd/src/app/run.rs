@@ -20,10 +20,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::carrier::Hosts;
 use super::follow::Follower;
 use super::handover::{Leaving, Predecessor, Started, Successor};
+use super::names::Names;
 use super::notary::HostNotary;
 use super::requests::{Reload, Requests};
 use super::state::{FolderLock, HostState};
-use super::{NeedsPerson, begin, entrances, logging, signer, standing, watchdog};
+use super::{NeedsPerson, begin, entrances, logging, members, signer, standing, watchdog};
 use crate::admin::{self, Pages};
 use crate::agent::{Agent, Farewell, Mirror, Offer, Outlets, Published};
 use crate::config::Config;
@@ -203,7 +204,7 @@ async fn serve(
     let (rotation, certificates) = prepare_rotation(&ground, &notary, &hosts, published.clone())?;
     let desk = Desk::start(&ground.config, ground.draining.clone());
     let (problems, doors) = watch::channel(Vec::new());
-    let offer = offer(&ground, &desk, &certificates, doors);
+    let offer = offer(&ground, &desk, &certificates, doors, published.clone());
     let (agent, problem) = Agent::new(agent_settings(&ground), offer, outlets.clone());
     if let Some(problem) = problem {
         tracing::warn!(%problem, "starting without the mirror");
@@ -213,6 +214,7 @@ async fn serve(
     let plans = outlets.plans.clone();
     let dns = dns::start(&ground.config, plans, upstreams.clone(), &ground.draining, &listeners)?;
     let names = dns::Lookup::new(&ground.config, upstreams.clone());
+    task::spawn("names", Names::run(names.clone(), published.clone()));
     let mut proxy = entrances::start_proxy(
         &ground.config,
         &outlets,
@@ -240,6 +242,7 @@ async fn serve(
         server: server.clone(),
         hosts,
         desk: desk.clone(),
+        locality: ground.config.host.locality.to_string(),
         stats: ground.stats.clone(),
         began: ground.began,
         reloads,
@@ -370,11 +373,14 @@ fn offer(
     desk: &Desk,
     certificates: &RotationHandle,
     doors: watch::Receiver<Vec<String>>,
+    published: watch::Receiver<Arc<Published>>,
 ) -> Offer {
-    let checks = health::start(desk.registration(), socket_options(&ground.config), ground.draining.clone());
+    let locality = ground.config.host.locality.to_string();
+    let registration = members::follow(desk.registration(), published, locality);
+    let checks = health::start(registration.clone(), socket_options(&ground.config), ground.draining.clone());
     let domain = ground.state.mesh.trust_domain.clone();
-    let health = standing::follow(domain, desk.registration(), checks, certificates.standings());
-    Offer { registration: desk.registration(), health, doors }
+    let health = standing::follow(domain, registration.clone(), checks, certificates.standings());
+    Offer { registration, health, doors }
 }
 
 fn agent_settings(ground: &Ground) -> agent::Settings {

@@ -68,7 +68,13 @@ impl Lookup {
         if let Some(known) = self.remembered(&host) {
             return Ok(known);
         }
-        self.refresh(&host).await
+        Ok(self.refresh(&host, IN_DOUBT).await?.0)
+    }
+
+    /// Asks for the addresses of a name anew. Returns them, and when to ask again: `rate`, where the answer says
+    /// nothing of its time.
+    pub async fn renew(&self, host: &str, rate: Duration) -> io::Result<(Arc<[IpAddr]>, Duration)> {
+        self.refresh(&host.trim_end_matches('.').to_ascii_lowercase(), rate).await
     }
 
     /// Returns the last good answer; one whose time is over is asked for anew meanwhile.
@@ -80,7 +86,7 @@ impl Lookup {
             found.asking = true;
             let (lookup, host) = (self.clone(), host.to_owned());
             task::spawn("dns-refresh", async move {
-                if let Err(error) = lookup.refresh(&host).await {
+                if let Err(error) = lookup.refresh(&host, IN_DOUBT).await {
                     tracing::warn!(host, %error, "name not found any more: its last addresses stay in use");
                     lookup.later(&host);
                 }
@@ -90,27 +96,24 @@ impl Lookup {
     }
 
     /// Asks, and remembers a good answer.
-    async fn refresh(&self, host: &str) -> io::Result<Arc<[IpAddr]>> {
+    async fn refresh(&self, host: &str, rate: Duration) -> io::Result<(Arc<[IpAddr]>, Duration)> {
         let (addresses, ttl) = self.ask(host).await?;
         let addresses: Arc<[IpAddr]> = addresses.into();
-        let kept = Kept {
-            addresses: addresses.clone(),
-            until: Instant::now() + ttl.clamp(LEAST_TTL, MOST_TTL),
-            asking: false,
-        };
+        let lasts = if ttl.is_zero() { rate } else { ttl.clamp(LEAST_TTL, MOST_TTL) };
+        let kept = Kept { addresses: addresses.clone(), until: Instant::now() + lasts, asking: false };
         let mut all = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if all.len() >= MOST_NAMES && !all.contains_key(host) {
             all.clear();
         }
         all.insert(host.to_owned(), kept);
-        Ok(addresses)
+        Ok((addresses, lasts))
     }
 
     /// Notes that asking came to nothing: the next try is a while away.
     fn later(&self, host: &str) {
         let mut all = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(kept) = all.get_mut(host) {
-            (kept.until, kept.asking) = (Instant::now() + LEAST_TTL, false);
+            (kept.until, kept.asking) = (Instant::now() + IN_DOUBT, false);
         }
     }
 
@@ -118,7 +121,7 @@ impl Lookup {
     async fn ask(&self, host: &str) -> io::Result<(Vec<IpAddr>, Duration)> {
         let local = hosts_file::addresses(host).await;
         if !local.is_empty() {
-            return Ok((local, LEAST_TTL));
+            return Ok((local, IN_DOUBT));
         }
         let suffixes = self.search.iter().filter(|_| !host.contains('.'));
         let mut last = io::Error::new(io::ErrorKind::NotFound, "no resolver has answered");
@@ -185,8 +188,10 @@ impl Lookup {
     }
 }
 
-/// No answer is asked for anew sooner, whatever its TTL. Envoy's default refresh rate.
-const LEAST_TTL: Duration = Duration::from_secs(5);
+/// No answer is asked for anew sooner, whatever its TTL.
+const LEAST_TTL: Duration = Duration::from_secs(1);
+/// When to ask again where nothing says so: Envoy's default refresh rate.
+const IN_DOUBT: Duration = Duration::from_secs(5);
 /// No answer counts longer.
 const MOST_TTL: Duration = Duration::from_mins(5);
 /// Names remembered; with more all are forgotten.
@@ -248,7 +253,7 @@ mod tests {
             let name = query.name().to_ascii();
             let third = if name.ends_with("corp.example.") { 1 } else { 2 };
             let data = RData::A(Ipv4Addr::new(192, 0, third, last_byte).into());
-            reply.add_answer(Record::from_rdata(query.name().clone(), 1, data));
+            reply.add_answer(Record::from_rdata(query.name().clone(), 60, data));
         }
         reply.add_query(query);
         reply.to_vec().expect("a reply")

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
-use mesh_proto::registration::{HealthCheck, Instance, Probe};
+use mesh_proto::registration::{HealthCheck, HttpAsk, Instance, Probe};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::grpc;
-use crate::transport::SocketOptions;
 use crate::transport::socket::connect_tcp;
+use crate::transport::{SocketOptions, begin_unchecked};
 
 /// Whom to ask, and what.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +31,10 @@ pub(super) enum Failure {
     Connect { address: SocketAddr, source: std::io::Error },
     #[error("no HTTP answer: {0}")]
     Http(#[from] hyper::Error),
+    #[error("no TLS: {0}")]
+    Tls(String),
+    #[error("{host} has no address: {source}")]
+    Name { host: String, source: std::io::Error },
     #[error("status {0}, not 200 to 399")]
     Status(u16),
     #[error("gRPC: {0}")]
@@ -47,7 +52,7 @@ impl Target {
     pub(super) fn of(instance: &Instance) -> Option<Self> {
         let check = instance.check.clone()?;
         let port = match &check.probe {
-            Probe::Http { port, .. } | Probe::Tcp { port } | Probe::Grpc { port, .. } => *port,
+            Probe::Http { port, .. } | Probe::Tcp { port, .. } | Probe::Grpc { port, .. } => *port,
             Probe::Command { .. } => None,
         };
         let address = instance.ports.first().map(|first| {
@@ -61,12 +66,35 @@ impl Target {
     fn address(&self) -> Result<SocketAddr, Failure> {
         self.address.ok_or_else(|| Failure::Unaskable("the instance has no port".into()))
     }
+
+    /// Returns where to ask: at the host that the check names, else at the target.
+    async fn place(&self) -> Result<SocketAddr, Failure> {
+        let address = self.address()?;
+        let host = match &self.check.probe {
+            Probe::Http { ask, .. } => ask.host.as_deref(),
+            Probe::Tcp { host, .. } => host.as_deref(),
+            _ => None,
+        };
+        let Some(host) = host else { return Ok(address) };
+        let failed = |source| Failure::Name { host: host.to_owned(), source };
+        let mut found = tokio::net::lookup_host((host, address.port())).await.map_err(failed)?;
+        found.next().ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))
+    }
 }
 
 /// Asks once. Sets no time limit of its own. Cancel safe: a dropped future closes the connection or ends the command.
 pub(super) async fn ask(target: &Target, options: SocketOptions) -> Result<(), Failure> {
     match &target.check.probe {
-        Probe::Http { path, .. } => http(connect(target, options).await?, target.address()?, path).await,
+        Probe::Http { path, ask, .. } => {
+            let stream = connect(target, options).await?;
+            let address = target.place().await?;
+            if !ask.https {
+                return http(stream, address, path, ask).await;
+            }
+            let name = ask.host.as_deref().unwrap_or_default();
+            let stream = begin_unchecked(name, stream).await.map_err(|why| Failure::Tls(why.to_string()))?;
+            http(stream, address, path, ask).await
+        }
         Probe::Tcp { .. } => connect(target, options).await.map(drop),
         Probe::Grpc { service, .. } => {
             grpc::ask(connect(target, options).await?, target.address()?, service).await
@@ -76,18 +104,29 @@ pub(super) async fn ask(target: &Target, options: SocketOptions) -> Result<(), F
 }
 
 async fn connect(target: &Target, options: SocketOptions) -> Result<TcpStream, Failure> {
-    let address = target.address()?;
+    let address = target.place().await?;
     connect_tcp(address, options).await.map_err(|source| Failure::Connect { address, source })
 }
 
-async fn http(stream: TcpStream, address: SocketAddr, path: &str) -> Result<(), Failure> {
+async fn http<S>(stream: S, address: SocketAddr, path: &str, ask: &HttpAsk) -> Result<(), Failure>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let request = http::Request::get(path)
-        .header(http::header::HOST, address.to_string())
-        .header(http::header::USER_AGENT, USER_AGENT)
-        .header(http::header::CONNECTION, "close")
-        .body(Empty::<bytes::Bytes>::new())
-        .map_err(|error| Failure::Unaskable(error.to_string()))?;
+    let says = |wanted: &http::HeaderName| ask.headers.iter().any(|(name, _)| wanted == name.as_str());
+    let mut request = http::Request::get(path).header(http::header::CONNECTION, "close");
+    for (name, value) in
+        [(http::header::HOST, address.to_string()), (http::header::USER_AGENT, USER_AGENT.into())]
+    {
+        if !says(&name) {
+            request = request.header(name, value);
+        }
+    }
+    for (name, value) in &ask.headers {
+        request = request.header(name.as_str(), value.as_str());
+    }
+    let request =
+        request.body(Empty::<bytes::Bytes>::new()).map_err(|error| Failure::Unaskable(error.to_string()))?;
     let asked = sender.send_request(request);
     tokio::pin!(asked);
     let answer = tokio::select! {

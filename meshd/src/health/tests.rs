@@ -1,7 +1,7 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use mesh_proto::registration::{PortBinding, Probe, Protocol};
+use mesh_proto::registration::{HttpAsk, PortBinding, Probe, Protocol};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -10,6 +10,7 @@ use crate::drain::{self, Drain};
 
 fn instance(probe: Probe, target: SocketAddr) -> Instance {
     let check = HealthCheck {
+        initial_delay_ms: 0,
         probe,
         interval_ms: 1_000,
         timeout_ms: 500,
@@ -19,6 +20,7 @@ fn instance(probe: Probe, target: SocketAddr) -> Instance {
     let port = PortBinding { number: 80, name: String::new(), protocol: Protocol::Http, target };
     Instance {
         service: "web".into(),
+        group: None,
         namespace: "default".into(),
         account: "default".into(),
         labels: BTreeMap::new(),
@@ -33,8 +35,9 @@ fn instance(probe: Probe, target: SocketAddr) -> Instance {
 
 fn registration(ids: &[&str]) -> Registration {
     let target = "127.0.0.1:1".parse().unwrap();
-    let instances =
-        ids.iter().map(|id| ((*id).to_owned(), instance(Probe::Tcp { port: None }, target).into()));
+    let instances = ids
+        .iter()
+        .map(|id| ((*id).to_owned(), instance(Probe::Tcp { host: None, port: None }, target).into()));
     Registration { instances: instances.collect() }
 }
 
@@ -102,6 +105,18 @@ async fn a_silent_instance_is_ill_when_its_time_is_up() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_first_question_waits_as_long_as_the_check_says() {
+    let mut bench = Bench::new(&[]);
+    let mut later = registration(&["a"]);
+    let slow = Arc::make_mut(later.instances.get_mut("a").unwrap());
+    slow.check.as_mut().unwrap().initial_delay_ms = 7_000;
+    let began = Instant::now();
+    bench.registration.send_replace(later);
+    bench.until("a", Some(Health::Healthy)).await;
+    assert_eq!(began.elapsed(), Duration::from_secs(7));
+}
+
+#[tokio::test(start_paused = true)]
 async fn intervals_vary_by_a_tenth() {
     let bench = Bench::new(&["a"]);
     tokio::time::sleep(Duration::from_mins(1)).await;
@@ -153,7 +168,7 @@ async fn ask(probe: Probe, address: SocketAddr) -> Result<(), Failure> {
 }
 
 fn http(path: &str) -> Probe {
-    Probe::Http { path: path.into(), port: None }
+    Probe::Http { path: path.into(), port: None, ask: HttpAsk::default() }
 }
 
 #[tokio::test]
@@ -175,9 +190,9 @@ async fn tcp_is_well_when_it_connects() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let elsewhere = SocketAddr::new(address.ip(), 1);
-    ask(Probe::Tcp { port: Some(address.port()) }, elsewhere).await.unwrap();
+    ask(Probe::Tcp { host: None, port: Some(address.port()) }, elsewhere).await.unwrap();
     drop(listener);
-    let failure = ask(Probe::Tcp { port: None }, address).await.unwrap_err().to_string();
+    let failure = ask(Probe::Tcp { host: None, port: None }, address).await.unwrap_err().to_string();
     assert!(failure.contains(&address.to_string()), "{failure}");
 }
 
@@ -251,4 +266,45 @@ async fn grpc_is_well_when_it_says_serving() {
     assert_eq!(failure.to_string(), "gRPC: the server does not know this service");
     let (address, _) = served(b"HTTP/1.1 200 OK\r\n\r\n").await;
     assert!(ask(probe(), address).await.is_err(), "no HTTP/2");
+}
+
+#[tokio::test]
+async fn headers_and_host_are_as_the_check_says() {
+    let (address, seen) = served(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+    let headers = vec![("Host".into(), "reviews.example".into()), ("x-probe".into(), "1".into())];
+    let ask_of = |host: &str| HttpAsk { host: Some(host.into()), headers: headers.clone(), https: false };
+    let elsewhere = SocketAddr::from(([127, 0, 0, 77], 1));
+    let probe = Probe::Http { path: "/".into(), port: Some(address.port()), ask: ask_of("127.0.0.1") };
+    ask(probe, elsewhere).await.unwrap();
+    let head = seen.lock().unwrap().to_lowercase();
+    assert!(head.contains("host: reviews.example\r\n") && head.contains("x-probe: 1\r\n"), "{head}");
+    assert_eq!(head.matches("host:").count(), 1, "{head}");
+
+    let probe = Probe::Tcp { host: Some("127.0.0.1".into()), port: Some(address.port()) };
+    ask(probe, elsewhere).await.unwrap();
+}
+
+#[tokio::test]
+async fn https_does_not_mind_whose_certificate_it_is() {
+    let pair = rcgen::generate_simple_self_signed(["elsewhere.example".to_owned()]).unwrap();
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(pair.signing_key.serialize_der());
+    let config = rustls::ServerConfig::builder_with_provider(crate::transport::provider().clone())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![pair.cert.der().clone()], key.into())
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    task::spawn("test", async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut stream = acceptor.accept(stream).await.unwrap();
+        let mut buffer = [0; 1024];
+        stream.read(&mut buffer).await.unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        stream.shutdown().await.unwrap();
+    });
+    let https = HttpAsk { https: true, ..HttpAsk::default() };
+    ask(Probe::Http { path: "/".into(), port: None, ask: https }, address).await.unwrap();
 }

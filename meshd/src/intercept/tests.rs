@@ -367,6 +367,7 @@ fn what_listens_on_loopback_only_is_not_opened_to_others() {
     };
     let instance = |ports, address| Instance {
         service: "web".into(),
+        group: None,
         namespace: "default".into(),
         account: "default".into(),
         labels: std::collections::BTreeMap::new(),

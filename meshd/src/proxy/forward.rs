@@ -78,7 +78,7 @@ async fn attempts<'a>(
     exchange: &mut Exchange,
     current: &mut Option<&'a Endpoint>,
 ) -> Result<Answered, Failure> {
-    let mut tried: Vec<Arc<str>> = Vec::new();
+    let mut tried = Tried::default();
     let mut retry_permit = None;
     loop {
         let Some((endpoint, pool)) = choose(sending, &tried) else { return Err(Failure::NoEndpoint) };
@@ -117,15 +117,41 @@ async fn attempts<'a>(
         // The connection of an answer that is not wanted must not be kept: its body is unread.
         drop((result, in_flight));
         exchange.retries += 1;
-        if let Some(endpoint) = endpoint.filter(|_| sending.policy.avoid_previous) {
-            tried.push(endpoint.id.clone());
+        if let Some(endpoint) = endpoint {
+            tried.note(sending.policy, endpoint);
         }
         tokio::time::sleep(retry::backoff(sending.policy, exchange.retries, &mut Chance)).await;
     }
 }
 
+/// Endpoints that were tried, as far as the next try goes by it.
+#[derive(Default)]
+struct Tried {
+    endpoints: Vec<Arc<str>>,
+    all: Vec<Arc<str>>,
+    /// Those whose level of nearness is left alone.
+    leave: Vec<Arc<str>>,
+}
+
+impl Tried {
+    fn note(&mut self, policy: &RetryPolicy, endpoint: &Endpoint) {
+        if policy.avoid_previous {
+            self.endpoints.push(endpoint.id.clone());
+        }
+        if policy.other_localities {
+            self.all.push(endpoint.id.clone());
+            if self.all.len().is_multiple_of(TRIES_A_LEVEL) {
+                self.leave.clone_from(&self.all);
+            }
+        }
+    }
+}
+
+/// Tries after which their levels are left alone. Istio's `update_frequency` of `previous_priorities`.
+const TRIES_A_LEVEL: usize = 2;
+
 /// Picks an endpoint and the pool of connections to it. Passthrough has no endpoint in the Plan.
-fn choose<'a>(sending: &Sending<'a>, tried: &[Arc<str>]) -> Option<(Option<&'a Endpoint>, Rc<Pool>)> {
+fn choose<'a>(sending: &Sending<'a>, tried: &Tried) -> Option<(Option<&'a Endpoint>, Rc<Pool>)> {
     let Sending { worker, cluster, .. } = sending;
     let direct = match (&cluster.balancer, sending.destination) {
         (Balancer::Passthrough, Some(to)) => Some(Place::Address(to)),
@@ -136,7 +162,8 @@ fn choose<'a>(sending: &Sending<'a>, tried: &[Arc<str>]) -> Option<(Option<&'a E
         let direct = worker.passthrough.to(place, cluster.protocol);
         return Some((None, pool(sending, &direct.endpoint)));
     }
-    let hint = Hint { hash: sending.hash, avoid: tried, destination: sending.destination };
+    let (avoid, leave) = (&*tried.endpoints, &*tried.leave);
+    let hint = Hint { hash: sending.hash, avoid, leave, destination: sending.destination };
     let endpoint = balance::pick(cluster, &hint, worker.now(), &mut Chance)?;
     Some((Some(endpoint), pool(sending, endpoint)))
 }

@@ -40,8 +40,12 @@ pub(crate) fn send(
         }
         worker.mirrors.set(under_way + 1);
         let place = Place(worker.clone());
-        let (caller, cluster, head, source) =
-            (caller.clone(), cluster.clone(), head.clone(), source.cloned());
+        let (caller, cluster, head, source) = (
+            caller.clone(),
+            cluster.addressed().unwrap_or_else(|| cluster.clone()),
+            head.clone(),
+            source.cloned(),
+        );
         let ends = Ends { source: connection.peer, destination: None };
         waits |= source.is_some();
         task::spawn_local("mirror", async move {

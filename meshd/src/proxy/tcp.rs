@@ -107,13 +107,17 @@ pub(crate) struct Reached {
     _connection: breaker::Permit,
 }
 
-/// Opens a way to an endpoint; where one cannot be reached, to another, a few times.
+/// Opens a way to an endpoint. One that cannot be reached ends it: a connection is not tried again elsewhere.
+///
+/// Source: Envoy's `max_connect_attempts` of a TCP proxy, 1 unless it is set; Istio does not set it.
 pub(crate) async fn reach(
     worker: &Rc<Worker>,
     caller: &Rc<Caller>,
     cluster: &Arc<Cluster>,
     wanted: &Wanted<'_>,
 ) -> Result<Reached, Failure> {
+    let addressed = cluster.addressed();
+    let cluster = addressed.as_ref().unwrap_or(cluster);
     let permit = breaker::admit_connection(cluster).map_err(|_| Failure::Overflow)?;
     let destination = wanted.ends.destination;
     let place = match (&cluster.balancer, destination) {
@@ -124,39 +128,26 @@ pub(crate) async fn reach(
         _ => None,
     };
     let direct = place.map(|place| worker.passthrough.to(place, cluster.protocol));
-    let hash = source_hash(cluster, wanted.ends.source);
-    let mut tried = Vec::new();
-    let mut last = Failure::NoEndpoint;
-    while tried.len() < MAX_ATTEMPTS {
-        let hint = Hint { hash, avoid: &tried, destination };
-        let endpoint = match &direct {
-            Some(direct) => Some(&direct.endpoint),
-            None => balance::pick(cluster, &hint, worker.now(), &mut Chance),
-        };
-        let Some(endpoint) = endpoint.filter(|endpoint| !tried.contains(&endpoint.id)) else {
-            return Err(last);
-        };
-        let in_flight = endpoint.state.enter();
-        let opened = open(worker, caller, cluster, endpoint, wanted).await;
-        let answer = if opened.is_ok() { Answer::Status(200) } else { Answer::LocalFailure };
-        worker.record(cluster, endpoint, answer);
-        match opened {
-            Ok(Opened { wire, lanes, lease }) => {
-                return Ok(Reached {
-                    wire,
-                    idle: cluster.limits.tcp_idle_timeout,
-                    longest: cluster.limits.max_connection_duration,
-                    lanes,
-                    _lease: lease,
-                    _in_flight: Some(in_flight),
-                    _connection: permit,
-                });
-            }
-            Err(failure) => last = failure,
-        }
-        tried.push(endpoint.id.clone());
-    }
-    Err(last)
+    let hint = Hint { hash: source_hash(cluster, wanted.ends.source), destination, ..Hint::default() };
+    let endpoint = match &direct {
+        Some(direct) => Some(&direct.endpoint),
+        None => balance::pick(cluster, &hint, worker.now(), &mut Chance),
+    };
+    let endpoint = endpoint.ok_or(Failure::NoEndpoint)?;
+    let in_flight = endpoint.state.enter();
+    let opened = open(worker, caller, cluster, endpoint, wanted).await;
+    let answer = if opened.is_ok() { Answer::Status(200) } else { Answer::LocalFailure };
+    worker.record(cluster, endpoint, answer);
+    let Opened { wire, lanes, lease } = opened?;
+    Ok(Reached {
+        wire,
+        idle: cluster.limits.tcp_idle_timeout,
+        longest: cluster.limits.max_connection_duration,
+        lanes,
+        _lease: lease,
+        _in_flight: Some(in_flight),
+        _connection: permit,
+    })
 }
 
 /// The key of consistent hashing, where it is the caller's address: a connection shows nothing else.
@@ -280,6 +271,3 @@ async fn after(limit: Option<Duration>) {
         None => std::future::pending().await,
     }
 }
-
-/// Endpoints tried for one connection.
-const MAX_ATTEMPTS: usize = 3;

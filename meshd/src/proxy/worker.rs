@@ -271,6 +271,8 @@ impl Worker {
         let view = self.view();
         let moment = self.now();
         for cluster in view.plan.clusters.values() {
+            let addressed = cluster.addressed();
+            let cluster = addressed.as_ref().unwrap_or(cluster);
             let returned = outlier::sweep(cluster, moment);
             if returned > 0 {
                 tracing::info!(cluster = %cluster.name, endpoints = returned, "ejected endpoints may be used again");

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use mesh_proto::finding::Finding;
-use mesh_proto::registration::{Health, HealthCheck, Instance, PortBinding, Probe, Protocol};
+use mesh_proto::registration::{Health, HealthCheck, HttpAsk, Instance, PortBinding, Probe, Protocol};
 use toml::de::DeValue;
 
 use crate::config::document::{Document, Read, Section, Value, flag, list, number, parsed, text};
@@ -38,16 +38,31 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Vec<Entry>, Vec<Finding>> 
 }
 
 fn service<'t>(file: &str, document: &mut Document<'t>, mut section: Section<'t>) -> Option<Entry> {
-    let service = section.require(document, "name", parsed(label));
+    let group = section.take(document, "group", parsed(group));
+    let service = match &group {
+        // A member that says nothing else is an instance of a service of the group's name.
+        Some((_, name)) => {
+            Some(section.take(document, "name", parsed(label)).unwrap_or_else(|| name.clone()))
+        }
+        None => section.require(document, "name", parsed(label)),
+    };
     let or_default = |word: Option<String>| word.unwrap_or_else(|| "default".into());
-    let namespace = or_default(section.take(document, "namespace", parsed(label)));
+    let namespace = section.take(document, "namespace", parsed(label));
+    let home = group.as_ref().and_then(|(namespace, _)| namespace.clone());
+    if let (Some(own), Some(home)) = (&namespace, &home)
+        && own != home
+    {
+        let message = format!("the group is of namespace {home}, and so are its members: {own} is another");
+        document.error("group-namespace", &section.path_of("namespace"), message);
+    }
+    let namespace = or_default(namespace.or(home));
     let account_name = or_default(section.take(document, "account", parsed(account)));
     let labels = section.take(document, "labels", labels).unwrap_or_default();
     let weight = section.take(document, "weight", number(0..=1_000_000)).unwrap_or(1);
     let locality = section.take(document, "locality", parsed(locality)).filter(|it| !it.is_empty());
     let address = section.take(document, "address", parsed(ip_address));
     let id = section.take(document, "id", parsed(account));
-    let (ports, ports_at) = ports(document, &mut section, address);
+    let (ports, ports_at) = ports(document, &mut section, address, group.is_some());
     let check = section.section(document, "check").and_then(|table| check(document, table));
     let path = section.path.clone();
     section.finish(document);
@@ -58,6 +73,7 @@ fn service<'t>(file: &str, document: &mut Document<'t>, mut section: Section<'t>
     let health = if check.is_some() { Health::Unhealthy } else { Health::Healthy };
     let instance = Instance {
         service,
+        group: group.map(|(_, name)| name),
         namespace,
         account: account_name,
         labels,
@@ -71,8 +87,16 @@ fn service<'t>(file: &str, document: &mut Document<'t>, mut section: Section<'t>
     Some(Entry { file: file.to_owned(), id, at: document.position(&path), path, ports_at, instance })
 }
 
+/// Reads `NAME` or `NAMESPACE/NAME` of a `WorkloadGroup`.
+pub(super) fn group(text: &str) -> Result<(Option<String>, String), String> {
+    match text.split_once('/') {
+        Some((namespace, name)) => Ok((Some(label(namespace)?), label(name)?)),
+        None => Ok((None, label(text)?)),
+    }
+}
+
 /// The id of an instance that gives none: what tells the instances of one host apart in most cases.
-fn default_id(service: &str, namespace: &str, version: Option<&str>) -> String {
+pub(super) fn default_id(service: &str, namespace: &str, version: Option<&str>) -> String {
     let mut id = service.to_owned();
     if let Some(version) = version.filter(|version| account(version).is_ok()) {
         id = format!("{id}-{version}");
@@ -86,8 +110,9 @@ fn ports<'t>(
     document: &mut Document<'t>,
     service: &mut Section<'t>,
     address: Option<IpAddr>,
+    is_member: bool,
 ) -> (Vec<PortBinding>, Places) {
-    if !service.has("port") {
+    if !service.has("port") && !is_member {
         let path = service.path_of("port");
         document.error(
             "missing-key",
@@ -165,8 +190,12 @@ fn check<'t>(document: &mut Document<'t>, mut table: Section<'t>) -> Option<Heal
     let port = table.take(document, "port", number(1..=u16::MAX));
     let given: Vec<&str> =
         ["http", "tcp", "grpc", "command"].into_iter().filter(|key| table.has(key)).collect();
-    let http = table.take(document, "http", parsed(path)).map(|path| Probe::Http { path, port });
-    let tcp = table.take(document, "tcp", flag).filter(|on| *on).map(|_| Probe::Tcp { port });
+    let http = table.take(document, "http", parsed(path)).map(|path| Probe::Http {
+        path,
+        port,
+        ask: HttpAsk::default(),
+    });
+    let tcp = table.take(document, "tcp", flag).filter(|on| *on).map(|_| Probe::Tcp { host: None, port });
     let grpc = table.take(document, "grpc", text).map(|service| Probe::Grpc { service, port });
     let command = table.take(document, "command", list(text));
     let command = command.filter(|argv| !argv.is_empty()).map(|argv| Probe::Command { argv });
@@ -187,6 +216,7 @@ fn check<'t>(document: &mut Document<'t>, mut table: Section<'t>) -> Option<Heal
         return None;
     };
     Some(HealthCheck {
+        initial_delay_ms: 0,
         probe,
         interval_ms: interval.unwrap_or(2_000),
         timeout_ms: timeout.unwrap_or(1_000),
@@ -222,6 +252,9 @@ pub(super) fn to_toml(id: &str, instance: &Instance) -> String {
     put("namespace", instance.namespace.clone().into());
     put("account", instance.account.clone().into());
     put("id", id.into());
+    if let Some(group) = &instance.group {
+        put("group", group.clone().into());
+    }
     put("weight", i64::from(instance.weight).into());
     if !instance.labels.is_empty() {
         let labels = instance.labels.iter().map(|(key, value)| (key.clone(), value.clone().into()));
@@ -233,7 +266,9 @@ pub(super) fn to_toml(id: &str, instance: &Instance) -> String {
     if let Some(address) = instance.address {
         put("address", address.to_string().into());
     }
-    put("port", toml::Value::Array(instance.ports.iter().map(port_table).collect()));
+    if !instance.ports.is_empty() {
+        put("port", toml::Value::Array(instance.ports.iter().map(port_table).collect()));
+    }
     if let Some(check) = &instance.check {
         put("check", check_table(check));
     }
@@ -254,8 +289,8 @@ fn port_table(port: &PortBinding) -> toml::Value {
 fn check_table(check: &HealthCheck) -> toml::Value {
     let mut table = toml::Table::new();
     let (key, value, port): (&str, toml::Value, Option<u16>) = match &check.probe {
-        Probe::Http { path, port } => ("http", path.clone().into(), *port),
-        Probe::Tcp { port } => ("tcp", true.into(), *port),
+        Probe::Http { path, port, .. } => ("http", path.clone().into(), *port),
+        Probe::Tcp { port, .. } => ("tcp", true.into(), *port),
         Probe::Grpc { service, port } => ("grpc", service.clone().into(), *port),
         Probe::Command { argv } => ("command", argv.clone().into(), None),
     };

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use mesh_proto::registration::{Health, HealthCheck, PortBinding, Probe, Protocol};
+use mesh_proto::registration::{Health, HealthCheck, HttpAsk, PortBinding, Probe, Protocol};
 
 use super::*;
 use crate::config::Config;
@@ -59,6 +59,7 @@ fn service(name: &str, port: u16) -> String {
 fn reviews() -> Instance {
     Instance {
         service: "reviews".into(),
+        group: None,
         namespace: "default".into(),
         account: "default".into(),
         labels: BTreeMap::new(),
@@ -108,8 +109,9 @@ fn every_key_is_read() {
     assert_eq!(instance.ports[0].target, "127.0.0.1:19080".parse().unwrap());
     assert_eq!(instance.ports[1].target, "[::1]:19081".parse().unwrap());
     assert_eq!(instance.health, Health::Unhealthy, "until its check has spoken");
-    let probe = Probe::Http { path: "/health".into(), port: Some(19090) };
+    let probe = Probe::Http { path: "/health".into(), port: Some(19090), ask: HttpAsk::default() };
     let check = HealthCheck {
+        initial_delay_ms: 0,
         probe,
         interval_ms: 500,
         timeout_ms: 1_000,
@@ -209,13 +211,14 @@ async fn what_meshctl_registers_survives_a_restart_until_it_is_deregistered() {
     let host = Host::new();
     let (_drain, desk) = host.desk();
     let probes = [
-        Probe::Http { path: "/h?x=1".into(), port: Some(1) },
-        Probe::Tcp { port: None },
+        Probe::Http { path: "/h?x=1".into(), port: Some(1), ask: HttpAsk::default() },
+        Probe::Tcp { host: None, port: None },
         Probe::Grpc { service: String::new(), port: None },
         Probe::Command { argv: vec!["/bin/true".into(), "a b".into()] },
     ];
     for probe in probes {
         let check = HealthCheck {
+            initial_delay_ms: 0,
             probe,
             interval_ms: 250,
             timeout_ms: 100,
@@ -288,4 +291,29 @@ fn other_port() -> Instance {
 
 async fn within<T, E: std::fmt::Debug>(what: impl Future<Output = Result<T, E>>) -> T {
     tokio::time::timeout(Duration::from_secs(20), what).await.expect("in time").expect("done")
+}
+
+#[test]
+fn a_member_of_a_group_needs_neither_name_nor_port() {
+    let host = Host::new();
+    host.put("member.toml", "[[service]]\ngroup = \"shop/reviews-vms\"\nlabels = { version = \"v2\" }\n");
+    let offer = host.folders().read();
+    assert_eq!(offer.findings, []);
+    let member = &offer.registration.instances["reviews-vms-v2.shop"];
+    assert_eq!((member.service.as_str(), member.namespace.as_str()), ("reviews-vms", "shop"));
+    assert_eq!((member.group.as_deref(), member.ports.len()), (Some("reviews-vms"), 0));
+
+    host.put("member.toml", "[[service]]\ngroup = \"shop/a\"\nnamespace = \"other\"\n");
+    let said = host.said(&host.folders().read());
+    assert!(said[0].contains("member.toml:3:13") && said[0].contains("namespace shop"), "{said:?}");
+}
+
+#[test]
+fn what_join_writes_is_read_back() {
+    let host = Host::new();
+    member("shop/reviews-vms").unwrap().keep(host.data()).unwrap();
+    let offer = host.folders().read();
+    assert_eq!((offer.findings.len(), ids(&offer)), (0, vec!["reviews-vms.shop"]));
+    assert_eq!(offer.registration.instances["reviews-vms.shop"].group.as_deref(), Some("reviews-vms"));
+    assert!(member("shop/Reviews VMs").is_err());
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use mesh_core::plan::{Cluster, Inbound, LocalInstance, LocalPort, Plan, Route, Via};
+use mesh_core::plan::{CircuitLimits, Cluster, Inbound, LocalInstance, LocalPort, Plan, Route, Via};
 use mesh_proto::registration::{Health, Protocol};
 use meshd::proxy::{Declared, Settings, Way};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -394,6 +394,43 @@ async fn the_bounds_of_an_application_hold_for_plain_bytes_that_were_caught() {
     let lab = caught_within(db, Protocol::Tcp, Some(Arc::new(bounds)));
 
     assert_eq!(bytes(lab.address, b"hello").await, "");
+}
+
+#[tokio::test]
+async fn times_of_an_application_hold_for_plain_bytes_that_were_caught() {
+    let db = super::tcp::echo("hi").await;
+    for change in [
+        (|limits| limits.tcp_idle_timeout = Some(Duration::from_millis(200))) as fn(&mut CircuitLimits),
+        |limits| limits.max_connection_duration = Some(Duration::from_millis(200)),
+    ] {
+        let mut bounds = cluster("reviews", vec![local(db)]);
+        change(&mut bounds.limits);
+        let lab = caught_within(db, Protocol::Tcp, Some(Arc::new(bounds)));
+        let mut stream = TcpStream::connect(lab.address).await.expect("a connection");
+        let mut greeting = [0; 2];
+        stream.read_exact(&mut greeting).await.expect("a greeting");
+
+        let ended = tokio::time::timeout(Duration::from_secs(5), stream.read(&mut greeting)).await;
+
+        assert!(matches!(ended, Ok(Ok(0) | Err(_))), "{ended:?}");
+    }
+}
+
+#[tokio::test]
+async fn streams_to_an_application_are_bounded_where_its_sidecar_says_so() {
+    let backend = Backend::http2("v1").await;
+    let mut bounds = cluster("reviews", vec![local(backend.address)]);
+    bounds.protocol = mesh_core::plan::UpstreamProtocol::Http2;
+    bounds.limits.max_concurrent_streams = Some(1);
+    let lab = caught_within(backend.address, Protocol::Http2, Some(Arc::new(bounds)));
+    let slow = meshd::task::spawn("test", once(lab.address, get("/", &[("x-want-delay-ms", "300")])));
+    until("the first is under way", || backend.hits() == 1).await;
+
+    assert_eq!(once(lab.address, get("/", &[])).await.status.as_u16(), 200);
+
+    assert_eq!(slow.await.expect("an answer").status.as_u16(), 200);
+    let opened = lab.stats.total(|all| all.upstream_connections_total.load(Ordering::Relaxed));
+    assert_eq!(opened, 2, "one stream a connection");
 }
 
 #[tokio::test]

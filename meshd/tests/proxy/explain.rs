@@ -78,6 +78,7 @@ spec:
 fn instance(service: &str, version: &str, backend: &Backend) -> Instance {
     Instance {
         service: service.into(),
+        group: None,
         namespace: "default".into(),
         account: service.into(),
         labels: BTreeMap::from([("version".into(), version.into())]),

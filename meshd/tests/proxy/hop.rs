@@ -157,6 +157,36 @@ async fn many_requests_share_one_connection() {
 }
 
 #[tokio::test]
+async fn callers_of_two_identities_share_no_connection() {
+    for transport in BOTH {
+        let (authority, backend) = (Authority::new(), Backend::http1("v1").await);
+        let there = destination(&authority, backend.address, Protocol::Http, transport);
+        let endpoints = vec![over_mesh(there.address, "reviews", "reviews-1")];
+        let mut plan = plan(vec![("reviews", vec![simple(cluster(HOST, endpoints))])]);
+        let mut node = (*plan.node).clone();
+        let batch = mesh_core::plan::Workload { account: "batch".into(), ..node.callers[0].clone() };
+        plan.outbounds.push(Arc::new(mesh_core::plan::Outbound {
+            caller: batch.clone(),
+            ..(*plan.outbounds[0]).clone()
+        }));
+        node.callers.push(batch);
+        plan.node = Arc::new(node);
+        let way = |caller| Way::Service { port: PORT, protocol: Declared::Http, caller };
+        let credentials = authority.credentials(&["web", "batch"]);
+        let (here, addresses) = start_all(plan, vec![way(0), way(1)], over(transport), &credentials);
+
+        for _ in 0..5 {
+            for address in &addresses {
+                assert_eq!(once(*address, get("/", &[])).await.status, StatusCode::OK, "{transport:?}");
+            }
+        }
+
+        let opened = here.stats.total(|all| all.upstream_connections_total.load(Ordering::Relaxed));
+        assert_eq!((opened, backend.hits()), (2, 10), "{transport:?}: one connection for each identity");
+    }
+}
+
+#[tokio::test]
 async fn a_host_that_proves_another_identity_gets_nothing() {
     for transport in BOTH {
         let (authority, backend) = (Authority::new(), Backend::http1("v1").await);

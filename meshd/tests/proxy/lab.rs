@@ -197,10 +197,23 @@ pub(crate) fn start(plan: Plan) -> Lab {
 }
 
 pub(crate) fn start_with(plan: Plan, way: Way, settings: Settings, credentials: &Arc<Credentials>) -> Lab {
+    start_all(plan, vec![way], settings, credentials).0
+}
+
+/// A proxy with several entrances; returns their addresses, too.
+pub(crate) fn start_all(
+    plan: Plan,
+    ways: Vec<Way>,
+    settings: Settings,
+    credentials: &Arc<Credentials>,
+) -> (Lab, Vec<SocketAddr>) {
     let plans = Arc::new(ArcSwap::from_pointee(plan));
     let stats = Arc::new(Stats::new(settings.workers));
-    let sockets = socket::listen_tcp_group(loopback(0), settings.workers).expect("a port");
-    let address = sockets[0].local_addr().expect("an address");
+    let entrance = |way: Way| {
+        let sockets = socket::listen_tcp_group(loopback(0), settings.workers).expect("a port");
+        (sockets[0].local_addr().expect("an address"), Entrance { way, sockets })
+    };
+    let (addresses, entrances): (Vec<_>, Vec<_>) = ways.into_iter().map(entrance).unzip();
     let shared = Shared {
         plans: plans.clone(),
         dialer: Dialer::new(credentials.clone(), SocketOptions::default()),
@@ -209,9 +222,8 @@ pub(crate) fn start_with(plan: Plan, way: Way, settings: Settings, credentials: 
         access_log: None,
         started: Instant::now(),
     };
-    let sockets = Sockets { entrances: vec![Entrance { way, sockets }], quic: Vec::new() };
-    let proxy = meshd::proxy::start(shared, sockets).expect("a proxy");
-    Lab { proxy, address, plans, stats }
+    let proxy = meshd::proxy::start(shared, Sockets { entrances, quic: Vec::new() }).expect("a proxy");
+    (Lab { proxy, address: addresses[0], plans, stats }, addresses)
 }
 
 /// A proxy whose only entrance is the mesh port over UDP.

@@ -60,6 +60,7 @@ pub(crate) fn default_retry() -> RetryPolicy {
         status_codes: Vec::new(),
         backoff: Duration::from_millis(1),
         avoid_previous: true,
+        other_localities: false,
     }
 }
 

@@ -1,8 +1,10 @@
 //! Opaque connections.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
-use mesh_core::plan::PortTable;
+use mesh_core::plan::{OutlierPolicy, PortTable};
 use meshd::proxy::Declared;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -46,13 +48,54 @@ fn table(destinations: Vec<mesh_core::plan::WeightedCluster>) -> PortTable {
 #[tokio::test]
 async fn the_server_may_speak_first_and_each_direction_ends_alone() {
     let db = echo("hello").await;
-    let plan = with_table(table(vec![to(1, cluster("db", vec![local(nobody()), local(db)]))]));
+    let plan = with_table(table(vec![to(1, cluster("db", vec![local(db)]))]));
     let lab = start_with(plan, service(Declared::Tcp), settings(), &no_credentials());
     let sent = vec![7; 300_000];
 
     for _ in 0..5 {
         assert!(talk(lab.address, "hello", &sent).await == sent);
     }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_cannot_be_reached_closes_the_connection_and_is_ejected() {
+    let db = echo("hello").await;
+    let mut cluster = cluster("db", vec![local(nobody()), local(db)]);
+    cluster.balancer = mesh_core::plan::Balancer::RoundRobin;
+    cluster.endpoints = Arc::new(mesh_core::balance::EndpointSet::new(
+        cluster.endpoints.all.clone(),
+        &cluster.balancer,
+        &mesh_core::plan::LocalityPolicy::Ignore,
+        &mesh_core::plan::Locality::default(),
+    ));
+    cluster.outlier = Some(
+        OutlierPolicy {
+            consecutive_5xx: 1,
+            consecutive_gateway: 0,
+            consecutive_local: None,
+            error_codes: Vec::new(),
+            interval: Duration::from_mins(1),
+            base_ejection: Duration::from_mins(1),
+            max_ejection_percent: 100,
+            min_health_percent: 0,
+        }
+        .into(),
+    );
+    let lab = start_with(
+        with_table(table(vec![to(1, cluster)])),
+        service(Declared::Tcp),
+        settings(),
+        &no_credentials(),
+    );
+
+    let mut closed = 0;
+    for _ in 0..10 {
+        let mut stream = TcpStream::connect(lab.address).await.expect("a connection");
+        let read = stream.read(&mut [0; 5]).await.unwrap_or(0);
+        closed += u32::from(read == 0);
+    }
+
+    assert_eq!(closed, 1, "as Envoy: the first connection to it fails, and no further goes there");
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::destination_rule::{LocalityLbSetting, TcpKeepalive};
+use super::destination_rule::{LocalityLbSetting, TcpKeepalive, ZoneAwareLbSetting};
 use super::message::message;
 use super::sidecar::{OutboundTrafficPolicy, OutboundTrafficPolicyMode};
 use super::virtual_service::HttpRetry;
@@ -55,6 +55,8 @@ message! {
         pub default_destination_rule_export_to: Vec<String>,
         /// Preference for instances nearby.
         pub locality_lb_setting: Option<LocalityLbSetting>,
+        /// Balancing over zones by size.
+        pub zone_aware_lb_setting: Option<ZoneAwareLbSetting>,
         /// How often names are resolved anew. Default: 60 s.
         pub dns_refresh_rate: Option<Duration>,
         /// Whether HTTP/1.1 becomes HTTP/2 on the way. Default: no.

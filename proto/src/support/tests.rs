@@ -5,10 +5,7 @@ use crate::yaml;
 fn what_is_said_of_a_field_holds_for_all_below_it() {
     let status = |kind, path| super::status(kind, path);
     assert_eq!(status(Kind::VirtualService, "http[].timeout"), Some(Status::Honoured));
-    assert!(matches!(
-        status(Kind::DestinationRule, "trafficPolicy.loadBalancer.zoneAwareLbSetting.enabled"),
-        Some(Status::Refused(_))
-    ));
+    assert!(matches!(status(Kind::Sidecar, "ingress[].tls.mode"), Some(Status::Refused(_))));
     assert!(matches!(status(Kind::Telemetry, "metrics"), Some(Status::Refused(_))));
     assert_eq!(status(Kind::VirtualService, "http[].nonsense"), None);
     assert_eq!(status(Kind::VirtualService, "http[].timeouts"), None);

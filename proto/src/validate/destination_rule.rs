@@ -3,8 +3,9 @@
 use super::{Check, each, text};
 use crate::resource::{
     ClientTlsMode, ClientTlsSettings, ConnectionPoolSettings, ConsistentHashLb, DestinationRule,
-    H2UpgradePolicy, HttpCookie, HttpSettings, LoadBalancerSettings, LocalityDistribute, LocalityLbSetting,
-    OutlierDetection, PortTrafficPolicy, TcpSettings, TrafficPolicy, WarmupConfiguration,
+    H2UpgradePolicy, HttpCookie, HttpSettings, LoadBalancerSettings, LocalityDistribute, LocalityFailover,
+    LocalityLbSetting, MeshConfig, OutlierDetection, PortTrafficPolicy, TcpSettings, TrafficPolicy,
+    WarmupConfiguration, ZoneAwareLbSetting,
 };
 
 pub(super) fn check(check: &mut Check, spec: &DestinationRule) {
@@ -78,6 +79,19 @@ fn blocks(check: &mut Check, path: &str, policy: &PortTrafficPolicy) {
     }
 }
 
+/// Checks what a `MeshConfig` says about localities.
+pub(super) fn check_mesh(check: &mut Check, spec: &MeshConfig) {
+    if spec.locality_lb_setting.is_some() && spec.zone_aware_lb_setting.is_some() {
+        check.error("spec", "only one of localityLbSetting and zoneAwareLbSetting may be set");
+    }
+    if let Some(locality) = &spec.locality_lb_setting {
+        locality_lb(check, "spec.localityLbSetting", locality);
+    }
+    if let Some(zones) = &spec.zone_aware_lb_setting {
+        zone_aware_lb(check, "spec.zoneAwareLbSetting", zones);
+    }
+}
+
 fn load_balancer(check: &mut Check, path: &str, settings: &LoadBalancerSettings) {
     if settings.simple.is_some() && settings.consistent_hash.is_some() {
         check.error(path, "only one of simple and consistentHash may be set");
@@ -90,6 +104,9 @@ fn load_balancer(check: &mut Check, path: &str, settings: &LoadBalancerSettings)
     }
     if let Some(locality) = &settings.locality_lb_setting {
         locality_lb(check, &format!("{path}.localityLbSetting"), locality);
+    }
+    if let Some(zones) = &settings.zone_aware_lb_setting {
+        zone_aware_lb(check, &format!("{path}.zoneAwareLbSetting"), zones);
     }
     check.duration(format!("{path}.warmupDurationSecs"), settings.warmup_duration_secs);
     if let Some(warmup) = &settings.warmup {
@@ -186,7 +203,18 @@ fn locality_lb(check: &mut Check, path: &str, setting: &LocalityLbSetting) {
         .map(|(path, share)| (format!("{path}.from"), share.from.as_str()))
         .collect::<Vec<_>>();
     check.unique("the locality", from);
-    for (path, pair) in each(&format!("{path}.failover"), &setting.failover) {
+    failover(check, path, &setting.failover, &setting.failover_priority);
+}
+
+fn zone_aware_lb(check: &mut Check, path: &str, setting: &ZoneAwareLbSetting) {
+    failover(check, path, &setting.failover, &setting.failover_priority);
+    if setting.min_cluster_size == Some(0) {
+        check.error(format!("{path}.minClusterSize"), "must be at least 1");
+    }
+}
+
+fn failover(check: &mut Check, path: &str, regions: &[LocalityFailover], priority: &[String]) {
+    for (path, pair) in each(&format!("{path}.failover"), regions) {
         for (field, region) in [("from", &pair.from), ("to", &pair.to)] {
             if region.is_empty() || region.contains(['/', '*']) {
                 check.error(format!("{path}.{field}"), "must be one region, such as us-east");
@@ -196,7 +224,7 @@ fn locality_lb(check: &mut Check, path: &str, setting: &LocalityLbSetting) {
             check.error(path, "a region cannot help itself");
         }
     }
-    for (path, label) in each(&format!("{path}.failoverPriority"), &setting.failover_priority) {
+    for (path, label) in each(&format!("{path}.failoverPriority"), priority) {
         let key = label.split_once('=').map_or(label.as_str(), |(key, _)| key);
         if !text::label_key(key) {
             check.error(path, format!("{label:?} is no label"));

@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 
-use mesh_proto::registration::{Health, HealthCheck, Instance, PortBinding, Probe, Protocol};
+use mesh_proto::registration::{Health, HealthCheck, HttpAsk, Instance, PortBinding, Probe, Protocol};
 use serde::Deserialize;
 
-use super::flags::{HEALTHY_THRESHOLD, UNHEALTHY_THRESHOLD, default_id};
+use super::flags::{HEALTHY_THRESHOLD, UNHEALTHY_THRESHOLD, default_id, member_of};
 use crate::exit::{Exit, Failure, Result, plain};
 use crate::words::duration;
 
@@ -23,9 +23,9 @@ struct File {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Service {
-    name: String,
-    #[serde(default = "default_word")]
-    namespace: String,
+    name: Option<String>,
+    group: Option<String>,
+    namespace: Option<String>,
     #[serde(default = "default_word")]
     account: String,
     #[serde(default)]
@@ -116,17 +116,17 @@ fn instance(service: Service) -> std::result::Result<(String, Instance), String>
         .into_iter()
         .map(|port| binding(port, home))
         .collect::<std::result::Result<Vec<_>, _>>()?;
-    if ports.is_empty() {
-        return Err(format!(
-            "{} needs at least one port: add [[service.port]] with number = …",
-            service.name
-        ));
+    let (namespace, group) = member_of(service.group.as_deref(), service.namespace.as_deref())?;
+    let name = service.name.or_else(|| group.clone()).ok_or("a service needs a name, or a group")?;
+    if ports.is_empty() && group.is_none() {
+        return Err(format!("{name} needs at least one port: add [[service.port]] with number = …"));
     }
     let check = service.check.map(health_check).transpose()?;
-    let id = service.id.unwrap_or_else(|| default_id(&service.name, &service.namespace, &service.labels));
+    let id = service.id.unwrap_or_else(|| default_id(&name, &namespace, &service.labels));
     let instance = Instance {
-        service: service.name,
-        namespace: service.namespace,
+        service: name,
+        group,
+        namespace,
         account: service.account,
         labels: service.labels,
         ports,
@@ -156,8 +156,8 @@ fn binding(port: Port, home: IpAddr) -> std::result::Result<PortBinding, String>
 fn health_check(check: Check) -> std::result::Result<HealthCheck, String> {
     let port = check.port;
     let probes: Vec<Probe> = [
-        check.http.map(|path| Probe::Http { path, port }),
-        check.tcp.filter(|on| *on).map(|_| Probe::Tcp { port }),
+        check.http.map(|path| Probe::Http { path, port, ask: HttpAsk::default() }),
+        check.tcp.filter(|on| *on).map(|_| Probe::Tcp { host: None, port }),
         check.grpc.map(|service| Probe::Grpc { service, port }),
         check.command.map(|argv| Probe::Command { argv }),
     ]
@@ -174,6 +174,7 @@ fn health_check(check: Check) -> std::result::Result<HealthCheck, String> {
             .map_err(|error| format!("check: {text:?} {error}")),
     };
     Ok(HealthCheck {
+        initial_delay_ms: 0,
         probe,
         interval_ms: millis(check.interval, 2_000)?,
         timeout_ms: millis(check.timeout, 1_000)?,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use mesh_proto::registration::{Health, HealthCheck, Instance, PortBinding, Probe, Protocol};
+use mesh_proto::registration::{Health, HealthCheck, HttpAsk, Instance, PortBinding, Probe, Protocol};
 
 use crate::cli::RegisterArgs;
 use crate::exit::{Failure, Result};
@@ -21,17 +21,20 @@ pub(super) fn instances(args: &RegisterArgs) -> Result<BTreeMap<String, Instance
     if let Some(file) = &args.filename {
         return super::file::read(file);
     }
-    let name = args.name.clone().unwrap_or_default();
+    let (namespace, group) = member_of(args.group.as_deref(), args.namespace.as_deref())
+        .map_err(|why| Failure::usage(format!("--group: {why}")))?;
+    let name = args.name.clone().or_else(|| group.clone()).unwrap_or_default();
     let labels = labels(&args.labels)?;
     let check = check(args)?;
     let mut ports = Vec::new();
     for text in &args.ports {
         ports.push(port(text, args.address)?);
     }
-    let id = args.id.clone().unwrap_or_else(|| default_id(&name, &args.namespace, &labels));
+    let id = args.id.clone().unwrap_or_else(|| default_id(&name, &namespace, &labels));
     let instance = Instance {
         service: name,
-        namespace: args.namespace.clone(),
+        group,
+        namespace,
         account: args.account.clone(),
         labels,
         ports,
@@ -42,6 +45,26 @@ pub(super) fn instances(args: &RegisterArgs) -> Result<BTreeMap<String, Instance
         check,
     };
     Ok(BTreeMap::from([(id, instance)]))
+}
+
+/// Reads `[NAMESPACE/]NAME` of a `WorkloadGroup`; returns the namespace of its member, and its name.
+pub(super) fn member_of(
+    group: Option<&str>,
+    namespace: Option<&str>,
+) -> std::result::Result<(String, Option<String>), String> {
+    let (home, name) = match group.map(|text| text.split_once('/').ok_or(text)) {
+        None => (None, None),
+        Some(Ok((home, name))) => (Some(home), Some(name)),
+        Some(Err(name)) => (None, Some(name)),
+    };
+    if let (Some(home), Some(namespace)) = (home, namespace)
+        && home != namespace
+    {
+        return Err(format!(
+            "the group is of namespace {home}, and so are its members: {namespace} is another"
+        ));
+    }
+    Ok((home.or(namespace).unwrap_or("default").to_owned(), name.map(str::to_owned)))
 }
 
 pub(super) fn default_id(name: &str, namespace: &str, labels: &BTreeMap<String, String>) -> String {
@@ -99,9 +122,9 @@ fn check(args: &RegisterArgs) -> Result<Option<HealthCheck>> {
         if !path.starts_with('/') {
             return Err(Failure::usage(format!("--check-http {path}: must be a path, such as /health")));
         }
-        Probe::Http { path: path.clone(), port: None }
+        Probe::Http { path: path.clone(), port: None, ask: HttpAsk::default() }
     } else if args.check_tcp {
-        Probe::Tcp { port: None }
+        Probe::Tcp { host: None, port: None }
     } else if let Some(service) = &args.check_grpc {
         Probe::Grpc { service: service.clone(), port: None }
     } else if let Some(command) = &args.check_command {
@@ -118,6 +141,7 @@ fn check(args: &RegisterArgs) -> Result<Option<HealthCheck>> {
         return Err(Failure::usage(format!("--check-interval: must be at least {LEAST_INTERVAL_MS}ms")));
     }
     Ok(Some(HealthCheck {
+        initial_delay_ms: 0,
         probe,
         interval_ms,
         timeout_ms: CHECK_TIMEOUT_MS.min(interval_ms),

@@ -17,6 +17,7 @@ fn world() -> World {
     world.mesh.domain = "cluster.local".into();
     let instance = Instance {
         service: "reviews".into(),
+        group: None,
         namespace: "default".into(),
         account: "default".into(),
         labels: BTreeMap::new(),

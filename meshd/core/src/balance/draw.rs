@@ -1,6 +1,7 @@
 //! Draws among endpoints that are equally near, by the cluster's balancer.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rand_core::RngCore;
@@ -89,6 +90,12 @@ impl Group {
     /// How many it has.
     pub(super) fn size(&self) -> u64 {
         self.members.len() as u64
+    }
+
+    /// Whether it has any of these endpoints.
+    pub(super) fn has_any(&self, all: &[Endpoint], ids: &[Arc<str>]) -> bool {
+        let is_one = |at: &u32| all.get(*at as usize).is_some_and(|endpoint| ids.contains(&endpoint.id));
+        self.members.iter().any(is_one)
     }
 
     /// How many are not ejected.

@@ -7,6 +7,7 @@ use rand_core::RngCore;
 
 use super::chance::below;
 use super::draw::Group;
+use super::zones::Zones;
 use crate::plan::Endpoint;
 
 /// Endpoints that are equally near.
@@ -14,6 +15,8 @@ use crate::plan::Endpoint;
 pub(super) struct Level {
     /// Parts with fixed shares; a single one without `distribute`. Never empty.
     pub(super) groups: Vec<Group>,
+    /// What decides among them, where they are zones; else their shares do.
+    pub(super) zones: Option<Box<Zones>>,
 }
 
 /// What outlier detection says now.
@@ -24,6 +27,9 @@ pub(super) struct Watch {
     /// Below this share ejections are ignored, in percent.
     pub(super) min_health_percent: u32,
 }
+
+/// Levels to be left alone, a bit each.
+pub(super) type Left = u32;
 
 /// Which endpoints are spared: none, or those ejected at an epoch.
 pub(super) type Spare = Option<u32>;
@@ -36,21 +42,27 @@ const OVERPROVISIONING: u64 = 140;
 
 /// Chooses a level, and whether ejected endpoints are spared there.
 ///
-/// With a hash the same key gets the same level.
+/// With a hash the same key gets the same level. `left` are levels that are to be left alone while another can be
+/// used. Source: Envoy's `previous_priorities`.
 pub(super) fn choose<'a>(
     levels: &'a [Level],
     all: &[Endpoint],
     watch: Option<Watch>,
     hash: Option<u64>,
+    left: Left,
     rng: &mut impl RngCore,
 ) -> Option<(&'a Level, Spare)> {
     let first = levels.first()?;
-    let Some(watch) = watch else { return Some((first, None)) };
+    let Some(watch) = watch else {
+        let other = levels.iter().zip(0_u32..).find(|(_, at)| left & 1 << at == 0);
+        return Some((other.map_or(first, |(level, _)| level), None));
+    };
     let spare = Some(watch.epoch);
     let mut health = [0; MOST_LEVELS];
     for (health, level) in health.iter_mut().zip(levels) {
         *health = level.health(all, watch.epoch);
     }
+    leave(left, &mut health);
     if health[0] == 100 {
         return Some((first, spare));
     }
@@ -61,6 +73,20 @@ pub(super) fn choose<'a>(
     }
     let level = by_health(levels, &health, total, hash, rng)?;
     Some((level, if panics(level) { None } else { spare }))
+}
+
+/// Takes the levels that are to be left alone out, unless nobody is well on any other.
+fn leave(left: Left, health: &mut [u64; MOST_LEVELS]) {
+    let is_left = |at: usize| left & 1 << at != 0;
+    let others = health.iter().enumerate().filter(|(at, _)| !is_left(*at));
+    if left == 0 || others.map(|(_, health)| health).sum::<u64>() == 0 {
+        return;
+    }
+    for (at, health) in health.iter_mut().enumerate() {
+        if is_left(at) {
+            *health = 0;
+        }
+    }
 }
 
 /// Chooses by health; `None` when nobody is well.
@@ -107,7 +133,17 @@ impl Level {
     /// Chooses a part: by its share, less where many are ejected; by its size when ejections are ignored.
     ///
     /// Source: Envoy's locality weighted load balancing.
-    pub(super) fn group(&self, all: &[Endpoint], spare: Spare, rng: &mut impl RngCore) -> Option<&Group> {
+    /// `watched`: there is outlier detection; it then ignores ejections where none are to be spared.
+    pub(super) fn group(
+        &self,
+        all: &[Endpoint],
+        spare: Spare,
+        watched: bool,
+        rng: &mut impl RngCore,
+    ) -> Option<&Group> {
+        if let Some(zones) = &self.zones {
+            return Some(zones.choose(&self.groups, all, spare, watched && spare.is_none(), rng));
+        }
         if let [only] = &*self.groups {
             return Some(only);
         }

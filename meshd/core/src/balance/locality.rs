@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 
 use super::draw::{Group, Weighted};
 use super::level::{Level, MOST_LEVELS};
-use crate::plan::{Balancer, Distribution, Endpoint, Locality, LocalityPolicy};
+use super::zones::Zones;
+use crate::plan::{Balancer, Distribution, Endpoint, Locality, LocalityPolicy, ZonePolicy};
 
 /// Sorts members (positions in `all`) into levels, the nearest first; none is empty.
 pub(super) fn levels(
@@ -32,8 +33,63 @@ pub(super) fn levels(
             Some(rule) => vec![shares(all, members, balancer, rule)],
             None => vec![alike(all, members, balancer)],
         },
+        LocalityPolicy::Zones(policy) => return zones(all, members, balancer, policy, from),
     };
-    groups.into_iter().filter(|groups| !groups.is_empty()).map(|groups| Level { groups }).collect()
+    groups.into_iter().filter_map(Level::of).collect()
+}
+
+impl Level {
+    fn of(groups: Vec<Group>) -> Option<Self> {
+        (!groups.is_empty()).then_some(Self { groups, zones: None })
+    }
+}
+
+/// The own region first, its zones apart; then the others.
+fn zones(
+    all: &[Endpoint],
+    members: &[u32],
+    balancer: &Balancer,
+    policy: &ZonePolicy,
+    from: &Locality,
+) -> Vec<Level> {
+    let lists = by_rank(members, |at| {
+        let there = all.get(at as usize).map(|endpoint| &*endpoint.locality);
+        let region = match there.map_or(FARTHEST, |there| distance(from, there, &policy.regions)) {
+            0..=2 => 0,
+            farther => farther,
+        };
+        let rank = policy.ranks.as_ref().and_then(|ranks| ranks.get(at as usize)).copied().unwrap_or(0);
+        (rank as usize).saturating_mul(FARTHEST + 1).saturating_add(region)
+    });
+    let mut levels: Vec<Level> =
+        lists.iter().filter_map(|members| Level::of(alike(all, members, balancer))).collect();
+    // Hashing alone decides where a key goes: with Envoy it knows no zones either.
+    let is_hashed = matches!(balancer, Balancer::RingHash { .. } | Balancer::Maglev { .. });
+    if let (Some(first), Some(members), false) = (levels.first_mut(), lists.first(), is_hashed)
+        && let Some(apart) = by_zone(all, members, balancer, policy, from)
+    {
+        *first = apart;
+    }
+    levels
+}
+
+/// One level with a group for each zone; `None` where zones cannot count.
+fn by_zone(
+    all: &[Endpoint],
+    members: &[u32],
+    balancer: &Balancer,
+    policy: &ZonePolicy,
+    from: &Locality,
+) -> Option<Level> {
+    let mut parts: BTreeMap<&Locality, Vec<u32>> = BTreeMap::new();
+    for at in members {
+        parts.entry(&all.get(*at as usize)?.locality).or_default().push(*at);
+    }
+    let localities: Vec<Locality> = parts.keys().copied().cloned().collect();
+    let whole = alike(all, members, balancer).pop()?;
+    let zones = Zones::new(whole, &localities, &policy.sources, from, policy.least)?;
+    let groups = parts.values().flat_map(|members| alike(all, members, balancer)).collect();
+    Some(Level { groups, zones: Some(Box::new(zones)) })
 }
 
 /// Members by rank, the nearest first; the last of too many ranks are one.
@@ -43,6 +99,10 @@ fn ranked(
     balancer: &Balancer,
     rank: impl Fn(u32) -> usize,
 ) -> Vec<Vec<Group>> {
+    by_rank(members, rank).iter().map(|members| alike(all, members, balancer)).collect()
+}
+
+fn by_rank(members: &[u32], rank: impl Fn(u32) -> usize) -> Vec<Vec<u32>> {
     let mut ranks: BTreeMap<usize, Vec<u32>> = BTreeMap::new();
     for at in members {
         ranks.entry(rank(*at)).or_default().push(*at);
@@ -52,7 +112,7 @@ fn ranked(
         let rest = lists.split_off(MOST_LEVELS).into_iter().flatten();
         lists[MOST_LEVELS - 1].extend(rest);
     }
-    lists.iter().map(|members| alike(all, members, balancer)).collect()
+    lists
 }
 
 /// All members in one group.

@@ -1,5 +1,6 @@
 //! The endpoints of a cluster, prepared for choosing.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use mesh_proto::command::Liveness;
@@ -7,7 +8,7 @@ use mesh_proto::registration::Health;
 use rand_core::RngCore;
 
 use super::draw::Method;
-use super::level::{Level, Watch};
+use super::level::{Left, Level, MOST_LEVELS, Watch};
 use super::warmup::Warming;
 use super::{Hint, level, locality};
 use crate::plan::{Balancer, Endpoint, Locality, LocalityPolicy};
@@ -75,8 +76,9 @@ impl EndpointSet {
         turn: &AtomicU64,
         rng: &mut impl RngCore,
     ) -> Option<&'a Endpoint> {
-        let (level, spare) = level::choose(levels, &self.all, watch, hint.hash, rng)?;
-        let group = level.group(&self.all, spare, rng)?;
+        let left = self.left(levels, hint.leave);
+        let (level, spare) = level::choose(levels, &self.all, watch, hint.hash, left, rng)?;
+        let group = level.group(&self.all, spare, watch.is_some(), rng)?;
         let field = group.field(&self.all, spare);
         let drawn = field.draw(hint, turn, rng)?;
         let chosen = match (warming, &group.method) {
@@ -93,6 +95,17 @@ impl EndpointSet {
             return Some(chosen);
         }
         Some(field.elsewhere(chosen, hint, turn, rng))
+    }
+}
+
+impl EndpointSet {
+    /// Returns the levels that endpoints are on.
+    fn left(&self, levels: &[Level], ids: &[Arc<str>]) -> Left {
+        if ids.is_empty() {
+            return 0;
+        }
+        let has = |level: &Level| level.groups.iter().any(|group| group.has_any(&self.all, ids));
+        levels.iter().take(MOST_LEVELS).zip(0_u32..).map(|(level, at)| u32::from(has(level)) << at).sum()
     }
 }
 

@@ -233,7 +233,7 @@ fn a_retry_with_a_hash_goes_to_the_same_endpoint() {
         let cluster = cluster(endpoints(3), balancer);
         let first = owner(&cluster, 77).expect("an owner");
         let tried: Vec<Arc<str>> = vec![first.as_str().into()];
-        let hint = Hint { hash: Some(xxh64(&77_u64.to_le_bytes(), 0)), avoid: &tried, destination: None };
+        let hint = Hint { hash: Some(xxh64(&77_u64.to_le_bytes(), 0)), avoid: &tried, ..Hint::default() };
         let again = pick(&cluster, &hint, Moment(1), &mut SeededRng(1)).expect("an owner");
         assert_eq!(*again.id, *first);
     }
@@ -341,6 +341,25 @@ fn failover_prefers_the_near_and_spills_over_as_they_fail() {
     eject(&cluster, 4);
     eject(&cluster, 5);
     assert!(pick(&cluster, &Hint::default(), Moment(1), &mut SeededRng(1)).is_none());
+}
+
+#[test]
+fn a_retry_that_may_go_far_leaves_the_levels_that_were_tried() {
+    let policy = LocalityPolicy::Failover { regions: Vec::new() };
+    let localities = ["eu/a/1", "eu/b/1", "us/a/1"];
+    let cluster = watched(located(spread(&localities), Balancer::Random, &policy, "eu/a/1"));
+    let picks = |leave: &[&str]| {
+        let leave: Vec<Arc<str>> = leave.iter().map(|id| Arc::from(*id)).collect();
+        count(&cluster, &Hint { leave: &leave, ..Hint::default() }, PICKS, 31)
+    };
+    assert_shares(&picks(&["e0"]), &[0, 0, 1, 1, 0, 0]);
+    assert_shares(&picks(&["e0", "e3"]), &[0, 0, 0, 0, 1, 1]);
+    // With all levels tried it begins anew.
+    assert_shares(&picks(&["e0", "e3", "e5"]), &[1, 1, 0, 0, 0, 0]);
+    // A level of which nobody is well is none to go to.
+    eject(&cluster, 2);
+    eject(&cluster, 3);
+    assert_shares(&picks(&["e0"]), &[0, 0, 0, 0, 1, 1]);
 }
 
 #[test]
@@ -487,7 +506,7 @@ proptest! {
         }
         let eligible = eligible(&cluster, &policy);
         let avoid: Vec<Arc<str>> = tried.into_iter().map(|number| endpoint(number).id).collect();
-        let hint = Hint { hash, avoid: &avoid, destination: None };
+        let hint = Hint { hash, avoid: &avoid, ..Hint::default() };
         let mut rng = SeededRng(seed);
         for _ in 0..20 {
             match pick(&cluster, &hint, Moment(1), &mut rng) {

@@ -2,7 +2,9 @@
 
 use std::borrow::Borrow;
 use std::cell::{OnceCell, RefCell};
+use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use foldhash::{HashMap, HashSet};
@@ -20,7 +22,7 @@ use super::{Problems, endpoints, fingerprint};
 use crate::balance::EndpointSet;
 use crate::parted::PartedMap;
 use crate::plan::{
-    CircuitLimits, Cluster, ClusterName, ClusterState, Endpoint, Locality, Node, OutlierPolicy, Plan, Shared,
+    CircuitLimits, Cluster, ClusterName, Endpoint, Locality, Node, OutlierPolicy, Plan, Shared, Workload,
 };
 use crate::world::World;
 
@@ -36,6 +38,10 @@ pub(super) struct Builder<'a> {
     outliers: Pool<OutlierPolicy>,
     found: RefCell<HashMap<Asked, Option<Arc<Cluster>>>>,
     made: RefCell<HashMap<(ClusterName, u64), (u64, Arc<Cluster>)>>,
+    /// Those with names among their endpoints.
+    named: RefCell<Vec<Arc<Cluster>>>,
+    /// By namespace and account of the caller.
+    sources: RefCell<BTreeMap<(String, String), Sources>>,
 }
 
 /// Who asked for what: the scope's number, and the cluster's name.
@@ -66,6 +72,8 @@ impl<'a> Builder<'a> {
             outliers: Pool::default(),
             found: RefCell::default(),
             made: RefCell::default(),
+            named: RefCell::default(),
+            sources: RefCell::default(),
         }
     }
 
@@ -105,14 +113,15 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Returns all that was made: by name, and for the next Plan.
-    pub(super) fn finish(self) -> (PartedMap<ClusterName, Arc<Cluster>>, Memory) {
+    /// Returns all that was made.
+    pub(super) fn finish(self) -> Made {
         let mut variants: Vec<_> = self.made.into_inner().into_iter().collect();
         variants.sort_by(|(one, _), (other, _)| one.cmp(other));
-        let made: Memory = variants.into_iter().collect();
+        let memory: Memory = variants.into_iter().collect();
         let mut first: Option<&ClusterName> = None;
-        let by_name = made.iter().filter(|((name, _), _)| first.replace(name) != Some(name));
-        (by_name.map(|((name, _), (_, cluster))| (name.clone(), cluster.clone())).collect(), made)
+        let by_name = memory.iter().filter(|((name, _), _)| first.replace(name) != Some(name));
+        let by_name = by_name.map(|((name, _), (_, cluster))| (name.clone(), cluster.clone())).collect();
+        Made { by_name, memory, named: self.named.into_inner().into() }
     }
 
     fn make<'s>(
@@ -134,17 +143,36 @@ impl<'a> Builder<'a> {
         let caller = &scope.caller.labels;
         let priority = policy::failover_priority(&effective, self.mesh);
         let labels = (!priority.is_empty()).then_some(caller);
-        let variant = fingerprint(&(merged.variant(), from, service.namespace, labels));
+        let sources = policy::zones(&effective, self.mesh).map(|_| self.sources(scope.caller));
+        let who = sources.as_ref().map(|_| &scope.caller.account);
+        let variant = fingerprint(&(merged.variant(), from, service.namespace, labels, who));
         if let Some((_, cluster)) = self.made.borrow().get(&(name.clone(), variant)) {
             return Some(cluster.clone());
         }
         let nearness = labels.map(|labels| Nearness::of(priority, labels, from, &self.node.name));
-        let stamp =
-            fingerprint(&(variant, merged.stamp(), self.mesh.revision, port, service.entry_revision()));
-        let asked = Wanted { service, port, name, merged, subset, from, effective, nearness };
+        let stamp = fingerprint(&(
+            variant,
+            merged.stamp(),
+            self.mesh.revision,
+            port,
+            service.entry_revision(),
+            &sources,
+        ));
+        let sources = sources.unwrap_or_default();
+        let asked = Wanted { service, port, name, merged, subset, from, effective, nearness, sources };
         let (stamp, cluster) = self.shared(behind, &asked, variant, stamp);
         self.made.borrow_mut().insert((name.clone(), variant), (stamp, cluster.clone()));
+        if !service.is_registered() && cluster.names().next().is_some() {
+            self.named.borrow_mut().push(cluster.clone());
+        }
         Some(cluster)
+    }
+
+    /// How many callers like this one there are where.
+    fn sources(&self, caller: &Workload) -> Sources {
+        let key = (caller.namespace.clone(), caller.account.clone());
+        let mut known = self.sources.borrow_mut();
+        known.entry(key).or_insert_with(|| self.place.callers(caller).into()).clone()
     }
 
     /// Returns the cluster of the Plan before where nothing has changed, else a new one with its counters; with the
@@ -184,8 +212,8 @@ impl<'a> Builder<'a> {
             return (stamp, cluster.clone());
         }
         let endpoints = selected.make(before.map_or(&[], |(_, cluster)| &cluster.endpoints.all));
-        let state = before.map_or_else(Arc::default, |(_, cluster)| cluster.state.clone());
-        (stamp, Arc::new(self.cluster(wanted, endpoints, ranks, state)))
+        let before = before.map(|(_, cluster)| &**cluster);
+        (stamp, Arc::new(self.cluster(wanted, endpoints, ranks, before)))
     }
 
     fn cluster(
@@ -193,13 +221,14 @@ impl<'a> Builder<'a> {
         wanted: &Wanted<'_, '_>,
         endpoints: Vec<Endpoint>,
         ranks: Vec<u32>,
-        state: Arc<ClusterState>,
+        before: Option<&Cluster>,
     ) -> Cluster {
         let effective = &wanted.effective;
         let balancer = policy::balancer(effective, wanted.service, wanted.port);
         let outlier = policy::outlier(effective);
-        let locality = policy::locality(effective, self.mesh, outlier.is_some(), ranks);
-        Cluster {
+        let locality =
+            policy::locality(effective, self.mesh, outlier.is_some(), ranks, wanted.sources.to_vec());
+        let cluster = Cluster {
             name: wanted.name.clone(),
             protocol: policy::protocol(effective, self.mesh, wanted.port.protocol),
             endpoints: Arc::new(EndpointSet::new(endpoints, &balancer, &locality, wanted.from)),
@@ -210,10 +239,22 @@ impl<'a> Builder<'a> {
             tls: policy::tls(effective, wanted.service, &self.node.trust_domain),
             proxy_protocol: policy::proxy_protocol(effective),
             detour: policy::detour(effective),
-            state,
+            resolved: None,
+            state: before.map_or_else(Arc::default, |before| before.state.clone()),
             origins: wanted.merged.keys(),
-        }
+        };
+        cluster.resolvable(before, locality, wanted.from)
     }
+}
+
+/// All clusters of a Plan.
+pub(super) struct Made {
+    /// By name.
+    pub(super) by_name: PartedMap<ClusterName, Arc<Cluster>>,
+    /// For the next Plan.
+    pub(super) memory: Memory,
+    /// Those with names among their endpoints.
+    pub(super) named: Arc<[Arc<Cluster>]>,
 }
 
 /// What a cluster is made of.
@@ -226,7 +267,12 @@ struct Wanted<'w, 's> {
     from: &'w Locality,
     effective: Effective<'w>,
     nearness: Option<Nearness<'w>>,
+    /// How many callers like this one there are where, if zones count.
+    sources: Sources,
 }
+
+/// How many there are where.
+type Sources = Rc<[(Locality, u32)]>;
 
 /// Values that many clusters have alike, each once.
 struct Pool<T>(RefCell<HashSet<Held<T>>>);

@@ -34,6 +34,7 @@ pub(crate) struct Rules<'a> {
     root_local: Index<'a>,
     root: &'a str,
     looks_at_labels: bool,
+    looks_at_zones: bool,
 }
 
 /// The rules of a namespace by host.
@@ -103,6 +104,7 @@ impl<'a> Rules<'a> {
             looks_at_labels: all
                 .iter()
                 .any(|(_, spec)| spec.workload_selector.is_some() || policy::orders_by_labels(spec)),
+            looks_at_zones: all.iter().any(|(_, spec)| policy::looks_at_zones(spec)),
             ..Self::default()
         };
         let default = mesh.config.map_or(&[][..], |config| &config.default_destination_rule_export_to);
@@ -121,6 +123,11 @@ impl<'a> Rules<'a> {
     /// Whether any rule picks its callers by their labels, or orders endpoints by the labels they share with them.
     pub(crate) fn looks_at_labels(&self) -> bool {
         self.looks_at_labels
+    }
+
+    /// Whether any rule looks at the zones of callers.
+    pub(crate) fn looks_at_zones(&self) -> bool {
+        self.looks_at_zones
     }
 
     fn add(&mut self, stored: &'a Stored, spec: &'a DestinationRule, domain: &str, private_by_default: bool) {

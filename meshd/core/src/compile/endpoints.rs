@@ -18,7 +18,7 @@ use super::hosts::{Entry, Port, Service, Source, has_all};
 use super::nearness::Nearness;
 use crate::endpoint::EndpointState;
 use crate::identity::{Identity, IdentityError, sni};
-use crate::plan::{Endpoint, Locality, Node, Via};
+use crate::plan::{Endpoint, Locality, Node, Via, Workload};
 use crate::world::{InstanceRef, ServiceName, World};
 
 /// Where endpoints are looked at from.
@@ -154,6 +154,28 @@ impl<'a> Place<'a> {
             Source::Entry(entry) => self.add_entry(&mut found, service, entry, port),
         }
         found
+    }
+
+    /// Counts the instances of a caller's account by locality; of one that has none, the hosts of the mesh.
+    ///
+    /// Source: Istio's `local_cluster`. differs: that has the proxies of the caller's workload, by its name.
+    pub(super) fn callers(&self, caller: &Workload) -> Vec<(Locality, u32)> {
+        let mut counts: BTreeMap<Locality, u32> = BTreeMap::new();
+        for found in self.world.instances() {
+            let Some(host) = self.world.hosts.get(&found.host) else { continue };
+            let instance = found.instance;
+            let is_one = instance.namespace == caller.namespace && instance.account == caller.account;
+            if is_one && host.liveness == Liveness::Live && instance.health == Health::Healthy {
+                let locality = instance.locality.as_deref().unwrap_or(&host.facts.locality);
+                *counts.entry(Locality::parse(locality)).or_default() += 1;
+            }
+        }
+        if counts.is_empty() {
+            for host in self.world.hosts.values().filter(|host| host.liveness == Liveness::Live) {
+                *counts.entry(Locality::parse(&host.facts.locality)).or_default() += 1;
+            }
+        }
+        counts.into_iter().collect()
     }
 
     fn add_entry<'s>(

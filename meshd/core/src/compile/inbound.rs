@@ -150,6 +150,7 @@ impl Scene<'_> {
             proxy_protocol: None,
             detour: None,
             warmup: None,
+            resolved: None,
             state: known.map_or_else(Arc::default, |known| known.state.clone()),
             origins: [origin].into(),
         })

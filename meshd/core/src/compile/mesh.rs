@@ -60,6 +60,14 @@ impl<'a> Settings<'a> {
         set.map(mesh_proto::value::Duration::get).filter(|time| !time.is_zero())
     }
 
+    /// How often names are asked for whose answer does not say. Default 60 s, Istio's.
+    pub(crate) fn dns_refresh(&self) -> Duration {
+        let set = self.config.and_then(|config| config.dns_refresh_rate);
+        set.map(mesh_proto::value::Duration::get)
+            .filter(|rate| !rate.is_zero())
+            .unwrap_or(Duration::from_mins(1))
+    }
+
     /// The time for making a connection. Default 10 s, Istio's.
     pub(crate) fn connect_timeout(&self) -> Duration {
         let set = self.config.and_then(|config| config.connect_timeout);

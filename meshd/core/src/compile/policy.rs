@@ -8,16 +8,17 @@ use std::collections::BTreeSet;
 use mesh_proto::registration::Protocol;
 use mesh_proto::resource::{
     ClientTlsMode, ClientTlsSettings, ConnectionPoolSettings, ConsistentHashLb, DestinationRule,
-    H2UpgradePolicy, HttpCookie, LoadBalancerSettings, LocalityLbSetting, MeshH2UpgradePolicy,
-    OutlierDetection, ProxyProtocol, ProxyProtocolVersion, Resolution, SimpleLb, Subset, TrafficPolicy,
-    TunnelSettings,
+    H2UpgradePolicy, HttpCookie, LoadBalancerSettings, LocalityFailover, LocalityLbSetting, MeshConfig,
+    MeshH2UpgradePolicy, OutlierDetection, ProxyProtocol, ProxyProtocolVersion, Resolution, SimpleLb, Subset,
+    TrafficPolicy, TunnelSettings, ZoneAwareLbSetting,
 };
 
 use super::hosts::{Entry, Port, Service};
 use super::mesh::Settings;
 use crate::plan::{
-    Balancer, CircuitLimits, Detour, Distribution, HashKey, HashPolicy, LocalityPolicy, OutlierPolicy,
-    ProxyVersion, RetryBudget, TlsMaterial, TlsOrigination, UpstreamProtocol, UpstreamTls, Warmup,
+    Balancer, CircuitLimits, Detour, Distribution, HashKey, HashPolicy, Locality, LocalityPolicy,
+    OutlierPolicy, ProxyVersion, RetryBudget, TlsMaterial, TlsOrigination, UpstreamProtocol, UpstreamTls,
+    Warmup, ZonePolicy,
 };
 
 /// The blocks that count for one port of one subset.
@@ -178,13 +179,23 @@ fn retry_budget(budget: &mesh_proto::resource::RetryBudget) -> RetryBudget {
 
 /// What locality counts for: nothing without outlier detection, unless shares are given.
 ///
-/// `ranks` are those of the endpoints by [`failover_priority`]; empty where that asks for none.
+/// `ranks` are those of the endpoints by [`failover_priority`]; empty where that asks for none. `sources` is how many
+/// instances like the caller there are where.
 pub(super) fn locality(
     policy: &Effective<'_>,
     mesh: &Settings<'_>,
     has_outlier: bool,
     ranks: Vec<u32>,
+    sources: Vec<(Locality, u32)>,
 ) -> LocalityPolicy {
+    if let Some(zones) = zones(policy, mesh) {
+        return LocalityPolicy::Zones(Box::new(ZonePolicy {
+            sources,
+            least: zones.min_cluster_size.unwrap_or(6),
+            regions: regions(&zones.failover),
+            ranks: (!zones.failover_priority.is_empty()).then_some(ranks),
+        }));
+    }
     let empty = LocalityLbSetting::default();
     let setting = locality_setting(policy, mesh).unwrap_or(&empty);
     if setting.enabled == Some(false) {
@@ -200,15 +211,39 @@ pub(super) fn locality(
     if !has_outlier {
         return LocalityPolicy::Ignore;
     }
-    let regions: Vec<_> = setting.failover.iter().map(|rule| (rule.from.clone(), rule.to.clone())).collect();
+    let regions = regions(&setting.failover);
     if setting.failover_priority.is_empty() {
         return LocalityPolicy::Failover { regions };
     }
     LocalityPolicy::Priority { ranks, regions: (!regions.is_empty()).then_some(regions) }
 }
 
+fn regions(rules: &[LocalityFailover]) -> Vec<(String, String)> {
+    rules.iter().map(|rule| (rule.from.clone(), rule.to.clone())).collect()
+}
+
+/// Returns how zones count, where they do: by the rule, else by the mesh unless the rule has a setting of its own.
+pub(super) fn zones<'a>(policy: &Effective<'a>, mesh: &Settings<'a>) -> Option<&'a ZoneAwareLbSetting> {
+    let own = policy.balancer.filter(|balancer| {
+        balancer.locality_lb_setting.is_some() || balancer.zone_aware_lb_setting.is_some()
+    });
+    let setting = match own {
+        Some(own) => own.zone_aware_lb_setting.as_ref(),
+        None => mesh.config.and_then(|config| config.zone_aware_lb_setting.as_ref()),
+    };
+    setting.filter(|setting| setting.enabled != Some(false))
+}
+
+/// Whether any policy of a rule looks at zones.
+pub(super) fn looks_at_zones(rule: &DestinationRule) -> bool {
+    balancers_of(rule).any(|balancer| balancer.zone_aware_lb_setting.is_some())
+}
+
 /// Returns the labels that order endpoints, where a rule says so and endpoints can be left for others at all.
 pub(super) fn failover_priority<'a>(policy: &Effective<'a>, mesh: &Settings<'a>) -> &'a [String] {
+    if let Some(zones) = zones(policy, mesh) {
+        return &zones.failover_priority;
+    }
     let setting = locality_setting(policy, mesh).filter(|setting| {
         policy.outlier.is_some() && setting.enabled != Some(false) && setting.distribute.is_empty()
     });
@@ -217,14 +252,27 @@ pub(super) fn failover_priority<'a>(policy: &Effective<'a>, mesh: &Settings<'a>)
 
 /// Whether any policy of a rule orders endpoints by the labels they share with the caller.
 pub(super) fn orders_by_labels(rule: &DestinationRule) -> bool {
+    balancers_of(rule).any(|balancer| {
+        let by_locality = balancer.locality_lb_setting.as_ref().map(|setting| &setting.failover_priority);
+        let by_zone = balancer.zone_aware_lb_setting.as_ref().map(|setting| &setting.failover_priority);
+        by_locality.into_iter().chain(by_zone).any(|labels| !labels.is_empty())
+    })
+}
+
+/// Whether the mesh orders endpoints by the labels they share with the caller, where no rule says otherwise.
+pub(super) fn mesh_orders_by_labels(config: &MeshConfig) -> bool {
+    let by_locality = config.locality_lb_setting.as_ref().map(|setting| &setting.failover_priority);
+    let by_zone = config.zone_aware_lb_setting.as_ref().map(|setting| &setting.failover_priority);
+    by_locality.into_iter().chain(by_zone).any(|labels| !labels.is_empty())
+}
+
+fn balancers_of(rule: &DestinationRule) -> impl Iterator<Item = &LoadBalancerSettings> {
     let policies = rule.subsets.iter().filter_map(|subset| subset.traffic_policy.as_deref());
     let policies = policies.chain(rule.traffic_policy.as_deref());
-    let balancers = policies.flat_map(|policy| {
+    policies.flat_map(|policy| {
         let of_ports = policy.port_level_settings.iter().filter_map(|port| port.load_balancer.as_deref());
         of_ports.chain(policy.load_balancer.as_deref())
-    });
-    let mut settings = balancers.filter_map(|balancer| balancer.locality_lb_setting.as_ref());
-    settings.any(|setting| !setting.failover_priority.is_empty())
+    })
 }
 
 fn locality_setting<'a>(policy: &Effective<'a>, mesh: &Settings<'a>) -> Option<&'a LocalityLbSetting> {

@@ -25,6 +25,7 @@ pub(super) fn policy(own: Option<&HttpRetry>, mesh: Option<&HttpRetry>) -> Retry
     policy.per_try_timeout = retry.per_try_timeout.map(Into::into);
     policy.backoff = retry.backoff.map_or(policy.backoff, Into::into);
     policy.avoid_previous = retry.retry_ignore_previous_hosts.unwrap_or(true);
+    policy.other_localities = retry.retry_remote_localities.unwrap_or(false);
     policy
 }
 
@@ -48,6 +49,7 @@ fn default_policy() -> RetryPolicy {
         status_codes: Vec::new(),
         backoff: DEFAULT_BACKOFF,
         avoid_previous: true,
+        other_localities: false,
     }
 }
 

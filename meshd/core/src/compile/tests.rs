@@ -17,6 +17,7 @@ fn alike(one: &[Endpoint], other: &[Endpoint]) -> bool {
 }
 
 mod destination;
+mod near;
 mod patch;
 mod reference;
 
@@ -356,7 +357,7 @@ spec:
 
     // Shares of localities make the near endpoint of another region come first.
     let mesh = mesh::Settings::of(&world);
-    let policy = policy::locality(&policy::Effective::default(), &mesh, false, Vec::new());
+    let policy = policy::locality(&policy::Effective::default(), &mesh, false, Vec::new(), Vec::new());
     assert!(matches!(policy, crate::plan::LocalityPolicy::Distribute(shares) if shares.len() == 1));
 }
 

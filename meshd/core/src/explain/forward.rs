@@ -236,6 +236,8 @@ fn behind(
     told: &mut Destination,
     notes: &mut Vec<String>,
 ) {
+    let addressed = cluster.addressed();
+    let cluster = addressed.as_deref().unwrap_or(cluster);
     let authors = authors::of_cluster(scene.world, &scene.plan.node, &scene.outbound.caller, &cluster.name);
     told.settings = settings::of_cluster(cluster, &authors);
     let mut rng = SeededRng(1);

@@ -8,6 +8,7 @@ use crate::sketch;
 fn instance(service: &str, version: &str) -> Instance {
     Instance {
         service: service.into(),
+        group: None,
         namespace: "default".into(),
         account: service.into(),
         labels: BTreeMap::from([("version".into(), version.into()), ("app".into(), service.into())]),

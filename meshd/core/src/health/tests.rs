@@ -3,8 +3,9 @@ use mesh_proto::registration::Probe;
 use super::*;
 
 fn judge(unhealthy_threshold: u32, healthy_threshold: u32) -> Judge {
-    let probe = Probe::Tcp { port: None };
+    let probe = Probe::Tcp { host: None, port: None };
     Judge::new(&HealthCheck {
+        initial_delay_ms: 0,
         probe,
         interval_ms: 2_000,
         timeout_ms: 1_000,

@@ -56,6 +56,8 @@ pub struct Cluster {
     pub detour: Option<Detour>,
     /// New endpoints get their share by and by; `None`: at once.
     pub warmup: Option<Warmup>,
+    /// The same with an endpoint for each address of a name; `None` where no endpoint is a name.
+    pub resolved: Option<Arc<super::Resolved>>,
     /// Counters that outlive the Plan.
     pub state: Arc<ClusterState>,
     /// The `DestinationRule`s that shaped it.
@@ -85,6 +87,23 @@ pub enum LocalityPolicy {
     },
     /// Fixed shares.
     Distribute(Vec<Distribution>),
+    /// The own region first, and there the own zone as far as every endpoint still gets its even share.
+    Zones(Box<ZonePolicy>),
+}
+
+/// How zones count.
+///
+/// Source: Istio `zoneAwareLbSetting`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ZonePolicy {
+    /// How many instances like the caller there are where.
+    pub sources: Vec<(Locality, u32)>,
+    /// With fewer endpoints in the own region zones do not count (`minClusterSize`). Default 6, Envoy's.
+    pub least: u64,
+    /// `(from, to)`: callers of region `from` go to region `to` before any other.
+    pub regions: Vec<(String, String)>,
+    /// The rank of each endpoint as `failoverPriority` orders them, where it does.
+    pub ranks: Option<Vec<u32>>,
 }
 
 impl LocalityPolicy {
@@ -375,7 +394,8 @@ pub enum Via {
         host: Arc<str>,
         /// Port.
         port: u16,
-        /// Whether new connections are spread over all its addresses; else they go to the first that answers.
+        /// Whether each of its addresses is an endpoint of its own (see [`Resolved`](super::Resolved)); else
+        /// connections go to the first that answers.
         spread: bool,
     },
 }

@@ -337,6 +337,8 @@ pub struct RetryPolicy {
     pub backoff: Duration,
     /// Whether endpoints tried already are avoided. Default true, Istio's.
     pub avoid_previous: bool,
+    /// Whether every second retry leaves the levels of nearness that were tried alone. Default false.
+    pub other_localities: bool,
 }
 
 /// Conditions of a [`RetryPolicy`], Envoy's `x-envoy-retry-on` and `x-envoy-retry-grpc-on`.

@@ -225,8 +225,9 @@ pub(crate) fn faults(fault: &Fault) -> Vec<String> {
 
 /// The retry policy, unless it is the default one.
 fn retries(forward: &Forward) -> Option<String> {
-    let RetryPolicy { attempts, per_try_timeout, on, .. } = &forward.retry;
+    let RetryPolicy { attempts, per_try_timeout, on, other_localities, .. } = &forward.retry;
     let default = *attempts == 2
+        && !other_localities
         && per_try_timeout.is_none()
         && conditions_of(*on).len() == 5
         && on.retriable_status_codes;
@@ -238,14 +239,15 @@ fn retries(forward: &Forward) -> Option<String> {
 
 /// A retry policy.
 pub(crate) fn retry(policy: &RetryPolicy) -> String {
-    let RetryPolicy { attempts, per_try_timeout, on, status_codes, .. } = policy;
+    let RetryPolicy { attempts, per_try_timeout, on, status_codes, other_localities, .. } = policy;
     if *attempts == 0 {
         return "no retries".into();
     }
     let mut conditions: Vec<String> = conditions_of(*on).into_iter().map(str::to_owned).collect();
     conditions.extend(status_codes.iter().map(|code| code.as_u16().to_string()));
     let timeout = per_try_timeout.map(|timeout| format!(", {timeout:?} each")).unwrap_or_default();
-    format!("{attempts} retries on {}{timeout}", conditions.join(", "))
+    let elsewhere = if *other_localities { ", also in other localities" } else { "" };
+    format!("{attempts} retries on {}{timeout}{elsewhere}", conditions.join(", "))
 }
 
 fn conditions_of(on: RetryOn) -> Vec<&'static str> {

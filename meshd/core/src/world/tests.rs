@@ -69,6 +69,7 @@ fn apply(changes: Vec<ResourceChange>) -> Command {
 fn instance(protocol: Protocol) -> Instance {
     Instance {
         service: "reviews".into(),
+        group: None,
         namespace: "default".into(),
         account: "default".into(),
         labels: BTreeMap::new(),

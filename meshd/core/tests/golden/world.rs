@@ -86,6 +86,7 @@ pub(crate) fn instance(
         .collect();
     Instance {
         service: service.to_owned(),
+        group: None,
         namespace: namespace.to_owned(),
         account: service.to_owned(),
         labels,

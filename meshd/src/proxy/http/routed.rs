@@ -101,6 +101,8 @@ impl Inbound<'_> {
             exchange.host = Some((destination.name.host.clone(), destination.name.port));
             return self.local(LocalReply::no_cluster(), &rules, marks.as_ref(), exchange);
         };
+        let addressed = cluster.addressed();
+        let cluster = addressed.as_ref().unwrap_or(cluster);
         exchange.cluster = Some(cluster.clone());
         let timeout = self.timeout(forward.timeout);
         let Some(head) = self.head(forward, matcher, &rules, timeout) else {
@@ -136,6 +138,8 @@ impl Inbound<'_> {
         body: Incoming,
         mut exchange: Exchange,
     ) -> Response<Reply> {
+        let addressed = cluster.addressed();
+        let cluster = addressed.as_ref().unwrap_or(cluster);
         exchange.cluster = Some(cluster.clone());
         let headers = self.call.headers.clone();
         let head = self.target(&self.call.path_and_query()).map(|target| Head {
@@ -350,4 +354,5 @@ static NO_RETRY: LazyLock<RetryPolicy> = LazyLock::new(|| RetryPolicy {
     status_codes: Vec::new(),
     backoff: Duration::from_millis(25),
     avoid_previous: false,
+    other_localities: false,
 });

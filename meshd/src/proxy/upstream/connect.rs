@@ -196,8 +196,8 @@ async fn connect_socket(
     Ok(stream)
 }
 
-/// Tries every address of a name, in the order in which the resolver gave them; where they are to be spread over,
-/// beginning with any (differs: with Envoy each address is an endpoint of its own).
+/// Tries every address of a name, in the order in which the resolver gave them; where each is to be an endpoint and
+/// the first answer is still under way, beginning with any.
 async fn connect_name(
     worker: &Worker,
     host: &Arc<str>,

@@ -3,6 +3,9 @@
 //! - `lab-service [ADDRESS:]PORT TEXT` answers every HTTP/1.1 request with `TEXT` and a newline, on loopback where no
 //!   address is given. A path `/status/NNN` answers with that status; `/echo` answers with the request's head. Keeps
 //!   connections alive.
+//! - `lab-service slow MILLISECONDS [ADDRESS:]PORT TEXT` does the same, and needs so long for each answer, one at a time.
+//! - `lab-service callers HOST:PORT COUNT SECONDS` is many callers at once, and counts their answers: see the module.
+//! - `lab-service dns ADDRESS:PORT FILE` answers questions from a file: see the module.
 //! - `lab-service echo ADDRESS:PORT` sends the first line of each connection back and closes it.
 //! - `lab-service grpc ADDRESS:PORT`, `websocket ADDRESS:PORT`, `mail ADDRESS:PORT` speak those protocols; `grpc-call` and
 //!   `websocket-call HOST:PORT` are their callers, which know nothing of a mesh: see the modules.
@@ -10,6 +13,8 @@
 //! - `lab-service capture FILE` writes every frame that any interface but loopback sees into a file. (`tcpdump` would do,
 //!   but insists on becoming another user, which a user namespace with one user does not allow.)
 
+mod callers;
+mod dns;
 mod grpc;
 mod load;
 mod mail;
@@ -47,14 +52,24 @@ fn run(words: &[&str]) -> std::io::Result<()> {
         ["mail", address] => each_connection(address, mail::serve),
         ["websocket", address] => each_connection(address, websocket::serve),
         ["websocket-call", to] => websocket::call(to),
+        ["callers", to, callers, seconds] => {
+            callers::run(to, callers.parse().map_err(Error::other)?, seconds.parse().map_err(Error::other)?)
+        }
+        ["slow", milliseconds, address, text] => {
+            let (text, wait) = ((*text).to_owned(), milliseconds.parse().map_err(Error::other)?);
+            each_connection(address, move |stream| {
+                serve(stream, &text, std::time::Duration::from_millis(wait))
+            })
+        }
+        ["dns", address, file] => dns::serve(address, file),
         ["grpc", address] => grpc::serve(address),
         ["grpc-call", to, messages] => grpc::call(to, messages.parse().map_err(Error::other)?),
         [address, text] => {
             let text = (*text).to_owned();
-            each_connection(address, move |stream| serve(stream, &text))
+            each_connection(address, move |stream| serve(stream, &text, std::time::Duration::ZERO))
         }
         _ => Err(Error::other(
-            "usage: lab-service [ADDRESS:]PORT TEXT | echo|grpc|mail|websocket ADDRESS:PORT | grpc-call HOST:PORT MESSAGES | websocket-call HOST:PORT | capture FILE | load HOST:PORT RATE SECONDS",
+            "usage: lab-service [ADDRESS:]PORT TEXT | slow MILLISECONDS [ADDRESS:]PORT TEXT | callers HOST:PORT COUNT SECONDS | dns ADDRESS:PORT FILE | echo|grpc|mail|websocket ADDRESS:PORT | grpc-call HOST:PORT MESSAGES | websocket-call HOST:PORT | capture FILE | load HOST:PORT RATE SECONDS",
         )),
     }
 }
@@ -99,7 +114,7 @@ fn capture(file: &str) -> std::io::Result<()> {
 /// Frames of every protocol, in both directions. Source: `linux/if_ether.h`.
 const ETH_P_ALL: u16 = 3;
 
-fn serve(stream: TcpStream, text: &str) -> std::io::Result<()> {
+fn serve(stream: TcpStream, text: &str, wait: std::time::Duration) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut writer = stream.try_clone()?;
     let mut reader = BufReader::new(stream);
@@ -115,9 +130,16 @@ fn serve(stream: TcpStream, text: &str) -> std::io::Result<()> {
         let path = head.split(' ').nth(1).unwrap_or("/");
         let status = path.strip_prefix("/status/").and_then(|code| code.parse().ok()).unwrap_or(200_u16);
         let body = if path == "/echo" { head.clone() } else { format!("{text}\n") };
+        if !wait.is_zero() {
+            let _one_at_a_time = WORKING.lock();
+            std::thread::sleep(wait);
+        }
         write!(writer, "HTTP/1.1 {status} Answer\r\ncontent-length: {}\r\n\r\n{body}", body.len())?;
     }
 }
+
+/// Held while an answer is being made, where that takes time.
+static WORKING: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
 fn read_head(reader: &mut BufReader<TcpStream>) -> std::io::Result<Option<String>> {
     let mut head = String::new();

@@ -9,6 +9,7 @@ use mesh_proto::resource::{Destination, Kind, ObjectKey, ServiceEntry, Spec, Vir
 use mesh_proto::watch::Stored;
 
 use super::super::hosts::{Services, Source, full_name, of_kind, takes};
+use super::super::policy;
 use crate::parted::PartedMap;
 use crate::plan::Node;
 use crate::world::{Alike, Private, ServiceName, World};
@@ -114,6 +115,9 @@ impl Index {
                     add(&mut self.wild, stored);
                 }
             }
+            // Where callers are counts for how near their services are.
+            Spec::DestinationRule(spec) if policy::looks_at_zones(spec) => return None,
+            Spec::MeshConfig(spec) if spec.zone_aware_lb_setting.is_some() => return None,
             Spec::DestinationRule(spec) => {
                 let host = full_name(&spec.host, namespace, domain);
                 if host.contains('*') {

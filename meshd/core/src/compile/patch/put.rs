@@ -12,7 +12,7 @@ use mesh_proto::registration::Protocol;
 
 use super::super::hosts::short_names;
 use super::index::Index;
-use crate::plan::{HostTable, Names, Outbound, Plan, PortTable, ServicePort};
+use crate::plan::{Cluster, HostTable, Names, Outbound, Plan, PortTable, ServicePort};
 use crate::world::{VIRTUAL_V4, VIRTUAL_V6};
 
 /// Whose names are put.
@@ -93,7 +93,18 @@ fn clusters(plan: &mut Plan, old: &Plan, new: &Plan, mine: &Mine<'_>) -> Option<
     }
     let made = new.clusters.iter().filter(|(name, _)| mine.has(&name.host));
     plan.clusters.extend(made.map(|(name, cluster)| (name.clone(), cluster.clone())));
+    named(plan, old, new, mine);
     Some(())
+}
+
+/// The clusters whose endpoints are names.
+fn named(plan: &mut Plan, old: &Plan, new: &Plan, mine: &Mine<'_>) {
+    let is_mine = |cluster: &&Arc<Cluster>| mine.has(&cluster.name.host);
+    if !old.named.clusters.iter().chain(new.named.clusters.iter()).any(|cluster| is_mine(&cluster)) {
+        return;
+    }
+    let kept = plan.named.clusters.iter().filter(|cluster| !is_mine(cluster));
+    plan.named.clusters = kept.chain(new.named.clusters.iter().filter(is_mine)).cloned().collect();
 }
 
 /// Tables already patched, by where the Plan's and the slices' are.

@@ -160,6 +160,7 @@ fn reviews() -> Instance {
     };
     Instance {
         service: "reviews".into(),
+        group: None,
         namespace: "default".into(),
         account: "reviews".into(),
         labels: BTreeMap::new(),

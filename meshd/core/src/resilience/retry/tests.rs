@@ -13,6 +13,7 @@ fn policy(on: RetryOn) -> RetryPolicy {
         status_codes: vec![StatusCode::IM_A_TEAPOT],
         backoff: Duration::from_millis(25),
         avoid_previous: true,
+        other_localities: false,
     }
 }
 
