@@ -11,6 +11,7 @@ processes; rates and tails of a shared machine are not.
 """
 import argparse
 import os
+import resource
 import shutil
 import statistics
 import sys
@@ -30,6 +31,9 @@ def main():
     chosen = [work for work in WORKS if not options.only or work.name in options.only.split(",")]
     if not chosen:
         sys.exit(f"no such work; there are: {', '.join(work.name for work in WORKS)}")
+    # Proxies inherit it: a connection takes two of them.
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     folder = tempfile.mkdtemp(prefix="side-by-side-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
     os.chmod(folder, 0o755)  # nginx reads it as nobody
     try:
@@ -90,11 +94,17 @@ def table(rows):
     for work, runs, _ in rows:
         figures = {name: statistics.median(run.figure for run in runs[name]) for name in runs}
         ratio = f"{figures['meshd'] / figures['envoy']:.2f}" if {"meshd", "envoy"} <= figures.keys() else ""
-        cells = [f"{figures[name]:.1f}" if name in figures else "" for name in names]
+        cells = [cell(figures[name], runs[name]) if name in figures else "" for name in names]
         lines.append(f"| {work.title} (`{work.name}`) | {work.unit} | " + " | ".join(cells) + f" | {ratio} |")
     memory = {name: min(start[name] for _, _, start in rows if name in start) / 1024 for name in names}
     lines.append("| memory of a proxy that has just started | MB | " + " | ".join(f"{memory[name]:.1f}" for name in names) + " | |")
     return "\n".join(lines) + "\n"
+
+
+def cell(figure, runs):
+    """A figure; where it is the sum of two proxies, with both."""
+    sides = runs[0].sides
+    return f"{figure:.1f}" + (f" ({' + '.join(f'{side:.1f}' for side in sides)})" if sides else "")
 
 
 def rates(rows):

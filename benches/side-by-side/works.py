@@ -53,7 +53,9 @@ WORKS = [
     Work("tcp-1", "TCP over two hops with mTLS, 1 connection", "tcp", "bulk", mtls=True, shape=(1, 1), unit="CPU s/GB"),
     Work("tcp-4", "TCP over two hops with mTLS, 4 connections", "tcp", "bulk", mtls=True, shape=(4, 1), unit="CPU s/GB"),
     Work("churn-mtls", "a new connection for each request, TCP over two hops with mTLS", "tcp", "churn", mtls=True),
-    Work("idle", "5,000 idle HTTP/1.1 connections", "http", "idle", unit="KiB/connection"),
+    Work("idle", "10,000 idle HTTP/1.1 connections", "http", "idle", unit="KiB/connection"),
+    Work("idle-mtls", "10,000 idle HTTP/1.1 connections, two hops with mTLS (source + destination)", "http", "idle", mtls=True, unit="KiB/connection"),
+    Work("idle-tcp-mtls", "10,000 idle TCP connections, two hops with mTLS (source + destination)", "tcp", "idle", mtls=True, unit="KiB/connection"),
 ]
 
 
@@ -65,6 +67,7 @@ class Run:
     p50: float = 0.0         # ms
     p99: float = 0.0         # ms
     rss: int = 0             # KiB, under load
+    sides: tuple = ()        # the figure of each proxy on the way, where it is the sum of two
     cpu: float = 0.0         # µs per request, where the figure is something else
 
 
@@ -97,7 +100,7 @@ def measure(work, target, seconds):
     """One run of the work's load; a second of warm-up first."""
     pids = family(target.processes)
     if work.load == "idle":
-        return idle(target, pids)
+        return idle(target)
     if work.load == "bulk":
         return bulk(work, target, pids)
     load = {"requests": wrk, "churn": wrk, "grpc": h2load, "rate": timetable, "grpc-rate": h2load}[work.load]
@@ -187,11 +190,12 @@ def bulk(work, target, pids):
     return Run((cpu_seconds(pids) - before) / gigabytes, gigabytes * 1e3 / (time.monotonic() - begun), rss=memory)
 
 
-def idle(target, pids, count=5000):
-    """Keeps connections open after one request each."""
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
-    before = rss_kib(pids)
+def idle(target, count=10_000):
+    """Keeps connections open after one request each; memory is read once it does not shrink any more."""
+    # A connection takes two descriptors of a proxy.
+    count = min(count, resource.getrlimit(resource.RLIMIT_NOFILE)[1] // 2 - 100)
+    sides = [family([process]) for process in target.processes]
+    before = [settled(side) for side in sides]
     request = f"GET /api/x HTTP/1.1\r\nHost: {target.host}\r\nx-user: beta\r\n\r\n".encode()
     held = []
     for _ in range(count):
@@ -204,7 +208,19 @@ def idle(target, pids, count=5000):
                 raise RuntimeError(f"{target.name} closed a connection: {answer[:200]}")
             answer += piece
         held.append(connection)
-    after = rss_kib(pids)
+    after = [settled(side) for side in sides]
     for connection in held:
         connection.close()
-    return Run((after - before) / count, rss=after)
+    grown = tuple((later - sooner) / count for later, sooner in zip(after, before))
+    return Run(sum(grown), rss=sum(after), sides=grown if len(grown) > 1 else ())
+
+
+def settled(pids, seconds=15):
+    """Resident memory once it has not shrunk for three seconds, in KiB."""
+    least, since, end = rss_kib(pids), time.monotonic(), time.monotonic() + seconds
+    while time.monotonic() < min(since + 3, end):
+        time.sleep(0.2)
+        now = rss_kib(pids)
+        if now < least:
+            least, since = now, time.monotonic()
+    return least

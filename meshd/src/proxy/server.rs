@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use ::http::header::{CONNECTION, HeaderValue};
@@ -15,6 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use pin_project_lite::pin_project;
 
+use super::doze::{self, Away, Dozed, Home};
 use super::exchange::Reply;
 use super::gate::Gate;
 use super::watch::{Signal, Watch};
@@ -46,8 +48,42 @@ pub(crate) enum Trust {
     Peer,
 }
 
-/// Serves HTTP/1.1 and HTTP/1.0 until the connection ends.
+/// Serves HTTP/1.1 and HTTP/1.0 until the connection ends. Between requests it dozes: see [`doze`].
 pub(crate) async fn http1<H, F>(worker: &Worker, wire: Wire, watch: &Arc<Watch>, handle: H)
+where
+    H: Fn(Request<Incoming>) -> F,
+    F: Future<Output = Response<Reply>>,
+{
+    let mut wire = wire.guarded(Gate::http1(worker.settings.limits, watch.clone()));
+    let mut heard = Heard::new(watch);
+    loop {
+        let home = Home::default();
+        // On the heap, so that nothing of it is left while the connection dozes.
+        match Box::pin(parse(worker, home.lend(wire), &mut heard, &handle)).await {
+            Stopped::Over(ended) => return log_end(worker, ended),
+            Stopped::Drowsy => {}
+        }
+        let Some(back) = home.take() else { return };
+        wire = back;
+        let dozing = &worker.shard.counters.dozing_connections;
+        Counters::add(dozing);
+        let dozed = doze::wait(&mut wire, |cx| heard.next(cx) != Signal::None).await;
+        dozing.fetch_sub(1, Ordering::Relaxed);
+        if dozed == Dozed::Over {
+            return;
+        }
+    }
+}
+
+/// Why a parser stopped.
+enum Stopped {
+    /// The connection has ended.
+    Over(Result<(), hyper::Error>),
+    /// It has nothing to do.
+    Drowsy,
+}
+
+async fn parse<H, F>(worker: &Worker, wire: Away, heard: &mut Heard<'_>, handle: &H) -> Stopped
 where
     H: Fn(Request<Incoming>) -> F,
     F: Future<Output = Response<Reply>>,
@@ -64,20 +100,20 @@ where
         builder.max_headers(settings.limits.headers);
     }
     // Not `pipeline_flush`: with it an answer waits for as long as half of the next request lies in the buffer.
+    let watch = heard.watch;
     let service = service_fn(|request| Sure { answer: handle(request), last_of: Some(watch) });
-    let io = TokioIo::new(wire.guarded(Gate::http1(settings.limits, watch.clone())));
-    let mut connection = pin!(builder.serve_connection(io, service).with_upgrades());
-    let mut heard = Heard::new(watch);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(wire), service).with_upgrades());
     // A caller may ask at the very moment its idle connection is closed, and be left without an answer. So the next
     // answer says that it is the last; only who stays silent is closed.
     let mut silent = pin!(None::<tokio::time::Sleep>);
-    let ended = poll_fn(|cx| {
+    poll_fn(|cx| {
         if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
-            return Poll::Ready(ended);
+            return Poll::Ready(Stopped::Over(ended));
         }
         match heard.next(cx) {
+            Signal::None if watch.dozes_off() => return Poll::Ready(Stopped::Drowsy),
             Signal::None => {}
-            Signal::Cut => return Poll::Ready(Ok(())),
+            Signal::Cut => return Poll::Ready(Stopped::Over(Ok(()))),
             Signal::Leave => silent.set(Some(tokio::time::sleep(LAST_REQUEST))),
         }
         if silent.as_mut().as_pin_mut().is_none_or(|silent| silent.poll(cx).is_pending()) {
@@ -85,9 +121,9 @@ where
         }
         silent.set(None);
         connection.as_mut().graceful_shutdown();
-        connection.as_mut().poll(cx)
-    });
-    log_end(worker, ended.await);
+        connection.as_mut().poll(cx).map(Stopped::Over)
+    })
+    .await
 }
 
 /// Serves HTTP/2 until the connection ends.

@@ -22,12 +22,14 @@ use super::worker::Worker;
 use crate::task;
 use crate::telemetry::EdgeCell;
 
+use lanes::Lanes;
 pub(crate) use opening::{Ends, Opening};
 pub(crate) use pools::Pools;
 pub(crate) use streams::Streams;
 
 pub(crate) mod connect;
 mod http2;
+mod lanes;
 mod opening;
 mod pools;
 mod streams;
@@ -59,6 +61,7 @@ pub(crate) struct Pool {
     open: Cell<usize>,
     opening: Cell<usize>,
     used: Cell<Instant>,
+    lanes: Lanes,
 }
 
 /// How the connections of a pool are made.
@@ -135,6 +138,7 @@ impl Pool {
             open: Cell::new(0),
             opening: Cell::new(0),
             used: Cell::new(Instant::now()),
+            lanes: Lanes::default(),
         }
     }
 
@@ -261,7 +265,8 @@ impl Pool {
             let wanted = || fresh(shared.since.get()) && shared.may_serve(limits);
             !shared.sender.is_closed() && (shared.streams.get() > 0 || wanted())
         });
-        self.open.get() == 0 && now.duration_since(self.used.get()) > UNUSED
+        let has_lanes = self.lanes.sweep(now);
+        self.open.get() == 0 && !has_lanes && now.duration_since(self.used.get()) > UNUSED
     }
 
     /// Returns what a tunnel to the endpoint asks for: authority and instance.
@@ -278,6 +283,7 @@ impl Pool {
     fn close_idle(&self) {
         self.idle.borrow_mut().clear();
         self.shared.borrow_mut().clear();
+        self.lanes.close_idle();
     }
 }
 

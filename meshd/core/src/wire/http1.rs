@@ -75,6 +75,11 @@ impl Requests {
         self.switching
     }
 
+    /// Whether the last request is complete and nothing of the next was shown.
+    pub fn is_between(&self) -> bool {
+        matches!(self.state, State::Head) && self.head.scanned == 0 && !self.switching
+    }
+
     /// Goes on with HTTP/1 after a request to switch was answered otherwise.
     pub fn stay(&mut self) {
         self.switching = false;

@@ -171,7 +171,7 @@ pub(crate) async fn connect(
             let hop = dial_hop(&worker.dialer, target).await?;
             if let (LinkStream::Tcp(stream), Some(wanted)) = (&hop, cluster.limits.tcp_keepalive) {
                 let failed = |source| ConnectError::Socket { address: target.address, source };
-                keep_alive(stream.get_ref().0, wanted).map_err(failed)?;
+                keep_alive(stream.socket(), wanted).map_err(failed)?;
             }
             Stream::Hop(hop)
         }
@@ -221,7 +221,7 @@ async fn connect_name(
     Err(last)
 }
 
-fn keep_alive(
+pub(super) fn keep_alive(
     stream: &TcpStream,
     (probes, idle, interval): (Option<u32>, Option<Duration>, Option<Duration>),
 ) -> io::Result<()> {
