@@ -198,6 +198,10 @@ impl Head {
         let Some(version) = line.iter().rposition(|byte| *byte == b' ').filter(|at| *at > method) else {
             return bad("no version in the request line");
         };
+        // As where the line comes in pieces.
+        if !line[..method].iter().all(|byte| is_token(*byte)) {
+            return bad("not HTTP");
+        }
         let target = &line[method + 1..version];
         if target.len() > limits.uri_bytes {
             return refuse(StatusCode::URI_TOO_LONG, "target too long");

@@ -164,7 +164,7 @@ pub(crate) async fn connect(
             let target = HopTarget {
                 address: *hop,
                 sni,
-                expect: &Expect::Identity(identity.clone()),
+                expect: &Expect::Identity(mesh_core::identity::Identity::clone(identity)),
                 from: from.ok_or(ConnectError::NoIdentity)?,
                 transport: worker.settings.transport,
             };
