@@ -100,7 +100,8 @@ where
         builder.max_headers(settings.limits.headers);
     }
     // Not `pipeline_flush`: with it an answer waits for as long as half of the next request lies in the buffer.
-    let service = service_fn(|request| Sure { answer: handle(request), last_of: Some(heard.watch) });
+    let watch = heard.watch;
+    let service = service_fn(|request| Sure { answer: handle(request), last_of: Some(watch) });
     let mut connection = pin!(builder.serve_connection(TokioIo::new(wire), service).with_upgrades());
     // A caller may ask at the very moment its idle connection is closed, and be left without an answer. So the next
     // answer says that it is the last; only who stays silent is closed.
@@ -110,7 +111,7 @@ where
             return Poll::Ready(Stopped::Over(ended));
         }
         match heard.next(cx) {
-            Signal::None if silent.is_none() && heard.watch.dozes_off() => {
+            Signal::None if silent.is_none() && watch.dozes_off() => {
                 return Poll::Ready(Stopped::Drowsy);
             }
             Signal::None => {}
