@@ -13,6 +13,7 @@ pub mod health;
 pub mod identity;
 pub mod intercept;
 pub mod proxy;
+pub mod secrets;
 pub mod server;
 pub mod services;
 pub mod systemd;

@@ -29,6 +29,7 @@ use crate::config::Config;
 use crate::drain::{self, Drain};
 use crate::identity::{HostKeys, Rotation, RotationHandle, RotationSettings};
 use crate::proxy::Proxy;
+use crate::secrets::Store;
 use crate::server::{Server, Setup};
 use crate::services::Desk;
 use crate::telemetry::Stats;
@@ -182,6 +183,7 @@ async fn serve(config: Config, state: HostState, raft: &Runtime) -> Result<()> {
         server: server.clone(),
         hosts,
         desk: desk.clone(),
+        secrets: Store::at(entrances::secrets(&ground.config)),
         stats: ground.stats.clone(),
         began: ground.began,
     });

@@ -13,7 +13,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
 use mesh_core::balance::{self, Hint};
 use mesh_core::endpoint::InFlight;
-use mesh_core::plan::{Balancer, Cluster, Endpoint, TcpRules, Via};
+use mesh_core::plan::{Balancer, Cluster, Doors, Endpoint, TcpRules, Via};
 use mesh_core::resilience::outlier::Answer;
 use mesh_core::resilience::{Failure, breaker};
 use mesh_core::route;
@@ -24,12 +24,13 @@ use super::body::Outgoing;
 use super::detour;
 use super::outbound::{Connection, Opaque, Target};
 use super::passthrough::Place;
-use super::request::INSTANCE;
-use super::upstream::connect::{self, ConnectError};
+use super::request::{INSTANCE, SERVER_NAME};
+use super::upstream::connect::{self, Avoid, ConnectError};
 use super::upstream::{Ends, Lease, Opening};
 use super::wire::{Stream, Wire};
 use super::worker::{Caller, Chance, View, Worker};
 use crate::telemetry::Counters;
+use crate::transport::socket;
 
 /// Carries a connection to where it goes, and its end. `name` is the server that a TLS caller asks for.
 pub(crate) async fn carry(
@@ -61,7 +62,8 @@ pub(crate) async fn carry(
         tracing::debug!(peer = %connection.peer, target = ?connection.target, "no rule for a connection: closed");
         return;
     };
-    let wanted = Wanted { ends: Ends { source: connection.peer, destination }, name };
+    let avoid = if Doors::is_seat(connection.caller) { Avoid::Doors } else { Avoid::Listeners };
+    let wanted = Wanted { ends: Ends { source: connection.peer, destination }, name, avoid };
     match reach(worker, &caller, &cluster, &wanted).await {
         Ok(reached) => join(worker, wire, reached).await,
         Err(failure) => {
@@ -85,12 +87,14 @@ pub(crate) struct Wanted<'a> {
     ends: Ends,
     /// The server's name, where TLS says it.
     name: Option<&'a str>,
+    /// What it must not lead to.
+    avoid: Avoid,
 }
 
 impl Wanted<'_> {
     /// A connection of which only its source is known.
     pub(crate) fn of(source: SocketAddr) -> Self {
-        Self { ends: Ends { source, destination: None }, name: None }
+        Self { ends: Ends { source, destination: None }, name: None, avoid: Avoid::Listeners }
     }
 }
 
@@ -155,6 +159,28 @@ pub(crate) async fn reach(
     Err(last)
 }
 
+/// Opens a way to an address that stands for a cluster, within its limits.
+pub(crate) async fn reach_address(
+    worker: &Worker,
+    cluster: &Arc<Cluster>,
+    address: SocketAddr,
+) -> Result<Reached, Failure> {
+    let permit = breaker::admit_connection(cluster).map_err(|_| Failure::Overflow)?;
+    let connected = socket::connect_tcp(address, worker.settings.socket);
+    let stream = match tokio::time::timeout(cluster.limits.connect_timeout, connected).await {
+        Ok(stream) => stream.map_err(|_| Failure::Connect)?,
+        Err(_) => return Err(Failure::ConnectTimeout),
+    };
+    Ok(Reached {
+        wire: Wire::new(Stream::Tcp(stream)),
+        idle: cluster.limits.tcp_idle_timeout,
+        longest: cluster.limits.max_connection_duration,
+        _lease: None,
+        _in_flight: None,
+        _connection: permit,
+    })
+}
+
 /// The key of consistent hashing, where it is the caller's address: a connection shows nothing else.
 fn source_hash(cluster: &Cluster, source: SocketAddr) -> Option<u64> {
     let (Balancer::RingHash { policy, .. } | Balancer::Maglev { policy, .. }) = &cluster.balancer else {
@@ -175,7 +201,7 @@ async fn open(
         Balancer::ByName { .. } => wanted.name.unwrap_or_default(),
         _ => &*cluster.name.host,
     };
-    let opening = Opening::of(cluster, endpoint, host, wanted.ends);
+    let opening = Opening::of(worker, cluster, endpoint, host, wanted.ends);
     let opened = async {
         let (mut wire, lease) = if matches!(endpoint.via, Via::Mesh { .. }) {
             let pool = worker.pools.pool(worker, caller, cluster, endpoint, true, None);
@@ -183,10 +209,10 @@ async fn open(
             let (wire, lease) = under.await.map_err(ConnectError::Under)?;
             (wire, Some(lease))
         } else {
-            (connect::connect(worker, &endpoint.via, None, cluster).await?, None)
+            (connect::connect(worker, &endpoint.via, None, cluster, wanted.avoid).await?, None)
         };
         if let Some(opening) = opening {
-            wire = opening.say(worker, None, wire).await?;
+            wire = opening.say(worker, caller.identity.as_deref(), None, wire).await?;
         }
         if let Some(detour) = &cluster.detour {
             wire = detour::take(detour, wire).await.map_err(ConnectError::Opening)?;
@@ -211,6 +237,9 @@ pub(crate) async fn tunnel(mut lease: Lease) -> Result<(Wire, Lease), Failure> {
     *request.uri_mut() = Uri::try_from(authority).map_err(|_| Failure::Protocol)?;
     let instance = HeaderValue::from_str(&instance).map_err(|_| Failure::Protocol)?;
     request.headers_mut().insert(INSTANCE, instance);
+    if let Some(name) = lease.pool().server_name() {
+        request.headers_mut().insert(SERVER_NAME, name);
+    }
     let mut response = lease.send(request).await.map_err(|unanswered| unanswered.failure)?;
     if response.status() != StatusCode::OK {
         return Err(super::inbound::failure_of(response.headers()).unwrap_or(Failure::Connect));

@@ -71,11 +71,6 @@ impl Wire {
         Self { stream, ahead: Bytes::new(), gate: None }
     }
 
-    /// Whether it is what is inside a visitor's TLS.
-    pub(crate) fn is_tls(&self) -> bool {
-        matches!(self.stream, Stream::Visitor(_))
-    }
-
     /// Lets only what `gate` finds sound be read.
     pub(crate) fn guarded(mut self, gate: Gate) -> Self {
         self.gate = Some(Box::new(gate));

@@ -22,16 +22,16 @@ use super::lab::*;
 use super::origination;
 use super::plan::*;
 
-const HOST: &str = "reviews.default.svc.cluster.local";
+pub(super) const HOST: &str = "reviews.default.svc.cluster.local";
 const BOTH: [Transport; 2] = [Transport::Tcp, Transport::Quic];
 
-struct Authority {
+pub(super) struct Authority {
     root: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -40,7 +40,7 @@ impl Authority {
         Self { root, issuer: Issuer::new(params, key) }
     }
 
-    fn credentials(&self, accounts: &[&str]) -> Arc<Credentials> {
+    pub(super) fn credentials(&self, accounts: &[&str]) -> Arc<Credentials> {
         let trust = Trust::new("mesh.test", vec![self.root.clone()]).expect("a sound root");
         let credentials = Credentials::new(trust);
         for account in accounts {
@@ -49,7 +49,7 @@ impl Authority {
         credentials
     }
 
-    fn certify(&self, identity: &Identity) -> Arc<CertifiedKey> {
+    pub(super) fn certify(&self, identity: &Identity) -> Arc<CertifiedKey> {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
@@ -63,12 +63,17 @@ impl Authority {
     }
 }
 
-fn workload(account: &str) -> Identity {
+pub(super) fn workload(account: &str) -> Identity {
     Identity::workload("mesh.test", "default", account).expect("a sound account")
 }
 
 /// The host of an application: its mesh port, open over TCP alone or over UDP alone, so that nothing goes another way.
-fn destination(authority: &Authority, target: SocketAddr, protocol: Protocol, transport: Transport) -> Lab {
+pub(super) fn destination(
+    authority: &Authority,
+    target: SocketAddr,
+    protocol: Protocol,
+    transport: Transport,
+) -> Lab {
     let port = LocalPort { number: PORT, protocol, target, bounds: None };
     let instance = Arc::new(LocalInstance {
         id: "reviews-1".into(),
@@ -89,18 +94,18 @@ fn destination(authority: &Authority, target: SocketAddr, protocol: Protocol, tr
     }
 }
 
-fn over_mesh(hop: SocketAddr, account: &str, instance: &str) -> Endpoint {
+pub(super) fn over_mesh(hop: SocketAddr, account: &str, instance: &str) -> Endpoint {
     let sni = sni::format(PORT, "", HOST).into();
     endpoint(instance, Via::Mesh { hop, identity: workload(account), sni, instance: instance.into() })
 }
 
-fn source(authority: &Authority, endpoints: Vec<Endpoint>, transport: Transport) -> Lab {
+pub(super) fn source(authority: &Authority, endpoints: Vec<Endpoint>, transport: Transport) -> Lab {
     let plan = plan(vec![("reviews", vec![simple(cluster(HOST, endpoints))])]);
     start_with(plan, service(Declared::Http), over(transport), &authority.credentials(&["web"]))
 }
 
 /// A caller's host where connections are opaque.
-fn opaque_source(authority: &Authority, endpoints: Vec<Endpoint>, transport: Transport) -> Lab {
+pub(super) fn opaque_source(authority: &Authority, endpoints: Vec<Endpoint>, transport: Transport) -> Lab {
     let tcp = Some(tcp_service(vec![to(1, cluster(HOST, endpoints))]));
     let table = mesh_core::plan::PortTable { number: PORT, tcp, ..mesh_core::plan::PortTable::default() };
     let credentials = authority.credentials(&["web"]);

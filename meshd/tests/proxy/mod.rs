@@ -8,6 +8,8 @@ mod detour;
 mod doors;
 mod explain;
 mod fuzz;
+mod gateway_mesh;
+mod gateway_tls;
 mod hop;
 mod http;
 mod lab;

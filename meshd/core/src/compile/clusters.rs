@@ -77,17 +77,18 @@ impl<'a> Builder<'a> {
         cluster
     }
 
-    /// Makes every cluster of a service that callers of a scope may mean.
-    pub(super) fn find_all(&self, scope: &Scope<'_>, service: &Service<'_>) {
+    /// Returns every cluster of a service that callers of a scope may mean, with those of its subsets.
+    pub(super) fn all(&self, scope: &Scope<'_>, service: &Service<'_>) -> Vec<Arc<Cluster>> {
         let merged = self.rules.of(scope.caller, service);
-        for port in &service.ports {
-            let subsets = merged.iter().flat_map(|merged| &merged.subsets).map(|subset| subset.name.as_str());
-            for subset in std::iter::once("").chain(subsets) {
-                let name =
-                    ClusterName { host: service.host.clone(), port: port.number, subset: subset.into() };
-                self.find(scope, &name);
-            }
-        }
+        let subsets = merged.iter().flat_map(|merged| &merged.subsets).map(|subset| subset.name.as_str());
+        let subsets: Vec<&str> = std::iter::once("").chain(subsets).collect();
+        let names = service.ports.iter().flat_map(|port| subsets.iter().map(move |subset| (port, subset)));
+        let name = |(port, subset): (&Port, &&str)| ClusterName {
+            host: service.host.clone(),
+            port: port.number,
+            subset: (*subset).into(),
+        };
+        names.map(name).filter_map(|name| self.find(scope, &name)).collect()
     }
 
     /// Returns all that was made: by name, and for the next Plan.
@@ -189,7 +190,7 @@ impl<'a> Builder<'a> {
             balancer,
             limits: policy::limits(effective, self.mesh),
             outlier,
-            tls: policy::tls(effective, wanted.service, &self.node.trust_domain),
+            tls: policy::tls(effective, wanted.service, wanted.name, &self.node.trust_domain),
             proxy_protocol: policy::proxy_protocol(effective),
             detour: policy::detour(effective),
             state,

@@ -40,7 +40,7 @@ pub(super) fn outbound(scene: &Scene<'_>, scope: &Scope<'_>, before: Option<&Out
         View::new(scene, scope, egress, before).add_to(&mut outbound, &mut taken);
     }
     for service in scope.reachable() {
-        scene.clusters.find_all(scope, service);
+        scene.clusters.all(scope, service);
     }
     outbound
 }
