@@ -11,7 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use mesh_proto::secret::{Hidden, NewSecret, Replaces, SecretView};
+use mesh_proto::secret::{NewSecret, Replaces, SecretView};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use zeroize::Zeroizing;
 

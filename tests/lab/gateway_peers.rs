@@ -40,11 +40,11 @@ fn curl_and_a_browser_visit_over_https() {
         ensure!(nobody.ends_with("000"), "{nobody}");
 
         // Another certificate takes the place of the first without a restart.
-        let before = keys.shown(&mut lab)?;
+        let before = shown(&mut lab)?;
         keys.certify(&mut lab, "shop", "shop.example.com")?;
         keys.put(&mut lab, "rotate", "shop", &["cert", "key"])?;
         eventually("the new certificate is shown", || {
-            let now = keys.shown(&mut lab)?;
+            let now = shown(&mut lab)?;
             ensure!(!now.is_empty() && now != before, "{now}");
             Ok(())
         })?;
@@ -133,6 +133,12 @@ fn requests_leave_by_an_egress_gateway_as_istio_documents_it() {
     });
 }
 
+/// The serial number of the certificate that a visitor of the gateway is shown.
+fn shown(lab: &mut Lab) -> Result<String> {
+    let line = "openssl s_client -connect 198.18.0.1:443 -servername shop.example.com </dev/null 2>/dev/null | openssl x509 -noout -serial";
+    Ok(lab.vm(3).shell(line)?.stdout)
+}
+
 /// An authority's files, in one folder.
 struct Keys(PathBuf);
 
@@ -192,12 +198,6 @@ impl Keys {
             arguments.join(" ")
         );
         Ok(lab.vm(3).shell(&line)?.success()?.stdout.replace('\n', ""))
-    }
-
-    /// The serial number of the certificate that a visitor is shown.
-    fn shown(&self, lab: &mut Lab) -> Result<String> {
-        let line = "openssl s_client -connect 198.18.0.1:443 -servername shop.example.com </dev/null 2>/dev/null | openssl x509 -noout -serial";
-        Ok(lab.vm(3).shell(line)?.stdout)
     }
 
     /// The page as headless Chromium sees it, which trusts our root and nobody told to look away.

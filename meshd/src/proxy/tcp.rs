@@ -62,7 +62,10 @@ pub(crate) async fn carry(
         tracing::debug!(peer = %connection.peer, target = ?connection.target, "no rule for a connection: closed");
         return;
     };
-    let avoid = if Doors::is_seat(connection.caller) { Avoid::Doors } else { Avoid::Listeners };
+    let avoid = match connection.target {
+        Target::Port(port) if Doors::is_seat(connection.caller) => Avoid::Door(port),
+        _ => Avoid::Listeners,
+    };
     let wanted = Wanted { ends: Ends { source: connection.peer, destination }, name, avoid };
     match reach(worker, &caller, &cluster, &wanted).await {
         Ok(reached) => join(worker, wire, reached).await,

@@ -238,7 +238,7 @@ impl Worker {
         })
     }
 
-    /// Whether an address is a door of this host: what a visitor is carried to must not be one, or it goes in a circle.
+    /// Whether an address is a door of this host.
     pub(crate) fn is_door(&self, address: SocketAddr) -> bool {
         let address = socket::unmapped(address);
         let view = self.view();

@@ -4,6 +4,8 @@ use std::os::unix::fs::MetadataExt;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
+use mesh_proto::secret::Hidden;
+
 use super::*;
 
 /// An authority and what it signed, as PEM.

@@ -227,7 +227,7 @@ impl Authority {
 
 /// How a visitor comes.
 pub(super) struct Visitor<'a> {
-    trusts: &'a Authority,
+    pub(super) trusts: &'a Authority,
     pub(super) shows: Option<(String, String)>,
     pub(super) versions: &'static [&'static rustls::SupportedProtocolVersion],
 }

@@ -221,7 +221,7 @@ impl Visitor {
         match tcp::reach_address(&self.worker, cluster, to).await {
             Ok(reached) => tcp::join(&self.worker, wire, reached).await,
             Err(failure) => {
-                tracing::debug!(cluster = %cluster.name, %to, ?failure, "visitor cut: not reached")
+                tracing::debug!(cluster = %cluster.name, %to, ?failure, "visitor cut: not reached");
             }
         }
     }

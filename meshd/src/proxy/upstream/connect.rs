@@ -209,8 +209,15 @@ pub(crate) enum Avoid {
     /// The listeners of `meshd.toml`. Doors may be meant: a gateway is called like any service, and requests count how
     /// many gateways they pass.
     Listeners,
-    /// Doors too: bytes of a gateway's visitor cannot count.
-    Doors,
+    /// And the door of this port, which it came in by: bytes of a gateway's visitor cannot count. Another door may stand
+    /// behind the first.
+    Door(u16),
+}
+
+impl Avoid {
+    fn forbids(self, worker: &Worker, address: SocketAddr) -> bool {
+        matches!(self, Self::Door(port) if port == address.port() && worker.is_door(address))
+    }
 }
 
 /// Reaches an endpoint: a stream of bytes, nothing said on it yet.
@@ -259,13 +266,13 @@ async fn connect_socket(
     cluster: &Cluster,
     avoid: Avoid,
 ) -> Result<TcpStream, ConnectError> {
-    if worker.is_own(address) || (avoid == Avoid::Doors && worker.is_door(address)) {
+    if worker.is_own(address) || avoid.forbids(worker, address) {
         Counters::add(&worker.shard.counters.refused_loops_total);
         return Err(ConnectError::Loop(address));
     }
     let failed = |source| ConnectError::Socket { address, source };
     let stream = socket::connect_tcp(address, worker.settings.socket).await.map_err(failed)?;
-    if avoid == Avoid::Doors
+    if matches!(avoid, Avoid::Door(_))
         && let (Ok(own), Ok(other)) = (stream.local_addr(), stream.peer_addr())
         && own.ip() == other.ip()
     {

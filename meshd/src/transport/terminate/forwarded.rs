@@ -3,6 +3,8 @@
 //! Source: Istio's gateways, which set it anew (`SANITIZE_SET`) with `Cert`, `Subject`, `URI` and `DNS`; Envoy
 //! `ConnectionManagerUtility::mutateXfccRequestHeader`, which adds `By` and `Hash`.
 
+use std::fmt::Write as _;
+
 use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::{BASE64, HEXLOWER};
 use http::HeaderValue;
@@ -75,7 +77,7 @@ fn escaped(value: &str) -> String {
             b',' | b'+' | b'"' | b'\\' | b'<' | b'>' | b';' => text.extend(['\\', byte.into()]),
             _ if at_an_end => text.extend(['\\', byte.into()]),
             0x20..0x7f => text.push(byte.into()),
-            _ => text.push_str(&format!("\\{byte:02X}")),
+            _ => drop(write!(text, "\\{byte:02X}")),
         }
     }
     text
