@@ -38,6 +38,7 @@ mod accept;
 mod body;
 mod detour;
 pub mod doors;
+mod doze;
 mod exchange;
 mod forward;
 mod gate;

@@ -13,6 +13,8 @@
 pub mod control;
 pub mod frame;
 pub mod join;
+pub mod lane;
+pub(crate) mod lent;
 pub mod link;
 pub mod material;
 pub mod originate;
@@ -24,6 +26,7 @@ pub mod socket;
 pub mod tcp;
 pub mod terminate;
 pub mod tls;
+pub mod tls_socket;
 pub mod verify;
 
 #[cfg(test)]
@@ -34,6 +37,7 @@ mod tests;
 pub use control::{CallError, ControlClient, Service};
 pub use frame::{FrameError, FrameReceiver, FrameSender, FrameStream};
 pub use join::proof as join_proof;
+pub use lane::{Lane, dial_lane};
 pub use link::{
     Accepted, DialError, Dialer, HopTarget, JoinLink, LinkStream, Peer, Refused, TlsFault, Transport,
     dial_hop, dial_join, refusal,

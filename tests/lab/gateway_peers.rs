@@ -20,7 +20,7 @@ fn curl_and_a_browser_visit_over_https() {
         keys.certify(&mut lab, "visitor", "visitor.example.com")?;
         keys.put(&mut lab, "create", "shop", &["cert", "key"])?;
         keys.put(&mut lab, "create", "partner", &["cert", "key", "ca"])?;
-        apply(&mut lab, "rules.yaml", include_str!("../../examples/gateway/rules.yaml"))?;
+        apply(&mut lab, "rules.yaml", include_str!("../../examples/gateway/client-certificates.yaml"))?;
         let shop = "https://shop.example.com/hello";
 
         for (version, flag) in [("1.1", "--http1.1"), ("2", "--http2")] {
@@ -113,7 +113,7 @@ fn requests_leave_by_an_egress_gateway_as_istio_documents_it() {
         let _nginx = keys.nginx(&mut lab, 3, "cnn", "198.18.0.3:443", says)?;
         lab.vm(1).meshctl(&["service", "register", "istio-egressgateway", "--port", "80:http"])?.success()?;
         keys.put(&mut lab, "create", "client", &["cert", "key", "ca"])?;
-        let documented = include_str!("../../examples/egress/rules.yaml").replace(
+        let documented = include_str!("../../examples/egress/through-a-gateway.yaml").replace(
             "resolution: DNS",
             "resolution: STATIC\n  endpoints: [{address: 198.18.0.3, ports: {https: 443}}]",
         );

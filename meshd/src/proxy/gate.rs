@@ -31,6 +31,10 @@ pub(crate) struct Gate {
     flow: Flow,
     /// Bytes thrown away after a refusal.
     discarded: usize,
+    /// More was asked for than is there.
+    hungry: bool,
+    /// Something was written and not flushed.
+    unflushed: bool,
 }
 
 enum Inspect {
@@ -60,7 +64,16 @@ impl Gate {
     }
 
     fn new(inspect: Inspect, watch: Arc<Watch>) -> Self {
-        Self { inspect, watch, held: BytesMut::new(), ready: 0, flow: Flow::Open, discarded: 0 }
+        Self {
+            inspect,
+            watch,
+            held: BytesMut::new(),
+            ready: 0,
+            flow: Flow::Open,
+            discarded: 0,
+            hungry: false,
+            unflushed: false,
+        }
     }
 
     /// Reads what may pass. `ahead` comes before the stream.
@@ -91,12 +104,16 @@ impl Gate {
                     self.refuse(&Refused { refusal: LATE, part: Part::Head });
                     continue;
                 }
+                self.hungry = true;
+                self.tell_whether_empty();
                 return Poll::Pending;
             }
+            self.hungry = false;
             if buf.filled().len() == before {
                 return Poll::Ready(Ok(()));
             }
             self.watch.saw_bytes();
+            self.watch.parser_is_empty(false);
             self.look(buf, before);
             if buf.filled().len() > before {
                 return Poll::Ready(Ok(()));
@@ -201,10 +218,28 @@ impl Gate {
     }
 
     /// Counts what was written: windows are moved, and pings sent, for it.
-    pub(crate) fn wrote(&mut self, count: usize) {
-        if let Inspect::Http2 { frames, .. } = &mut self.inspect {
-            frames.sent(count);
+    pub(crate) fn wrote(&mut self, polled: &Poll<io::Result<usize>>) {
+        match (&mut self.inspect, polled) {
+            (Inspect::Http2 { frames, .. }, Poll::Ready(Ok(count))) => frames.sent(*count),
+            (Inspect::Http2 { .. }, _) => {}
+            (Inspect::Http1(_), _) => {
+                self.unflushed = true;
+                self.watch.parser_is_empty(false);
+            }
         }
+    }
+
+    /// All that was written has gone out.
+    pub(crate) fn flushed(&mut self) {
+        self.unflushed = false;
+        self.tell_whether_empty();
+    }
+
+    /// Tells whether neither the parser nor this holds anything: all requests are complete, all answers have gone out.
+    fn tell_whether_empty(&self) {
+        let Inspect::Http1(requests) = &self.inspect else { return };
+        let is_empty = self.hungry && !self.unflushed && self.held.is_empty() && requests.is_between();
+        self.watch.parser_is_empty(is_empty && self.flow == Flow::Open);
     }
 
     /// After a refusal, waits for the caller to close: what it still sends, closed on, would take the answer away from

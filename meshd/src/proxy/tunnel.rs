@@ -3,13 +3,12 @@
 use std::rc::Rc;
 
 use http::{HeaderMap, Response, StatusCode, Uri};
-use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use mesh_core::resilience::Failure;
 
-use super::body::Outgoing;
+use super::body::{AnswerBody, Outgoing};
 use super::exchange::{Exchange, Guards};
 use super::local_reply::LocalReply;
 use super::outbound::{self, Connection, Target};
@@ -56,7 +55,7 @@ pub(crate) async fn upgrade_over_hop(
     head: &Head,
     headers: HeaderMap,
     lease: Lease,
-) -> Result<(Response<Incoming>, Lease), Failure> {
+) -> Result<(Response<AnswerBody>, Lease), Failure> {
     let (wire, lease) = tcp::tunnel(lease).await?;
     let begun = http1::handshake::<_, Outgoing>(TokioIo::new(wire)).await;
     let (mut sender, connection) = begun.map_err(|_| Failure::Connect)?;
@@ -67,7 +66,7 @@ pub(crate) async fn upgrade_over_hop(
     });
     let request = head.switching(headers);
     let response = sender.send_request(request).await.map_err(|error| connect::failure_of(&error))?;
-    Ok((response, lease))
+    Ok((response.map(AnswerBody::Http1), lease))
 }
 
 /// Joins both ends after a 101. The request ends when the bytes do; no timeout of the route cuts them.

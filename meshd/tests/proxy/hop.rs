@@ -96,7 +96,7 @@ pub(super) fn destination(
 
 pub(super) fn over_mesh(hop: SocketAddr, account: &str, instance: &str) -> Endpoint {
     let sni = sni::format(PORT, "", HOST).into();
-    endpoint(instance, Via::Mesh { hop, identity: workload(account), sni, instance: instance.into() })
+    endpoint(instance, Via::Mesh { hop, identity: workload(account).into(), sni, instance: instance.into() })
 }
 
 pub(super) fn source(authority: &Authority, endpoints: Vec<Endpoint>, transport: Transport) -> Lab {

@@ -210,8 +210,9 @@ impl Visitor {
     /// serves (control traffic, joins) is not for those who come through a gateway.
     ///
     /// differs: the instance is the first of the service on that host, whatever the subset: the hop names none.
-    async fn pass(self, cluster: &Arc<Cluster>, offered: &[Vec<u8>], wire: Wire) {
-        if !offered.iter().any(|name| name == Protocol::Hop.alpn()) {
+    async fn pass(self, cluster: &Arc<Cluster>, offered: &[Vec<u8>], mut wire: Wire) {
+        let is_hop = |name: &Vec<u8>| [Protocol::Lane, Protocol::Hop].iter().any(|hop| name == hop.alpn());
+        if !offered.iter().any(is_hop) {
             Counters::add(&self.worker.shard.counters.refused_tls_total);
             return tracing::debug!(peer = %self.peer, "visitor cut: what it asks for is no hop");
         }
@@ -219,7 +220,7 @@ impl Visitor {
             return tracing::debug!(cluster = %cluster.name, "visitor cut: no host of the mesh serves it now");
         };
         match tcp::reach_address(&self.worker, cluster, to).await {
-            Ok(reached) => tcp::join(&self.worker, wire, reached).await,
+            Ok(reached) => tcp::join(&self.worker, &mut wire, reached).await,
             Err(failure) => {
                 tracing::debug!(cluster = %cluster.name, %to, ?failure, "visitor cut: not reached");
             }

@@ -236,9 +236,7 @@ impl Inbound<'_> {
                 if upgrade && answered.response.status() == StatusCode::SWITCHING_PROTOCOLS {
                     return self.switch(answered, &reply, exchange);
                 }
-                let deadline = timeout.map(|limit| -> Deadline {
-                    Box::pin(async move { forward::over(source.as_deref(), began, limit).await })
-                });
+                let deadline = timeout.map(|limit| Deadline::new(source, began, limit));
                 self.relay(answered, &reply, deadline, exchange)
             }
         }
