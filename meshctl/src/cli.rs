@@ -10,8 +10,10 @@ use crate::output::Format;
 use crate::words::duration;
 
 mod look;
+mod secret;
 
 pub(crate) use look::{AnalyzeArgs, ApiCommand, ExplainArgs, FieldsArgs, Grave, TestArgs, ValidateArgs};
+pub(crate) use secret::{SecretArgs, SecretCommand};
 
 const AFTER: &str = "\
 First steps:
@@ -74,6 +76,9 @@ pub(crate) enum Command {
     /// Services: register, deregister, list
     #[command(subcommand)]
     Service(ServiceCommand),
+    /// Secrets of this host: certificates and keys that rules name by credentialName
+    #[command(subcommand)]
+    Secret(SecretCommand),
     /// Hosts: list, remove
     #[command(subcommand)]
     Host(HostCommand),

@@ -13,6 +13,7 @@ pub(crate) mod local;
 mod meaning;
 mod plan;
 mod reload;
+mod secret;
 mod service;
 pub(crate) mod status;
 mod test;
@@ -21,7 +22,11 @@ pub(crate) mod top;
 mod validate;
 pub(crate) mod wait;
 
-use crate::cli::{ApiCommand, Cli, Command, DemoAction, HostCommand, ServiceCommand, TokenCommand};
+use mesh_proto::secret::Replaces;
+
+use crate::cli::{
+    ApiCommand, Cli, Command, DemoAction, HostCommand, SecretCommand, ServiceCommand, TokenCommand,
+};
 use crate::client::Client;
 use crate::demo;
 use crate::exit::{Exit, Result};
@@ -61,6 +66,17 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit> {
             service::deregister(names, &client()?).await
         }
         Command::Service(ServiceCommand::List(args)) => service::list(args.output, &client()?).await,
+        Command::Secret(SecretCommand::Create(args)) => {
+            secret::put(&args, Replaces::Nothing, &client()?).await
+        }
+        Command::Secret(SecretCommand::Rotate(args)) => {
+            secret::put(&args, Replaces::Another, &client()?).await
+        }
+        Command::Secret(SecretCommand::List(args)) => secret::list(args.output, &client()?).await,
+        Command::Secret(SecretCommand::Get { name, output }) => {
+            secret::get(&name, output.output, &client()?).await
+        }
+        Command::Secret(SecretCommand::Delete { name }) => secret::delete(name, &client()?).await,
         Command::Host(HostCommand::List(args)) => status::hosts(args.output, &client()?).await,
         Command::Host(HostCommand::Remove { name }) => host::remove(&client()?, name).await,
         Command::Status(args) => status::run(args.output, &client()?).await,

@@ -14,6 +14,7 @@ pub mod identity;
 pub mod intercept;
 pub mod listeners;
 pub mod proxy;
+pub mod secrets;
 pub mod server;
 pub mod services;
 pub mod systemd;

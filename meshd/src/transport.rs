@@ -16,6 +16,7 @@ pub mod join;
 pub mod lane;
 pub(crate) mod lent;
 pub mod link;
+pub mod material;
 pub mod originate;
 pub mod quic;
 mod rest;
@@ -41,11 +42,12 @@ pub use link::{
     Accepted, DialError, Dialer, HopTarget, JoinLink, LinkStream, Peer, Refused, TlsFault, Transport,
     dial_hop, dial_join, refusal,
 };
+pub use material::{MaterialError, folder_of};
 pub use originate::{OriginateError, Originator, begin_unchecked};
 pub use quic::{QuicListener, QuicOptions};
 pub use secret::Secret;
 pub use socket::SocketOptions;
 pub use tcp::Listener;
-pub use terminate::{TerminateError, Terminated, Terminator};
+pub use terminate::{Outlook, TerminateError, Terminated, Terminator, outlook};
 pub use tls::{Credentials, Denied, Protocol, Trust, provider};
 pub use verify::{CertificateFault, Expect};

@@ -16,6 +16,7 @@ use crate::explain::{Ask, Difference, Explanation};
 use crate::finding::Finding;
 use crate::registration::{Health, Instance, Registration};
 use crate::resource::{Kind, ObjectKey};
+use crate::secret::{NewSecret, SecretView};
 use crate::watch::{Stored, Up};
 
 /// A question or an order.
@@ -64,6 +65,15 @@ pub enum Request {
         /// Ids of instances.
         ids: Vec<String>,
     },
+    /// Puts a secret into this host (answered by this host's meshd, to callers on it).
+    PutSecret(Box<NewSecret>),
+    /// Removes a secret of this host (answered by this host's meshd, to callers on it).
+    DeleteSecret {
+        /// Its name.
+        name: String,
+    },
+    /// The secrets of this host, without their keys (answered by this host's meshd, to callers on it).
+    Secrets,
     /// Every service of the mesh with its instances, as this host knows them.
     Services,
     /// The last changes of resources, newest first. Needs the leader.
@@ -181,6 +191,13 @@ pub enum Response {
     },
     /// To `ListTokens`.
     Tokens(Vec<Token>),
+    /// To `PutSecret`.
+    SecretPut {
+        /// What its owner should know.
+        warnings: Vec<String>,
+    },
+    /// To `Secrets`.
+    Secrets(Vec<SecretView>),
     /// To `Services`.
     Services(Vec<ServiceView>),
     /// To `History`.

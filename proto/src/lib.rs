@@ -10,6 +10,7 @@ pub mod explain;
 pub mod finding;
 pub mod registration;
 pub mod resource;
+pub mod secret;
 pub mod support;
 pub mod token;
 pub mod validate;

@@ -1,7 +1,7 @@
 //! The way in from outside: a visitor that is no host of the mesh, a gateway, a service on another host.
 
 use anyhow::{Result, ensure};
-use mesh_lab::{Lab, eventually, story, which};
+use mesh_lab::{Lab, eventually, has_programs, story};
 
 #[test]
 fn a_visitor_from_outside_meets_a_service_behind_a_gateway() {
@@ -34,8 +34,7 @@ fn a_visitor_from_outside_meets_a_service_behind_a_gateway() {
 #[test]
 fn a_gateway_shows_a_certificate_and_tells_of_what_it_cannot_open() {
     story("gateway::a_gateway_shows_a_certificate_and_tells_of_what_it_cannot_open", || {
-        if which("openssl").is_none() {
-            println!("SKIPPED: no openssl to make a certificate with");
+        if !has_programs(&["openssl"])? {
             return Ok(());
         }
         let mut lab = gateway_and_service()?;
@@ -72,7 +71,7 @@ fn a_gateway_shows_a_certificate_and_tells_of_what_it_cannot_open() {
 }
 
 /// vm1 is a gateway, vm2 serves `shop`; vm3 is no host of the mesh.
-fn gateway_and_service() -> Result<Lab> {
+pub(crate) fn gateway_and_service() -> Result<Lab> {
     let mut lab = Lab::new(3)?;
     lab.vm(1).write_config("[host.labels]\nistio = \"ingressgateway\"")?;
     lab.vm(1).meshd(&["init"])?.success()?;
@@ -91,7 +90,7 @@ fn gateway_and_service() -> Result<Lab> {
     Ok(lab)
 }
 
-fn apply(lab: &mut Lab, name: &str, rules: &str) -> Result<()> {
+pub(crate) fn apply(lab: &mut Lab, name: &str, rules: &str) -> Result<()> {
     let file = lab.file(name, rules)?;
     let applied = lab.vm(1).meshctl(&["apply", &file.display().to_string()])?;
     ensure!(applied.code == Some(0), "{applied:?}");

@@ -7,6 +7,7 @@ mod clients;
 mod commands;
 mod first_hour;
 mod gateway;
+mod gateway_peers;
 mod groups;
 mod hardship;
 mod harmless;

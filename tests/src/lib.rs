@@ -14,7 +14,7 @@ mod wait;
 
 pub use binaries::Binaries;
 pub use host::{Curl, Host, Load, load_result};
-pub use namespace::{mount_tmpfs, story, which};
+pub use namespace::{has_programs, mount_tmpfs, story, which};
 pub use process::{Guarded, Output};
 pub use wait::{eventually, eventually_within};
 

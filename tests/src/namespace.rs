@@ -81,6 +81,22 @@ pub fn which(tool: &str) -> Option<std::path::PathBuf> {
         .find(|file| file.is_file())
 }
 
+/// Whether these programs are all there; says `SKIPPED`, and for which, where they are not.
+///
+/// # Errors
+/// With `MESH_LAB=require`, when one is not there.
+pub fn has_programs(programs: &[&str]) -> Result<bool> {
+    let missing: Vec<&str> = programs.iter().copied().filter(|program| which(program).is_none()).collect();
+    if missing.is_empty() {
+        return Ok(true);
+    }
+    if std::env::var("MESH_LAB").as_deref() == Ok("require") {
+        bail!("not installed: {}", missing.join(", "));
+    }
+    eprintln!("SKIPPED: not installed: {}", missing.join(", "));
+    Ok(false)
+}
+
 /// Gives this namespace a `/run` and a resolver configuration of its own.
 fn prepare() -> Result<()> {
     sh(&["mount", "-t", "tmpfs", "tmpfs", "/run"])?;

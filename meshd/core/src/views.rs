@@ -12,7 +12,10 @@ use mesh_proto::registration::Health;
 use crate::compile::hosts::{Service, Source, services as gather};
 use crate::compile::mesh::Settings;
 use crate::endpoint::Moment;
-use crate::plan::{Balancer, Cluster, ClusterName, Endpoint, Node, Origin, Outbound, Plan, TcpRules, Via};
+use crate::plan::{
+    Balancer, Cluster, ClusterName, Credential, DoorKind, Endpoint, Node, Origin, Outbound, Plan, Roots,
+    TcpRules, TlsMaterial, UpstreamTls, Via,
+};
 use crate::world::World;
 
 pub(crate) mod words;
@@ -70,6 +73,38 @@ pub fn services(world: &World) -> Vec<ServiceView> {
     let node = Node { domain: world.mesh.domain.clone(), ..Node::default() };
     let mesh = Settings::of(world);
     gather(world, &node, &mesh).all.iter().map(|found| service(world, found)).collect()
+}
+
+/// Returns which rules use each secret of the host.
+pub fn secrets_used(plan: &Plan) -> BTreeMap<String, Vec<String>> {
+    let mut used: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut note = |name: &str, by: String| {
+        let list = used.entry(name.to_owned()).or_default();
+        if !list.contains(&by) {
+            list.push(by);
+        }
+    };
+    for door in plan.doors.open.values() {
+        let DoorKind::Gateway(gateway) = &door.kind else { continue };
+        for (_, server) in gateway.tls.iter() {
+            let Some(tls) = &server.terminate else { continue };
+            let secrets = tls.certificates.iter().filter_map(|credential| match credential {
+                Credential::Secret(name) => Some(name),
+                Credential::Files { .. } | Credential::Mesh(_) => None,
+            });
+            let roots = tls.roots.iter().filter_map(|roots| match roots {
+                Roots::Secret(name) => Some(name),
+                Roots::File(_) => None,
+            });
+            secrets.chain(roots).for_each(|name| note(name, server.origin.to_string()));
+        }
+    }
+    for cluster in plan.clusters.values() {
+        let UpstreamTls::Originate(tls) = &cluster.tls else { continue };
+        let TlsMaterial::Secret(name) = &tls.material else { continue };
+        cluster.origins.iter().for_each(|origin| note(name, origin.to_string()));
+    }
+    used
 }
 
 fn http_routes(outbound: &Outbound) -> Vec<RouteView> {

@@ -1,6 +1,7 @@
 //! The proxy's listeners, as the configuration names them.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -16,6 +17,11 @@ use crate::proxy::{self, Declared, Entrance, Proxy, Settings, Shared, Sockets, W
 use crate::telemetry::{self, AccessLog, Stats};
 use crate::transport::{Dialer, QuicOptions, SocketOptions, Transport};
 use mesh_core::wire::http2::FrameLimits;
+
+/// Where this host keeps its secrets.
+pub(super) fn secrets(config: &Config) -> PathBuf {
+    config.host.data.join("secrets")
+}
 
 /// How many workers the proxy has.
 pub(super) fn workers(config: &Config) -> usize {
@@ -106,7 +112,7 @@ fn settings(config: &Config) -> Settings {
         connections_per_source: limits.connections_per_source,
         hops: limits.hops,
         socket: SocketOptions { mark: Some(config.intercept.mark) },
-        secrets: config.host.data.join("secrets"),
+        secrets: secrets(config),
         ..Settings::default()
     }
 }

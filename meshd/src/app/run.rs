@@ -32,6 +32,7 @@ use crate::drain::{self, Drain};
 use crate::identity::{HostKeys, Rotation, RotationHandle, RotationSettings};
 use crate::listeners::{Keep, Listeners};
 use crate::proxy::Proxy;
+use crate::secrets::Store;
 use crate::server::{Server, Setup};
 use crate::services::Desk;
 use crate::telemetry::Stats;
@@ -243,6 +244,7 @@ async fn serve(
         hosts,
         desk: desk.clone(),
         locality: ground.config.host.locality.to_string(),
+        secrets: Store::at(entrances::secrets(&ground.config)),
         stats: ground.stats.clone(),
         began: ground.began,
         reloads,

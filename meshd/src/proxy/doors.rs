@@ -6,27 +6,28 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use mesh_core::plan::{DoorKind, Doors, GatewayDoor, Inside, Plan, TlsServer};
-use mesh_core::wire::client_hello::{self, Parsed};
-use mesh_core::wire::sniff::{self, Sniff, sniff};
+use mesh_core::plan::{DoorKind, Doors, Plan, TlsServer};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
-use tokio_rustls::LazyConfigAcceptor;
 
 use super::accept::{self, Room};
-use super::outbound::{self, Connection, Opaque, Target};
+use super::outbound::{self, Target};
 use super::wire::{Stream, Wire};
 use super::worker::Worker;
-use super::{Declared, Settings, Shared, tcp};
+use super::{Declared, Settings, Shared};
 use crate::drain::Draining;
 use crate::task;
-use crate::telemetry::Counters;
-use crate::transport::Terminator;
+use crate::transport::{Credentials, outlook};
+
+pub(super) mod visitor;
+
+use visitor::Visitor;
 
 /// What a worker is told.
 pub(super) enum Told {
@@ -40,9 +41,8 @@ pub(super) enum Told {
 pub struct Keeper {
     plans: Arc<ArcSwap<Plan>>,
     workers: Vec<mpsc::Sender<Told>>,
-    /// Looks at certificates, to tell of those that cannot be used.
-    terminator: Terminator,
     settings: Arc<Settings>,
+    credentials: Arc<Credentials>,
     draining: Draining,
 }
 
@@ -51,8 +51,8 @@ impl Keeper {
         Self {
             plans: shared.plans.clone(),
             workers: Vec::new(),
-            terminator: Terminator::new(shared.settings.secrets.clone()),
             settings: shared.settings.clone(),
+            credentials: shared.dialer.credentials().clone(),
             draining: draining.clone(),
         }
     }
@@ -116,21 +116,36 @@ impl Keeper {
                     Err(error) => problems.push(format!("{}: {address} is not open: {error}", door.origin)),
                 }
             }
-            if let DoorKind::Gateway(gateway) = &door.kind {
-                problems.extend(self.unusable(gateway));
-            }
         }
+        problems.extend(self.unusable(doors).await);
         problems
     }
 
-    /// Tells of certificates that cannot be shown.
-    fn unusable(&self, gateway: &GatewayDoor) -> BTreeSet<String> {
-        let unusable = |(_, server): (String, &Arc<TlsServer>)| {
-            let settings = server.terminate.as_ref()?;
-            let error = self.terminator.get(settings, protocols(&server.inside)).err()?;
-            Some(format!("{}: port {}: visitors are refused: {error}", server.origin, server.port))
+    /// Tells of certificates that cannot be shown, or not for much longer.
+    async fn unusable(&self, doors: &Arc<Doors>) -> BTreeSet<String> {
+        let (doors, settings, credentials) = (doors.clone(), self.settings.clone(), self.credentials.clone());
+        let look = move || {
+            let gateways = doors.open.values().filter_map(|door| match &door.kind {
+                DoorKind::Gateway(gateway) => Some(gateway),
+                DoorKind::Service(_) | DoorKind::Proxy => None,
+            });
+            let servers = gateways.flat_map(|gateway| gateway.tls.iter());
+            servers.flat_map(|(_, server)| warnings(server, &settings.secrets, &credentials)).collect()
         };
-        gateway.tls.iter().filter_map(unusable).collect()
+        tokio::task::spawn_blocking(look).await.unwrap_or_default()
+    }
+}
+
+fn warnings(server: &TlsServer, secrets: &Path, credentials: &Arc<Credentials>) -> Vec<String> {
+    let Some(settings) = &server.terminate else { return Vec::new() };
+    let place = format!("{}: port {}", server.origin, server.port);
+    match outlook(settings, secrets, credentials) {
+        Err(error) => vec![format!("{place}: visitors are refused: {error}")],
+        Ok(outlooks) => {
+            let now = SystemTime::now();
+            let told = outlooks.iter().filter_map(|outlook| outlook.warning(now));
+            told.map(|warning| format!("{place}: {warning}")).collect()
+        }
     }
 }
 
@@ -169,124 +184,21 @@ async fn accept(worker: Rc<Worker>, address: SocketAddr, listener: tokio::net::T
 async fn visit(worker: Rc<Worker>, address: SocketAddr, stream: TcpStream, peer: SocketAddr) {
     // Only the door is kept: a connection may outlive many Plans.
     let Some(door) = worker.view().plan.doors.open.get(&address).cloned() else { return };
+    if let Ok(local) = stream.local_addr() {
+        worker.learn(local.ip());
+    }
     let wire = Wire::new(Stream::Tcp(stream));
     match &door.kind {
         DoorKind::Service(port) => {
             let target = Target::Port(*port);
-            outbound::carry(worker, door.seat, peer, target, false, Declared::Auto, wire).await;
+            outbound::carry(worker, door.seat, peer, target, None, Declared::Auto, wire).await;
         }
         DoorKind::Proxy => {
-            outbound::carry(worker, door.seat, peer, Target::Proxy, true, Declared::Http, wire).await;
+            outbound::carry(worker, door.seat, peer, Target::Proxy, None, Declared::Http, wire).await;
         }
         DoorKind::Gateway(gateway) => {
             Visitor { worker, peer, seat: door.seat }.enter(gateway, wire).await;
         }
-    }
-}
-
-/// A visitor of a gateway.
-struct Visitor {
-    worker: Rc<Worker>,
-    peer: SocketAddr,
-    seat: usize,
-}
-
-impl Visitor {
-    async fn enter(self, gateway: &GatewayDoor, mut wire: Wire) {
-        if gateway.tls.is_empty() {
-            return self.plain(gateway, wire).await;
-        }
-        let told = |bytes: &[u8]| sniff(bytes) != Sniff::More;
-        let patience = self.worker.settings.head_timeout;
-        let first = wire.read_ahead(patience, sniff::ENOUGH_BYTES, told).await.map(sniff);
-        if !matches!(first, Ok(Sniff::Tls)) {
-            return self.plain(gateway, wire).await;
-        }
-        let whole = |bytes: &[u8]| client_hello::parse(bytes) != Parsed::More;
-        let read = wire.read_ahead(patience, client_hello::MAX_BYTES, whole).await.map(client_hello::parse);
-        let Ok(Parsed::Hello(hello)) = read else { return };
-        let name = hello.server_name.unwrap_or_default();
-        match gateway.tls.find(&name) {
-            Some(server) => self.tls(server, &name, wire).await,
-            None => {
-                tracing::debug!(peer = %self.peer, sni = name, "visitor asks for a name that no server has: cut");
-            }
-        }
-    }
-
-    async fn plain(self, gateway: &GatewayDoor, wire: Wire) {
-        match (gateway.http, &gateway.tcp) {
-            (Some(seat), _) => self.requests(seat, gateway.port, wire).await,
-            (None, Some(service)) => {
-                self.bytes(Opaque::Service(service.clone()), gateway.port, None, wire).await;
-            }
-            (None, None) => {}
-        }
-    }
-
-    async fn tls(self, server: &TlsServer, name: &str, wire: Wire) {
-        let Some(settings) = &server.terminate else { return self.inside(server, Some(name), wire).await };
-        let terminated = match self.worker.terminator.get(settings, protocols(&server.inside)) {
-            Ok(terminated) => terminated,
-            Err(error) => {
-                Counters::add(&self.worker.shard.counters.refused_tls_total);
-                return tracing::warn!(gateway = %server.origin, %error, "visitor refused: there is no certificate to show");
-            }
-        };
-        let shaken = async {
-            let begun = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), wire).await?;
-            begun.into_stream(terminated.config.clone()).await
-        };
-        let stream = match tokio::time::timeout(self.worker.settings.head_timeout, shaken).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => {
-                Counters::add(&self.worker.shard.counters.refused_tls_total);
-                return tracing::debug!(peer = %self.peer, %error, "visitor's TLS handshake failed");
-            }
-            Err(_) => return,
-        };
-        if let Err(why) = terminated.admit(stream.get_ref().1.peer_certificates()) {
-            Counters::add(&self.worker.shard.counters.refused_tls_total);
-            return tracing::info!(peer = %self.peer, %why, "visitor refused");
-        }
-        self.inside(server, None, Wire::new(Stream::Visitor(Box::new(stream)))).await;
-    }
-
-    /// `name`: whom the TLS that is passed on asks for.
-    async fn inside(self, server: &TlsServer, name: Option<&str>, wire: Wire) {
-        match &server.inside {
-            Inside::Http(seat) => self.requests(*seat, server.port, wire).await,
-            Inside::Tcp(service) => {
-                self.bytes(Opaque::Service(service.clone()), server.port, name, wire).await;
-            }
-        }
-    }
-
-    async fn requests(self, seat: usize, port: u16, wire: Wire) {
-        debug_assert!(Doors::is_seat(seat), "requests of visitors have a seat");
-        outbound::carry(self.worker, seat, self.peer, Target::Port(port), false, Declared::Http, wire).await;
-    }
-
-    async fn bytes(self, to: Opaque, port: u16, name: Option<&str>, wire: Wire) {
-        let view = self.worker.view();
-        let connection = Connection {
-            watch: self.worker.watch(),
-            worker: self.worker,
-            caller: self.seat,
-            peer: self.peer,
-            target: Target::Port(port),
-            is_proxy: false,
-            edge: None,
-        };
-        tcp::carry(&connection, view, wire, to, name).await;
-    }
-}
-
-/// What is offered in ALPN. Source: Istio `util.ALPNHttp`.
-fn protocols(inside: &Inside) -> &'static [&'static [u8]] {
-    match inside {
-        Inside::Http(_) => &[b"h2", b"http/1.1"],
-        Inside::Tcp(_) => &[],
     }
 }
 

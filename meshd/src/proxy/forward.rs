@@ -171,7 +171,7 @@ fn choose<'a>(sending: &Sending<'a>, tried: &Tried) -> Option<(Option<&'a Endpoi
 fn pool(sending: &Sending<'_>, endpoint: &Endpoint) -> Rc<Pool> {
     let Sending { worker, caller, cluster, .. } = sending;
     let ends = Ends { source: sending.peer, destination: sending.destination };
-    let opening = Opening::of(cluster, endpoint, || sending.head.host().unwrap_or_default(), ends);
+    let opening = Opening::of(worker, cluster, endpoint, || sending.head.host().unwrap_or_default(), ends);
     let http2 = speaks_http2(cluster, endpoint, opening.as_ref(), sending.head.version);
     worker.pools.pool(worker, caller, cluster, endpoint, http2, opening)
 }
@@ -184,7 +184,7 @@ pub(crate) fn speaks_http2(
     client: http::Version,
 ) -> bool {
     let is_hop = matches!(endpoint.via, Via::Mesh { .. }) && opening.is_none();
-    is_hop || application_speaks_http2(cluster, client)
+    is_hop || opening.is_some_and(Opening::asks_for_hop) || application_speaks_http2(cluster, client)
 }
 
 fn application_speaks_http2(cluster: &Cluster, client: http::Version) -> bool {

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Incoming};
 use hyper_util::rt::TokioIo;
 use mesh_core::identity::sni;
-use mesh_core::plan::{Cluster, Endpoint, LocalInstance, LocalPort, UpstreamProtocol};
+use mesh_core::plan::{Cluster, Door, Endpoint, LocalInstance, LocalPort, UpstreamProtocol};
 use mesh_core::resilience::{Failure, breaker};
 use mesh_core::wire::guard;
 use mesh_proto::registration::Protocol;
@@ -24,11 +24,12 @@ use tokio::net::TcpStream;
 
 use super::accept::Open;
 use super::body::Outgoing;
+use super::doors::visitor::{self, ByHop, Visitor};
 use super::exchange::{Guards, Relay, Reply};
 use super::local_reply::LocalReply;
 use super::outbound::{self, Target};
 use super::passthrough::Place;
-use super::request::{self, Head, INSTANCE, SPEAK};
+use super::request::{self, HOPS, Head, INSTANCE, SERVER_NAME, SPEAK};
 use super::server::{self, Trust};
 use super::watch::{Busy, Watch};
 use super::wire::{Stream, Wire};
@@ -145,6 +146,9 @@ async fn handle(hop: Rc<Hop>, mut request: Request<Incoming>) -> Response<Reply>
         return unreachable(Failure::RefusedStream);
     };
     Counters::add(&hop.worker.shard.counters.inbound_requests_total);
+    if let Some(door) = visitor::gateway_at(&view.plan, port.target) {
+        return hop.visit(&door, request, busy).await;
+    }
     if request.method() == Method::CONNECT {
         return hop.open(port, &mut request, busy).await;
     }
@@ -210,6 +214,42 @@ impl Hop {
         Response::new(Reply::Empty)
     }
 
+    /// Takes a request to a gateway of this host, without the detour through its socket.
+    async fn visit(&self, door: &Arc<Door>, mut request: Request<Incoming>, busy: Busy) -> Response<Reply> {
+        let named = request.headers_mut().remove(SERVER_NAME);
+        let server_name = named.as_ref().and_then(|name| name.to_str().ok());
+        let shown = self.shown(door.seat);
+        if request.method() == Method::CONNECT {
+            let switch = hyper::upgrade::on(&mut request);
+            let (worker, peer, door) = (self.worker.clone(), self.peer.address, door.clone());
+            let server_name = server_name.map(str::to_owned);
+            task::spawn_local("hop to a gateway", async move {
+                let _busy = busy;
+                match switch.await {
+                    Ok(upgraded) => {
+                        let wire = Wire::new(Stream::Tunnel(TokioIo::new(upgraded)));
+                        let visitor = Visitor { worker, peer, seat: door.seat };
+                        visitor.enter_by_hop(&door, server_name.as_deref(), shown, wire).await;
+                    }
+                    Err(error) => tracing::debug!(%error, "the source left before its tunnel began"),
+                }
+            });
+            return Response::new(Reply::Empty);
+        }
+        let by = ByHop { peer: self.peer.address, server_name, shown, watch: &self.watch };
+        let answer = visitor::answer(&self.worker, door, by, request).await;
+        drop(busy);
+        answer.unwrap_or_else(|| unreachable(Failure::RefusedStream))
+    }
+
+    /// What services behind a gateway are told of the certificate of this hop.
+    fn shown(&self, seat: usize) -> Option<HeaderValue> {
+        let own = self.worker.view().outbound(seat).and_then(|(_, caller)| caller.identity.clone());
+        let by = own.map(|own| format!("By={own};")).unwrap_or_default();
+        let peer = self.peer.identity.as_ref()?;
+        HeaderValue::from_str(&format!("{by}Subject=\"\";URI={peer}")).ok()
+    }
+
     /// Finds the application behind a port, with the bounds that its `Sidecar` gives it.
     fn application(&self, port: &LocalPort, protocol: UpstreamProtocol) -> (Arc<Cluster>, Endpoint) {
         if let Some(bounds) = &port.bounds
@@ -235,8 +275,9 @@ impl Hop {
         let permit = breaker::admit_request(&cluster).map_err(|_| Failure::Overflow)?;
         let pool = self.worker.pools.pool(&self.worker, &self.caller, &cluster, &endpoint, http2, None);
         let mut headers = parts.headers;
-        headers.remove(INSTANCE);
-        headers.remove(SPEAK);
+        for ours in [INSTANCE, SPEAK, SERVER_NAME, HOPS] {
+            headers.remove(ours);
+        }
         let authority = parts.uri.authority().ok_or(Failure::Protocol)?.as_str();
         let head = Head {
             method: parts.method,
@@ -336,5 +377,5 @@ pub(super) async fn plain(worker: Rc<Worker>, stream: TcpStream, destination: So
     };
     let bounds = port.and_then(|port| port.bounds);
     let target = Target::Local { address, protocol, bounds };
-    outbound::carry(worker, 0, peer, target, false, declared, Wire::new(Stream::Tcp(stream))).await;
+    outbound::carry(worker, 0, peer, target, None, declared, Wire::new(Stream::Tcp(stream))).await;
 }

@@ -92,7 +92,7 @@ async fn copy(
     let _permit = breaker::admit_request(cluster).ok()?;
     let endpoint = balance::pick(cluster, &Hint::default(), worker.now(), &mut Chance)?;
     let _in_flight = endpoint.state.enter();
-    let opening = Opening::of(cluster, endpoint, || head.host().unwrap_or_default(), ends);
+    let opening = Opening::of(worker, cluster, endpoint, || head.host().unwrap_or_default(), ends);
     // A copy has no client to speak like.
     let http2 = forward::speaks_http2(cluster, endpoint, opening.as_ref(), Version::HTTP_11);
     let pool = worker.pools.pool(worker, caller, cluster, endpoint, http2, opening);

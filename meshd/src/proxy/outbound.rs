@@ -5,9 +5,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_core::plan::{
-    Cluster, Doors, Outbound, ServicePort, TcpRules, TlsHost, UnknownHosts, UpstreamProtocol,
-};
+use ::http::HeaderValue;
+use mesh_core::plan::{Cluster, Outbound, ServicePort, TcpRules, TlsHost, UnknownHosts, UpstreamProtocol};
 use mesh_core::wire::client_hello::{self, Parsed};
 use mesh_core::wire::sniff::{self, Sniff, sniff};
 use tokio::net::TcpStream;
@@ -37,12 +36,12 @@ pub(crate) struct Connection {
 }
 
 /// How a visitor came to a gateway.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Edge {
     /// In plain text.
     Plain,
-    /// Over TLS that ended here.
-    Tls,
+    /// Over TLS that ended here, with what services are told of the certificate it showed.
+    Tls(Option<HeaderValue>),
 }
 
 /// What a connection stands for.
@@ -99,8 +98,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, way: &Way, stream: TcpStream, peer
         }
         Way::Mesh => return,
     };
-    let is_proxy = matches!(target, Target::Proxy);
-    carry(worker, caller, peer, target, is_proxy, declared, Wire::new(Stream::Tcp(stream))).await;
+    carry(worker, caller, peer, target, None, declared, Wire::new(Stream::Tcp(stream))).await;
 }
 
 /// Finds where an intercepted connection was going; one that was going to us goes in a circle and is dropped.
@@ -117,16 +115,17 @@ fn original(worker: &Worker, stream: &TcpStream) -> Option<SocketAddr> {
     }
 }
 
-/// Serves a connection whose target is known.
+/// Serves a connection whose target is known; `edge` tells how a gateway's visitor came.
 pub(crate) async fn carry(
     worker: Rc<Worker>,
     caller: usize,
     peer: SocketAddr,
     target: Target,
-    is_proxy: bool,
+    edge: Option<Edge>,
     declared: Declared,
     mut wire: Wire,
 ) {
+    let is_proxy = matches!(target, Target::Proxy);
     let view = worker.view();
     // Time for the first head runs from here on.
     let watch = worker.unwatched();
@@ -143,8 +142,6 @@ pub(crate) async fn carry(
         () = leaves_silent(&mut draining), if expected != Declared::Tcp => return,
     };
     drop(draining);
-    let is_visitor = Doors::is_seat(caller) && !is_proxy;
-    let edge = is_visitor.then_some(if wire.is_tls() { Edge::Tls } else { Edge::Plain });
     worker.watch_over(&watch);
     let served = worker.clone();
     let connection =

@@ -103,11 +103,14 @@ pub(crate) fn add_standard(headers: &mut HeaderMap) {
 ///
 /// Source: Envoy `ConnectionManagerUtility::mutateRequestHeaders` with `use_remote_address`, as Istio sets it for
 /// gateways without trusted proxies before them.
-pub(crate) fn at_the_edge(headers: &mut HeaderMap, visitor: std::net::IpAddr, edge: Edge) -> Scheme {
+pub(crate) fn at_the_edge(headers: &mut HeaderMap, visitor: std::net::IpAddr, edge: &Edge) -> Scheme {
     let (scheme, text) = match edge {
         Edge::Plain => (Scheme::HTTP, "http"),
-        Edge::Tls => (Scheme::HTTPS, "https"),
+        Edge::Tls(_) => (Scheme::HTTPS, "https"),
     };
+    if let Edge::Tls(Some(shown)) = edge {
+        headers.insert(CLIENT_CERTIFICATE, shown.clone());
+    }
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static(text));
     headers.insert(REQUEST_ID, random_id());
     let address = visitor.to_string();
@@ -175,7 +178,13 @@ impl Head {
         match &pool.via {
             Via::Mesh { instance, .. } if pool.is_hop() => {
                 request.headers_mut().insert(INSTANCE, HeaderValue::from_str(instance).ok()?);
+                if let Some(name) = pool.server_name() {
+                    request.headers_mut().insert(SERVER_NAME, name);
+                }
+                self.tell_hops(request.headers_mut());
             }
+            // A gateway of this host, which may lead back here.
+            Via::Local(address) if pool.leads_to_door(*address) => self.tell_hops(request.headers_mut()),
             // Where another proxy may stand, that sends it back to us.
             Via::Plain(_) | Via::Name { .. } => {
                 request.headers_mut().insert(HOPS, u32::from(self.hops.saturating_add(1)).into());
@@ -183,6 +192,13 @@ impl Head {
             Via::Mesh { .. } | Via::Local(_) | Via::Socket(_) => {}
         }
         Some(request)
+    }
+
+    /// Says how many proxies it has passed, where it has passed any: what comes next may be a gateway of the mesh.
+    fn tell_hops(&self, headers: &mut HeaderMap) {
+        if self.hops > 0 {
+            headers.insert(HOPS, u32::from(self.hops).into());
+        }
     }
 
     /// Writes the request that asks to switch protocols, for HTTP/1.1 through a tunnel.
@@ -213,10 +229,12 @@ impl Head {
     }
 }
 
-/// How many proxies outside the mesh have passed a request on. differs: Envoy and Istio count none.
-const HOPS: HeaderName = HeaderName::from_static("x-mesh-hops");
+/// How many proxies outside the mesh, and gateways, have passed a request on. differs: Envoy and Istio count none.
+pub(crate) const HOPS: HeaderName = HeaderName::from_static("x-mesh-hops");
 /// Which instance on the other host a hop is for.
 pub(crate) const INSTANCE: HeaderName = HeaderName::from_static("x-mesh-instance");
+/// The name that a gateway's server is known by, where a rule says one (`sni` with `ISTIO_MUTUAL`).
+pub(crate) const SERVER_NAME: HeaderName = HeaderName::from_static("x-mesh-server-name");
 /// Says that the application shall be spoken to in HTTP/2 whatever its port declares.
 pub(crate) const SPEAK: HeaderName = HeaderName::from_static("x-mesh-protocol");
 pub(crate) const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
@@ -227,6 +245,7 @@ pub(crate) const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-or
 pub(crate) const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const CLIENT_CERTIFICATE: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
 

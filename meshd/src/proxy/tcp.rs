@@ -11,7 +11,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
 use mesh_core::balance::{self, Hint};
 use mesh_core::endpoint::InFlight;
-use mesh_core::plan::{Balancer, Cluster, Endpoint, TcpRules, Via};
+use mesh_core::plan::{Balancer, Cluster, Doors, Endpoint, TcpRules, Via};
 use mesh_core::resilience::outlier::Answer;
 use mesh_core::resilience::{Failure, breaker};
 use mesh_core::route;
@@ -22,12 +22,13 @@ use both_ways::BothWays;
 use super::detour;
 use super::outbound::{Connection, Opaque, Target};
 use super::passthrough::Place;
-use super::request::INSTANCE;
-use super::upstream::connect::{self, ConnectError};
+use super::request::{INSTANCE, SERVER_NAME};
+use super::upstream::connect::{self, Avoid, ConnectError};
 use super::upstream::{Ends, Lease, Opening, Pool};
 use super::wire::{Stream, Wire};
 use super::worker::{Caller, Chance, View, Worker};
 use crate::telemetry::Counters;
+use crate::transport::socket;
 
 mod both_ways;
 
@@ -61,7 +62,11 @@ pub(crate) async fn carry(
         tracing::debug!(peer = %connection.peer, target = ?connection.target, "no rule for a connection: closed");
         return;
     };
-    let wanted = Wanted { ends: Ends { source: connection.peer, destination }, name };
+    let avoid = match connection.target {
+        Target::Port(port) if Doors::is_seat(connection.caller) => Avoid::Door(port),
+        _ => Avoid::Listeners,
+    };
+    let wanted = Wanted { ends: Ends { source: connection.peer, destination }, name, avoid };
     // On the heap while it lasts: connections are many, and most of them idle.
     match Box::pin(reach(worker, &caller, &cluster, &wanted)).await {
         Ok(reached) => join(worker, &mut wire, reached).await,
@@ -86,12 +91,14 @@ pub(crate) struct Wanted<'a> {
     ends: Ends,
     /// The server's name, where TLS says it.
     name: Option<&'a str>,
+    /// What it must not lead to.
+    avoid: Avoid,
 }
 
 impl Wanted<'_> {
     /// A connection of which only its source is known.
     pub(crate) fn of(source: SocketAddr) -> Self {
-        Self { ends: Ends { source, destination: None }, name: None }
+        Self { ends: Ends { source, destination: None }, name: None, avoid: Avoid::Listeners }
     }
 }
 
@@ -150,6 +157,29 @@ pub(crate) async fn reach(
     })
 }
 
+/// Opens a way to an address that stands for a cluster, within its limits.
+pub(crate) async fn reach_address(
+    worker: &Worker,
+    cluster: &Arc<Cluster>,
+    address: SocketAddr,
+) -> Result<Reached, Failure> {
+    let permit = breaker::admit_connection(cluster).map_err(|_| Failure::Overflow)?;
+    let connected = socket::connect_tcp(address, worker.settings.socket);
+    let stream = match tokio::time::timeout(cluster.limits.connect_timeout, connected).await {
+        Ok(stream) => stream.map_err(|_| Failure::Connect)?,
+        Err(_) => return Err(Failure::ConnectTimeout),
+    };
+    Ok(Reached {
+        wire: Wire::new(Stream::Tcp(stream)),
+        idle: cluster.limits.tcp_idle_timeout,
+        longest: cluster.limits.max_connection_duration,
+        lanes: None,
+        _lease: None,
+        _in_flight: None,
+        _connection: permit,
+    })
+}
+
 /// The key of consistent hashing, where it is the caller's address: a connection shows nothing else.
 fn source_hash(cluster: &Cluster, source: SocketAddr) -> Option<u64> {
     let (Balancer::RingHash { policy, .. } | Balancer::Maglev { policy, .. }) = &cluster.balancer else {
@@ -177,17 +207,17 @@ async fn open(
         Balancer::ByName { .. } => wanted.name.unwrap_or_default(),
         _ => &*cluster.name.host,
     };
-    let opening = Opening::of(cluster, endpoint, host, wanted.ends);
+    let opening = Opening::of(worker, cluster, endpoint, host, wanted.ends);
     let opened = async {
         let mut opened = if matches!(endpoint.via, Via::Mesh { .. }) {
             let pool = worker.pools.pool(worker, caller, cluster, endpoint, true, None);
             across(worker, pool, cluster).await?
         } else {
-            let wire = connect::connect(worker, &endpoint.via, None, cluster).await?;
+            let wire = connect::connect(worker, &endpoint.via, None, cluster, wanted.avoid).await?;
             Opened { wire, lanes: None, lease: None }
         };
         if let Some(opening) = opening {
-            opened.wire = opening.say(worker, None, opened.wire).await?;
+            opened.wire = opening.say(worker, caller.identity.as_deref(), None, opened.wire).await?;
         }
         if let Some(detour) = &cluster.detour {
             opened.wire = detour::take(detour, opened.wire).await.map_err(ConnectError::Opening)?;
@@ -206,7 +236,10 @@ async fn open(
 
 /// Opens a way to an instance on another host: a lane, else a tunnel through the shared connection.
 async fn across(worker: &Worker, pool: Rc<Pool>, cluster: &Arc<Cluster>) -> Result<Opened, ConnectError> {
-    if let Some(lane) = pool.lane(worker, cluster).await? {
+    // A lane names an instance and no more.
+    if pool.server_name().is_none()
+        && let Some(lane) = pool.lane(worker, cluster).await?
+    {
         return Ok(Opened { wire: Wire::new(Stream::Lane(lane)), lanes: Some(pool), lease: None });
     }
     let under = async { tunnel(pool.checkout(cluster).await?).await };
@@ -222,6 +255,9 @@ pub(crate) async fn tunnel(lease: Lease) -> Result<(Wire, Lease), Failure> {
     *request.uri_mut() = Uri::try_from(authority).map_err(|_| Failure::Protocol)?;
     let instance = HeaderValue::from_str(&instance).map_err(|_| Failure::Protocol)?;
     request.headers_mut().insert(INSTANCE, instance);
+    if let Some(name) = lease.pool().server_name() {
+        request.headers_mut().insert(SERVER_NAME, name);
+    }
     let response = lease.tunnel(request).await?;
     if response.status() != StatusCode::OK {
         return Err(super::inbound::failure_of(response.headers()).unwrap_or(Failure::Connect));

@@ -41,7 +41,7 @@ pub(crate) fn connect(
         match switch.await {
             Ok(upgraded) => {
                 let wire = Wire::new(Stream::Tunnel(TokioIo::new(upgraded)));
-                outbound::carry(worker, caller, peer, target, false, Declared::Auto, wire).await;
+                outbound::carry(worker, caller, peer, target, None, Declared::Auto, wire).await;
             }
             Err(error) => tracing::debug!(%error, "the caller left before its tunnel began"),
         }

@@ -6,13 +6,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{Request, Response};
-use mesh_core::identity::Identity;
-use mesh_core::plan::{CircuitLimits, Cluster, Endpoint, UpstreamProtocol, Via};
+use http::{HeaderValue, Request, Response};
+use mesh_core::identity::{Identity, sni};
+use mesh_core::plan::{CircuitLimits, Cluster, Endpoint, UpstreamProtocol, UpstreamTls, Via};
 use mesh_core::resilience::{Failure, breaker};
 use tokio::sync::oneshot;
 
@@ -46,7 +47,7 @@ pub(crate) struct Pool {
     begins: Option<Opening>,
     /// What they are tunnelled through.
     under: Option<Rc<Self>>,
-    /// Who calls; `None` where no hop needs to know.
+    /// Who calls; `None` where no certificate of the mesh is shown.
     pub(crate) from: Option<Arc<Identity>>,
     /// Where its requests are counted.
     pub(crate) edge: Arc<EdgeCell>,
@@ -277,6 +278,20 @@ impl Pool {
             _ => "".into(),
         };
         (format!("{}:{}", name.host, name.port), instance)
+    }
+
+    /// Returns the name that a gateway's server is asked for by, where the rule of a hop says one.
+    pub(crate) fn server_name(&self) -> Option<HeaderValue> {
+        let cluster = self.cluster.borrow();
+        let UpstreamTls::Mesh(settings) = &cluster.tls else { return None };
+        // What hops ask for anyway names no server.
+        let is_told = sni::parse(&settings.sni).is_none();
+        if is_told { HeaderValue::from_str(&settings.sni).ok() } else { None }
+    }
+
+    /// Whether an address of this host is a door of a gateway.
+    pub(crate) fn leads_to_door(&self, address: SocketAddr) -> bool {
+        self.worker.upgrade().is_some_and(|worker| worker.is_door(address))
     }
 
     /// Closes every connection that nobody uses; for endpoints that have moved.

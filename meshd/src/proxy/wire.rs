@@ -80,11 +80,6 @@ impl Wire {
         Self { stream, ahead: Bytes::new(), gate: None }
     }
 
-    /// Whether it is what is inside a visitor's TLS.
-    pub(crate) fn is_tls(&self) -> bool {
-        matches!(self.stream, Stream::Visitor(_))
-    }
-
     /// Returns the lane, where it is one.
     pub(crate) fn into_lane(self) -> Option<Box<Lane>> {
         match self.stream {

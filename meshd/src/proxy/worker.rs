@@ -1,8 +1,9 @@
 //! One core's share of the data path: a thread, its runtime, listeners, pools and clock.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -28,7 +29,7 @@ use super::{Settings, Shared, Way, accept, doors, inbound};
 use crate::drain::Draining;
 use crate::task;
 use crate::telemetry::{AccessLog, Counters, Shard};
-use crate::transport::{Accepted, Dialer, Originator, QuicOptions, Terminator, Transport};
+use crate::transport::{Accepted, Dialer, Originator, QuicOptions, Terminator, Transport, socket};
 
 /// What a worker begins with.
 pub(super) struct Start {
@@ -67,6 +68,9 @@ pub(crate) struct Worker {
     pub(crate) tick: Arc<AtomicU64>,
     started: Instant,
     own: Arc<[SocketAddr]>,
+    mesh_port: Option<SocketAddr>,
+    /// Addresses of this host, as connections to its doors showed them.
+    addresses: RefCell<BTreeSet<IpAddr>>,
     plans: RefCell<Cache<Arc<ArcSwap<Plan>>, Arc<Plan>>>,
     view: RefCell<Rc<View>>,
     watches: RefCell<Vec<Weak<Watch>>>,
@@ -164,8 +168,8 @@ async fn run(start: Start) {
         Transport::Quic => shared.dialer.apart(),
     };
     let worker = Rc::new(Worker {
-        originator: Originator::new(shared.settings.secrets.clone()),
-        terminator: Terminator::new(shared.settings.secrets.clone()),
+        originator: Originator::new(shared.settings.secrets.clone(), dialer.credentials().clone()),
+        terminator: Terminator::new(shared.settings.secrets.clone(), dialer.credentials().clone()),
         settings: shared.settings,
         dialer,
         pools: Pools::default(),
@@ -179,7 +183,9 @@ async fn run(start: Start) {
         mirrors: Cell::new(0),
         tick: pulse,
         started: shared.started,
+        mesh_port: mesh_port(&listeners),
         own,
+        addresses: RefCell::default(),
         plans: RefCell::new(plans),
         view: RefCell::new(view),
         watches: RefCell::default(),
@@ -197,6 +203,17 @@ async fn run(start: Start) {
     drop(worker);
     task::spawn_local("worker house", keep_house(house));
     let _ = stopped.wait_for(|stopped| *stopped).await;
+}
+
+fn mesh_port(listeners: &[(Way, TcpListener, Arc<Room>)]) -> Option<SocketAddr> {
+    let (_, socket, _) = listeners.iter().find(|(way, ..)| *way == Way::Mesh)?;
+    let address = socket.local_addr().ok()?;
+    let here = match address {
+        _ if !address.ip().is_unspecified() => address.ip(),
+        SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    };
+    Some(SocketAddr::new(here, address.port()))
 }
 
 impl Worker {
@@ -234,6 +251,28 @@ impl Worker {
             own.port() == address.port()
                 && (own.ip() == address.ip() || (own.ip().is_unspecified() && address.ip().is_loopback()))
         })
+    }
+
+    /// Whether an address is a door of this host.
+    pub(crate) fn is_door(&self, address: SocketAddr) -> bool {
+        let address = socket::unmapped(address);
+        let view = self.view();
+        let Some(door) = view.plan.doors.at(address) else { return false };
+        let is_exact = view.plan.doors.open.get(&address).is_some_and(|exact| Arc::ptr_eq(exact, door));
+        is_exact || address.ip().is_loopback() || self.addresses.borrow().contains(&address.ip())
+    }
+
+    /// Notes an address of this host.
+    pub(crate) fn learn(&self, own: IpAddr) {
+        let own = own.to_canonical();
+        if !self.addresses.borrow().contains(&own) {
+            self.addresses.borrow_mut().insert(own);
+        }
+    }
+
+    /// Returns where this host's own mesh port can be reached from here.
+    pub(crate) fn mesh_port(&self) -> Option<SocketAddr> {
+        self.mesh_port
     }
 
     /// Watches a connection for what takes too long.

@@ -1,51 +1,44 @@
-//! TLS towards servers outside the mesh: their own certificates, roots and names, as a `DestinationRule` says.
+//! TLS towards servers that no hop leads to: their own certificates, roots and names, as a `DestinationRule` says; or, with
+//! `ISTIO_MUTUAL`, those of the mesh.
 //!
-//! Files are read when a connection is opened, and looked at again at most once a second: a certificate that was
-//! renewed on disk is shown from the next handshake on, without a restart. What cannot be read leaves what was read
-//! before in force. Unlike hops ([`super::tls`]) TLS 1.2 is spoken too; sessions are not resumed, so that every
-//! connection sees the certificate checked.
+//! Files are read when a connection is opened ([`super::material`]): a certificate that was renewed on disk is shown
+//! from the next handshake on, without a restart. Unlike hops ([`super::tls`]) TLS 1.2 is spoken too; sessions are not
+//! resumed, so that every connection sees the certificate checked.
 //!
 //! Source: Istio `ClientTLSSettings`; Envoy's `UpstreamTlsContext`, which speaks 1.2 and 1.3.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
+use mesh_core::identity::Identity;
 use mesh_core::plan::{TlsMaterial, TlsOrigination};
 use rustls::ClientConfig;
 use rustls::client::Resumption;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName};
+use rustls::client::danger::ServerCertVerifier;
+use rustls::pki_types::ServerName;
 use rustls::sign::CertifiedKey;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::server_check::{Checks, ServerCheck};
-use super::tls::{ClientKey, provider};
+use super::material::{Files, Material, MaterialError, Shelf, folder_of};
+use super::server_check::{Checks, MeshCheck, ServerCheck};
+use super::tls::{ClientKey, Credentials, provider};
 
 /// Why TLS could not begin.
 #[derive(Debug, thiserror::Error)]
 pub enum OriginateError {
-    /// A file is not there, or not what it should be.
-    #[error("{}: {why}", path.display())]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// Why it will not do.
-        why: String,
-    },
-    /// The name of a secret is no name of a folder.
-    #[error("{0:?} is no name of a secret: letters, digits, '-', '_' and '.' make one")]
-    SecretName(String),
+    /// What the rule names cannot be used.
+    #[error(transparent)]
+    Material(#[from] MaterialError),
     /// The host has no roots of its own.
     #[error("this host has no file of root certificates; name one with caCertificates")]
     NoSystemRoots,
+    /// The caller has no certificate of the mesh.
+    #[error("the caller has no certificate of the mesh yet")]
+    NoIdentity,
     /// The server's name cannot be asked for.
     #[error("{0:?} is no name of a server")]
     ServerName(String),
@@ -54,44 +47,39 @@ pub enum OriginateError {
     Handshake(io::Error),
 }
 
-/// Begins TLS towards servers outside the mesh. Each worker has its own.
+/// Begins TLS towards servers that no hop leads to. Each worker has its own.
 #[derive(Debug)]
 pub struct Originator {
     secrets: PathBuf,
-    kept: RefCell<HashMap<Asked, Kept>>,
+    credentials: Arc<Credentials>,
+    shelf: Shelf<Asked, ClientConfig>,
 }
 
 /// What a rule asks for, and what is spoken afterwards.
-type Asked = (TlsOrigination, Option<&'static [u8]>);
-
-/// What was made of files, and how they looked then.
-#[derive(Debug)]
-struct Kept {
-    config: Arc<ClientConfig>,
-    stamps: Vec<Option<Stamp>>,
-    looked: Instant,
-}
-
-/// Tells whether a file is still the same: times of content and inode in nanoseconds, length, inode.
-type Stamp = (i128, i128, u64, u64);
+type Asked = (Arc<TlsOrigination>, Option<&'static [u8]>);
 
 impl Originator {
     /// Secrets are folders of `secrets`, each with `tls.crt`, `tls.key` and `ca.crt`.
-    pub fn new(secrets: PathBuf) -> Self {
-        Self { secrets, kept: RefCell::default() }
+    pub fn new(secrets: PathBuf, credentials: Arc<Credentials>) -> Self {
+        Self { secrets, credentials, shelf: Shelf::default() }
     }
 
-    /// Shakes hands over a connection. `name` is whom to ask for; without one nobody is named.
+    /// Shakes hands over a connection. `name` is whom to ask for, without one nobody is named; `from` is who calls, for
+    /// rules that ask for the mesh's own certificates.
     ///
     /// Sets no time limit of its own. Cancel safe: a dropped future closes the connection.
     pub async fn begin<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
-        settings: &TlsOrigination,
+        settings: &Arc<TlsOrigination>,
+        from: Option<&Identity>,
         protocol: Option<&'static [u8]>,
         name: Option<&str>,
         stream: S,
     ) -> Result<TlsStream<S>, OriginateError> {
-        let config = self.config(settings, protocol).await?;
+        let config = match settings.material {
+            TlsMaterial::Mesh => Arc::new(self.of_mesh(settings, from, protocol)?),
+            TlsMaterial::Files { .. } | TlsMaterial::Secret(_) => self.config(settings, protocol).await?,
+        };
         let server = match name {
             Some(name) => ServerName::try_from(name.to_owned())
                 .map_err(|_| OriginateError::ServerName(name.to_owned()))?,
@@ -104,39 +92,28 @@ impl Originator {
     /// Returns the configuration for a rule, made anew when its files have changed.
     async fn config(
         &self,
-        settings: &TlsOrigination,
+        settings: &Arc<TlsOrigination>,
         protocol: Option<&'static [u8]>,
     ) -> Result<Arc<ClientConfig>, OriginateError> {
-        let key = (settings.clone(), protocol);
-        let fresh = |kept: &Kept| kept.looked.elapsed() < LOOK_EVERY;
-        if let Some(kept) = self.kept.borrow().get(&key).filter(|kept| fresh(kept)) {
-            return Ok(kept.config.clone());
+        let files = files_of(settings, &self.secrets);
+        let asked = (settings.clone(), protocol);
+        let make = |material| configure(settings, protocol, material);
+        match files {
+            Ok(files) => self.shelf.get(&asked, || Ok(files), make).await,
+            Err(error) => Err(error),
         }
-        let files = Files::of(settings, &self.secrets)?;
-        // Before reading: what changes meanwhile is seen the next time.
-        let stamps = files.stamps().await;
-        let looked = Instant::now();
-        if let Some(kept) = self.kept.borrow_mut().get_mut(&key)
-            && kept.stamps == stamps
-        {
-            kept.looked = looked;
-            return Ok(kept.config.clone());
-        }
-        let made = files.read().await.and_then(|read| configure(settings, protocol, read));
-        let mut all = self.kept.borrow_mut();
-        let config = match (made, all.get(&key)) {
-            (Ok(config), _) => config,
-            (Err(error), Some(kept)) => {
-                tracing::warn!(%error, "new TLS files cannot be used: those read before stay in force");
-                kept.config.clone()
-            }
-            (Err(error), None) => return Err(error),
-        };
-        if all.len() >= MOST_KEPT {
-            all.clear();
-        }
-        all.insert(key, Kept { config: config.clone(), stamps, looked });
-        Ok(config)
+    }
+
+    fn of_mesh(
+        &self,
+        settings: &TlsOrigination,
+        from: Option<&Identity>,
+        protocol: Option<&'static [u8]>,
+    ) -> Result<ClientConfig, OriginateError> {
+        let key = from.and_then(|from| self.credentials.get(from)).ok_or(OriginateError::NoIdentity)?;
+        let names = settings.subject_alt_names.clone();
+        let check = MeshCheck { trust: self.credentials.trust().clone(), names };
+        Ok(client_config(Arc::new(check), &[&rustls::version::TLS13], Some(key), protocol))
     }
 }
 
@@ -150,155 +127,73 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let settings = TlsOrigination { insecure_skip_verify: true, ..TlsOrigination::default() };
-    let nothing = Read { roots: Vec::new(), key: None, crls: Vec::new() };
-    let config = configure(&settings, Some(b"http/1.1"), nothing)?;
+    let config = configure(&settings, Some(b"http/1.1"), Material::default())?;
     let server = ServerName::try_from(name.to_owned());
     let server = server.unwrap_or_else(|_| ServerName::from(IpAddr::from(Ipv4Addr::UNSPECIFIED)));
-    TlsConnector::from(config).connect(server, stream).await.map_err(OriginateError::Handshake)
+    TlsConnector::from(Arc::new(config)).connect(server, stream).await.map_err(OriginateError::Handshake)
 }
 
-/// The files of a rule; `None` where it needs none.
-struct Files {
-    roots: Option<PathBuf>,
-    chain: Option<PathBuf>,
-    key: Option<PathBuf>,
-    crl: Option<PathBuf>,
-}
-
-/// What stands in them.
-struct Read {
-    roots: Vec<CertificateDer<'static>>,
-    key: Option<Arc<CertifiedKey>>,
-    crls: Vec<CertificateRevocationListDer<'static>>,
-}
-
-impl Files {
-    fn of(settings: &TlsOrigination, secrets: &Path) -> Result<Self, OriginateError> {
-        let unless_empty = |path: &String| (!path.is_empty()).then(|| PathBuf::from(path));
-        let mut files = match &settings.material {
-            TlsMaterial::Files { ca_certificates, client_certificate, private_key } => {
-                let roots = unless_empty(ca_certificates).filter(|path| path.as_os_str() != SYSTEM);
-                let roots = roots.or_else(system_roots);
-                Self {
-                    roots,
-                    chain: unless_empty(client_certificate),
-                    key: unless_empty(private_key),
-                    crl: None,
-                }
+fn files_of(settings: &TlsOrigination, secrets: &Path) -> Result<Files, OriginateError> {
+    let mut files = Files::default();
+    let named = |path: &String| (!path.is_empty()).then(|| PathBuf::from(path));
+    match &settings.material {
+        TlsMaterial::Files { ca_certificates, client_certificate, private_key } => {
+            let own = named(ca_certificates).filter(|path| path.as_os_str() != SYSTEM);
+            files.roots.extend(own.or_else(system_roots));
+            files.pairs.extend(named(client_certificate).zip(named(private_key)));
+        }
+        TlsMaterial::Secret(name) => {
+            let folder = folder_of(secrets, name)?;
+            files.roots.push(folder.join("ca.crt"));
+            files.perhaps_revoked = Some(folder.join("ca.crl"));
+            if settings.mutual {
+                files.pairs.push((folder.join("tls.crt"), folder.join("tls.key")));
             }
-            TlsMaterial::Secret(name) => {
-                let folder = secrets.join(secret_name(name)?);
-                let ours = |file: &str| settings.mutual.then(|| folder.join(file));
-                Self {
-                    roots: Some(folder.join("ca.crt")),
-                    chain: ours("tls.crt"),
-                    key: ours("tls.key"),
-                    crl: None,
-                }
-            }
-        };
-        files.crl = unless_empty(&settings.ca_crl);
-        if settings.insecure_skip_verify {
-            (files.roots, files.crl) = (None, None);
-        } else if files.roots.is_none() {
-            return Err(OriginateError::NoSystemRoots);
         }
-        Ok(files)
+        TlsMaterial::Mesh => {}
     }
-
-    async fn stamps(&self) -> Vec<Option<Stamp>> {
-        let mut stamps = Vec::new();
-        for path in [&self.roots, &self.chain, &self.key, &self.crl].into_iter().flatten() {
-            let nanos = |seconds: i64, nanos: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
-            stamps.push(tokio::fs::metadata(path).await.ok().map(|found| {
-                let (changed, moved) = (found.mtime_nsec(), found.ctime_nsec());
-                (nanos(found.mtime(), changed), nanos(found.ctime(), moved), found.len(), found.ino())
-            }));
-        }
-        stamps
+    files.revoked = named(&settings.ca_crl);
+    if settings.insecure_skip_verify {
+        return Ok(Files { pairs: files.pairs, ..Files::default() });
     }
-
-    async fn read(&self) -> Result<Read, OriginateError> {
-        let mut read = Read { roots: Vec::new(), key: None, crls: Vec::new() };
-        if let Some(path) = &self.roots {
-            read.roots = certificates(path, &content(path).await?)?;
-        }
-        if let (Some(chain_path), Some(key_path)) = (&self.chain, &self.key) {
-            let chain = certificates(chain_path, &content(chain_path).await?)?;
-            let unfit = |why: &dyn std::fmt::Display| file(key_path, why.to_string());
-            let key = PrivateKeyDer::from_pem_slice(&content(key_path).await?).map_err(|why| unfit(&why))?;
-            let pair = CertifiedKey::from_der(chain, key, provider()).map_err(|why| unfit(&why))?;
-            read.key = Some(Arc::new(pair));
-        }
-        if let Some(path) = &self.crl {
-            let lists = CertificateRevocationListDer::pem_slice_iter(&content(path).await?)
-                .collect::<Result<Vec<_>, _>>()
-                .map_err(|error| file(path, error.to_string()))?;
-            if lists.is_empty() {
-                return Err(file(path, "holds no revocation list".to_owned()));
-            }
-            read.crls = lists;
-        }
-        Ok(read)
-    }
+    if files.roots.is_empty() { Err(OriginateError::NoSystemRoots) } else { Ok(files) }
 }
 
 fn configure(
     settings: &TlsOrigination,
     protocol: Option<&'static [u8]>,
-    read: Read,
-) -> Result<Arc<ClientConfig>, OriginateError> {
+    material: Material,
+) -> Result<ClientConfig, OriginateError> {
     let checks = Checks {
         host: settings.check_host,
         names: settings.subject_alt_names.clone(),
         nothing: settings.insecure_skip_verify,
     };
-    let check = ServerCheck::new(checks, read.roots, &read.crls)
-        .map_err(|why| OriginateError::File { path: settings.ca_crl.clone().into(), why })?;
+    let check = ServerCheck::new(checks, material.roots, &material.revoked)
+        .map_err(|why| MaterialError::file(Path::new(&settings.ca_crl), why))?;
+    let versions = [&rustls::version::TLS13, &rustls::version::TLS12];
+    Ok(client_config(Arc::new(check), &versions, material.pairs.into_iter().next(), protocol))
+}
+
+fn client_config(
+    check: Arc<dyn ServerCertVerifier>,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+    key: Option<Arc<CertifiedKey>>,
+    protocol: Option<&'static [u8]>,
+) -> ClientConfig {
     let builder = ClientConfig::builder_with_provider(provider().clone())
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .with_protocol_versions(versions)
         .expect("aws-lc-rs has suites of both")
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(check));
-    let mut config = match read.key {
+        .with_custom_certificate_verifier(check);
+    let mut config = match key {
         Some(key) => builder.with_client_cert_resolver(Arc::new(ClientKey(key))),
         None => builder.with_no_client_auth(),
     };
     config.alpn_protocols = protocol.into_iter().map(<[u8]>::to_vec).collect();
     config.resumption = Resumption::disabled();
     config.enable_early_data = false;
-    Ok(Arc::new(config))
-}
-
-async fn content(path: &Path) -> Result<Vec<u8>, OriginateError> {
-    let read = async {
-        if tokio::fs::metadata(path).await?.len() > MOST_BYTES {
-            return Err(io::Error::other(format!("is larger than {MOST_BYTES} bytes")));
-        }
-        tokio::fs::read(path).await
-    };
-    read.await.map_err(|error| file(path, error.to_string()))
-}
-
-fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, OriginateError> {
-    let found = CertificateDer::pem_slice_iter(pem)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| file(path, error.to_string()))?;
-    if found.is_empty() {
-        return Err(file(path, "holds no certificate".to_owned()));
-    }
-    Ok(found)
-}
-
-fn file(path: &Path, why: String) -> OriginateError {
-    OriginateError::File { path: path.to_owned(), why }
-}
-
-/// A secret is one folder: its name leads nowhere else.
-fn secret_name(name: &str) -> Result<&str, OriginateError> {
-    let sound = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    let is_sound = !name.is_empty() && !name.starts_with('.') && name.bytes().all(sound);
-    is_sound.then_some(name).ok_or_else(|| OriginateError::SecretName(name.to_owned()))
+    config
 }
 
 /// Finds the file with the roots of this host. Source: Istio's list of places.
@@ -316,9 +211,3 @@ fn system_roots() -> Option<PathBuf> {
 
 /// Istio's word for the roots of the system.
 const SYSTEM: &str = "system";
-/// Between two looks at the files of a rule.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Rules whose files are remembered; with more all are read anew.
-const MOST_KEPT: usize = 1_024;
-/// No file of certificates is larger: that of a system has a quarter of a MiB.
-const MOST_BYTES: u64 = 4 << 20;

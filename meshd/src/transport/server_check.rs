@@ -1,4 +1,4 @@
-//! Whether a server outside the mesh is who it should be: its chain, its names, and what was taken back.
+//! Whether a server that no hop leads to is who it should be: its chain, its names, and what was taken back.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,7 +13,8 @@ use webpki::{
 };
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use super::tls::provider;
+use super::tls::{Trust, provider};
+use super::verify::{self, Side};
 
 /// What is asked of a server's certificate besides its chain.
 #[derive(Debug, Clone)]
@@ -119,6 +120,54 @@ impl ServerCertVerifier for ServerCheck {
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         verify_tls12_signature(message, certificate, signed, &provider().signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signed, &provider().signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Checks servers that show a certificate of the mesh (`ISTIO_MUTUAL` towards an address).
+#[derive(Debug)]
+pub(super) struct MeshCheck {
+    pub(super) trust: Arc<Trust>,
+    /// It must have one of these names; empty: anybody of the mesh will do.
+    pub(super) names: Vec<String>,
+}
+
+impl ServerCertVerifier for MeshCheck {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server: &ServerName<'_>,
+        _ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let chain: Vec<_> = std::iter::once(leaf).chain(intermediates).take(MAX_CHAIN).cloned().collect();
+        verify::verify(&self.trust, &chain, Side::Server, now)?;
+        if !self.names.is_empty() && !has_one_of(leaf, &self.names) {
+            return Err(other(Unfit::Names(self.names.clone())));
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Error::General("the mesh speaks TLS 1.3 only".to_owned()))
     }
 
     fn verify_tls13_signature(

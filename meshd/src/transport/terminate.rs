@@ -1,48 +1,46 @@
-//! TLS of visitors from outside the mesh: what a gateway shows them and what it asks of them.
+//! TLS of a gateway's visitors: what it shows them and what it asks of them.
 //!
-//! Certificates come from secrets of this host (folders with `tls.crt`, `tls.key`, `ca.crt`) or from files named by the
-//! rule. They are looked at again at most once a second when a visitor comes; changed ones are for new handshakes, and
-//! ones that cannot be used leave those before in force.
+//! Certificates come from secrets of this host, from files named by the rule ([`super::material`]), or are the mesh's own.
+//! Changed ones are for new handshakes, and ones that cannot be used leave those before in force.
 //!
 //! Source: Istio `ServerTLSSettings`, `BuildListenerTLSContext`; its names of secrets (`NAME-cacert`).
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
+use http::HeaderValue;
+use mesh_core::identity::Identity;
 use mesh_core::plan::{Credential, Roots, ServerTls};
 use mesh_proto::resource::{ServerTlsMode, TlsProtocol};
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::pki_types::CertificateDer;
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
 
+use super::material::{Files, Material, MaterialError, Shelf, folder_of};
 use super::provider;
+use super::tls::Credentials;
+use super::verify::{Callers, ClientVerifier, Told};
 
+mod forwarded;
+mod outlook;
 mod visitor;
 
+pub use outlook::{Outlook, outlook};
 pub use visitor::Unwelcome;
 
 /// Why visitors cannot be shown a certificate.
 #[derive(Debug, thiserror::Error)]
 pub enum TerminateError {
-    /// A file is missing or does not hold what it should.
-    #[error("{}: {why}", path.display())]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// Why it will not do.
-        why: String,
-    },
-    /// The name of a secret is no name of a folder.
-    #[error("{0:?} is no name of a secret: letters, digits, '-', '_' and '.' make one")]
-    SecretName(String),
+    /// What the rule names cannot be used.
+    #[error(transparent)]
+    Material(#[from] MaterialError),
+    /// This host has no certificate of the mesh for the gateway.
+    #[error("the certificate of {0} has not come yet")]
+    NotIssued(Identity),
     /// Certificates, roots, versions and ciphers do not go together.
     #[error("{0}")]
     Settings(String),
@@ -53,7 +51,9 @@ pub enum TerminateError {
 pub struct Terminated {
     /// For handshakes.
     pub config: Arc<ServerConfig>,
-    settings: ServerTls,
+    settings: Arc<ServerTls>,
+    /// The URIs of the certificate shown.
+    own_uris: Vec<String>,
 }
 
 impl Terminated {
@@ -64,151 +64,188 @@ impl Terminated {
     pub fn admit(&self, chain: Option<&[CertificateDer<'_>]>) -> Result<(), Unwelcome> {
         visitor::admit(&self.settings, chain)
     }
+
+    /// Returns what services are told of a visitor's certificate; `None`: it showed none.
+    pub fn forwarded(&self, chain: Option<&[CertificateDer<'_>]>) -> Option<HeaderValue> {
+        forwarded::forwarded(&self.own_uris, chain?.first()?)
+    }
 }
 
 /// Makes configurations of rules and keeps them. Each worker has its own.
 #[derive(Debug)]
 pub struct Terminator {
     secrets: PathBuf,
-    kept: RefCell<HashMap<Asked, Kept>>,
+    credentials: Arc<Credentials>,
+    shelf: Shelf<Asked, Terminated>,
+    /// Those with the mesh's own certificates, which are looked up in each handshake.
+    of_mesh: RefCell<HashMap<Asked, Arc<Terminated>>>,
 }
 
 /// A rule, and the protocols of ALPN.
-type Asked = (ServerTls, &'static [&'static [u8]]);
-
-#[derive(Debug)]
-struct Kept {
-    made: Arc<Terminated>,
-    stamps: Vec<Stamp>,
-    looked: Instant,
-}
-
-/// Tells whether a file is still the same: change of content and inode in nanoseconds, length, inode.
-type Stamp = Option<(i64, i64, u64, u64)>;
+type Asked = (Arc<ServerTls>, &'static [&'static [u8]]);
 
 impl Terminator {
-    /// Secrets are folders of `secrets`.
-    pub fn new(secrets: PathBuf) -> Self {
-        Self { secrets, kept: RefCell::default() }
+    /// Secrets are folders of `secrets`; the mesh's own certificates are in `credentials`.
+    pub fn new(secrets: PathBuf, credentials: Arc<Credentials>) -> Self {
+        Self { secrets, credentials, shelf: Shelf::default(), of_mesh: RefCell::default() }
     }
 
     /// Returns what visitors are shown under a rule; `protocols` are those of ALPN, the preferred first.
     ///
-    /// Reads a few small files when they have changed: the thread waits for the disk.
-    ///
     /// # Errors
-    /// The files cannot be used, and none before them were.
-    pub fn get(
+    /// The files cannot be used, and none before them were; or the mesh's own certificate is not there.
+    pub async fn get(
         &self,
-        settings: &ServerTls,
+        settings: &Arc<ServerTls>,
         protocols: &'static [&'static [u8]],
     ) -> Result<Arc<Terminated>, TerminateError> {
-        let key = (settings.clone(), protocols);
-        let fresh = |kept: &&Kept| kept.looked.elapsed() < LOOK_AGAIN;
-        if let Some(kept) = self.kept.borrow().get(&key).filter(fresh) {
-            return Ok(kept.made.clone());
+        let asked = (settings.clone(), protocols);
+        if let [Credential::Mesh(identity)] = settings.certificates.as_slice() {
+            return self.with_mesh_key(asked, identity);
         }
-        let files = Files::of(settings, &self.secrets)?;
-        // Before reading: what changes meanwhile is seen the next time.
-        let (stamps, looked) = (files.stamps(), Instant::now());
-        let mut all = self.kept.borrow_mut();
-        if let Some(kept) = all.get_mut(&key).filter(|kept| kept.stamps == stamps) {
-            kept.looked = looked;
-            return Ok(kept.made.clone());
+        let files = || files_of(settings, &self.secrets);
+        let make = |material| made_of(settings, protocols, material);
+        match files() {
+            Ok(files) => self.shelf.get(&asked, || Ok(files), make).await,
+            Err(error) => Err(error),
         }
-        let made = match (configure(settings, protocols, &files), all.get(&key)) {
-            (Ok(config), _) => Arc::new(Terminated { config, settings: settings.clone() }),
-            (Err(error), None) => return Err(error),
-            (Err(error), Some(kept)) => {
-                tracing::warn!(%error, "new certificates of a gateway cannot be used: those before stay in force");
-                kept.made.clone()
-            }
-        };
+    }
+
+    fn with_mesh_key(&self, asked: Asked, identity: &Identity) -> Result<Arc<Terminated>, TerminateError> {
+        if self.credentials.get(identity).is_none() {
+            return Err(TerminateError::NotIssued(identity.clone()));
+        }
+        if let Some(made) = self.of_mesh.borrow().get(&asked) {
+            return Ok(made.clone());
+        }
+        let config = mesh_config(&self.credentials, identity, &asked.0, asked.1)?;
+        let own_uris = vec![identity.to_string()];
+        let made = Arc::new(Terminated { config: Arc::new(config), settings: asked.0.clone(), own_uris });
+        let mut all = self.of_mesh.borrow_mut();
         if all.len() >= MOST_KEPT {
             all.clear();
         }
-        all.insert(key, Kept { made: made.clone(), stamps, looked });
+        all.insert(asked, made.clone());
         Ok(made)
     }
 }
 
 /// Where everything is.
-struct Files {
-    pairs: Vec<(PathBuf, PathBuf)>,
-    roots: Option<PathBuf>,
-    revoked: Option<PathBuf>,
+fn files_of(settings: &ServerTls, secrets: &Path) -> Result<Files, TerminateError> {
+    let mut files = Files::default();
+    for credential in &settings.certificates {
+        match credential {
+            Credential::Secret(name) => {
+                let folder = folder_of(secrets, name)?;
+                files.pairs.push((folder.join("tls.crt"), folder.join("tls.key")));
+            }
+            Credential::Files { certificate, key } => files.pairs.push((certificate.into(), key.into())),
+            Credential::Mesh(_) => {}
+        }
+    }
+    if settings.mode == ServerTlsMode::Simple {
+        return Ok(files);
+    }
+    let of_secret = |name: &str| folder_of(secrets, name);
+    let secret = match (&settings.roots, settings.certificates.first()) {
+        (Some(Roots::File(path)), _) => {
+            files.roots.push(path.into());
+            None
+        }
+        (Some(Roots::Secret(name)), _) => Some((name, false)),
+        (None, Some(Credential::Secret(name))) => Some((name, true)),
+        (None, _) => {
+            return Err(TerminateError::Settings("there are no roots for visitors' certificates".into()));
+        }
+    };
+    if let Some((name, has_beside)) = secret {
+        let mut folders = vec![of_secret(name)?];
+        if has_beside {
+            folders.push(of_secret(&format!("{name}-cacert"))?);
+        }
+        let holder = folders.iter().find(|folder| folder.join("ca.crt").exists()).or(folders.first());
+        files.perhaps_revoked = holder.map(|folder| folder.join("ca.crl"));
+        files.roots.extend(folders.iter().map(|folder| folder.join("ca.crt")));
+    }
+    files.revoked = (!settings.revoked.is_empty()).then(|| settings.revoked.as_str().into());
+    Ok(files)
 }
 
-impl Files {
-    fn of(settings: &ServerTls, secrets: &Path) -> Result<Self, TerminateError> {
-        let folder = |name: &str| secret_name(name).map(|name| secrets.join(name));
-        let pair = |one: &Credential| match one {
-            Credential::Secret(name) => {
-                folder(name).map(|folder| (folder.join("tls.crt"), folder.join("tls.key")))
-            }
-            Credential::Files { certificate, key } => Ok((certificate.into(), key.into())),
-        };
-        let asks = settings.mode != ServerTlsMode::Simple;
-        let roots = match (&settings.roots, settings.certificates.first()) {
-            _ if !asks => None,
-            (Some(Roots::File(path)), _) => Some(path.into()),
-            (Some(Roots::Secret(name)), _) => Some(folder(name)?.join("ca.crt")),
-            (None, Some(Credential::Secret(name))) => {
-                let (with, beside) =
-                    (folder(name)?.join("ca.crt"), folder(&format!("{name}-cacert"))?.join("ca.crt"));
-                Some(if with.exists() || !beside.exists() { with } else { beside })
-            }
-            (None, _) => {
-                return Err(TerminateError::Settings("there are no roots for visitors' certificates".into()));
-            }
-        };
-        let revoked = (asks && !settings.revoked.is_empty()).then(|| settings.revoked.as_str().into());
-        Ok(Self { pairs: settings.certificates.iter().map(pair).collect::<Result<_, _>>()?, roots, revoked })
-    }
-
-    fn stamps(&self) -> Vec<Stamp> {
-        let pairs = self.pairs.iter().flat_map(|(chain, key)| [chain, key]);
-        let stamp = |path: &PathBuf| {
-            let found = std::fs::metadata(path).ok()?;
-            let nanos = |seconds: i64, nanos: i64| seconds.wrapping_mul(1_000_000_000).wrapping_add(nanos);
-            let changed = nanos(found.mtime(), found.mtime_nsec());
-            Some((changed, nanos(found.ctime(), found.ctime_nsec()), found.len(), found.ino()))
-        };
-        pairs.chain(&self.roots).chain(&self.revoked).map(stamp).collect()
-    }
+fn made_of(
+    settings: &Arc<ServerTls>,
+    protocols: &[&[u8]],
+    material: Material,
+) -> Result<Terminated, TerminateError> {
+    let own_uris = material.pairs.first().and_then(|pair| pair.cert.first()).map(visitor::uris);
+    let config = Arc::new(configure(settings, protocols, material)?);
+    Ok(Terminated { config, settings: settings.clone(), own_uris: own_uris.unwrap_or_default() })
 }
 
 fn configure(
     settings: &ServerTls,
     protocols: &[&[u8]],
-    files: &Files,
-) -> Result<Arc<ServerConfig>, TerminateError> {
-    let pairs = files.pairs.iter().map(|(chain, key)| pair(chain, key)).collect::<Result<Vec<_>, _>>()?;
-    let wrong = |error: &dyn std::fmt::Display| TerminateError::Settings(error.to_string());
+    material: Material,
+) -> Result<ServerConfig, TerminateError> {
     let provider = Arc::new(with_ciphers(&settings.ciphers));
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&versions(settings))
-        .map_err(|error| wrong(&error))?;
-    let builder = match &files.roots {
-        None => builder.with_no_client_auth(),
-        Some(path) => {
-            let mut store = RootCertStore::empty();
-            for root in certificates(path)? {
-                store.add(root).map_err(|error| file(path, error))?;
-            }
-            let revoked = files.revoked.as_deref().map(lists).transpose()?.unwrap_or_default();
-            let checks =
-                WebPkiClientVerifier::builder_with_provider(Arc::new(store), provider).with_crls(revoked);
-            let checks = match settings.mode {
-                ServerTlsMode::OptionalMutual => checks.allow_unauthenticated(),
-                _ => checks,
-            };
-            builder.with_client_cert_verifier(checks.build().map_err(|error| wrong(&error))?)
+        .map_err(wrong)?;
+    let builder = if settings.mode == ServerTlsMode::Simple {
+        builder.with_no_client_auth()
+    } else {
+        let mut store = RootCertStore::empty();
+        for root in material.roots {
+            store.add(root).map_err(wrong)?;
         }
+        let checks = WebPkiClientVerifier::builder_with_provider(Arc::new(store), provider)
+            .with_crls(material.revoked)
+            .enforce_revocation_expiration();
+        let checks = match settings.mode {
+            ServerTlsMode::OptionalMutual => checks.allow_unauthenticated(),
+            _ => checks,
+        };
+        builder.with_client_cert_verifier(checks.build().map_err(wrong)?)
     };
-    let mut config = builder.with_cert_resolver(Arc::new(Pairs(pairs)));
+    let mut config = builder.with_cert_resolver(Arc::new(Pairs(material.pairs)));
     config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
-    Ok(Arc::new(config))
+    Ok(config)
+}
+
+/// The mesh's own TLS: 1.3, both sides named, no session resumed, so that each handshake is checked against who is
+/// trusted then.
+fn mesh_config(
+    credentials: &Arc<Credentials>,
+    identity: &Identity,
+    settings: &ServerTls,
+    protocols: &[&[u8]],
+) -> Result<ServerConfig, TerminateError> {
+    let versions: Vec<_> = versions(settings)
+        .into_iter()
+        .filter(|version| version.version == rustls::ProtocolVersion::TLSv1_3)
+        .collect();
+    if versions.is_empty() {
+        return Err(TerminateError::Settings(
+            "ISTIO_MUTUAL is TLS 1.3, which maxProtocolVersion forbids".into(),
+        ));
+    }
+    let verifier =
+        ClientVerifier { trust: credentials.trust().clone(), callers: Callers::Hop, told: Told::default() };
+    let mut config = ServerConfig::builder_with_provider(provider().clone())
+        .with_protocol_versions(&versions)
+        .map_err(wrong)?
+        .with_client_cert_verifier(Arc::new(verifier))
+        .with_cert_resolver(Arc::new(MeshKey {
+            credentials: credentials.clone(),
+            identity: identity.clone(),
+        }));
+    config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(config)
+}
+
+fn wrong(error: impl std::fmt::Display) -> TerminateError {
+    TerminateError::Settings(error.to_string())
 }
 
 /// Certificates of several kinds of key: the first that the visitor's algorithms fit.
@@ -219,6 +256,19 @@ impl ResolvesServerCert for Pairs {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let fits = |pair: &&Arc<CertifiedKey>| pair.key.choose_scheme(hello.signature_schemes()).is_some();
         self.0.iter().find(fits).or(self.0.first()).cloned()
+    }
+}
+
+/// The mesh's certificate of an identity, as it is at each handshake.
+#[derive(Debug)]
+struct MeshKey {
+    credentials: Arc<Credentials>,
+    identity: Identity,
+}
+
+impl ResolvesServerCert for MeshKey {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.credentials.get(&self.identity)
     }
 }
 
@@ -257,48 +307,5 @@ fn versions(settings: &ServerTls) -> Vec<&'static SupportedProtocolVersion> {
     versions
 }
 
-fn pair(chain: &Path, key: &Path) -> Result<Arc<CertifiedKey>, TerminateError> {
-    let certificates = certificates(chain)?;
-    let parsed = PrivateKeyDer::from_pem_slice(&content(key)?).map_err(|error| file(key, error))?;
-    let pair = CertifiedKey::from_der(certificates, parsed, provider());
-    pair.map(Arc::new).map_err(|error| file(key, error))
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TerminateError> {
-    let found = CertificateDer::pem_slice_iter(&content(path)?).collect::<Result<Vec<_>, _>>();
-    let found = found.map_err(|error| file(path, error))?;
-    if found.is_empty() { Err(file(path, "holds no certificate")) } else { Ok(found) }
-}
-
-fn lists(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TerminateError> {
-    let found = CertificateRevocationListDer::pem_slice_iter(&content(path)?).collect::<Result<Vec<_>, _>>();
-    found.map_err(|error| file(path, error))
-}
-
-fn content(path: &Path) -> Result<Vec<u8>, TerminateError> {
-    let read = || {
-        if std::fs::metadata(path)?.len() > MOST_BYTES {
-            return Err(io::Error::other(format!("is larger than {MOST_BYTES} bytes")));
-        }
-        std::fs::read(path)
-    };
-    read().map_err(|error| file(path, error))
-}
-
-fn file(path: &Path, why: impl std::fmt::Display) -> TerminateError {
-    TerminateError::File { path: path.to_owned(), why: why.to_string() }
-}
-
-/// A secret is one folder: its name leads nowhere else.
-fn secret_name(name: &str) -> Result<&str, TerminateError> {
-    let sound = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    let is_sound = !name.is_empty() && !name.starts_with('.') && name.bytes().all(sound);
-    is_sound.then_some(name).ok_or_else(|| TerminateError::SecretName(name.to_owned()))
-}
-
-/// How often files are looked at, at most.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// A chain of certificates or a list of revoked ones is far smaller.
-const MOST_BYTES: u64 = 4 << 20;
 /// Rules of gateways, far more than any host has.
 const MOST_KEPT: usize = 4_096;

@@ -286,6 +286,19 @@ pub fn read(leaf: &CertificateDer<'_>) -> Result<Proven, CertificateFault> {
     proven(&parse(leaf)?)
 }
 
+/// Reads the times of a certificate of whomever, without verifying anything.
+pub(super) fn validity(leaf: &CertificateDer<'_>) -> Result<Validity, CertificateFault> {
+    parse(leaf).map(|certificate| validity_of(&certificate))
+}
+
+fn validity_of(certificate: &X509Certificate<'_>) -> Validity {
+    let validity = certificate.validity();
+    Validity {
+        not_before: time_of(validity.not_before.timestamp()),
+        not_after: time_of(validity.not_after.timestamp()),
+    }
+}
+
 fn parse<'a>(leaf: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, CertificateFault> {
     match X509Certificate::from_der(leaf) {
         Ok(([], certificate)) => Ok(certificate),
@@ -294,14 +307,10 @@ fn parse<'a>(leaf: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Certif
 }
 
 fn proven(certificate: &X509Certificate<'_>) -> Result<Proven, CertificateFault> {
-    let validity = certificate.validity();
     Ok(Proven {
         identity: identity_of(certificate)?,
         serial: certificate.raw_serial().to_vec(),
-        validity: Validity {
-            not_before: time_of(validity.not_before.timestamp()),
-            not_after: time_of(validity.not_after.timestamp()),
-        },
+        validity: validity_of(certificate),
     })
 }
 

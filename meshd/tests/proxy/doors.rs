@@ -13,8 +13,8 @@ use mesh_core::compile::compile;
 use mesh_core::plan::{Node, Plan, Workload};
 use mesh_core::world::World;
 use mesh_proto::watch::Stored;
-use meshd::proxy::{Declared, Settings};
-use meshd::transport::provider;
+use meshd::proxy::{Declared, Settings, Way};
+use meshd::transport::{Credentials, provider};
 use rcgen::{BasicConstraints, CertificateParams, CertificateRevocationListParams, IsCa, Issuer, KeyPair};
 use rustls::client::WebPkiServerVerifier;
 use rustls::pki_types::pem::PemObject;
@@ -28,15 +28,19 @@ use tokio_rustls::TlsConnector;
 use super::lab::*;
 
 /// Rules, followed by a proxy.
-struct Host {
-    lab: Lab,
+pub(super) struct Host {
+    pub(super) lab: Lab,
     changed: watch::Sender<()>,
     problems: watch::Receiver<Vec<String>>,
 }
 
 impl Host {
-    fn start(rules: &str, settings: Settings) -> Self {
-        let mut lab = start_with(planned(rules), service(Declared::Http), settings, &no_credentials());
+    pub(super) fn start(rules: &str, settings: Settings) -> Self {
+        Self::run(planned(rules), service(Declared::Http), settings, &no_credentials())
+    }
+
+    pub(super) fn run(plan: Plan, way: Way, settings: Settings, credentials: &Arc<Credentials>) -> Self {
+        let mut lab = start_with(plan, way, settings, credentials);
         let (changed, seen) = watch::channel(());
         let (told, problems) = watch::channel(Vec::new());
         let keeper = lab.proxy.doors.take().expect("a keeper");
@@ -44,13 +48,13 @@ impl Host {
         Self { lab, changed, problems }
     }
 
-    fn follow(&self, rules: &str) {
+    pub(super) fn follow(&self, rules: &str) {
         self.lab.plans.store(Arc::new(planned(rules)));
         self.changed.send_replace(());
     }
 }
 
-fn planned(rules: &str) -> Plan {
+pub(super) fn planned(rules: &str) -> Plan {
     let (documents, findings) = mesh_proto::yaml::read("rules", rules);
     assert!(findings.iter().all(|finding| !finding.is_error()), "{findings:?}");
     let mut world = World::default();
@@ -76,7 +80,7 @@ fn planned(rules: &str) -> Plan {
 }
 
 /// A service outside, and rules of a gateway that lead to it.
-fn service_entry(host: &str, protocol: &str, address: SocketAddr) -> String {
+pub(super) fn service_entry(host: &str, protocol: &str, address: SocketAddr) -> String {
     let (ip, port) = (address.ip(), address.port());
     format!(
         "
@@ -93,7 +97,7 @@ spec:
     )
 }
 
-fn gateway(name: &str, servers: &str) -> String {
+pub(super) fn gateway(name: &str, servers: &str) -> String {
     format!(
         "
 apiVersion: networking.istio.io/v1
@@ -107,7 +111,7 @@ spec:
     )
 }
 
-fn virtual_service(name: &str, hosts: &str, routes: &str) -> String {
+pub(super) fn virtual_service(name: &str, hosts: &str, routes: &str) -> String {
     format!(
         "
 apiVersion: networking.istio.io/v1
@@ -121,19 +125,19 @@ spec:
     )
 }
 
-fn http_server(port: u16, hosts: &str) -> String {
+pub(super) fn http_server(port: u16, hosts: &str) -> String {
     format!(
         "  - {{port: {{number: {port}, name: http-{port}, protocol: HTTP}}, bind: 127.0.0.1, hosts: [{hosts}]}}\n"
     )
 }
 
-fn tls_server(port: u16, name: &str, protocol: &str, hosts: &str, tls: &str) -> String {
+pub(super) fn tls_server(port: u16, name: &str, protocol: &str, hosts: &str, tls: &str) -> String {
     format!(
         "  - {{port: {{number: {port}, name: {name}, protocol: {protocol}}}, bind: 127.0.0.1, hosts: [{hosts}], tls: {{{tls}}}}}\n"
     )
 }
 
-async fn opened(address: SocketAddr) {
+pub(super) async fn opened(address: SocketAddr) {
     for _ in 0..500 {
         if TcpStream::connect(address).await.is_ok() {
             return;
@@ -143,7 +147,7 @@ async fn opened(address: SocketAddr) {
     panic!("{address} is not opened");
 }
 
-async fn closed(address: SocketAddr) {
+pub(super) async fn closed(address: SocketAddr) {
     for _ in 0..500 {
         if TcpStream::connect(address).await.is_err() {
             return;
@@ -154,13 +158,13 @@ async fn closed(address: SocketAddr) {
 }
 
 /// Certificates of one issuer.
-struct Authority {
+pub(super) struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    pem: String,
+    pub(super) pem: String,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -170,21 +174,29 @@ impl Authority {
     }
 
     /// Makes a certificate and its key, as PEM.
-    fn pair(&self, name: &str) -> (String, String) {
+    pub(super) fn pair(&self, name: &str) -> (String, String) {
         self.numbered(name, 1)
     }
 
-    fn numbered(&self, name: &str, serial: u64) -> (String, String) {
-        let key = KeyPair::generate().expect("a key");
+    pub(super) fn numbered(&self, name: &str, serial: u64) -> (String, String) {
+        self.sign(&KeyPair::generate().expect("a key"), name, serial)
+    }
+
+    /// The same, with a key of RSA.
+    pub(super) fn rsa_pair(&self, name: &str) -> (String, String) {
+        self.sign(&KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).expect("a key"), name, 1)
+    }
+
+    fn sign(&self, key: &KeyPair, name: &str, serial: u64) -> (String, String) {
         let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
         params.serial_number = Some(serial.into());
         params.extended_key_usages =
             vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth, rcgen::ExtendedKeyUsagePurpose::ClientAuth];
-        let certificate = params.signed_by(&key, &self.issuer).expect("a leaf");
+        let certificate = params.signed_by(key, &self.issuer).expect("a leaf");
         (certificate.pem(), key.serialize_pem())
     }
 
-    fn secret(&self, secrets: &Path, name: &str, host: &str) {
+    pub(super) fn secret(&self, secrets: &Path, name: &str, host: &str) {
         let folder = secrets.join(name);
         std::fs::create_dir_all(&folder).expect("a folder");
         let (certificate, key) = self.pair(host);
@@ -193,7 +205,7 @@ impl Authority {
         std::fs::write(folder.join("ca.crt"), &self.pem).expect("a file");
     }
 
-    fn revoke(&self, serial: u64) -> String {
+    pub(super) fn revoke(&self, serial: u64) -> String {
         let at = |year| rcgen::date_time_ymd(year, 1, 1);
         let revoked = rcgen::RevokedCertParams {
             serial_number: serial.into(),
@@ -214,22 +226,22 @@ impl Authority {
 }
 
 /// How a visitor comes.
-struct Visitor<'a> {
-    trusts: &'a Authority,
-    shows: Option<(String, String)>,
-    versions: &'static [&'static rustls::SupportedProtocolVersion],
+pub(super) struct Visitor<'a> {
+    pub(super) trusts: &'a Authority,
+    pub(super) shows: Option<(String, String)>,
+    pub(super) versions: &'static [&'static rustls::SupportedProtocolVersion],
 }
 
 impl<'a> Visitor<'a> {
-    fn of(trusts: &'a Authority) -> Self {
+    pub(super) fn of(trusts: &'a Authority) -> Self {
         Self { trusts, shows: None, versions: rustls::ALL_VERSIONS }
     }
 
-    fn showing(trusts: &'a Authority, pair: (String, String)) -> Self {
+    pub(super) fn showing(trusts: &'a Authority, pair: (String, String)) -> Self {
         Self { shows: Some(pair), ..Self::of(trusts) }
     }
 
-    async fn connect(
+    pub(super) async fn connect(
         &self,
         address: SocketAddr,
         name: &str,
@@ -259,14 +271,24 @@ impl<'a> Visitor<'a> {
     }
 
     /// Asks for `/`; an error where TLS does not let it.
-    async fn get(&self, address: SocketAddr, name: &str) -> io::Result<(StatusCode, String)> {
+    pub(super) async fn get(&self, address: SocketAddr, name: &str) -> io::Result<(StatusCode, String)> {
+        self.send(address, name, &[("host", name)]).await
+    }
+
+    /// The same, with these headers.
+    pub(super) async fn send(
+        &self,
+        address: SocketAddr,
+        name: &str,
+        headers: &[(&str, &str)],
+    ) -> io::Result<(StatusCode, String)> {
         let stream = self.connect(address, name).await?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake::<_, Full<bytes::Bytes>>(TokioIo::new(stream))
                 .await
                 .map_err(io::Error::other)?;
         meshd::task::spawn("test", async move { drop(connection.await) });
-        let request = get("/", &[("host", name)]);
+        let request = get("/", headers);
         let response = sender.send_request(request).await.map_err(io::Error::other)?;
         let status = response.status();
         let body = http_body_util::BodyExt::collect(response.into_body()).await.map_err(io::Error::other)?;
@@ -274,7 +296,7 @@ impl<'a> Visitor<'a> {
     }
 }
 
-fn with_secrets(secrets: &Path) -> Settings {
+pub(super) fn with_secrets(secrets: &Path) -> Settings {
     Settings { secrets: secrets.to_owned(), ..settings() }
 }
 

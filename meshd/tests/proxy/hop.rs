@@ -99,7 +99,7 @@ pub(super) fn over_mesh(hop: SocketAddr, account: &str, instance: &str) -> Endpo
     endpoint(instance, Via::Mesh { hop, identity: workload(account).into(), sni, instance: instance.into() })
 }
 
-fn source(authority: &Authority, endpoints: Vec<Endpoint>, transport: Transport) -> Lab {
+pub(super) fn source(authority: &Authority, endpoints: Vec<Endpoint>, transport: Transport) -> Lab {
     let plan = plan(vec![("reviews", vec![simple(cluster(HOST, endpoints))])]);
     start_with(plan, service(Declared::Http), over(transport), &authority.credentials(&["web"]))
 }

@@ -9,6 +9,8 @@ mod doors;
 mod doze;
 mod explain;
 mod fuzz;
+mod gateway_mesh;
+mod gateway_tls;
 mod hop;
 mod http;
 mod lab;

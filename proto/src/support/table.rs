@@ -328,7 +328,7 @@ const GATEWAY: &[Row] = &[
     without_effect("servers[].defaultEndpoint", NOT_IN_ISTIO),
     without_effect("servers[].name", "it names statistics of Envoy; meshd counts by host and port"),
     honoured("servers[].tls.httpsRedirect"),
-    only("servers[].tls.mode", &["PASSTHROUGH", "SIMPLE", "MUTUAL", "OPTIONAL_MUTUAL"], MESH_PORT),
+    honoured("servers[].tls.mode"),
     honoured("servers[].tls.serverCertificate"),
     honoured("servers[].tls.privateKey"),
     honoured("servers[].tls.caCertificates"),
@@ -354,8 +354,6 @@ const GATEWAY: &[Row] = &[
 
 const NOT_IN_ISTIO: &str = "Istio does nothing with it either";
 const ONLY_A_NAME: &str = "it is a name for people; Istio does nothing with it either";
-const MESH_PORT: &str =
-    "between hosts TLS is mutual on the mesh port, whatever a server says: use protocol HTTP or TCP";
 const OLD_TLS: &str = "TLS before 1.2 is not spoken";
 const TLS_VERSIONS: &[&str] = &["TLS_AUTO", "TLSV1_2", "TLSV1_3"];
 const TLS_CIPHERS: &[&str] = &[

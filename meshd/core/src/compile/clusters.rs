@@ -99,18 +99,21 @@ impl<'a> Builder<'a> {
         cluster
     }
 
-    /// Makes every cluster of a service that callers of a scope may mean.
-    pub(super) fn find_all(&self, scope: &Scope<'_>, service: &Service<'_>) {
+    /// Returns every cluster of a service that callers of a scope may mean, with those of its subsets.
+    pub(super) fn all(&self, scope: &Scope<'_>, service: &Service<'_>) -> Vec<Arc<Cluster>> {
         let merged = self.rules.of(scope.caller, service);
+        let subsets = merged.iter().flat_map(|merged| &merged.subsets).map(|subset| subset.name.as_str());
+        let subsets: Vec<&str> = std::iter::once("").chain(subsets).collect();
+        let mut found = Vec::new();
         for port in &service.ports {
             let behind = OnceCell::new();
-            let subsets = merged.iter().flat_map(|merged| &merged.subsets).map(|subset| subset.name.as_str());
-            for subset in std::iter::once("").chain(subsets) {
+            for subset in &subsets {
                 let name =
-                    ClusterName { host: service.host.clone(), port: port.number, subset: subset.into() };
-                self.find_among(&behind, scope, &name);
+                    ClusterName { host: service.host.clone(), port: port.number, subset: (*subset).into() };
+                found.extend(self.find_among(&behind, scope, &name));
             }
         }
+        found
     }
 
     /// Returns all that was made.
@@ -236,7 +239,7 @@ impl<'a> Builder<'a> {
             balancer,
             limits: self.limits.one(policy::limits(effective, self.mesh)),
             outlier: outlier.map(|outlier| self.outliers.one(outlier)),
-            tls: policy::tls(effective, wanted.service, &self.node.trust_domain),
+            tls: policy::tls(effective, wanted.service, wanted.name, &self.node.trust_domain),
             proxy_protocol: policy::proxy_protocol(effective),
             detour: policy::detour(effective),
             resolved: None,

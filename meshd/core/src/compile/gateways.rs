@@ -18,6 +18,7 @@ use super::hosts::{has_all, of_kind};
 use super::outbound::Scene;
 use super::rules::Rules;
 use super::scope::Scope;
+use crate::identity::{Identity, IdentityError};
 use crate::plan::{
     Credential, Door, DoorKind, Doors, GatewayDoor, Inside, Node, Outbound, Plan, Roots, ServerTls, TlsServer,
 };
@@ -208,6 +209,12 @@ impl Behind<'_> {
                 self.tell_no_rule(server, "tcp");
             }
             door.tcp = door.tcp.take().or(found);
+        } else if server.tls().is_some_and(|tls| tls.mode == ServerTlsMode::AutoPassthrough) {
+            for (sni, cluster) in self.hops(server) {
+                let inside = Inside::Hop(cluster);
+                let server = TlsServer { origin: origin.clone(), port, terminate: None, inside };
+                door.tls.add(&sni, Arc::new(server));
+            }
         } else if server.passes_through() {
             for (sni, service) in self.passed(server) {
                 let inside = Inside::Tcp(service);
@@ -218,7 +225,10 @@ impl Behind<'_> {
             let inside =
                 if server.is_http() { Some(Inside::Http(seat())) } else { self.tcp(server).map(Inside::Tcp) };
             let Some(inside) = inside else { return self.tell_no_rule(server, "tcp") };
-            let terminate = Some(Arc::new(shown(tls)));
+            let terminate = match self.shown(tls) {
+                Ok(shown) => Some(Arc::new(shown)),
+                Err(error) => return self.scene.problems.note(format!("{}: {error}", server.path())),
+            };
             let made = Arc::new(TlsServer { origin, port, terminate, inside });
             for name in server.names() {
                 door.tls.add(name, made.clone());
@@ -232,6 +242,18 @@ impl Behind<'_> {
             server.path(),
             server.gateway
         ));
+    }
+}
+
+impl Behind<'_> {
+    fn shown(&self, tls: &ServerTlsSettings) -> Result<ServerTls, IdentityError> {
+        let mut shown = shown(tls);
+        if shown.is_of_mesh() {
+            let own = &self.scope.caller;
+            let identity = Identity::workload(&self.scene.node.trust_domain, &own.namespace, &own.account)?;
+            shown.certificates = vec![Credential::Mesh(identity)];
+        }
+        Ok(shown)
     }
 }
 

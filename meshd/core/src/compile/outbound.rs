@@ -36,7 +36,7 @@ pub(super) struct Scene<'a> {
 pub(super) fn outbound(scene: &Scene<'_>, scope: &Scope<'_>, before: Option<&Outbound>) -> Outbound {
     // First, one service after the other: what the clusters of one have in common is gathered once.
     for service in scope.reachable() {
-        scene.clusters.find_all(scope, service);
+        scene.clusters.all(scope, service);
     }
     let mut outbound = new(scene, scope);
     let mut taken = BTreeSet::new();

@@ -4,6 +4,7 @@
 //! `applyLoadBalancer`, `buildUpstreamTLS`, `setUpstreamProtocol`.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use mesh_proto::registration::Protocol;
 use mesh_proto::resource::{
@@ -15,10 +16,11 @@ use mesh_proto::resource::{
 
 use super::hosts::{Entry, Port, Service};
 use super::mesh::Settings;
+use crate::identity::sni;
 use crate::plan::{
-    Balancer, CircuitLimits, Detour, Distribution, HashKey, HashPolicy, Locality, LocalityPolicy,
-    OutlierPolicy, ProxyVersion, RetryBudget, TlsMaterial, TlsOrigination, UpstreamProtocol, UpstreamTls,
-    Warmup, ZonePolicy,
+    Balancer, CircuitLimits, ClusterName, Detour, Distribution, HashKey, HashPolicy, Locality,
+    LocalityPolicy, OutlierPolicy, ProxyVersion, RetryBudget, TlsMaterial, TlsOrigination, UpstreamProtocol,
+    UpstreamTls, Warmup, ZonePolicy,
 };
 
 /// The blocks that count for one port of one subset.
@@ -345,11 +347,18 @@ pub(super) fn outlier(policy: &Effective<'_>) -> Option<OutlierPolicy> {
 ///
 /// With neither `sni` nor names in the rule, the certificate must be for the Host. Names of the `ServiceEntry` are
 /// asked for besides, where the rule gives none.
-pub(super) fn tls(policy: &Effective<'_>, service: &Service<'_>, trust_domain: &str) -> UpstreamTls {
+pub(super) fn tls(
+    policy: &Effective<'_>,
+    service: &Service<'_>,
+    name: &ClusterName,
+    trust_domain: &str,
+) -> UpstreamTls {
     let Some(settings) = policy.tls else { return UpstreamTls::Disable };
     match settings.mode {
         ClientTlsMode::Disable => return UpstreamTls::Disable,
-        ClientTlsMode::IstioMutual => return UpstreamTls::Mesh,
+        ClientTlsMode::IstioMutual => {
+            return UpstreamTls::Mesh(mesh_tls(settings, service, name, trust_domain));
+        }
         ClientTlsMode::Simple | ClientTlsMode::Mutual => {}
     }
     let unchecked = settings.insecure_skip_verify.unwrap_or(false);
@@ -367,7 +376,7 @@ pub(super) fn tls(policy: &Effective<'_>, service: &Service<'_>, trust_domain: &
     } else {
         TlsMaterial::Secret(settings.credential_name.clone())
     };
-    UpstreamTls::Originate(std::sync::Arc::new(TlsOrigination {
+    UpstreamTls::Originate(Arc::new(TlsOrigination {
         sni: settings.sni.clone(),
         check_host: !unchecked && (by_request || (settings.sni.is_empty() && names.is_empty())),
         subject_alt_names: if names.is_empty() { of_entry() } else { names.clone() },
@@ -376,6 +385,26 @@ pub(super) fn tls(policy: &Effective<'_>, service: &Service<'_>, trust_domain: &
         ca_crl: settings.ca_crl.clone(),
         insecure_skip_verify: unchecked,
     }))
+}
+
+/// TLS with the mesh's own certificates. Without a name in the rule, the server is asked for as hops ask for it, which
+/// leads through gateways that pass them on. Source: Istio `constructUpstreamTLS`, its default SNI.
+fn mesh_tls(
+    settings: &ClientTlsSettings,
+    service: &Service<'_>,
+    name: &ClusterName,
+    trust_domain: &str,
+) -> Arc<TlsOrigination> {
+    let of_entry = || service.entry().map_or_else(Vec::new, |entry| names_of(entry, trust_domain));
+    let names = &settings.subject_alt_names;
+    let own = || sni::format(name.port, &name.subset, &name.host);
+    Arc::new(TlsOrigination {
+        sni: if settings.sni.is_empty() { own() } else { settings.sni.clone() },
+        subject_alt_names: if names.is_empty() { of_entry() } else { names.clone() },
+        mutual: true,
+        material: TlsMaterial::Mesh,
+        ..TlsOrigination::default()
+    })
 }
 
 /// The names that the certificates of a `ServiceEntry` may show: its own, and the accounts of its endpoints.

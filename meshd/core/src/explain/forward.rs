@@ -315,9 +315,7 @@ fn there(scene: &Scene<'_>, cluster: &Cluster, endpoint: &Endpoint) -> String {
             format!("mutual TLS, it must be {identity}{}", target.unwrap_or_default())
         }
         Via::Plain(_) | Via::Name { .. } => match &cluster.tls {
-            UpstreamTls::Mesh => {
-                "outside the mesh, which has no certificate of ours: it is not reached".into()
-            }
+            UpstreamTls::Mesh(_) => "by its address, over TLS with certificates of the mesh".into(),
             UpstreamTls::Disable => "outside the mesh, in plain text".into(),
             UpstreamTls::Originate(_) => "outside the mesh, over TLS".into(),
         },

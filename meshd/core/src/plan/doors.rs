@@ -4,13 +4,14 @@
 //! the same for as long as the door is there, so that open connections keep it from Plan to Plan.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use foldhash::HashMap;
 use mesh_proto::resource::{ObjectKey, ServerTlsMode, TlsProtocol};
 
-use super::{HostTable, Outbound, ServicePort};
+use super::{Cluster, HostTable, Outbound, ServicePort};
+use crate::identity::Identity;
 
 /// The doors of a Plan.
 #[derive(Clone, Debug, Default)]
@@ -76,6 +77,8 @@ pub enum Inside {
     Http(usize),
     /// Bytes.
     Tcp(Arc<ServicePort>),
+    /// A hop of the mesh, passed on to the mesh port of a host that serves this (`AUTO_PASSTHROUGH`).
+    Hop(Arc<Cluster>),
 }
 
 /// How a gateway shows itself and what it asks of visitors.
@@ -83,7 +86,7 @@ pub enum Inside {
 /// Source: Istio `ServerTLSSettings`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ServerTls {
-    /// `Simple`, `Mutual` or `OptionalMutual`.
+    /// `Simple`, `Mutual`, `OptionalMutual` or `IstioMutual`.
     pub mode: ServerTlsMode,
     /// Certificates with their keys: one, or two for two kinds of key.
     pub certificates: Vec<Credential>,
@@ -117,6 +120,8 @@ pub enum Credential {
         /// Its key.
         key: String,
     },
+    /// The mesh's own for this identity (`ISTIO_MUTUAL`); its visitors must be of the mesh.
+    Mesh(Identity),
 }
 
 /// Where roots are.
@@ -128,7 +133,23 @@ pub enum Roots {
     File(String),
 }
 
+impl ServerTls {
+    /// Whether visitors are shown the mesh's own certificate and must show one.
+    pub fn is_of_mesh(&self) -> bool {
+        self.mode == ServerTlsMode::IstioMutual
+    }
+}
+
 impl Doors {
+    /// Finds the door that a connection of this host to one of its own addresses comes to.
+    pub fn at(&self, address: SocketAddr) -> Option<&Arc<Door>> {
+        let every = match address {
+            SocketAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        self.open.get(&address).or_else(|| self.open.get(&SocketAddr::new(every, address.port())))
+    }
+
     /// Whether a position of a caller is a seat.
     pub const fn is_seat(caller: usize) -> bool {
         caller & SEAT != 0

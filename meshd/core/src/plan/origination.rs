@@ -8,9 +8,9 @@ pub enum UpstreamTls {
     /// None.
     #[default]
     Disable,
-    /// The mesh's own certificates were asked for (`ISTIO_MUTUAL`). Hops have them anyway; an endpoint outside the mesh
-    /// can show none, and is not reached rather than spoken to in plain text.
-    Mesh,
+    /// The mesh's own certificates were asked for (`ISTIO_MUTUAL`). Hops have them anyway, and tell the server name to
+    /// a gateway; an endpoint that is reached without a hop must show one itself.
+    Mesh(Arc<TlsOrigination>),
     /// The server is checked; with a certificate of ours it is mutual (`SIMPLE`, `MUTUAL`).
     Originate(Arc<TlsOrigination>),
 }
@@ -50,6 +50,8 @@ pub enum TlsMaterial {
     },
     /// In a secret of the calling host (`credentialName`).
     Secret(String),
+    /// The caller's certificate of the mesh, and the mesh's roots.
+    Mesh,
 }
 
 impl Default for TlsMaterial {

@@ -139,7 +139,7 @@ fn begins(cluster: &Cluster) -> Vec<String> {
     let mut words = Vec::new();
     match &cluster.tls {
         UpstreamTls::Disable => {}
-        UpstreamTls::Mesh => words.push("mesh certificates only".into()),
+        UpstreamTls::Mesh(tls) => words.push(format!("mesh certificates to {}", tls.sni)),
         UpstreamTls::Originate(tls) => {
             let kind = if tls.mutual { "mutual tls" } else { "tls" };
             let unchecked = if tls.insecure_skip_verify { ", unchecked" } else { "" };

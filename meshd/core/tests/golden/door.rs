@@ -30,6 +30,7 @@ pub(crate) fn decide(
             let mut verdict = match &server.inside {
                 Inside::Http(at) => inside(seat(*at), server.port),
                 Inside::Tcp(service) => say(&verdict::connection(&service.tcp, None)),
+                Inside::Hop(cluster) => say(&format!("as a hop to {}", cluster.name)),
             };
             verdict.what = format!("{shown} {}", verdict.what);
             verdict
@@ -56,6 +57,7 @@ fn shown(tls: &ServerTls) -> String {
     let names = tls.certificates.iter().map(|one| match one {
         Credential::Secret(name) => name.clone(),
         Credential::Files { certificate, .. } => certificate.clone(),
+        Credential::Mesh(identity) => identity.to_string(),
     });
     let mode = format!("{:?}", tls.mode).to_uppercase();
     format!("{mode} {}", names.collect::<Vec<_>>().join("+"))

@@ -55,7 +55,9 @@ impl Asked {
             }
         };
         let target = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-        if let Some(edge) = connection.edge {
+        if let Some(edge) = &connection.edge {
+            // A gateway is a proxy, too: requests may come back to it.
+            let hops = hops.saturating_add(1);
             let scheme = Some(request::at_the_edge(&mut parts.headers, connection.peer.ip(), edge));
             return Ok(Self { method: parts.method.clone(), authority, port, target, scheme, upgrade, hops });
         }

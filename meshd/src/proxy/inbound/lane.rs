@@ -8,6 +8,7 @@ use mesh_core::resilience::Failure;
 
 use super::{Hop, word_of};
 use crate::proxy::accept::Open;
+use crate::proxy::doors::visitor::{self, Visitor};
 use crate::proxy::tcp;
 use crate::proxy::watch::Busy;
 use crate::proxy::wire::{Stream, Wire};
@@ -47,6 +48,14 @@ async fn one(hop: &Hop, mut lane: Box<Lane>, instance: &str) -> io::Result<Optio
         return Ok(Some(lane));
     };
     Counters::add(&hop.worker.shard.counters.inbound_requests_total);
+    let door = visitor::gateway_at(&hop.worker.view().plan, port.target);
+    if let Some(door) = door {
+        lane.grant().await?;
+        let visitor = Visitor { worker: hop.worker.clone(), peer: hop.peer.address, seat: door.seat };
+        let wire = Wire::new(Stream::Lane(lane));
+        Box::pin(visitor.enter_by_hop(&door, None, hop.shown(door.seat), wire)).await;
+        return Ok(None);
+    }
     let (cluster, _) = hop.application(&port, UpstreamProtocol::Tcp);
     let wanted = tcp::Wanted::of(hop.peer.address);
     match Box::pin(tcp::reach(&hop.worker, &hop.caller, &cluster, &wanted)).await {

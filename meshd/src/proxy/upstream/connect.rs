@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use mesh_core::identity::Identity;
-use mesh_core::plan::{Cluster, UpstreamTls, Via};
+use mesh_core::plan::{Cluster, Via};
 use mesh_core::resilience::Failure;
 use tokio::net::{TcpStream, UnixStream};
 
@@ -46,11 +46,6 @@ pub(crate) enum ConnectError {
     /// It would be a circle.
     #[error("{0} is a listener of meshd itself")]
     Loop(SocketAddr),
-    /// The mesh's certificates were asked for where nobody has any.
-    #[error(
-        "the DestinationRule of this host asks for ISTIO_MUTUAL, and the endpoint is outside the mesh; use SIMPLE or MUTUAL"
-    )]
-    NoMeshTls,
     /// TLS could not begin.
     #[error(transparent)]
     Tls(#[from] OriginateError),
@@ -75,7 +70,7 @@ pub(super) async fn open(mut slot: Slot, cluster: Arc<Cluster>) {
     let limit = cluster.limits.connect_timeout;
     let opened = async {
         let mut stream = match &pool.under {
-            None => connect(&worker, &pool.via, pool.from.as_deref(), &cluster).await?,
+            None => connect(&worker, &pool.via, pool.from.as_deref(), &cluster, Avoid::Listeners).await?,
             Some(under) => {
                 let lease = under.checkout_under(&cluster).await.map_err(ConnectError::Under)?;
                 let (stream, lease) = tcp::tunnel(lease).await.map_err(ConnectError::Under)?;
@@ -85,7 +80,7 @@ pub(super) async fn open(mut slot: Slot, cluster: Arc<Cluster>) {
         };
         if let Some(opening) = &pool.begins {
             let protocol = if pool.http2 { HTTP2 } else { HTTP1 };
-            stream = opening.say(&worker, Some(protocol), stream).await?;
+            stream = opening.say(&worker, pool.from.as_deref(), Some(protocol), stream).await?;
         }
         if pool.http2 { http2::begin(slot, stream).await } else { begin_http1(slot, stream).await }
     };
@@ -137,19 +132,34 @@ async fn begin_http1(slot: Slot, stream: Wire) -> Result<(), ConnectError> {
     Ok(())
 }
 
+/// What of this host's own a connection must not lead to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Avoid {
+    /// The listeners of `meshd.toml`. Doors may be meant: a gateway is called like any service, and requests count how
+    /// many gateways they pass.
+    Listeners,
+    /// And the door of this port, which it came in by: bytes of a gateway's visitor cannot count. Another door may stand
+    /// behind the first.
+    Door(u16),
+}
+
+impl Avoid {
+    fn forbids(self, worker: &Worker, address: SocketAddr) -> bool {
+        matches!(self, Self::Door(port) if port == address.port() && worker.is_door(address))
+    }
+}
+
 /// Reaches an endpoint: a stream of bytes, nothing said on it yet.
 pub(crate) async fn connect(
     worker: &Worker,
     via: &Via,
     from: Option<&Identity>,
     cluster: &Cluster,
+    avoid: Avoid,
 ) -> Result<Wire, ConnectError> {
-    if !matches!(via, Via::Mesh { .. } | Via::Local(_)) && cluster.tls == UpstreamTls::Mesh {
-        return Err(ConnectError::NoMeshTls);
-    }
     let stream = match via {
         Via::Local(address) | Via::Plain(address) => {
-            Stream::Tcp(connect_socket(worker, *address, cluster).await?)
+            Stream::Tcp(connect_socket(worker, *address, cluster, avoid).await?)
         }
         Via::Socket(path) => {
             let failed = |source| ConnectError::UnixSocket(path.clone(), source);
@@ -158,7 +168,7 @@ pub(crate) async fn connect(
             Stream::Unix(UnixStream::connect(name).await.map_err(failed)?)
         }
         Via::Name { host, port, spread } => {
-            Stream::Tcp(connect_name(worker, host, *port, *spread, cluster).await?)
+            Stream::Tcp(connect_name(worker, (host, *port), *spread, cluster, avoid).await?)
         }
         Via::Mesh { hop, identity, sni, .. } => {
             let target = HopTarget {
@@ -183,13 +193,20 @@ async fn connect_socket(
     worker: &Worker,
     address: SocketAddr,
     cluster: &Cluster,
+    avoid: Avoid,
 ) -> Result<TcpStream, ConnectError> {
-    if worker.is_own(address) {
+    if worker.is_own(address) || avoid.forbids(worker, address) {
         Counters::add(&worker.shard.counters.refused_loops_total);
         return Err(ConnectError::Loop(address));
     }
     let failed = |source| ConnectError::Socket { address, source };
     let stream = socket::connect_tcp(address, worker.settings.socket).await.map_err(failed)?;
+    if matches!(avoid, Avoid::Door(_))
+        && let (Ok(own), Ok(other)) = (stream.local_addr(), stream.peer_addr())
+        && own.ip() == other.ip()
+    {
+        worker.learn(own.ip());
+    }
     if let Some(wanted) = cluster.limits.tcp_keepalive {
         keep_alive(&stream, wanted).map_err(failed)?;
     }
@@ -200,10 +217,10 @@ async fn connect_socket(
 /// the first answer is still under way, beginning with any.
 async fn connect_name(
     worker: &Worker,
-    host: &Arc<str>,
-    port: u16,
+    (host, port): (&Arc<str>, u16),
     spread: bool,
     cluster: &Cluster,
+    avoid: Avoid,
 ) -> Result<TcpStream, ConnectError> {
     let resolved = (worker.settings.resolve)(host.to_string(), port).await;
     let mut addresses = resolved.map_err(|error| ConnectError::Name(host.clone(), error))?;
@@ -213,7 +230,7 @@ async fn connect_name(
     }
     let mut last = ConnectError::Name(host.clone(), io::ErrorKind::NotFound.into());
     for address in addresses {
-        match connect_socket(worker, address, cluster).await {
+        match connect_socket(worker, address, cluster, avoid).await {
             Ok(stream) => return Ok(stream),
             Err(error) => last = error,
         }

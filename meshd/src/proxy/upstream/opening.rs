@@ -6,7 +6,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use mesh_core::plan::{Cluster, Endpoint, ProxyVersion, TlsOrigination, UpstreamTls, Via};
+use mesh_core::identity::{Identity, sni};
+use mesh_core::plan::{Cluster, Endpoint, ProxyVersion, TlsMaterial, TlsOrigination, UpstreamTls, Via};
 use tokio::io::AsyncWriteExt as _;
 
 use super::connect::ConnectError;
@@ -33,6 +34,7 @@ impl Opening {
     /// Returns how connections to an endpoint begin; `None`: at once with the application's protocol. `host` tells whom
     /// the caller asks for, without port.
     pub(crate) fn of<H: AsRef<str>>(
+        worker: &Worker,
         cluster: &Cluster,
         endpoint: &Endpoint,
         host: impl FnOnce() -> H,
@@ -42,7 +44,10 @@ impl Opening {
             UpstreamTls::Originate(settings) => {
                 Some((settings.clone(), settings.server_name(host().as_ref()).map(Arc::from)))
             }
-            UpstreamTls::Disable | UpstreamTls::Mesh => None,
+            UpstreamTls::Mesh(settings) if !has_tls_of_mesh(worker, &endpoint.via) => {
+                Some((settings.clone(), settings.server_name("").map(Arc::from)))
+            }
+            UpstreamTls::Disable | UpstreamTls::Mesh(_) => None,
         };
         let proxy = cluster.proxy_protocol.map(|version| {
             let endpoint = match &endpoint.via {
@@ -54,15 +59,23 @@ impl Opening {
         (tls.is_some() || proxy.is_some()).then_some(Self { proxy, tls })
     }
 
+    /// Whether a hop is asked for, which speaks HTTP/2 whatever the application does.
+    pub(crate) fn asks_for_hop(&self) -> bool {
+        let asked = self.tls.as_ref().filter(|(settings, _)| settings.material == TlsMaterial::Mesh);
+        asked.is_some_and(|(settings, _)| sni::parse(&settings.sni).is_some())
+    }
+
     /// Whether it is said for one caller's connection only.
     pub(super) fn is_personal(&self) -> bool {
         self.proxy.is_some()
     }
 
-    /// Says it. `protocol` is what is spoken afterwards, as ALPN names it.
+    /// Says it, for `from` where that is a certificate of the mesh. `protocol` is what is spoken afterwards, as ALPN
+    /// names it.
     pub(crate) async fn say(
         &self,
         worker: &Worker,
+        from: Option<&Identity>,
         protocol: Option<&'static [u8]>,
         mut wire: Wire,
     ) -> Result<Wire, ConnectError> {
@@ -74,8 +87,18 @@ impl Opening {
             wire.write_all(&header).await.map_err(ConnectError::Opening)?;
         }
         let Some((settings, name)) = &self.tls else { return Ok(wire) };
-        let stream = worker.originator.begin(settings, protocol, name.as_deref(), wire).await?;
+        let stream = worker.originator.begin(settings, from, protocol, name.as_deref(), wire).await?;
         Ok(Wire::new(Stream::Tls(Box::new(stream))))
+    }
+}
+
+/// Whether the way to an endpoint has the mesh's TLS without more: a hop has, and this host's own applications need
+/// none. Its own gateways do.
+fn has_tls_of_mesh(worker: &Worker, via: &Via) -> bool {
+    match via {
+        Via::Mesh { .. } => true,
+        Via::Local(address) => !worker.is_door(*address),
+        Via::Plain(_) | Via::Name { .. } | Via::Socket(_) => false,
     }
 }
 

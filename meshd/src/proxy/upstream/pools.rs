@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use foldhash::HashMap;
-use mesh_core::plan::{Cluster, Endpoint, Via};
+use mesh_core::plan::{Cluster, Endpoint, UpstreamTls, Via};
 
 use super::opening::Opening;
 use super::{Manner, Pool};
@@ -51,7 +51,8 @@ impl Pools {
             subset: cluster.name.subset.clone(),
             version: endpoint.version.clone(),
         });
-        let from = matches!(endpoint.via, Via::Mesh { .. }).then(|| caller.identity.clone()).flatten();
+        let shows = matches!(endpoint.via, Via::Mesh { .. }) || matches!(cluster.tls, UpstreamTls::Mesh(_));
+        let from = shows.then(|| caller.identity.clone()).flatten();
         // What is said to the application on another host goes through a tunnel over the hop to it.
         let tunnels = key.opening.is_some() && matches!(endpoint.via, Via::Mesh { .. });
         let under = tunnels.then(|| self.pool(worker, caller, cluster, endpoint, true, None));

@@ -45,6 +45,22 @@ pub(super) fn admit(settings: &ServerTls, chain: Option<&[CertificateDer<'_>]>) 
     Err(Unwelcome::Hashes)
 }
 
+/// Returns the URIs among a certificate's names.
+pub(super) fn uris(leaf: &CertificateDer<'_>) -> Vec<String> {
+    names_of(leaf, |name| if let GeneralName::URI(uri) = name { Some((*uri).to_owned()) } else { None })
+}
+
+/// Returns the DNS names of a certificate.
+pub(super) fn dns_names(leaf: &CertificateDer<'_>) -> Vec<String> {
+    names_of(leaf, |name| if let GeneralName::DNSName(name) = name { Some((*name).to_owned()) } else { None })
+}
+
+fn names_of(leaf: &CertificateDer<'_>, pick: impl Fn(&GeneralName<'_>) -> Option<String>) -> Vec<String> {
+    let Ok((_, parsed)) = X509Certificate::from_der(leaf) else { return Vec::new() };
+    let names = parsed.subject_alternative_name().ok().flatten();
+    names.into_iter().flat_map(|names| &names.value.general_names).filter_map(pick).collect()
+}
+
 fn own_names<'c>(certificate: &'c X509Certificate<'_>) -> impl Iterator<Item = String> + 'c {
     let names = certificate.subject_alternative_name().ok().flatten();
     names.into_iter().flat_map(|names| &names.value.general_names).filter_map(|name| match name {

@@ -6,13 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use mesh_proto::resource::RouteDestination;
+use mesh_proto::resource::{Location, RouteDestination};
 
-use super::super::hosts::meet;
+use super::super::hosts::{meet, takes};
 use super::super::routes::weight;
 use super::super::rules::{Asker, Rules};
 use super::{Behind, Open};
-use crate::plan::{Origin, ServicePort, TcpRule, TcpRules, WeightedCluster};
+use crate::identity::sni;
+use crate::plan::{Cluster, Origin, ServicePort, TcpRule, TcpRules, WeightedCluster};
 
 impl Behind<'_> {
     /// Finds where the connections of a server without SNI of its own go: the first block that is for it.
@@ -59,6 +60,25 @@ impl Behind<'_> {
                         found.push((sni, service));
                     }
                 }
+            }
+        }
+        found
+    }
+
+    /// Finds the hops that a server passes on, by the name they ask for: those to services of the mesh whose names its
+    /// hosts take, with their subsets. Source: Istio `builtAutoPassthroughFilterChains`.
+    pub(super) fn hops(&self, server: &Open<'_>) -> Vec<(String, Arc<Cluster>)> {
+        let mut found = Vec::new();
+        for service in self.scope.reachable() {
+            let is_outside =
+                service.entry().is_some_and(|entry| entry.spec.location() == Location::MeshExternal);
+            let is_taken = server.names().iter().any(|name| takes(name, &service.host));
+            if is_outside || !is_taken {
+                continue;
+            }
+            for cluster in self.scene.clusters.all(self.scope, service) {
+                let name = &cluster.name;
+                found.push((sni::format(name.port, &name.subset, &name.host), cluster));
             }
         }
         found

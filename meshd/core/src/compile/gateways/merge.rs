@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_proto::registration::Protocol;
-use mesh_proto::resource::{Gateway, Server, ServerTlsMode};
+use mesh_proto::resource::{Gateway, Server};
 use mesh_proto::watch::Stored;
 
 use super::super::outbound::Scene;
@@ -71,11 +71,6 @@ fn read<'a>(stored: &'a Stored, index: usize, server: &'a Server) -> Option<Open
 
 impl<'a> Merged<'a> {
     fn add(&mut self, server: Open<'a>) -> Result<(), String> {
-        if server.tls().is_some_and(|tls| {
-            matches!(tls.mode, ServerTlsMode::AutoPassthrough | ServerTlsMode::IstioMutual)
-        }) {
-            return Err("its TLS mode is not enforced".into());
-        }
         if server.tls().is_some() {
             self.take_hosts(&server)?;
         }

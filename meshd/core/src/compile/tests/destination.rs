@@ -181,8 +181,19 @@ fn tls_material_comes_from_files_or_a_secret() {
     assert_eq!(files.material, TlsMaterial::Files { ca_certificates, client_certificate, private_key });
     let secret = originate("{tls: {mode: SIMPLE, credentialName: ext-tls}}");
     assert_eq!((secret.mutual, secret.material), (false, TlsMaterial::Secret("ext-tls".into())));
-    assert_eq!(external_tls("{tls: {mode: ISTIO_MUTUAL}}"), UpstreamTls::Mesh);
     assert_eq!(external_tls("{tls: {mode: DISABLE}}"), UpstreamTls::Disable);
+}
+
+#[test]
+fn istio_mutual_asks_for_the_name_of_a_hop_unless_told_another() {
+    for (policy, sni) in [
+        ("{tls: {mode: ISTIO_MUTUAL}}", "outbound_.443_._.ext.example.com"),
+        ("{tls: {mode: ISTIO_MUTUAL, sni: a.example.com}}", "a.example.com"),
+    ] {
+        let UpstreamTls::Mesh(settings) = external_tls(policy) else { panic!("the mesh's TLS") };
+        assert_eq!((settings.sni.as_str(), &settings.material), (sni, &TlsMaterial::Mesh));
+        assert_eq!(settings.subject_alt_names, ["spiffe://other/ext"]);
+    }
 }
 
 #[test]
