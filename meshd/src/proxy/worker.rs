@@ -39,6 +39,8 @@ pub(super) struct Start {
     pub(super) own: Arc<[SocketAddr]>,
     pub(super) control: mpsc::Sender<Accepted>,
     pub(super) draining: Draining,
+    pub(super) leaving_mesh: Draining,
+    pub(super) pulse: Arc<AtomicU64>,
     pub(super) stopped: watch::Receiver<bool>,
     pub(super) doors: mpsc::Receiver<doors::Told>,
 }
@@ -54,6 +56,8 @@ pub(crate) struct Worker {
     pub(crate) shard: Arc<Shard>,
     pub(crate) access_log: Option<AccessLog>,
     pub(crate) draining: Draining,
+    /// Begins earlier than [`Self::draining`] where a successor takes over.
+    pub(super) leaving_mesh: Draining,
     pub(crate) control: mpsc::Sender<Accepted>,
     /// Who hands requests to applications here.
     pub(crate) inbound: Rc<Caller>,
@@ -150,7 +154,8 @@ pub(super) fn spawn(start: Start) -> io::Result<JoinHandle<()>> {
 }
 
 async fn run(start: Start) {
-    let Start { shared, listeners, quic, own, control, draining, mut stopped, doors, index } = start;
+    let Start { shared, listeners, quic, own, control, draining, mut stopped, doors, index, .. } = start;
+    let (leaving_mesh, pulse) = (start.leaving_mesh, start.pulse);
     let mut plans = Cache::new(shared.plans);
     let view = Rc::new(View::new(plans.load().clone(), &[]));
     // A QUIC connection lives on the runtime that made it; TLS sessions may be shared.
@@ -168,10 +173,11 @@ async fn run(start: Start) {
         shard: shared.stats.shard(index),
         access_log: shared.access_log,
         draining,
+        leaving_mesh,
         control,
         inbound: Rc::new(Caller::inbound()),
         mirrors: Cell::new(0),
-        tick: Arc::default(),
+        tick: pulse,
         started: shared.started,
         own,
         plans: RefCell::new(plans),
