@@ -6,10 +6,12 @@
 //! - `lab-service echo ADDRESS:PORT` sends the first line of each connection back and closes it.
 //! - `lab-service grpc ADDRESS:PORT`, `websocket ADDRESS:PORT`, `mail ADDRESS:PORT` speak those protocols; `grpc-call` and
 //!   `websocket-call HOST:PORT` are their callers, which know nothing of a mesh: see the modules.
+//! - `lab-service load HOST:PORT RATE SECONDS` asks at a steady rate and counts what fails.
 //! - `lab-service capture FILE` writes every frame that any interface but loopback sees into a file. (`tcpdump` would do,
 //!   but insists on becoming another user, which a user namespace with one user does not allow.)
 
 mod grpc;
+mod load;
 mod mail;
 mod websocket;
 
@@ -39,6 +41,9 @@ fn run(words: &[&str]) -> std::io::Result<()> {
     match words {
         ["capture", file] => capture(file),
         ["echo", address] => each_connection(address, echo),
+        ["load", to, rate, seconds] => {
+            load::run(to, rate.parse().map_err(Error::other)?, seconds.parse().map_err(Error::other)?)
+        }
         ["mail", address] => each_connection(address, mail::serve),
         ["websocket", address] => each_connection(address, websocket::serve),
         ["websocket-call", to] => websocket::call(to),
@@ -49,7 +54,7 @@ fn run(words: &[&str]) -> std::io::Result<()> {
             each_connection(address, move |stream| serve(stream, &text))
         }
         _ => Err(Error::other(
-            "usage: lab-service [ADDRESS:]PORT TEXT | echo|grpc|mail|websocket ADDRESS:PORT | grpc-call HOST:PORT MESSAGES | websocket-call HOST:PORT | capture FILE",
+            "usage: lab-service [ADDRESS:]PORT TEXT | echo|grpc|mail|websocket ADDRESS:PORT | grpc-call HOST:PORT MESSAGES | websocket-call HOST:PORT | capture FILE | load HOST:PORT RATE SECONDS",
         )),
     }
 }
