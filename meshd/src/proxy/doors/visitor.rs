@@ -232,7 +232,7 @@ impl Visitor {
     fn next_host(&self, cluster: &Cluster) -> Option<SocketAddr> {
         let mut avoid = Vec::new();
         for _ in 0..cluster.endpoints.all.len() {
-            let hint = Hint { hash: None, avoid: &avoid, destination: None };
+            let hint = Hint { hash: None, avoid: &avoid, leave: &[], destination: None };
             let endpoint = balance::pick(cluster, &hint, self.worker.now(), &mut Chance)?;
             match &endpoint.via {
                 Via::Mesh { hop, .. } => return Some(*hop),
