@@ -13,10 +13,7 @@ pub(crate) mod local;
 mod meaning;
 mod plan;
 mod reload;
-<<<<<<< HEAD
 mod secret;
-=======
->>>>>>> main
 mod service;
 pub(crate) mod status;
 mod test;

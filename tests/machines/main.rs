@@ -9,10 +9,6 @@ mod bad_input;
 mod base;
 mod machine;
 mod mesh;
-<<<<<<< HEAD
-mod neighbours;
-=======
->>>>>>> main
 mod package;
 mod upgrade;
 

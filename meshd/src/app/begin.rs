@@ -109,15 +109,12 @@ pub fn join(config: &Config, arguments: &Join) -> Result<()> {
     make_folder(data)?;
     refuse_second_mesh(data)?;
     let lock = FolderLock::take(data)?;
-<<<<<<< HEAD
     let member = arguments
         .group
         .as_deref()
         .map(services::member)
         .transpose()
         .map_err(|why| anyhow!("--group: {why}"))?;
-=======
->>>>>>> main
     let token = Token::parse(&read_token(arguments)?)?;
     let server = resolve(&arguments.address)?;
     let keys = HostKeys::open_or_make(data)?;
@@ -142,7 +139,6 @@ pub fn join(config: &Config, arguments: &Join) -> Result<()> {
     };
     HostState::new(joined.id, &config.host.name, address, joined.mesh.clone(), servers, standing)
         .save(data)?;
-<<<<<<< HEAD
     let then = match &member {
         Some(member) => {
             member.keep(data).with_context(|| format!("writing the membership below {}", data.display()))?;
@@ -150,8 +146,6 @@ pub fn join(config: &Config, arguments: &Join) -> Result<()> {
         }
         None => "Then register a service:   meshctl service register NAME --port 9080\n",
     };
-=======
->>>>>>> main
     give_to_owner(data)?;
     // The unit that is started next takes it.
     drop(lock);

@@ -20,18 +20,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::carrier::Hosts;
 use super::follow::Follower;
 use super::handover::{Leaving, Predecessor, Started, Successor};
-<<<<<<< HEAD
 use super::names::Names;
 use super::notary::HostNotary;
 use super::requests::{Reload, Requests};
 use super::state::{FolderLock, HostState};
 use super::{NeedsPerson, begin, entrances, logging, members, signer, standing, watchdog};
-=======
-use super::notary::HostNotary;
-use super::requests::{Reload, Requests};
-use super::state::{FolderLock, HostState};
-use super::{NeedsPerson, begin, entrances, logging, signer, standing, watchdog};
->>>>>>> main
 use crate::admin::{self, Pages};
 use crate::agent::{Agent, Farewell, Mirror, Offer, Outlets, Published};
 use crate::config::Config;

@@ -23,16 +23,11 @@ use super::worker::Worker;
 use super::{Declared, Settings, Shared};
 use crate::drain::Draining;
 use crate::task;
-<<<<<<< HEAD
 use crate::transport::{Credentials, outlook};
 
 pub(super) mod visitor;
 
 use visitor::Visitor;
-=======
-use crate::telemetry::Counters;
-use crate::transport::Terminator;
->>>>>>> main
 
 /// What a worker is told.
 pub(super) enum Told {

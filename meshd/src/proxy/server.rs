@@ -111,13 +111,9 @@ where
             return Poll::Ready(Stopped::Over(ended));
         }
         match heard.next(cx) {
-<<<<<<< HEAD
             Signal::None if silent.is_none() && watch.dozes_off() => {
                 return Poll::Ready(Stopped::Drowsy);
             }
-=======
-            Signal::None if watch.dozes_off() => return Poll::Ready(Stopped::Drowsy),
->>>>>>> main
             Signal::None => {}
             Signal::Cut => return Poll::Ready(Stopped::Over(Ok(()))),
             Signal::Leave => silent.set(Some(tokio::time::sleep(LAST_REQUEST))),
