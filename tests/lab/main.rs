@@ -9,6 +9,7 @@ mod first_hour;
 mod gateway;
 mod harmless;
 mod leaving;
+mod load;
 mod outage;
 mod quic;
 mod refusals;

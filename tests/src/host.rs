@@ -21,6 +21,8 @@ pub struct Host {
     binaries: Binaries,
     meshd: Option<Guarded>,
     services: Vec<(String, Guarded)>,
+    /// Descriptors that meshd may have; `None`: as many as this process.
+    descriptors: Option<u32>,
 }
 
 /// What `curl` brought.
@@ -70,6 +72,7 @@ impl Host {
             binaries,
             meshd: None,
             services: Vec::new(),
+            descriptors: None,
         };
         host.shell(&format!(
             // No link-local addresses: the kernel would add them at a time of its own.
@@ -138,6 +141,11 @@ impl Host {
     /// When it cannot be started.
     pub fn join(&self, address: &str, token: &str) -> Result<Output> {
         run_with(self.meshd_command(&["join", address]), token)
+    }
+
+    /// Lets meshd have so many descriptors, from its next start on.
+    pub fn limit_descriptors(&mut self, most: u32) {
+        self.descriptors = Some(most);
     }
 
     /// Starts `meshd run` and waits until it is ready.
@@ -271,6 +279,16 @@ impl Host {
         self.start_service(kind, &address, &[kind, &address])
     }
 
+    /// Starts one of the callers of `lab-service` that run beside the story; what it prints goes to `said`.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn keep_calling(&self, arguments: &[&str], said: &Path) -> Result<Guarded> {
+        let mut command = self.enter(&self.binaries.service.display().to_string());
+        command.args(arguments);
+        Guarded::start(command, said)
+    }
+
     /// Calls a service with one of the callers of `lab-service`, such as `grpc-call`.
     ///
     /// # Errors
@@ -326,7 +344,15 @@ impl Host {
     }
 
     fn meshd_command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.enter(&self.binaries.meshd.display().to_string());
+        let meshd = self.binaries.meshd.display().to_string();
+        let mut command = match self.descriptors {
+            None => self.enter(&meshd),
+            Some(most) => {
+                let mut command = self.enter("prlimit");
+                command.arg(format!("--nofile={most}")).arg(meshd);
+                command
+            }
+        };
         command.args(arguments).arg("--config").arg(self.config());
         command
     }

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_rustls::LazyConfigAcceptor;
 
 use super::accept::{self, Room};
+use super::budget::Descriptors;
 use super::outbound::{self, Connection, Opaque, Target};
 use super::wire::{Stream, Wire};
 use super::worker::Worker;
@@ -43,16 +44,18 @@ pub struct Keeper {
     /// Looks at certificates, to tell of those that cannot be used.
     terminator: Terminator,
     settings: Arc<Settings>,
+    descriptors: Arc<Descriptors>,
     draining: Draining,
 }
 
 impl Keeper {
-    pub(super) fn new(shared: &Shared, draining: &Draining) -> Self {
+    pub(super) fn new(shared: &Shared, descriptors: &Arc<Descriptors>, draining: &Draining) -> Self {
         Self {
             plans: shared.plans.clone(),
             workers: Vec::new(),
             terminator: Terminator::new(shared.settings.secrets.clone()),
             settings: shared.settings.clone(),
+            descriptors: descriptors.clone(),
             draining: draining.clone(),
         }
     }
@@ -104,7 +107,7 @@ impl Keeper {
             if !open.contains(address) {
                 match socket::listen_tcp_group(*address, self.workers.len()) {
                     Ok(sockets) => {
-                        let room = Arc::new(Room::new(&self.settings));
+                        let room = Arc::new(Room::new(&self.settings, &self.descriptors));
                         for (worker, socket) in self.workers.iter().zip(sockets) {
                             let _ = worker.send(Told::Open(*address, socket, room.clone())).await;
                         }

@@ -31,6 +31,10 @@ pub(crate) struct Gate {
     flow: Flow,
     /// Bytes thrown away after a refusal.
     discarded: usize,
+    /// Whether all that the parser wrote is written: between its messages, not within one.
+    flushed: bool,
+    /// What is left of an informational answer that is being written.
+    interim: Bytes,
 }
 
 enum Inspect {
@@ -60,7 +64,16 @@ impl Gate {
     }
 
     fn new(inspect: Inspect, watch: Arc<Watch>) -> Self {
-        Self { inspect, watch, held: BytesMut::new(), ready: 0, flow: Flow::Open, discarded: 0 }
+        Self {
+            inspect,
+            watch,
+            held: BytesMut::new(),
+            ready: 0,
+            flow: Flow::Open,
+            discarded: 0,
+            flushed: true,
+            interim: Bytes::new(),
+        }
     }
 
     /// Reads what may pass. `ahead` comes before the stream.
@@ -97,6 +110,7 @@ impl Gate {
                 return Poll::Ready(Ok(()));
             }
             self.watch.saw_bytes();
+            self.watch.intake.took(buf.filled().len() - before);
             self.look(buf, before);
             if buf.filled().len() > before {
                 return Poll::Ready(Ok(()));
@@ -198,6 +212,37 @@ impl Gate {
         self.ready = self.held.len();
         self.flow = Flow::Closed;
         self.watch.ends();
+    }
+
+    /// Before the parser writes: writes an informational answer that waits, if nothing of the parser's is under way.
+    /// Within a message it is too late for one.
+    pub(crate) fn before_write(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.flushed {
+            drop(self.watch.take_interim());
+        }
+        std::task::ready!(self.poll_interim(stream, cx))?;
+        self.flushed = false;
+        Poll::Ready(Ok(()))
+    }
+
+    /// The parser has written all it had.
+    pub(crate) fn flushed(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.flushed = true;
+        self.poll_interim(stream, cx)
+    }
+
+    fn poll_interim(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.interim.is_empty() {
+            self.interim = self.watch.take_interim().unwrap_or_default().into();
+        }
+        while !self.interim.is_empty() {
+            let count = std::task::ready!(stream.writer().poll_write(cx, &self.interim))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.interim.advance(count);
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Counts what was written: windows are moved, and pings sent, for it.

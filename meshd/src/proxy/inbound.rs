@@ -20,8 +20,9 @@ use mesh_core::wire::guard;
 use mesh_proto::registration::Protocol;
 use tokio::net::TcpStream;
 
-use super::accept::Open;
+use super::accept::{Open, Room};
 use super::body::Outgoing;
+use super::budget::CONNECTION_BYTES;
 use super::exchange::{Guards, Relay, Reply};
 use super::local_reply::LocalReply;
 use super::outbound::{self, Target};
@@ -37,7 +38,7 @@ use crate::telemetry::Counters;
 use crate::transport::{Accepted, LinkStream, Listener, Peer, QuicListener, QuicOptions, Refused};
 
 /// Accepts on the mesh port until draining begins. What is no hop goes to the control plane.
-pub(super) async fn accept(worker: Rc<Worker>, socket: std::net::TcpListener) {
+pub(super) async fn accept(worker: Rc<Worker>, socket: std::net::TcpListener, room: Arc<Room>) {
     let mut listener = match Listener::new(socket, worker.dialer.credentials()) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "cannot accept on the mesh port"),
@@ -48,12 +49,17 @@ pub(super) async fn accept(worker: Rc<Worker>, socket: std::net::TcpListener) {
             () = draining.started() => return,
             accepted = listener.accept() => accepted,
         };
-        took_in(&worker, accepted);
+        took_in(&worker, &room, accepted);
     }
 }
 
 /// Accepts on the mesh port over QUIC, like [`accept`].
-pub(super) async fn accept_quic(worker: Rc<Worker>, socket: std::net::UdpSocket, options: QuicOptions) {
+pub(super) async fn accept_quic(
+    worker: Rc<Worker>,
+    socket: std::net::UdpSocket,
+    options: QuicOptions,
+    room: Arc<Room>,
+) {
     let mut listener = match QuicListener::new(socket, worker.dialer.credentials(), &options) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "cannot accept on the mesh port over QUIC"),
@@ -64,14 +70,25 @@ pub(super) async fn accept_quic(worker: Rc<Worker>, socket: std::net::UdpSocket,
             () = draining.started() => return,
             accepted = listener.accept() => accepted,
         };
-        took_in(&worker, accepted);
+        took_in(&worker, &room, accepted);
     }
 }
 
-fn took_in(worker: &Rc<Worker>, accepted: Result<Accepted, Refused>) {
+/// Links of the control plane always have room: only hops are bounded.
+fn took_in(worker: &Rc<Worker>, room: &Arc<Room>, accepted: Result<Accepted, Refused>) {
     match accepted {
         Ok(Accepted::Hop(peer, stream)) => {
-            task::spawn_local("hop", serve(worker.clone(), peer, stream));
+            worker.intake.took(CONNECTION_BYTES);
+            let room = room.admit(peer.address, None).filter(|_| !worker.intake.is_short());
+            let Some(held) = room.zip(worker.descriptors.accept()) else {
+                Counters::add(&worker.shard.counters.refused_connections_total);
+                return tracing::info!(peer = %peer.address, "hop closed: too many are open, or memory is short");
+            };
+            let served = serve(worker.clone(), peer, stream);
+            task::spawn_local("hop", async move {
+                let _held = held;
+                served.await;
+            });
         }
         Ok(other) => {
             if worker.control.try_send(other).is_err() {
@@ -117,6 +134,11 @@ async fn serve(worker: Rc<Worker>, peer: Peer, stream: LinkStream) {
 /// Hands a request to the instance here that it is for.
 async fn handle(hop: Rc<Hop>, mut request: Request<Incoming>) -> Response<Reply> {
     let busy = Busy::new(&hop.watch);
+    hop.worker.intake.took(HOP_REQUEST_BYTES);
+    if hop.worker.intake.is_short() {
+        Counters::add(&hop.worker.shard.counters.shed_requests_total);
+        return LocalReply::overloaded().response(false);
+    }
     let view = hop.worker.view();
     let inbound = &view.plan.inbound;
     let instance = match request.headers().get(INSTANCE).map(HeaderValue::to_str) {
@@ -203,6 +225,7 @@ impl Hop {
         headers.remove(INSTANCE);
         headers.remove(SPEAK);
         let authority = parts.uri.authority().ok_or(Failure::Protocol)?.as_str();
+        let hops = request::hops(&headers);
         let head = Head {
             method: parts.method,
             authority: HeaderValue::from_str(authority).map_err(|_| Failure::Protocol)?,
@@ -211,7 +234,7 @@ impl Hop {
             headers: HeaderMap::new(),
             version: parts.version,
             upgrade: false,
-            hops: 0,
+            hops,
         };
         let body = if body.is_end_stream() { Outgoing::Empty } else { Outgoing::Stream(body) };
         let in_flight = endpoint.state.enter();
@@ -264,6 +287,8 @@ pub(super) fn failure_of(headers: &HeaderMap) -> Option<Failure> {
     Some(known.map_or(Failure::ConnectionLost, |(failure, _)| *failure))
 }
 
+/// What a request over a hop costs, roughly: its bytes are not looked at one by one.
+const HOP_REQUEST_BYTES: usize = 8 * 1024;
 /// Why a request met no application; never passed on to callers.
 const FAILURE: HeaderName = HeaderName::from_static("x-mesh-failure");
 

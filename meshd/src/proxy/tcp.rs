@@ -136,7 +136,10 @@ pub(crate) async fn reach(
         let in_flight = endpoint.state.enter();
         let opened = open(worker, caller, cluster, endpoint, wanted).await;
         let answer = if opened.is_ok() { Answer::Status(200) } else { Answer::LocalFailure };
-        worker.record(cluster, endpoint, answer);
+        // Limits of ours say nothing about the endpoint.
+        if !matches!(opened, Err(Failure::Overflow)) {
+            worker.record(cluster, endpoint, answer);
+        }
         match opened {
             Ok((wire, lease)) => {
                 return Ok(Reached {
@@ -197,7 +200,11 @@ async fn open(
         Ok(Ok(opened)) => Ok(opened),
         Ok(Err(error)) => {
             connect::tell(cluster, &endpoint.via, &error);
-            Err(if let ConnectError::Under(failure) = error { failure } else { Failure::Connect })
+            Err(match error {
+                ConnectError::Under(failure) => failure,
+                ConnectError::NoDescriptor => Failure::Overflow,
+                _ => Failure::Connect,
+            })
         }
         Err(_) => Err(Failure::ConnectTimeout),
     }

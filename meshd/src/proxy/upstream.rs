@@ -269,7 +269,7 @@ impl Pool {
         (format!("{}:{}", name.host, name.port), instance)
     }
 
-    /// Closes every connection that nobody uses; for endpoints that have moved.
+    /// Closes every connection that nobody uses.
     fn close_idle(&self) {
         self.idle.borrow_mut().clear();
         self.shared.borrow_mut().clear();

@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 
+use super::budget::Descriptor;
 use super::gate::Gate;
 use crate::transport::LinkStream;
 
@@ -46,7 +47,7 @@ impl Stream {
         }
     }
 
-    fn writer(&mut self) -> Pin<&mut (dyn AsyncWrite + Send + Unpin)> {
+    pub(crate) fn writer(&mut self) -> Pin<&mut (dyn AsyncWrite + Send + Unpin)> {
         match self {
             Self::Tcp(stream) => Pin::new(stream),
             Self::Hop(stream) => Pin::new(stream),
@@ -64,11 +65,19 @@ pub(crate) struct Wire {
     stream: Stream,
     ahead: Bytes,
     gate: Option<Box<Gate>>,
+    /// Counts what carries it.
+    descriptor: Option<Descriptor>,
 }
 
 impl Wire {
     pub(crate) fn new(stream: Stream) -> Self {
-        Self { stream, ahead: Bytes::new(), gate: None }
+        Self { stream, ahead: Bytes::new(), gate: None, descriptor: None }
+    }
+
+    /// Holds the descriptor it was given.
+    pub(crate) fn holding(mut self, descriptor: Descriptor) -> Self {
+        self.descriptor = Some(descriptor);
+        self
     }
 
     /// Whether it is what is inside a visitor's TLS.
@@ -136,6 +145,9 @@ impl AsyncRead for Wire {
 impl AsyncWrite for Wire {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if let Some(gate) = &mut this.gate {
+            std::task::ready!(gate.before_write(&mut this.stream, cx))?;
+        }
         let polled = this.stream.writer().poll_write(cx, bytes);
         this.wrote(&polled);
         polled
@@ -147,6 +159,9 @@ impl AsyncWrite for Wire {
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if let Some(gate) = &mut this.gate {
+            std::task::ready!(gate.before_write(&mut this.stream, cx))?;
+        }
         let polled = match &mut this.stream {
             Stream::Tcp(stream) => write_parts(Pin::new(stream), cx, parts),
             other => other.writer().poll_write_vectored(cx, parts),
@@ -168,7 +183,11 @@ impl AsyncWrite for Wire {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().stream.writer().poll_flush(cx)
+        let this = self.get_mut();
+        if let Some(gate) = &mut this.gate {
+            std::task::ready!(gate.flushed(&mut this.stream, cx))?;
+        }
+        this.stream.writer().poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

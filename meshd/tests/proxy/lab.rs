@@ -16,7 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use mesh_core::plan::Plan;
 use meshd::proxy::{Declared, Entrance, Proxy, Settings, Shared, Sockets, Way};
-use meshd::telemetry::Stats;
+use meshd::telemetry::{AccessLog, Format, Sink, Stats};
 use meshd::transport::{Credentials, Dialer, QuicOptions, SocketOptions, Trust, socket};
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -196,7 +196,24 @@ pub(crate) fn start(plan: Plan) -> Lab {
     start_with(plan, service(Declared::Http), settings(), &no_credentials())
 }
 
+/// A proxy that writes an access log.
+pub(crate) fn start_logged(plan: Plan, settings: Settings, log: &std::path::Path) -> Lab {
+    let sink = Sink::File(log.to_owned());
+    let log = AccessLog::start(Format::Text, &sink).expect("a file");
+    start_all(plan, service(Declared::Http), settings, &no_credentials(), Some(log))
+}
+
 pub(crate) fn start_with(plan: Plan, way: Way, settings: Settings, credentials: &Arc<Credentials>) -> Lab {
+    start_all(plan, way, settings, credentials, None)
+}
+
+fn start_all(
+    plan: Plan,
+    way: Way,
+    settings: Settings,
+    credentials: &Arc<Credentials>,
+    access_log: Option<AccessLog>,
+) -> Lab {
     let plans = Arc::new(ArcSwap::from_pointee(plan));
     let stats = Arc::new(Stats::new(settings.workers));
     let sockets = socket::listen_tcp_group(loopback(0), settings.workers).expect("a port");
@@ -206,7 +223,7 @@ pub(crate) fn start_with(plan: Plan, way: Way, settings: Settings, credentials: 
         dialer: Dialer::new(credentials.clone(), SocketOptions::default()),
         settings: Arc::new(settings),
         stats: stats.clone(),
-        access_log: None,
+        access_log,
         started: Instant::now(),
     };
     let sockets = Sockets { entrances: vec![Entrance { way, sockets }], quic: Vec::new() };

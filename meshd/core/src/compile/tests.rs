@@ -8,6 +8,7 @@ use super::*;
 use crate::plan::{Balancer, ClusterName, UpstreamProtocol, Via, Workload};
 
 mod destination;
+mod opaque;
 mod patch;
 mod reference;
 

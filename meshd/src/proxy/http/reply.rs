@@ -8,6 +8,7 @@ use mesh_core::plan::HeaderRules;
 use mesh_core::route::headers::{self as header_rules, Facts};
 use mesh_core::wire::guard::Refusal;
 
+use super::super::budget::CONNECTION_BYTES;
 use super::super::exchange::{Deadline, Exchange, Relay, Reply};
 use super::super::forward::Answered;
 use super::super::local_reply::LocalReply;
@@ -22,6 +23,15 @@ use crate::telemetry::Counters;
 pub(super) fn refuse(refusal: Refusal, exchange: Exchange) -> Response<Reply> {
     Counters::add(&exchange.connection().worker.shard.counters.refused_requests_total);
     answer(LocalReply::refused(refusal), false, exchange)
+}
+
+/// Refuses a request that there is no memory for.
+pub(super) fn shed(is_grpc: bool, exchange: Exchange) -> Response<Reply> {
+    let watch = &exchange.connection().watch;
+    // What is refused costs, too: memory may have been given back meanwhile.
+    watch.intake.took(CONNECTION_BYTES);
+    Counters::add(&exchange.connection().worker.shard.counters.shed_requests_total);
+    answer(LocalReply::overloaded(), is_grpc, exchange)
 }
 
 /// Answers by ourselves.
@@ -115,7 +125,15 @@ impl Inbound<'_> {
         self.apply(rules, response.headers_mut(), status);
         replace(response.headers_mut(), marks);
         response.headers_mut().insert(header::SERVER, SERVER);
+        self.end_switch(&mut response);
         response
+    }
+
+    /// A request to switch protocols that we answer ourselves ends its connection, as under Envoy.
+    pub(super) fn end_switch(&self, response: &mut Response<Reply>) {
+        if self.asked.upgrade {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
     }
 
     fn apply(&self, rules: &Rules<'_>, headers: &mut HeaderMap, status: StatusCode) {

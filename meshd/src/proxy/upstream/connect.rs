@@ -20,6 +20,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Notify, oneshot};
 
 use super::{Lease, Link, Pool, Shared, Slot};
+use crate::proxy::budget::Descriptor;
 use crate::proxy::server::LocalExecutor;
 use crate::proxy::tcp;
 use crate::proxy::wire::{Stream, Wire};
@@ -68,6 +69,9 @@ pub(crate) enum ConnectError {
     /// The hop that should carry it failed.
     #[error("no tunnel to the instance: {0:?}")]
     Under(Failure),
+    /// The rest of the descriptors is held back.
+    #[error("no descriptor is left for a connection: the limit of open files is too low for what is carried")]
+    NoDescriptor,
     /// It took longer than `connectTimeout`.
     #[error("no connection within {0:?}")]
     TimedOut(Duration),
@@ -113,7 +117,11 @@ pub(super) async fn open(mut slot: Slot, cluster: Arc<Cluster>) {
                     | ConnectError::Hop(DialError::TimedOut { .. })
                     | ConnectError::Under(Failure::ConnectTimeout)
             );
-            pool.fail_all(if timed_out { Failure::ConnectTimeout } else { Failure::Connect });
+            pool.fail_all(match error {
+                _ if timed_out => Failure::ConnectTimeout,
+                ConnectError::NoDescriptor => Failure::Overflow,
+                _ => Failure::Connect,
+            });
         }
     }
 }
@@ -218,6 +226,7 @@ pub(crate) async fn connect(
     if !matches!(via, Via::Mesh { .. } | Via::Local(_)) && cluster.tls == UpstreamTls::Mesh {
         return Err(ConnectError::NoMeshTls);
     }
+    let descriptor = descriptor(worker).await?;
     let stream = match via {
         Via::Local(address) | Via::Plain(address) => {
             Stream::Tcp(connect_socket(worker, *address, cluster).await?)
@@ -247,7 +256,23 @@ pub(crate) async fn connect(
             Stream::Hop(hop)
         }
     };
-    Ok(Wire::new(stream))
+    Ok(Wire::new(stream).holding(descriptor))
+}
+
+/// Takes a descriptor; where none is left, those of connections that nobody uses are given up first.
+async fn descriptor(worker: &Worker) -> Result<Descriptor, ConnectError> {
+    if let Some(descriptor) = worker.descriptors.connect() {
+        return Ok(descriptor);
+    }
+    worker.pools.close_idle();
+    // What was closed is gone once its task has run.
+    for _ in 0..GIVEN_UP_AFTER {
+        tokio::task::yield_now().await;
+        if let Some(descriptor) = worker.descriptors.connect() {
+            return Ok(descriptor);
+        }
+    }
+    Err(ConnectError::NoDescriptor)
 }
 
 async fn connect_socket(
@@ -397,6 +422,8 @@ impl AsyncWrite for Listened {
 /// What is spoken after a TLS handshake, as ALPN names it. Source: Envoy's connection pools.
 const HTTP1: &[u8] = b"http/1.1";
 const HTTP2: &[u8] = b"h2";
+/// Turns of the runtime that closing connections may take.
+const GIVEN_UP_AFTER: usize = 8;
 /// What one stream may have under way towards us before we read it.
 const STREAM_WINDOW: u32 = 1 << 20;
 /// What all streams of a connection may have under way.

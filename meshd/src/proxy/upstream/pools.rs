@@ -63,6 +63,11 @@ impl Pools {
         pool
     }
 
+    /// Closes every connection that nobody uses, to make room for others.
+    pub(crate) fn close_idle(&self) {
+        self.0.borrow().values().for_each(|pool| pool.close_idle());
+    }
+
     /// Closes what was idle for too long and forgets pools that nobody uses.
     pub(crate) fn sweep(&self, now: Instant) {
         self.0.borrow_mut().retain(|_, pool| !pool.sweep(now));
