@@ -386,6 +386,9 @@ pub struct InstanceView {
     pub id: String,
     /// Name of its host; empty for endpoints outside the mesh.
     pub on: String,
+    /// Who it is when it calls, `namespace/account`; empty for endpoints outside the mesh.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub account: String,
     /// Where it answers.
     pub targets: Vec<String>,
     /// Labels.

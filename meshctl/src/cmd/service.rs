@@ -144,6 +144,7 @@ mod tests {
         InstanceView {
             id: id.into(),
             on: on.into(),
+            account: "default/reviews".into(),
             targets: vec!["127.0.0.1:8081".into()],
             labels: BTreeMap::from([("version".into(), "v1".into())]),
             health,

@@ -212,6 +212,7 @@ fn service(world: &World, service: &Service<'_>) -> ServiceView {
             let outside = |name: &str, one: &mesh_proto::resource::WorkloadEntry| InstanceView {
                 id: name.to_owned(),
                 on: String::new(),
+                account: String::new(),
                 targets: vec![one.address.clone()],
                 labels: one.labels.clone(),
                 health: Health::Healthy,
@@ -240,6 +241,11 @@ fn registered(world: &World, found: &crate::world::InstanceRef<'_>) -> InstanceV
     InstanceView {
         id: found.id.to_owned(),
         on: host.map_or_else(String::new, |host| host.name.clone()),
+        account: if found.instance.address.is_none() {
+            format!("{}/{}", found.instance.namespace, found.instance.account)
+        } else {
+            String::new()
+        },
         targets: found.instance.ports.iter().map(|port| port.target.to_string()).collect(),
         labels: found.instance.labels.clone(),
         health: found.instance.health,

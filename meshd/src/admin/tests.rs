@@ -100,7 +100,7 @@ async fn the_port_reads_and_nothing_else() {
     task::spawn("test", serve_port(listener, pages, draining));
     let get = async |line: &str| {
         let mut stream = tokio::net::TcpStream::connect(address).await.expect("connected");
-        ask(&mut stream, &format!("{line} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")).await
+        ask(&mut stream, &format!("{line} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n")).await
     };
 
     assert!(get("GET /ready").await.contains("503"));
@@ -109,4 +109,52 @@ async fn the_port_reads_and_nothing_else() {
     assert!(get("GET /version").await.contains(r#""version":"9""#));
     assert!(get("POST /version").await.contains("405"));
     assert!(get("GET /v1/call").await.contains("404"));
+}
+
+/// Asks an admin port for `path` with more fields, each with its line end.
+async fn page(path: &str, fields: &str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let pages = Pages {
+        ready: Arc::new(|| Ok(())),
+        metrics: Arc::new(|| "meshd_up 1\n".into()),
+        reads: Some(echo()),
+    };
+    let (_drain, draining) = crate::drain::channel();
+    task::spawn("test", serve_port(listener, pages, draining));
+    let mut stream = tokio::net::TcpStream::connect(address).await.expect("connected");
+    ask(&mut stream, &format!("GET {path} HTTP/1.1\r\n{fields}connection: close\r\n\r\n")).await
+}
+
+#[tokio::test]
+async fn a_browser_gets_the_page_and_a_program_the_list() {
+    let browser = page("/", "host: localhost:15000\r\naccept: text/html,*/*\r\n").await;
+    assert!(browser.contains("content-security-policy: default-src 'none'"), "{browser}");
+    assert!(browser.contains("<title>meshd</title>"));
+
+    let program = page("/", "host: localhost:15000\r\naccept: */*\r\n").await;
+    assert!(program.contains("/endpoints?host=NAME"), "{program}");
+
+    // All that the page asks for is there, and nothing of it comes from elsewhere.
+    let links = browser.split(['"']).filter(|part| part.starts_with("/ui/"));
+    for path in links.chain(["/ui/map.js", "/ui/model.js", "/ui/words.js"]) {
+        assert!(page(path, "host: localhost\r\n").await.starts_with("HTTP/1.1 200"), "{path}");
+    }
+    assert!(!browser.contains("src=\"http") && !browser.contains("href=\"http"));
+}
+
+#[tokio::test]
+async fn the_mesh_is_told_to_those_who_ask_for_loopback_only() {
+    for host in ["localhost", "127.0.0.1:15000", "127.0.1.3:15000", "[::1]:15000", "LocalHost:1"] {
+        let answer = page("/version", &format!("host: {host}\r\n")).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{host}: {answer}");
+    }
+    for host in ["evil.example", "localhost.evil.example", "10.0.0.1:15000", "127.0.0.1.evil.example", ""] {
+        for path in ["/version", "/", "/ui/main.js"] {
+            let answer = page(path, &format!("host: {host}\r\n")).await;
+            assert!(answer.starts_with("HTTP/1.1 421"), "{host}: {answer}");
+        }
+        // A scraper may call this host as it likes: counters tell nothing that a page could use.
+        assert!(page("/metrics", &format!("host: {host}\r\n")).await.starts_with("HTTP/1.1 200"));
+    }
 }
