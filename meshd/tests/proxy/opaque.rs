@@ -17,7 +17,7 @@ use super::plan::*;
 
 /// The first bytes of TLS: a hello that asks for a name, or for none (an address).
 fn hello(name: &str) -> Vec<u8> {
-    let config = ClientConfig::builder_with_provider(provider())
+    let config = ClientConfig::builder_with_provider(provider().clone())
         .with_safe_default_protocol_versions()
         .expect("versions")
         .with_root_certificates(RootCertStore::empty())

@@ -122,7 +122,17 @@ impl Inbound<'_> {
     ) -> Response<Reply> {
         let status = reply.status;
         let mut response = answer(reply, self.is_grpc, exchange);
+        let described = [header::CONTENT_TYPE, header::CONTENT_LENGTH].map(|name| {
+            let value = response.headers().get(&name).cloned();
+            (name, value)
+        });
         self.apply(rules, response.headers_mut(), status);
+        // What describes the body may be changed, not removed: Envoy adds it last.
+        for (name, value) in described {
+            if let Some(value) = value.filter(|_| !response.headers().contains_key(&name)) {
+                response.headers_mut().insert(name, value);
+            }
+        }
         replace(response.headers_mut(), marks);
         response.headers_mut().insert(header::SERVER, SERVER);
         self.end_switch(&mut response);
@@ -141,7 +151,7 @@ impl Inbound<'_> {
             return;
         }
         let target = self.call.path_and_query();
-        let mut facts = self.facts(&target, Some(status));
+        let mut facts = self.facts(&target, (!rules.before_status).then_some(status));
         let mut request = self.call.headers;
         // What was sent on, with what rules made of it, is what rules for the answer see.
         if let Some(head) = rules.sent {
@@ -175,6 +185,8 @@ pub(super) struct Rules<'a> {
     pub(super) route: Option<&'a HeaderRules>,
     pub(super) destination: Option<&'a HeaderRules>,
     pub(super) many: bool,
+    /// They run before the answer has a status: those of redirects and direct answers, as in Envoy.
+    pub(super) before_status: bool,
     /// What was sent on, where the answer's rules want to know.
     pub(super) sent: Option<&'a Head>,
 }

@@ -15,7 +15,7 @@ use mesh_core::plan::{Action, Balancer, Cluster, Forward, Matcher, RetryOn, Retr
 use mesh_core::resilience::{Failure, Flag, fault};
 use mesh_core::route::cors::{self, CorsVerdict};
 use mesh_core::route::headers as header_rules;
-use mesh_core::route::{self, Matched, rewrite};
+use mesh_core::route::{self, Call, Matched, rewrite};
 use mesh_core::wire::guard;
 
 use super::super::body::Source;
@@ -51,6 +51,7 @@ impl Inbound<'_> {
             destination: chosen.and_then(|(_, destination)| destination.headers.as_deref()),
             many: chosen.is_some_and(|(forward, _)| forward.destinations.len() > 1),
             sent: None,
+            before_status: chosen.is_none(),
         };
         if let Some(fault) = &route.fault {
             let (delay, abort) = fault::decide(fault, &mut Chance);
@@ -66,6 +67,13 @@ impl Inbound<'_> {
             (Action::Direct(direct), _) => {
                 let mut reply = LocalReply::new(direct.status, "direct_response");
                 reply.body = direct.body.clone();
+                if direct.status == StatusCode::CREATED || direct.status.is_redirection() {
+                    let Call { scheme, authority, .. } = self.call;
+                    let own = format!("{scheme}://{authority}{}", self.call.path_and_query());
+                    if let Ok(own) = HeaderValue::from_str(&own) {
+                        reply.headers.insert(header::LOCATION, own);
+                    }
+                }
                 self.local(reply, &rules, None, exchange)
             }
             (Action::Redirect(redirect), _) => {
