@@ -96,11 +96,11 @@ async fn short_of_memory_new_work_is_refused_until_there_is_enough_again() {
     let memory = held() * 2 + (100 << 20);
     let lab = start_with(plan, service(Declared::Http), Settings { memory, ..settings() }, &no_credentials());
     let mut open = Client::new(lab.address).await;
-    assert_eq!(open.get("/").await.status, StatusCode::OK);
+    let mut grpc = Client::new(lab.address).await;
+    assert_eq!((open.get("/").await.status, grpc.get("/").await.status), (StatusCode::OK, StatusCode::OK));
 
     // Written to, so that the kernel gives it.
     let ballast = vec![1_u8; memory];
-    let mut grpc = Client::new(lab.address).await;
     let shed = || lab.stats.total(|all| all.shed_requests_total.load(Ordering::Relaxed));
     let mut refused = open.get("/").await;
     for _ in 0..200 {
