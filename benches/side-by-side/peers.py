@@ -57,13 +57,14 @@ def tls_context(certs, side, protocol, peer):
     }
 
 
-def routes(prefix, count=1):
-    """Virtual hosts: `count` of them, each with the work's two routes; the last is the one that is called."""
+def routes(work):
+    """Virtual hosts: one for each service, with the work's routes; the last is the one that is called."""
+    prefix = work.prefix
     weighted = {"clusters": [{"name": "v1", "weight": 90}, {"name": "v2", "weight": 10}]}
     beta = [{"name": "x-user", "string_match": {"exact": "beta"}}]
     two = [{"match": {"prefix": prefix, "headers": beta}, "route": {"timeout": "15s", "weighted_clusters": weighted}},
-           {"match": {"prefix": prefix}, "route": {"cluster": "v1", "timeout": "15s"}}]
-    others = [{"name": f"svc-{i}", "domains": [f"svc-{i}", f"svc-{i}.default"], "routes": two} for i in range(count - 1)]
+           {"match": {"prefix": prefix}, "route": {"cluster": "v1", "timeout": "15s"}}][work.plain:]
+    others = [{"name": f"svc-{i}", "domains": [f"svc-{i}", f"svc-{i}.default"], "routes": two} for i in range(work.hosts - 1)]
     return {"name": "routes", "virtual_hosts": [*others, {"name": "backend", "domains": ["backend", "*"], "routes": two}]}
 
 
@@ -119,7 +120,7 @@ def envoy(work, folder):
     port = 22001
     http2 = work.protocol == "grpc"
     if not work.mtls:
-        one = tcp_listener(port) if work.protocol == "tcp" else http_listener(port, routes(work.prefix, work.hosts))
+        one = tcp_listener(port) if work.protocol == "tcp" else http_listener(port, routes(work))
         clusters = [cluster("v1", work.v1, http2), cluster("v2", work.v2, http2)]
         return Target("envoy", port, [run_envoy(folder, "envoy", port, one, clusters)])
     certs = certificates(folder)
@@ -131,7 +132,7 @@ def envoy(work, folder):
     else:
         anywhere = {"name": "in", "virtual_hosts": [{"name": "in", "domains": ["*"], "routes": [
             {"match": {"prefix": "/"}, "route": {"cluster": "v1", "timeout": "0s"}}]}]}
-        entrance = http_listener(port, routes(work.prefix, work.hosts))
+        entrance = http_listener(port, routes(work))
         exit_ = http_listener(inner, anywhere, server, forward_client_cert_details="SANITIZE_SET",
                               set_current_client_cert_details={"uri": True})
     over = [cluster(name, [inner], work.protocol != "tcp", client) for name in ("v1", "v2")]
@@ -162,7 +163,7 @@ frontend f
   acl api path_beg {work.prefix}
   acl beta req.hdr(x-user) -m str beta
   acl tenth rand(100) lt 10
-  use_backend v2 if api beta tenth
+{"" if work.plain else "  use_backend v2 if api beta tenth"}
   use_backend v1 if api
 backend v1
   balance leastconn
@@ -182,17 +183,18 @@ def rules(work):
     """The work's routes as Istio's YAML, for `work.hosts` services."""
     texts = []
     for host in [f"svc-{i}" for i in range(work.hosts - 1)] + ["backend"]:
+        split = "" if work.plain else f"""
+  - match: [{{uri: {{prefix: {work.prefix}}}, headers: {{x-user: {{exact: beta}}}}}}]
+    route:
+    - {{destination: {{host: backend, subset: v1}}, weight: 90}}
+    - {{destination: {{host: backend, subset: v2}}, weight: 10}}
+    timeout: 15s"""
         texts.append(f"""apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata: {{name: {host}}}
 spec:
   hosts: [{host}]
-  http:
-  - match: [{{uri: {{prefix: {work.prefix}}}, headers: {{x-user: {{exact: beta}}}}}}]
-    route:
-    - {{destination: {{host: backend, subset: v1}}, weight: 90}}
-    - {{destination: {{host: backend, subset: v2}}, weight: 10}}
-    timeout: 15s
+  http:{split}
   - match: [{{uri: {{prefix: {work.prefix}}}}}]
     route: [{{destination: {{host: backend, subset: v1}}}}]
     timeout: 15s

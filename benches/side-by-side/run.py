@@ -11,6 +11,7 @@ processes; rates and tails of a shared machine are not.
 """
 import argparse
 import os
+import resource
 import shutil
 import statistics
 import sys
@@ -21,6 +22,8 @@ from machine import STARTED, family, rss_kib, stop
 from works import WORKS, backends, measure
 
 MARK = "<!-- side by side: made by benches/side-by-side/run.py -->"
+RATES = "<!-- rates: made by benches/side-by-side/run.py -->"
+REQUESTS = ("requests", "grpc", "rate", "grpc-rate", "churn")
 
 
 def main():
@@ -28,6 +31,9 @@ def main():
     chosen = [work for work in WORKS if not options.only or work.name in options.only.split(",")]
     if not chosen:
         sys.exit(f"no such work; there are: {', '.join(work.name for work in WORKS)}")
+    # Proxies inherit it: a connection takes two of them.
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     folder = tempfile.mkdtemp(prefix="side-by-side-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
     os.chmod(folder, 0o755)  # nginx reads it as nobody
     try:
@@ -38,9 +44,10 @@ def main():
         if not options.keep:
             shutil.rmtree(folder, ignore_errors=True)
     text = table(rows)
-    print("\n" + text)
+    print("\n" + text + "\n" + rates(rows))
     if options.write:
-        write(options.write, text)
+        write(options.write, MARK, text)
+        write(options.write, RATES, rates(rows))
 
 
 def arguments():
@@ -75,7 +82,7 @@ def row(work, folder, options):
             run = measure(work, target, options.seconds)
             runs[target.name].append(run)
             print(f"{work.name:12} {target.name:10} {run.figure:9.2f} {work.unit}  {run.rate:9.0f}/s  p50 {run.p50:.2f} ms  p99 {run.p99:.2f} ms  "
-                  f"{run.rss / 1024:.1f} MB", flush=True)
+                  f"{run.rss / 1024:.1f} MB  {run.cpu:.1f} CPU µs/request", flush=True)
     for target in targets:
         stop(target.processes)
     return work, runs, start_memory
@@ -87,18 +94,34 @@ def table(rows):
     for work, runs, _ in rows:
         figures = {name: statistics.median(run.figure for run in runs[name]) for name in runs}
         ratio = f"{figures['meshd'] / figures['envoy']:.2f}" if {"meshd", "envoy"} <= figures.keys() else ""
-        cells = [f"{figures[name]:.1f}" if name in figures else "" for name in names]
+        cells = [cell(figures[name], runs[name]) if name in figures else "" for name in names]
         lines.append(f"| {work.title} (`{work.name}`) | {work.unit} | " + " | ".join(cells) + f" | {ratio} |")
     memory = {name: min(start[name] for _, _, start in rows if name in start) / 1024 for name in names}
     lines.append("| memory of a proxy that has just started | MB | " + " | ".join(f"{memory[name]:.1f}" for name in names) + " | |")
     return "\n".join(lines) + "\n"
 
 
-def write(path, text):
+def cell(figure, runs):
+    """A figure; where it is the sum of two proxies, with both."""
+    sides = runs[0].sides
+    return f"{figure:.1f}" + (f" ({' + '.join(f'{side:.1f}' for side in sides)})" if sides else "")
+
+
+def rates(rows):
+    """Requests per second and latencies: what a machine without other work would tell."""
+    lines = ["| work | proxy | requests/s | p50 ms | p99 ms |", "|---|---|--:|--:|--:|"]
+    for work, runs, _ in rows:
+        for name, of in runs.items() if work.load in REQUESTS else ():
+            median = [statistics.median(getattr(run, what) for run in of) for what in ("rate", "p50", "p99")]
+            lines.append(f"| `{work.name}` | {name} | {median[0]:.0f} | {median[1]:.2f} | {median[2]:.2f} |")
+    return "\n".join(lines) + "\n"
+
+
+def write(path, mark, text):
     with open(path) as file:
-        before, _, after = file.read().split(MARK)
+        before, _, after = file.read().split(mark)
     with open(path, "w") as file:
-        file.write(f"{before}{MARK}\n{text}{MARK}{after}")
+        file.write(f"{before}{mark}\n{text}{mark}{after}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 """The works: shapes of traffic, each with its backend and its load, and what one run of a load gave."""
+import functools
 import os
 import re
 import resource
@@ -21,9 +22,11 @@ class Work:
     name: str
     title: str
     protocol: str            # http, grpc, tcp
-    load: str                # requests, grpc, bulk, churn, idle
+    load: str                # requests, grpc, bulk, churn, idle; rate, grpc-rate: at a fixed rate, the figure is a latency
     mtls: bool = False       # two hops with mutual TLS between them
     hosts: int = 1           # services with a route table of their own
+    plain: bool = False      # one prefix route each, in place of a header match with a split before it
+    per_second: int = 0      # requests, where the rate is fixed
     shape: tuple = (32, 1)   # connections, streams each
     unit: str = "CPU µs/request"
     v1: tuple = (21080, 21081)  # ports of the backends
@@ -36,14 +39,23 @@ WORKS = [
     Work("http", "one hop, HTTP/1.1, header match and 90/10 split", "http", "requests"),
     Work("http-100", "the same among 100 services", "http", "requests", hosts=100),
     Work("http-10000", "the same among 10,000 services", "http", "requests", hosts=10_000),
+    Work("plain-1", "one hop, HTTP/1.1, one prefix route", "http", "requests", plain=True),
+    Work("plain-100", "the same among 100 services with a route each", "http", "requests", plain=True, hosts=100),
+    Work("plain-10000", "the same among 10,000 services with a route each", "http", "requests", plain=True, hosts=10_000),
     Work("grpc-1x32", "one hop, gRPC-shaped HTTP/2, 1 connection of 32 streams", shape=(1, 32), **GRPC),
     Work("grpc-8x16", "one hop, gRPC-shaped HTTP/2, 8 connections of 16 streams", shape=(8, 16), **GRPC),
     Work("http-mtls", "two hops with mTLS, HTTP/1.1 client", "http", "requests", mtls=True),
     Work("grpc-mtls", "two hops with mTLS, gRPC-shaped, 8 connections of 16 streams", mtls=True, shape=(8, 16), **GRPC),
+    Work("http-rate", "one hop, HTTP/1.1, 4,000 requests/s on 32 connections, from when each was due", "http", "rate", unit="p99 µs",
+         per_second=4_000),
+    Work("grpc-rate", "one hop, gRPC-shaped, 8,000 requests/s on 8 connections", unit="p99 µs", shape=(8, 16), per_second=8_000,
+         **{**GRPC, "load": "grpc-rate"}),
     Work("tcp-1", "TCP over two hops with mTLS, 1 connection", "tcp", "bulk", mtls=True, shape=(1, 1), unit="CPU s/GB"),
     Work("tcp-4", "TCP over two hops with mTLS, 4 connections", "tcp", "bulk", mtls=True, shape=(4, 1), unit="CPU s/GB"),
     Work("churn-mtls", "a new connection for each request, TCP over two hops with mTLS", "tcp", "churn", mtls=True),
-    Work("idle", "5,000 idle HTTP/1.1 connections", "http", "idle", unit="KiB/connection"),
+    Work("idle", "10,000 idle HTTP/1.1 connections", "http", "idle", unit="KiB/connection"),
+    Work("idle-mtls", "10,000 idle HTTP/1.1 connections, two hops with mTLS (source + destination)", "http", "idle", mtls=True, unit="KiB/connection"),
+    Work("idle-tcp-mtls", "10,000 idle TCP connections, two hops with mTLS (source + destination)", "tcp", "idle", mtls=True, unit="KiB/connection"),
 ]
 
 
@@ -55,6 +67,8 @@ class Run:
     p50: float = 0.0         # ms
     p99: float = 0.0         # ms
     rss: int = 0             # KiB, under load
+    sides: tuple = ()        # the figure of each proxy on the way, where it is the sum of two
+    cpu: float = 0.0         # µs per request, where the figure is something else
 
 
 def backends(folder):
@@ -86,10 +100,10 @@ def measure(work, target, seconds):
     """One run of the work's load; a second of warm-up first."""
     pids = family(target.processes)
     if work.load == "idle":
-        return idle(target, pids)
+        return idle(target)
     if work.load == "bulk":
         return bulk(work, target, pids)
-    load = {"requests": wrk, "churn": wrk, "grpc": h2load}[work.load]
+    load = {"requests": wrk, "churn": wrk, "grpc": h2load, "rate": timetable, "grpc-rate": h2load}[work.load]
     load(work, target, 1)
     before = cpu_seconds(pids)
     memory = []
@@ -97,7 +111,8 @@ def measure(work, target, seconds):
     timer.start()
     count, run = load(work, target, seconds)
     timer.join()
-    run.figure = (cpu_seconds(pids) - before) * 1e6 / count
+    run.cpu = (cpu_seconds(pids) - before) * 1e6 / count
+    run.figure = run.p99 * 1e3 if work.per_second else run.cpu
     run.rss = memory[0]
     return run
 
@@ -125,16 +140,41 @@ def wrk(work, target, seconds):
 
 def h2load(work, target, seconds):
     connections, streams = work.shape
-    with tempfile.NamedTemporaryFile() as body:
+    rate = [f"--rps={work.per_second // connections}"] if work.per_second else []
+    with tempfile.NamedTemporaryFile() as body, tempfile.TemporaryDirectory() as folder:
         body.write(b"x" * 105)
         body.flush()
-        out = call("h2load", "-t1", f"-c{connections}", f"-m{streams}", "-D", str(seconds), "-H", "content-type: application/grpc", "-H", "te: trailers",
-                   "-H", "x-user: beta", "-H", f":authority: {target.host}", "-d", body.name, f"http://127.0.0.1:{target.port}/echo.Echo/Say")
+        out = call("h2load", "-t1", f"-c{connections}", f"-m{streams}", *rate, "-D", str(seconds), "--log-file", folder + "/log",
+                   "-H", "content-type: application/grpc", "-H", "te: trailers", "-H", "x-user: beta", "-H", f":authority: {target.host}",
+                   "-d", body.name, f"http://127.0.0.1:{target.port}/echo.Echo/Say")
+        with open(folder + "/log") as lines:
+            latencies = [int(line.split("\t")[2]) for line in lines]
     good = int(re.search(r"status codes: (\d+) 2xx", out).group(1))
     if "0 5xx" not in out or not good:
         raise RuntimeError(f"{target.name}: requests failed:\n{out}")
-    times = re.search(r"time for request:\s+\S+\s+(\S+)\s+(\S+)", out)
-    return good, Run(0, good / seconds, milliseconds(times.group(2)), milliseconds(times.group(1)))
+    return good, Run(0, good / seconds, *percentiles(latencies))
+
+
+def timetable(work, target, seconds):
+    """HTTP/1.1 at a fixed rate, by `rate.rs`."""
+    out = call(generator(), str(target.port), target.host, "/api/x", str(work.per_second), str(work.shape[0]), str(seconds), "x-user: beta")
+    latencies = [int(line) for line in out.split()]
+    return len(latencies), Run(0, len(latencies) / seconds, *percentiles(latencies))
+
+
+@functools.cache
+def generator():
+    """`rate.rs`, compiled."""
+    program = os.path.join(tempfile.mkdtemp(prefix="side-by-side-rate-"), "rate")
+    source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "rate.rs")
+    subprocess.run(["rustc", "--edition", "2024", "-O", "-o", program, source], check=True)
+    return program
+
+
+def percentiles(latencies):
+    """The median and the 99th percentile, in milliseconds, of latencies in microseconds."""
+    latencies.sort()
+    return latencies[len(latencies) // 2] / 1e3, latencies[len(latencies) * 99 // 100] / 1e3
 
 
 def bulk(work, target, pids):
@@ -150,11 +190,12 @@ def bulk(work, target, pids):
     return Run((cpu_seconds(pids) - before) / gigabytes, gigabytes * 1e3 / (time.monotonic() - begun), rss=memory)
 
 
-def idle(target, pids, count=5000):
-    """Keeps connections open after one request each."""
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
-    before = rss_kib(pids)
+def idle(target, count=10_000):
+    """Keeps connections open after one request each; memory is read once it does not shrink any more."""
+    # A connection takes two descriptors of a proxy.
+    count = min(count, resource.getrlimit(resource.RLIMIT_NOFILE)[1] // 2 - 100)
+    sides = [family([process]) for process in target.processes]
+    before = [settled(side) for side in sides]
     request = f"GET /api/x HTTP/1.1\r\nHost: {target.host}\r\nx-user: beta\r\n\r\n".encode()
     held = []
     for _ in range(count):
@@ -167,7 +208,19 @@ def idle(target, pids, count=5000):
                 raise RuntimeError(f"{target.name} closed a connection: {answer[:200]}")
             answer += piece
         held.append(connection)
-    after = rss_kib(pids)
+    after = [settled(side) for side in sides]
     for connection in held:
         connection.close()
-    return Run((after - before) / count, rss=after)
+    grown = tuple((later - sooner) / count for later, sooner in zip(after, before))
+    return Run(sum(grown), rss=sum(after), sides=grown if len(grown) > 1 else ())
+
+
+def settled(pids, seconds=15):
+    """Resident memory once it has not shrunk for three seconds, in KiB."""
+    least, since, end = rss_kib(pids), time.monotonic(), time.monotonic() + seconds
+    while time.monotonic() < min(since + 3, end):
+        time.sleep(0.2)
+        now = rss_kib(pids)
+        if now < least:
+            least, since = now, time.monotonic()
+    return least

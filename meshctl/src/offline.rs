@@ -175,7 +175,7 @@ fn destinations(rule: &mesh_proto::resource::VirtualService) -> impl Iterator<It
     let http = rule.http.iter().flat_map(|http| {
         let to = http.route.iter().filter_map(|to| to.destination.as_ref());
         let mirrors = http.mirrors.iter().filter_map(|mirror| mirror.destination.as_ref());
-        to.chain(mirrors).chain(&http.mirror)
+        to.chain(mirrors).chain(http.mirror.as_deref())
     });
     let tcp = rule.tcp.iter().flat_map(|tcp| tcp.route.iter().filter_map(|to| to.destination.as_ref()));
     let tls = rule.tls.iter().flat_map(|tls| tls.route.iter().filter_map(|to| to.destination.as_ref()));

@@ -36,6 +36,14 @@ mod upstream;
 #[cfg(test)]
 mod tests;
 
+/// Returns what the mesh itself answers to a message that came over UDP; `None`: it is passed on, or dropped.
+pub fn answer_of_the_mesh(message: &[u8], names: &mesh_core::plan::Names) -> Option<Vec<u8>> {
+    match answer::decide(message, names, &[], Duration::from_secs(1), Over::Udp) {
+        Verdict::Reply(answer) => Some(answer),
+        Verdict::Forward(_) | Verdict::Drop => None,
+    }
+}
+
 /// How names are answered and passed on.
 #[derive(Clone, Debug)]
 struct Settings {

@@ -40,6 +40,7 @@ mod body;
 mod budget;
 mod detour;
 pub mod doors;
+mod doze;
 mod exchange;
 mod forward;
 mod gate;

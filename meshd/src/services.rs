@@ -96,7 +96,8 @@ impl Folders {
         }
         self.accepted = owners.ids.values().map(|entry| key(entry)).collect();
         let files = owners.ids.iter().map(|(id, entry)| ((*id).to_owned(), entry.file.clone())).collect();
-        let instances = owners.ids.into_iter().map(|(id, entry)| (id.to_owned(), entry.instance.clone()));
+        let instances =
+            owners.ids.into_iter().map(|(id, entry)| (id.to_owned(), entry.instance.clone().into()));
         Offer { registration: Registration { instances: instances.collect() }, findings, files }
     }
 }

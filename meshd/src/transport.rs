@@ -13,6 +13,8 @@
 pub mod control;
 pub mod frame;
 pub mod join;
+pub mod lane;
+pub(crate) mod lent;
 pub mod link;
 pub mod originate;
 pub mod quic;
@@ -23,6 +25,7 @@ pub mod socket;
 pub mod tcp;
 pub mod terminate;
 pub mod tls;
+pub mod tls_socket;
 pub mod verify;
 
 #[cfg(test)]
@@ -33,6 +36,7 @@ mod tests;
 pub use control::{CallError, ControlClient, Service};
 pub use frame::{FrameError, FrameReceiver, FrameSender, FrameStream};
 pub use join::proof as join_proof;
+pub use lane::{Lane, dial_lane};
 pub use link::{
     Accepted, DialError, Dialer, HopTarget, JoinLink, LinkStream, Peer, Refused, TlsFault, Transport,
     dial_hop, dial_join, refusal,

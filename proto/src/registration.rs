@@ -8,18 +8,19 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 /// Everything one host offers, in order of instance id.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Registration {
-    /// The instances by their id, which is unique on the host.
-    pub instances: BTreeMap<String, Instance>,
+    /// The instances by their id, which is unique on the host. Many hosts offer the same: it may be held once.
+    pub instances: BTreeMap<String, Arc<Instance>>,
 }
 
 /// One running copy of a service on one host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Instance {
     /// Short name of the service: a DNS label such as `reviews`.
@@ -53,7 +54,7 @@ pub struct Instance {
 }
 
 /// One port of a service and the local socket that answers it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PortBinding {
     /// Port of the *service*, which rules match on and clients dial.
@@ -175,7 +176,7 @@ impl fmt::Display for Protocol {
 }
 
 /// How a host asks an instance whether it is well. Run by the host itself; only flips are told to the mesh.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HealthCheck {
     /// What is asked.
@@ -196,7 +197,7 @@ pub struct HealthCheck {
 }
 
 /// The question of a health check.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Probe {
     /// `GET path` on the target answers 200–399.
@@ -230,7 +231,7 @@ pub enum Probe {
 }
 
 /// Whether an instance may get traffic.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Health {
     /// Well, or without a check.

@@ -141,7 +141,7 @@ impl Walk {
                     self.found.push(Finding::error("refused-value", path, message).with_hint(hint));
                 }
             }
-            _ if is_unused(node) => {}
+            _ if is_unused(node) || is_quiet(self.kind, path, node) => {}
             Status::Only(values, reason) => {
                 for (path, text) in texts(node, path) {
                     if !values.contains(&text) {
@@ -159,6 +159,17 @@ impl Walk {
                 self.found.push(Finding::warning("without-effect", path, message));
             }
         }
+    }
+}
+
+/// Whether a field without effect needs no word: Istio wants it written, or it asks for what is done anyway.
+fn is_quiet(kind: Kind, path: &str, node: &Node) -> bool {
+    match kind {
+        Kind::Sidecar | Kind::Gateway => path.ends_with(".port.name"),
+        Kind::ServiceEntry => {
+            path == "spec.location" && matches!(&node.value, Value::Text(text) if **text == *"MESH_EXTERNAL")
+        }
+        _ => false,
     }
 }
 

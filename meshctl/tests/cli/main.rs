@@ -4,6 +4,7 @@ mod server;
 
 mod apply;
 mod codes;
+mod examples;
 mod fields;
 mod look;
 mod offline;

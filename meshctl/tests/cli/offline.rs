@@ -199,7 +199,7 @@ fn the_examples_hold() {
     let ran = alone(&["test", examples.to_str().expect("text"), "--coverage"]);
 
     assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
-    assert!(ran.out.contains("coverage: 4 of 4 routes reached"), "{}", ran.out);
+    assert!(ran.out.contains("coverage: 7 of 7 routes reached"), "{}", ran.out);
 }
 
 #[test]
@@ -210,12 +210,15 @@ fn analyze_needs_no_mesh_and_fails_where_it_is_told_to() {
     let ran = within(home.path(), &["analyze", "rules.yaml", "services.toml"]);
     assert_eq!(ran.code, 1, "{}", ran.err);
     assert!(
-        ran.out.starts_with("warning [IST0101] rules.yaml:17:51: VirtualService default/reviews: "),
+        ran.out.starts_with("error [IST0101] rules.yaml:17:51: VirtualService default/reviews: "),
         "{}",
         ran.out
     );
-    assert!(ran.out.ends_with("2 objects: 1 warning\n"), "{}", ran.out);
-    assert_eq!(within(home.path(), &["analyze", ".", "--fail-on", "error"]).code, 0);
+    assert!(ran.out.ends_with("2 objects: 1 error\n"), "{}", ran.out);
+    let hasty = RULES.replace("timeout: 2s", "timeout: 2s\n    retries: {attempts: 3, perTryTimeout: 1s}");
+    let warned = folder(&[("rules.yaml", &hasty), ("services.toml", SERVICES)]);
+    assert_eq!(within(warned.path(), &["analyze", "."]).code, 1);
+    assert_eq!(within(warned.path(), &["analyze", ".", "--fail-on", "error"]).code, 0);
 
     let json: Value =
         serde_json::from_str(&within(home.path(), &["analyze", ".", "-o", "json"]).out).expect("JSON");
@@ -309,4 +312,27 @@ fn a_thousand_documents_are_read_in_no_time() {
 
     assert_eq!((ran.code, ran.out.as_str()), (0, "1000 objects in 1 file valid\n"), "{}", ran.err);
     assert!(!ran.err.contains('━'), "a bar is for terminals");
+}
+
+#[test]
+fn one_value_of_a_field_is_taken_and_the_other_named() {
+    let gateway = "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: a}\nspec:\n  selector: {app: a}\n  servers:\n  - port: {number: 443, name: a, protocol: HTTPS}\n    hosts: ['*']\n    tls: {mode: MUTUAL, credentialName: a, insecureSkipVerify: VALUE}\n";
+    let mesh = "apiVersion: mesh.istio.io/v1alpha1\nkind: MeshConfig\nmetadata: {name: default, namespace: istio-system}\nspec: {FIELD: VALUE}\n";
+    let sidecar = "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: a}\nspec:\n  workloadSelector: {labels: {app: a}}\n  ingress: [{port: {number: 80, protocol: HTTP, name: a}, defaultEndpoint: '127.0.0.1:80', captureMode: VALUE}]\n";
+    for (text, field, taken, refused) in [
+        (gateway, "insecureSkipVerify", "false", "true"),
+        (mesh, "enableAutoMtls", "true", "false"),
+        (sidecar, "captureMode", "IPTABLES", "NONE"),
+    ] {
+        let told = |value: &str| {
+            let text = text.replace("FIELD", field).replace("VALUE", value);
+            let home = folder(&[("rules.yaml", &text)]);
+            within(home.path(), &["validate", "rules.yaml"])
+        };
+        assert_eq!(told(taken).code, 0, "{field}: {}", told(taken).err);
+        let ran = told(refused);
+        assert_eq!(ran.code, 1, "{field}");
+        let all = ran.out + &ran.err;
+        assert!(all.contains(field) && all.contains("is not enforced yet"), "{all}");
+    }
 }

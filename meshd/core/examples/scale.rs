@@ -14,11 +14,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_core::compile::compile;
-use mesh_core::plan::{Node, Plan, Workload};
+use mesh_core::plan::{Cluster, ClusterName, Node, Plan, Workload};
 use mesh_core::world::World;
-use mesh_proto::command::{HostId, Revision};
+use mesh_proto::command::{HostId, Liveness, Revision};
 use mesh_proto::registration::{Health, Instance, Registration};
+use mesh_proto::resource::{Kind, ObjectKey};
 use mesh_proto::watch::{Change, Host, Stored};
+
+/// As in the binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const SERVICES: usize = 10_000;
 const HOSTS: usize = 1_000;
@@ -41,33 +46,89 @@ fn main() {
     times.extend((1..RUNS).map(|_| timed(|| compile(&world, &node, None)).0));
     tell("World to Plan", times);
 
-    let changes = (0..RUNS).map(|run| {
-        world.revision.0 += 1;
-        virtual_service(&mut world, 4_711, 90 + run % 2);
-        step(&world, &node, &mut plan)
-    });
-    let changes: Vec<_> = changes.collect();
-    tell("one VirtualService changed", changes);
-
-    let churn = (0..RUNS).map(|run| {
-        world.revision.0 += 1;
-        let health = if run % 2 == 0 { Health::Unhealthy } else { Health::Healthy };
-        let host = HostId(17);
-        let mut registration = Registration::clone(&world.registrations[&host]);
-        registration.instances.first_entry().unwrap().get_mut().health = health;
-        world.absorb(&Change::Registration { host, registration: Some(registration) });
-        step(&world, &node, &mut plan)
-    });
-    let churn: Vec<_> = churn.collect();
-    tell("one endpoint's health changed", churn);
+    for (what, change) in CHANGES {
+        let mut times = Vec::new();
+        for run in 0..RUNS {
+            world.revision.0 += 1;
+            change(&mut world, run);
+            times.push(step(&world, &node, &mut plan));
+        }
+        tell(what, times);
+    }
+    println!("afterwards     {:>8.1} MB resident", resident());
     println!("peak           {:>8.1} MB resident", peak());
 }
+
+/// What is changed, and how in the n-th run.
+type Step = (&'static str, fn(&mut World, usize));
+
+const CHANGES: [Step; 10] = [
+    ("one VirtualService changed", |world, run| virtual_service(world, 4_711, 90 + run % 2)),
+    ("one VirtualService gone or new", |world, run| match run % 2 {
+        0 => remove(world, Kind::VirtualService, "s4711"),
+        _ => virtual_service(world, 4_711, 90),
+    }),
+    ("one DestinationRule changed", |world, run| destination_rule(world, 4_711, 5 + run % 2)),
+    ("one DestinationRule gone or new", |world, run| match run % 2 {
+        0 => remove(world, Kind::DestinationRule, "s4711"),
+        _ => destination_rule(world, 4_711, 5),
+    }),
+    ("one endpoint's health changed", |world, run| {
+        let health = if run % 2 == 0 { Health::Unhealthy } else { Health::Healthy };
+        register(world, HostId(17), |offered| {
+            let mut first = offered.instances.first_entry().unwrap();
+            Arc::make_mut(first.get_mut()).health = health;
+        });
+    }),
+    ("one endpoint gone or new", |world, run| {
+        register(world, HostId(18), |offered| match run % 2 {
+            0 => drop(offered.instances.pop_first()),
+            _ => drop(offered.instances.insert("new".into(), instance(17, "v1").into())),
+        });
+    }),
+    ("one service gone or new", |world, run| {
+        let host = "fresh.default.svc.cluster.local".to_owned();
+        world.absorb(&Change::VirtualAddress { host, index: (run % 2 == 0).then_some(60_000) });
+        register(world, HostId(19), |offered| match run % 2 {
+            0 => {
+                let fresh = Instance { service: "fresh".into(), ..instance(19, "v1") };
+                drop(offered.instances.insert("fresh".into(), fresh.into()));
+            }
+            _ => drop(offered.instances.remove("fresh")),
+        });
+    }),
+    ("one host silent or back", |world, run| {
+        let host = mesh_proto::watch::Host {
+            liveness: if run % 2 == 0 { Liveness::Gone } else { Liveness::Live },
+            ..mesh_proto::watch::Host::clone(&world.hosts[&HostId(20)])
+        };
+        world.absorb(&Change::Host { id: HostId(20), host: Some(host) });
+    }),
+    ("one host gone or new", |world, run| {
+        let id = HostId(9_999);
+        world.absorb(&Change::Host { id, host: (run % 2 == 0).then(|| host(9_999)) });
+        let registration = Registration { instances: [("x".to_owned(), instance(20, "v1").into())].into() };
+        world
+            .absorb(&Change::Registration { host: id, registration: (run % 2 == 0).then_some(registration) });
+    }),
+    ("one ServiceEntry gone or new", |world, run| match run % 2 {
+        0 => service_entry(world),
+        _ => remove(world, Kind::ServiceEntry, "out"),
+    }),
+];
 
 /// Compiles the next Plan and checks that what did not change is shared.
 fn step(world: &World, node: &Arc<Node>, plan: &mut Plan) -> Duration {
     let (time, next) = timed(|| compile(world, node, Some(plan)));
-    let shared = next.clusters.iter().filter(|(name, one)| Arc::ptr_eq(one, &plan.clusters[name])).count();
-    assert!(shared + 2 >= next.clusters.len(), "{shared} of {} clusters are shared", next.clusters.len());
+    let is_same = |(name, one): &(&ClusterName, &Arc<Cluster>)| {
+        plan.clusters.get(*name).is_some_and(|other| Arc::ptr_eq(one, other))
+    };
+    let shared = next.clusters.iter().filter(is_same).count();
+    assert!(
+        shared + 2 * 100 >= next.clusters.len(),
+        "{shared} of {} clusters are shared",
+        next.clusters.len()
+    );
     *plan = next;
     time
 }
@@ -105,20 +166,14 @@ fn world() -> World {
             let version = if number % 2 == 0 { "v1" } else { "v2" };
             let on = (service * PER_SERVICE + number) % HOSTS;
             let id = format!("s{service}-{number}");
-            registrations[on].instances.insert(id, instance(service, version));
+            registrations[on].instances.insert(id, instance(service, version).into());
         }
         virtual_service(&mut world, service, 90);
-        destination_rule(&mut world, service);
+        destination_rule(&mut world, service, 5);
     }
     for (number, registration) in registrations.into_iter().enumerate() {
         let id = HostId(number as u64 + 1);
-        let host: Host = serde_json::from_value(serde_json::json!({
-            "name": format!("vm{number}"), "public_key": "", "wrap_key": "", "voter_eligible": false,
-            "liveness": "live",
-            "facts": {"address": format!("10.0.{}.{}:15008", number / 250, number % 250 + 1), "version": "0"},
-        }))
-        .unwrap();
-        world.absorb(&Change::Host { id, host: Some(host) });
+        world.absorb(&Change::Host { id, host: Some(host(number)) });
         world.absorb(&Change::Registration { host: id, registration: Some(registration) });
     }
     for service in 0..SERVICES {
@@ -129,6 +184,25 @@ fn world() -> World {
         });
     }
     world
+}
+
+fn host(number: usize) -> Host {
+    serde_json::from_value(serde_json::json!({
+        "name": format!("vm{number}"), "public_key": "", "wrap_key": "", "voter_eligible": false,
+        "liveness": "live",
+        "facts": {"address": format!("10.{}.{}.{}:15008", number / 62_500, number / 250 % 250, number % 250 + 1), "version": "0"},
+    }))
+    .unwrap()
+}
+
+fn register(world: &mut World, host: HostId, edit: impl FnOnce(&mut Registration)) {
+    let mut registration = Registration::clone(&world.registrations[&host]);
+    edit(&mut registration);
+    world.absorb(&Change::Registration { host, registration: Some(registration) });
+}
+
+fn remove(world: &mut World, kind: Kind, name: &str) {
+    world.absorb(&Change::Resource { key: ObjectKey::new(kind, "default", name), stored: None });
 }
 
 fn instance(service: usize, version: &str) -> Instance {
@@ -163,7 +237,7 @@ spec:
     );
 }
 
-fn destination_rule(world: &mut World, service: usize) {
+fn destination_rule(world: &mut World, service: usize, errors: usize) {
     put(
         world,
         &format!(
@@ -173,10 +247,22 @@ kind: DestinationRule
 metadata: {{name: s{service}}}
 spec:
   host: s{service}
-  trafficPolicy: {{outlierDetection: {{consecutive5xxErrors: 5}}}}
+  trafficPolicy: {{outlierDetection: {{consecutive5xxErrors: {errors}}}}}
   subsets: [{{name: v1, labels: {{version: v1}}}}]
 "
         ),
+    );
+}
+
+fn service_entry(world: &mut World) {
+    put(
+        world,
+        "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: out}
+spec: {hosts: [out.example.com], resolution: DNS, ports: [{number: 443, name: tls, protocol: TLS}]}
+",
     );
 }
 
@@ -188,7 +274,7 @@ fn put(world: &mut World, yaml: &str) {
         let created = world.resources.get(&key).map_or(Revision(1), |before| before.created);
         let changed = Revision(world.revision.0 + 1);
         let stored = Stored { object: document.object, created, changed };
-        world.resources.insert(key, Arc::new(stored));
+        world.absorb(&Change::Resource { key, stored: Some(stored.into()) });
     }
 }
 

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use mesh_proto::command::Batch;
-use mesh_proto::finding::Finding;
+use mesh_proto::finding::{Finding, Severity};
 use mesh_proto::resource::{Destination, Headers, HttpRoute, Kind, ObjectKey, Spec};
 
 use crate::compile::destinations::Rules as DestinationRules;
@@ -18,6 +18,7 @@ use crate::plan::{Node, Workload};
 use crate::sketch;
 use crate::world::World;
 
+mod doubles;
 mod never;
 mod scope;
 mod shadow;
@@ -42,8 +43,17 @@ pub fn all(world: &World) -> Vec<Finding> {
 
 /// Tells everything strange about a World, also what is only worth a look: for `meshctl analyze`.
 pub fn thorough(world: &World) -> Vec<Finding> {
-    tell(world, true)
+    let mut findings = tell(world, true);
+    for finding in &mut findings {
+        if ERRORS.contains(&&*finding.code) {
+            finding.severity = Severity::Error;
+        }
+    }
+    findings
 }
+
+/// What Istio's analyzer calls an error. At `apply` it is a warning, as with Istio.
+const ERRORS: [&str; 6] = ["IST0101", "IST0109", "IST0110", "IST0111", "IST0145", "IST0173"];
 
 fn tell(world: &World, thorough: bool) -> Vec<Finding> {
     let node = Node { domain: world.mesh.domain.clone(), ..Node::default() };
@@ -63,6 +73,7 @@ fn tell(world: &World, thorough: bool) -> Vec<Finding> {
     }
     if thorough {
         scope::check(world, &services, &node.domain, &mut findings);
+        doubles::check(world, &mut findings);
     }
     check_delegates(world, &mut findings);
     scene.check_destination_rules(world, &mut findings);
@@ -142,7 +153,7 @@ impl Scene<'_> {
     fn check_http(&self, rule: &HttpRule<'_>, owner: &ObjectKey, findings: &mut Vec<Finding>) {
         let http: &HttpRoute = &rule.http;
         let path = format!("spec.{}", rule.origin.path);
-        check_headers(http.headers.as_ref(), owner, &format!("{path}.headers"), findings);
+        check_headers(http.headers.as_deref(), owner, &format!("{path}.headers"), findings);
         for (index, entry) in http.route.iter().enumerate() {
             let path = format!("{path}.route[{index}]");
             self.check_destination(
@@ -151,9 +162,9 @@ impl Scene<'_> {
                 &format!("{path}.destination"),
                 findings,
             );
-            check_headers(entry.headers.as_ref(), owner, &format!("{path}.headers"), findings);
+            check_headers(entry.headers.as_deref(), owner, &format!("{path}.headers"), findings);
         }
-        self.check_destination(http.mirror.as_ref(), owner, &format!("{path}.mirror"), findings);
+        self.check_destination(http.mirror.as_deref(), owner, &format!("{path}.mirror"), findings);
         for (index, mirror) in http.mirrors.iter().enumerate() {
             let path = format!("{path}.mirrors[{index}].destination");
             self.check_destination(mirror.destination.as_ref(), owner, &path, findings);
@@ -168,15 +179,17 @@ impl Scene<'_> {
         findings: &mut Vec<Finding>,
     ) {
         let Some(wanted) = wanted else { return };
+        let is_mirror = path.contains(".mirror");
         let host = full_name(&wanted.host, &key.namespace, self.domain);
         let seen = self.services.find(&host).filter(|service| service.seen_from(&key.namespace));
         let Some(service) = seen else {
             let text = format!(
-                "Referenced host not found: {:?}: no service that namespace {} sees has the host {host}{}: requests are \
-                 answered 503",
+                "Referenced {}host not found: {:?}: no service that namespace {} sees has the host {host}{}: {}",
+                if is_mirror { "mirror " } else { "" },
                 wanted.host,
                 key.namespace,
-                self.known(&key.namespace)
+                self.known(&key.namespace),
+                if is_mirror { "nothing is mirrored" } else { "requests are answered 503" }
             );
             let full = format!("{host}.svc.{}", self.domain);
             let mut finding = Finding::warning("IST0101", format!("{path}.host"), text).on(key);
@@ -188,11 +201,13 @@ impl Scene<'_> {
         if let Some(port) = wanted.port.filter(|port| service.port(port.number).is_none()) {
             let numbers: Vec<_> = service.ports.iter().map(|port| port.number.to_string()).collect();
             let text = format!(
-                "{host} has no port {} (has: {}): requests are answered 503",
+                "Referenced host:port not found: \"{}:{}\": {host} has no port {} (has: {}): requests are answered 503",
+                wanted.host,
+                port.number,
                 port.number,
                 listed(&numbers)
             );
-            findings.push(Finding::warning("unknown-port", format!("{path}.port.number"), text).on(key));
+            findings.push(Finding::warning("IST0101", format!("{path}.port.number"), text).on(key));
         }
         if wanted.subset.is_empty() {
             return;
@@ -203,12 +218,14 @@ impl Scene<'_> {
         let names: Vec<_> = subsets.map(|subset| subset.name.clone()).collect();
         if !names.contains(&wanted.subset) {
             let text = format!(
-                "Referenced host+subset in destinationrule not found: \"{}+{}\": subset {:?} is not in any DestinationRule \
-                 for {host} (has: {}): requests are answered 503",
+                "Referenced {}+subset in destinationrule not found: \"{}+{}\": subset {:?} is not in any DestinationRule \
+                 for {host} (has: {}): {}",
+                if is_mirror { "mirror" } else { "host" },
                 wanted.host,
                 wanted.subset,
                 wanted.subset,
-                listed(&names)
+                listed(&names),
+                if is_mirror { "nothing is mirrored" } else { "requests are answered 503" }
             );
             findings.push(Finding::warning("IST0101", format!("{path}.subset"), text).on(key));
         }
@@ -225,11 +242,12 @@ impl Scene<'_> {
                 continue;
             }
             let text = format!(
-                "Referenced host not found: {:?}: no service has host {host}{}: the rule shapes nothing yet",
+                "The host {} defined in the DestinationRule does not match any services in the mesh: no service has host \
+                 {host}{}: the rule shapes nothing yet",
                 spec.host,
                 self.known(&key.namespace)
             );
-            findings.push(Finding::warning("IST0101", "spec.host", text).on(&key));
+            findings.push(Finding::warning("IST0174", "spec.host", text).on(&key));
         }
     }
 

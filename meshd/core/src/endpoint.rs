@@ -1,17 +1,24 @@
 //! The few facts about an endpoint that outlive a Plan: relaxed atomics, one cache line each.
 //!
 //! Workers write them, balancer and breaker read them; nothing here orders anything else, so `Relaxed` is enough.
+//! Most endpoints of a large mesh are never called from here: the cache line is made for the first call.
 
+use std::ops::Deref;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// A point in time, in milliseconds since meshd began. Comes from outside: `core` reads no clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment(pub u64);
 
-/// What is known of an endpoint at run time.
+/// What is known of an endpoint at run time; nothing is until somebody asks.
+#[derive(Default)]
+pub struct EndpointState(OnceLock<Box<Counters>>);
+
+/// What is counted of an endpoint.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-pub struct EndpointState {
+pub struct Counters {
     /// Requests (or TCP connections) in flight, over all workers.
     pub in_flight: AtomicU32,
     /// 5xx or no answer, in a row.
@@ -32,7 +39,46 @@ pub struct EndpointState {
     pub requests: AtomicU64,
 }
 
+/// Makes the counters where there are none yet.
+impl Deref for EndpointState {
+    type Target = Counters;
+
+    fn deref(&self) -> &Counters {
+        self.0.get_or_init(Box::default)
+    }
+}
+
+impl std::fmt::Debug for EndpointState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.get().unwrap_or(&Box::default()).fmt(f)
+    }
+}
+
 impl EndpointState {
+    /// Returns what is counted, if anything is.
+    pub fn counted(&self) -> Option<&Counters> {
+        self.0.get().map(AsRef::as_ref)
+    }
+
+    /// Whether it is left alone now.
+    pub fn is_ejected(&self) -> bool {
+        self.counted().is_some_and(Counters::is_ejected)
+    }
+
+    /// Returns the requests (or TCP connections) in flight.
+    pub fn busy(&self) -> u32 {
+        self.counted().map_or(0, |counters| counters.in_flight.load(Ordering::Relaxed))
+    }
+
+    /// Counts a request in; dropping what is returned counts it out.
+    pub fn enter(self: &std::sync::Arc<Self>) -> InFlight {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        InFlight(self.clone())
+    }
+}
+
+impl Counters {
     /// Whether it is left alone now: ejected, and no sweep has let it return.
     pub fn is_ejected(&self) -> bool {
         self.ejected_until.load(Ordering::Relaxed) != 0
@@ -46,13 +92,6 @@ impl EndpointState {
                 counter.store(0, Ordering::Relaxed);
             }
         }
-    }
-
-    /// Counts a request in; dropping what is returned counts it out.
-    pub fn enter(self: &std::sync::Arc<Self>) -> InFlight {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        InFlight(self.clone())
     }
 }
 

@@ -109,6 +109,11 @@ impl Identity {
         }
     }
 
+    /// Tells whether this names the workload of a namespace and an account, in whatever trust domain.
+    pub fn is_workload_of(&self, home: &str, name: &str) -> bool {
+        matches!(self, Self::Workload { namespace, account, .. } if namespace == home && account == name)
+    }
+
     /// Returns what Istio calls the principal: the URI without `spiffe://`.
     pub fn principal(&self) -> String {
         self.to_string().split_off(SCHEME.len())

@@ -16,6 +16,7 @@ pub mod health;
 pub mod identity;
 pub mod liveness;
 pub mod meaning;
+pub mod parted;
 pub mod plan;
 pub mod resilience;
 pub mod route;

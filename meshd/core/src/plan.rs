@@ -15,6 +15,8 @@ use ipnet::IpNet;
 use mesh_proto::command::{HostId, Revision};
 use mesh_proto::registration::Protocol;
 
+use crate::parted::PartedMap;
+
 pub use cluster::{
     Balancer, CircuitLimits, Cluster, ClusterName, ClusterState, Detour, Distribution, Endpoint, HashKey,
     HashPolicy, LocalityPolicy, OutlierPolicy, ProxyVersion, RetryBudget, UpstreamProtocol, Via, Warmup,
@@ -27,12 +29,14 @@ pub use route::{
     HeaderTemplate, Matcher, Mirror, Origin, PathMatch, PortSource, Redirect, RetryOn, RetryPolicy, Rewrite,
     Route, TemplatePart, ValueMatch, WeightedCluster,
 };
+pub use shared::Shared;
 
 mod cluster;
 mod doors;
 mod inbound;
 mod origination;
 mod route;
+mod shared;
 
 /// The World as seen from one host, ready to be followed.
 #[derive(Clone, Debug, Default)]
@@ -50,7 +54,7 @@ pub struct Plan {
     /// What DNS answers.
     pub names: Arc<Names>,
     /// Every cluster of every caller, by name: for views, and to carry state into the next Plan.
-    pub clusters: BTreeMap<ClusterName, Arc<Cluster>>,
+    pub clusters: PartedMap<ClusterName, Arc<Cluster>>,
     /// What could not be carried out although it was accepted, `object: reason`. Told to the servers.
     pub problems: Vec<String>,
     /// What the next Plan may share with this one.
@@ -140,9 +144,19 @@ pub struct Outbound {
     /// What is on each service port, for requests chosen by Host or SNI.
     pub ports: HashMap<u16, Arc<PortTable>>,
     /// What is behind each virtual or declared address and port.
-    pub addresses: HashMap<(IpAddr, u16), Arc<ServicePort>>,
+    pub addresses: PartedMap<(IpAddr, u16), Arc<ServicePort>>,
     /// What is behind address ranges (`addresses: [10.0.0.0/8]` of a `ServiceEntry`), most specific first.
     pub ranges: Vec<(IpNet, u16, Arc<ServicePort>)>,
+}
+
+impl Outbound {
+    /// Brings the ranges in the order in which they are looked through.
+    pub(crate) fn sort_ranges(&mut self) {
+        self.ranges.sort_by(|(net, port, to), (other_net, other_port, other)| {
+            let longest_first = other_net.prefix_len().cmp(&net.prefix_len());
+            longest_first.then_with(|| (net, port, &to.host).cmp(&(other_net, other_port, &other.host)))
+        });
+    }
 }
 
 /// What happens to traffic for hosts that nobody has declared.
@@ -249,16 +263,34 @@ impl<T> HostTable<T> {
         true
     }
 
-    /// Puts another value in the place of a host's; nothing, where the host is not there.
-    pub fn replace(&mut self, host: &str, value: Arc<T>) {
-        if self.get(host).is_none() {
-            return;
+    /// Adds a host, in the place of what is there.
+    pub(crate) fn put(&mut self, host: &str, value: Arc<T>) {
+        if !self.add(host, value.clone()) {
+            let (names, name) = match host.strip_prefix('*') {
+                Some(suffix) => (&mut self.wildcard, suffix),
+                None => (self.part_of(host), host),
+            };
+            names.insert(name.into(), value);
         }
-        let (names, name) = match host.strip_prefix('*') {
-            Some(suffix) => (&mut self.wildcard, suffix),
-            None => (self.part_of(host), host),
-        };
-        names.insert(name.into(), value);
+    }
+
+    /// Takes a host out.
+    pub(crate) fn remove(&mut self, host: &str) {
+        match host.strip_prefix('*') {
+            Some(suffix) => {
+                self.wildcard.remove(suffix);
+                if self.wildcard.keys().all(|other| other.len() != suffix.len()) {
+                    self.lengths.retain(|length| *length != suffix.len());
+                }
+            }
+            None if self.exactly(host).is_some() => {
+                self.part_of(host).remove(host);
+                if self.exact.iter().all(|part| part.is_empty()) {
+                    self.exact = Vec::new();
+                }
+            }
+            None => {}
+        }
     }
 
     fn part_of(&mut self, name: &str) -> &mut HashMap<Box<str>, Arc<T>> {
@@ -363,7 +395,7 @@ pub struct TcpRule {
 #[derive(Clone, Debug, Default)]
 pub struct Names {
     /// Lower-case names without trailing dot, every spelling that callers here may use, to their addresses.
-    pub exact: HashMap<Box<str>, Arc<[IpAddr]>>,
+    pub exact: PartedMap<Box<str>, Arc<[IpAddr]>>,
     /// Suffixes of wildcard `ServiceEntry` hosts that have addresses, longest first: `(".example.com", …)`.
     pub wildcard: Vec<(Box<str>, Arc<[IpAddr]>)>,
 }

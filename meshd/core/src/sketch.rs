@@ -44,7 +44,7 @@ pub fn of_files(
             Host { name, public_key, wrap_key, facts, voter_eligible: false, liveness: Liveness::Live };
         world.absorb(&Change::Host { id: HostId(number), host: Some(host) });
         let well = |(id, instance): (&String, &Instance)| {
-            (id.clone(), Instance { health: Health::Healthy, ..instance.clone() })
+            (id.clone(), Arc::new(Instance { health: Health::Healthy, ..instance.clone() }))
         };
         let registration = Registration { instances: instances.iter().map(well).collect() };
         run(&mut world, Command::Register { host: HostId(number), registration })?;

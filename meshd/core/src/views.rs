@@ -170,8 +170,8 @@ fn endpoint(cluster: &Cluster, endpoint: &Endpoint, now: Moment) -> EndpointView
         identity,
         weight: endpoint.weight,
         state: state(endpoint, now),
-        in_flight: endpoint.state.in_flight.load(Ordering::Relaxed),
-        requests: endpoint.state.requests.load(Ordering::Relaxed),
+        in_flight: endpoint.state.busy(),
+        requests: endpoint.state.counted().map_or(0, |counters| counters.requests.load(Ordering::Relaxed)),
     }
 }
 

@@ -16,10 +16,16 @@ use mesh_proto::resource::ObjectKey;
 use mesh_proto::watch::{Change, Host, PublicWorld, Stored};
 use serde::{Deserialize, Serialize};
 
+use crate::parted::PartedMap;
+
 mod address;
+mod alike;
+mod public;
 mod registry;
 mod resources;
 mod trust;
+
+pub(crate) use alike::Alike;
 
 pub use address::{VIRTUAL_V4, VIRTUAL_V6, virtual_addresses};
 pub use registry::{InstanceRef, ServiceName};
@@ -33,13 +39,15 @@ pub struct World {
     /// What identifies the mesh.
     pub mesh: Mesh,
     /// Every host that has not been removed.
-    pub hosts: BTreeMap<HostId, Arc<Host>>,
+    pub hosts: PartedMap<HostId, Arc<Host>>,
     /// What each host offers.
-    pub registrations: BTreeMap<HostId, Arc<Registration>>,
+    pub registrations: PartedMap<HostId, Arc<Registration>>,
     /// Every resource.
-    pub resources: BTreeMap<ObjectKey, Arc<Stored>>,
+    pub resources: PartedMap<ObjectKey, Arc<Stored>>,
     /// Place of each mesh host name in the virtual ranges.
-    pub addresses: BTreeMap<String, u16>,
+    pub addresses: PartedMap<String, u16>,
+    /// What hosts offer alike.
+    pub(crate) alike: Alike,
     /// What only servers know; empty in an agent's mirror.
     pub private: Private,
 }
@@ -131,7 +139,9 @@ impl World {
             Change::Mesh(mesh) => self.mesh = mesh.clone(),
             Change::Host { id, host } => put(&mut self.hosts, *id, host.clone()),
             Change::Registration { host, registration } => {
-                put(&mut self.registrations, *host, registration.clone());
+                let held = registration.as_ref().map(|offered| self.alike.held(offered));
+                put(&mut self.registrations, *host, held);
+                self.alike.forget_unused(&self.registrations);
             }
             Change::Resource { key, stored } => {
                 put(&mut self.resources, key.clone(), stored.as_deref().cloned());
@@ -149,6 +159,20 @@ impl World {
             self.absorb(change);
         }
         self.revision = to;
+    }
+
+    /// Returns a copy that shares all public facts, without the private ones.
+    pub(crate) fn seen(&self) -> Self {
+        Self {
+            revision: self.revision,
+            mesh: self.mesh.clone(),
+            hosts: self.hosts.clone(),
+            registrations: self.registrations.clone(),
+            resources: self.resources.clone(),
+            addresses: self.addresses.clone(),
+            alike: Alike::default(),
+            private: Private::default(),
+        }
     }
 
     /// Returns the facts that every host may see.
@@ -291,7 +315,7 @@ fn refuse(code: ErrorCode, message: impl Into<String>) -> ApiError {
     ApiError { code, message: message.into(), findings: Vec::new() }
 }
 
-fn put<K: Ord, V>(map: &mut BTreeMap<K, Arc<V>>, key: K, value: Option<V>) {
+fn put<K: Ord + Clone, V>(map: &mut PartedMap<K, Arc<V>>, key: K, value: Option<V>) {
     match value {
         Some(value) => drop(map.insert(key, Arc::new(value))),
         None => drop(map.remove(&key)),

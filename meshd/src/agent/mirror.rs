@@ -4,12 +4,11 @@
 //! file, synced, renamed. A damaged file is never taken for a shorter one: it is named and put aside.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::digest::{Context, SHA256, digest};
 use mesh_core::world::World;
-use mesh_proto::watch::{Change, PublicWorld};
 
 /// Where the mirror is kept.
 #[derive(Clone, Debug)]
@@ -60,7 +59,7 @@ impl Mirror {
             Err(source) => return Err(MirrorError::Io { path, source }),
         };
         match decode(&bytes) {
-            Ok(public) => Ok(Some(World::from_public(&public)).filter(|world| world.mesh.id == mesh)),
+            Ok(world) => Ok(Some(world).filter(|world| world.mesh.id == mesh)),
             Err(why) => {
                 let aside = path.with_extension("damaged");
                 std::fs::rename(&path, &aside)
@@ -78,9 +77,7 @@ impl Mirror {
         let path = self.path();
         let write = || -> io::Result<()> {
             let temporary = path.with_extension("tmp");
-            let mut file = File::create(&temporary)?;
-            file.write_all(&encode(&world.public())?)?;
-            file.sync_all()?;
+            write_to(File::create(&temporary)?, world)?.sync_all()?;
             std::fs::rename(&temporary, &path)?;
             File::open(&self.folder)?.sync_all()
         };
@@ -93,37 +90,61 @@ impl Mirror {
     }
 }
 
-fn encode(public: &PublicWorld) -> io::Result<Vec<u8>> {
-    let body = serde_json::to_vec(public)?;
-    let mut bytes = format!("{FORMAT} {}\n", checksum(&body)).into_bytes();
-    bytes.extend_from_slice(&body);
-    Ok(bytes)
+/// Writes fact by fact; the checksum, known at the end, goes into the room left for it in the first line.
+fn write_to(file: File, world: &World) -> io::Result<File> {
+    let mut out = BufWriter::new(Summing { file, sum: Context::new(&SHA256) });
+    let room = "0".repeat(2 * SHA256.output_len());
+    writeln!(out.get_mut().file, "{FORMAT} {room}")?;
+    serde_json::to_writer(&mut out, &world.facts())?;
+    let Summing { mut file, sum } = out.into_inner().map_err(io::IntoInnerError::into_error)?;
+    file.seek(SeekFrom::Start(FORMAT.len() as u64 + 1))?;
+    file.write_all(hexadecimal(sum.finish().as_ref()).as_bytes())?;
+    Ok(file)
 }
 
-fn decode(bytes: &[u8]) -> Result<PublicWorld, String> {
+/// A file, and the checksum of what is written to it.
+struct Summing {
+    file: File,
+    sum: Context,
+}
+
+impl Write for Summing {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.sum.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+fn decode(bytes: &[u8]) -> Result<World, String> {
     let end = bytes.iter().position(|byte| *byte == b'\n').ok_or("it has no first line")?;
     let (header, body) = (&bytes[..end], &bytes[end + 1..]);
     let sum = std::str::from_utf8(header)
         .ok()
         .and_then(|header| header.strip_prefix(FORMAT))
         .ok_or_else(|| format!("its first line is not {FORMAT:?} and a checksum"))?;
-    if sum.trim() != checksum(body) {
+    if sum.trim() != hexadecimal(digest(&SHA256, body).as_ref()) {
         return Err("its checksum does not fit".into());
     }
-    let public: PublicWorld = serde_json::from_slice(body).map_err(|error| error.to_string())?;
-    match public.facts.first() {
-        Some(Change::Mesh(_)) => Ok(public),
-        _ => Err("it does not say of which mesh it is".into()),
+    let world: World = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    if world.mesh.id.is_empty() {
+        return Err("it does not say of which mesh it is".into());
     }
+    Ok(world)
 }
 
-fn checksum(body: &[u8]) -> String {
-    data_encoding::HEXLOWER.encode(digest(&SHA256, body).as_ref())
+fn hexadecimal(sum: &[u8]) -> String {
+    data_encoding::HEXLOWER.encode(sum)
 }
 
 #[cfg(test)]
 mod tests {
     use mesh_proto::command::{Mesh, Revision};
+    use mesh_proto::watch::Change;
 
     use super::*;
 

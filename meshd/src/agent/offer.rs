@@ -20,7 +20,10 @@ pub fn effective_health(id: &str, instance: &Instance, words: &BTreeMap<String, 
 /// Writes the word of the health checks into a registration.
 pub(super) fn set_health(registration: &mut Registration, words: &BTreeMap<String, Health>) {
     for (id, instance) in &mut registration.instances {
-        instance.health = effective_health(id, instance, words);
+        let health = effective_health(id, instance, words);
+        if instance.health != health {
+            Arc::make_mut(instance).health = health;
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! One stream to one server: what comes down is taken in and published, what changes here goes up.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -7,7 +8,8 @@ use bytes::Bytes;
 use mesh_core::identity::Identity;
 use mesh_core::world::World;
 use mesh_proto::command::{HostId, Revision};
-use mesh_proto::watch::{Down, Hello, Up};
+use mesh_proto::watch::{Change, Hello, Up};
+use serde::Deserialize;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
@@ -96,7 +98,7 @@ impl Session {
                     }
                     self.say(&alive(agent)).await
                 }
-                _ = save.tick() => { agent.save(); Ok(()) }
+                _ = save.tick() => { agent.save_in_time(); Ok(()) }
                 _ = &mut *stop => {
                     self.say_goodbye(agent).await;
                     return Ended::Stopped;
@@ -153,14 +155,14 @@ fn absorb(
     frame: Result<Option<Bytes>, crate::transport::FrameError>,
 ) -> Result<bool, String> {
     let frame = frame.map_err(|error| error.to_string())?.ok_or("the server closed the stream")?;
-    let down: Down = serde_json::from_slice(&frame).map_err(|error| format!("unreadable frame: {error}"))?;
+    let down: Heard = serde_json::from_slice(&frame).map_err(|error| format!("unreadable frame: {error}"))?;
     match down {
-        Down::World(public) => {
-            agent.replace_world(World::from_public(&public));
+        Heard::World(world) => {
+            agent.replace_world(*world);
             agent.learn_servers_from_world();
             Ok(true)
         }
-        Down::Delta { from, to, changes } => {
+        Heard::Delta { from, to, changes } => {
             if !agent.absorb(from, to, &changes) {
                 return Err(format!(
                     "a delta from revision {from} does not fit revision {}",
@@ -170,7 +172,7 @@ fn absorb(
             agent.learn_servers_from_world();
             Ok(true)
         }
-        Down::Bookmark { at, servers } => {
+        Heard::Bookmark { at, servers } => {
             let learnt = agent.servers.learn(servers);
             let moved = at > agent.world.revision && agent.world.revision > Revision(0);
             if moved {
@@ -179,6 +181,15 @@ fn absorb(
             Ok(moved || learnt)
         }
     }
+}
+
+/// A [`Down`](mesh_proto::watch::Down) of which a whole World is taken in as it is read, without a second copy.
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Heard {
+    World(Box<World>),
+    Delta { from: Revision, to: Revision, changes: Vec<Change> },
+    Bookmark { at: Revision, servers: BTreeMap<HostId, SocketAddr> },
 }
 
 /// The least an agent says: what it runs, and its clock.

@@ -200,7 +200,7 @@ impl Requests {
             instances.iter().all(|(id, wanted)| {
                 let agreed = registration.and_then(|registration| registration.instances.get(id));
                 agreed.is_some_and(|agreed| {
-                    let same = Instance { health: wanted.health, ..agreed.clone() } == *wanted;
+                    let same = Instance { health: wanted.health, ..Instance::clone(agreed) } == *wanted;
                     // Without a check it becomes healthy at once, as soon as it has its certificate.
                     same && (agreed.check.is_some() || agreed.health == Health::Healthy)
                 })

@@ -515,7 +515,7 @@ fn hand_over(accepted: Accepted, server: Option<&Arc<Server>>, requests: &Arc<Re
             let requests = requests.clone();
             task::spawn("join", async move { requests.serve_join(stream, exporter).await });
         }
-        (Accepted::Hop(peer, _), _) => {
+        (Accepted::Hop(peer, _) | Accepted::Lane(peer, _), _) => {
             tracing::error!(peer = %peer.address, "a data hop came to the control plane");
         }
     }

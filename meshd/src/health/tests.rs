@@ -1,5 +1,5 @@
 use std::net::SocketAddr;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use mesh_proto::registration::{PortBinding, Probe, Protocol};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -33,7 +33,8 @@ fn instance(probe: Probe, target: SocketAddr) -> Instance {
 
 fn registration(ids: &[&str]) -> Registration {
     let target = "127.0.0.1:1".parse().unwrap();
-    let instances = ids.iter().map(|id| ((*id).to_owned(), instance(Probe::Tcp { port: None }, target)));
+    let instances =
+        ids.iter().map(|id| ((*id).to_owned(), instance(Probe::Tcp { port: None }, target).into()));
     Registration { instances: instances.collect() }
 }
 
@@ -119,7 +120,7 @@ async fn what_is_checked_follows_the_registration() {
     bench.registration.send_replace(registration(&["b"]));
     bench.until("a", None).await;
     let mut other = registration(&["b"]);
-    other.instances.get_mut("b").unwrap().check.as_mut().unwrap().timeout_ms = 400;
+    Arc::make_mut(other.instances.get_mut("b").unwrap()).check.as_mut().unwrap().timeout_ms = 400;
     bench.answer(Err(Duration::ZERO));
     bench.registration.send_replace(other);
     bench.until("b", Some(Health::Unhealthy)).await;

@@ -379,7 +379,7 @@ fn what_listens_on_loopback_only_is_not_opened_to_others() {
     };
     let here = instance(vec![port("127.0.0.1:9080"), port("198.18.0.1:9081")], None);
     let elsewhere = instance(vec![port("198.18.0.9:9082")], Some("198.18.0.9".parse().unwrap()));
-    let instances = [("a".into(), here), ("b".into(), elsewhere)].into();
+    let instances = [("a".into(), here.into()), ("b".into(), elsewhere.into())].into();
     assert_eq!(inbound_targets(&Registration { instances }), BTreeSet::from([9081]));
 }
 

@@ -67,10 +67,7 @@ pub(super) async fn each<F>(
                 let _ = stream.set_nodelay(true);
                 let held = (Open::count(worker), place);
                 let served = serve(worker.clone(), stream, peer);
-                task::spawn_local("connection", async move {
-                    let _held = held;
-                    served.await;
-                });
+                task::spawn_local("connection", task::holding(held, served));
             }
             Err(error) => {
                 // Out of descriptors, most likely: let others close theirs.

@@ -17,10 +17,14 @@ use tokio::sync::Notify;
 use super::budget::{LARGE_BODY, Left};
 use super::interim::{Asked, Hold};
 use super::watch::Watch;
+pub(crate) use answer::{AnswerBody, AnswerError};
 use pace::Pace;
+pub(crate) use upload::Upload;
 
+mod answer;
 mod pace;
 mod trailers;
+mod upload;
 
 /// The body of a request to an endpoint.
 pub(crate) enum Outgoing {
@@ -78,7 +82,7 @@ impl Body for Outgoing {
             Self::Empty | Self::Whole(None) => true,
             Self::Whole(Some(bytes)) => bytes.is_empty(),
             Self::Stream(body) => body.is_end_stream(),
-            Self::Replay(_) => false,
+            Self::Replay(replay) => replay.is_over(),
         }
     }
 
@@ -310,6 +314,12 @@ pub(crate) struct Replay {
 }
 
 impl Replay {
+    /// Whether all of it was read, and there are no trailers: known early enough, it saves an empty frame.
+    fn is_over(&self) -> bool {
+        let kept = self.source.kept.borrow();
+        self.source.ended.get().is_some() && self.position >= kept.data.len() && kept.trailers.is_none()
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if self.source.turn.get() != self.turn {
             return Poll::Ready(Some(Err(BodyError::GivenUp)));

@@ -15,13 +15,12 @@ use std::time::{Duration, Instant, SystemTime};
 use ::http::request::Parts;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use mesh_core::endpoint::InFlight;
 use mesh_core::plan::{Cluster, Via, VirtualHost};
 use mesh_core::resilience::breaker::Permit;
 use mesh_core::resilience::{Flag, Flags};
 
-use super::body::Source;
+use super::body::{AnswerBody, AnswerError, Source};
 use super::budget::{LARGE_BODY, Left};
 use super::outbound::Connection;
 use super::upstream::Lease;
@@ -241,7 +240,7 @@ pub(crate) enum Reply {
 
 /// A body on its way from an endpoint to a caller, with all that ends when it ends.
 pub(crate) struct Relay {
-    pub(crate) body: Incoming,
+    pub(crate) body: AnswerBody,
     pub(crate) lease: Option<Lease>,
     pub(crate) exchange: Option<Exchange>,
     /// When the route's timeout ends it.
@@ -250,8 +249,50 @@ pub(crate) struct Relay {
     pub(crate) guards: Guards,
 }
 
-/// Ready when time is up.
-pub(crate) type Deadline = Pin<Box<dyn Future<Output = ()>>>;
+/// When the route's timeout ends an answer's body. Its timer is made when somebody has to wait: most bodies are there at
+/// once, with their head.
+pub(crate) struct Deadline {
+    source: Option<Rc<Source>>,
+    began: Instant,
+    limit: Duration,
+    frames: u32,
+    over: Option<Pin<Box<dyn Future<Output = ()>>>>,
+}
+
+/// Frames that may come at once before a body that never has to be waited for is timed, too.
+const FRAMES_AT_ONCE: u32 = 8;
+
+impl Deadline {
+    /// Counts as [`over`] does.
+    pub(crate) fn new(source: Option<Rc<Source>>, began: Instant, limit: Duration) -> Self {
+        Self { source, began, limit, frames: 0, over: None }
+    }
+
+    /// Whether time was up before the next frame.
+    fn passed_before_frame(&mut self, cx: &mut Context<'_>) -> bool {
+        self.frames = self.frames.saturating_add(1);
+        (self.over.is_some() || self.frames > FRAMES_AT_ONCE) && self.has_passed(cx)
+    }
+
+    /// Whether time is up; wakes the task when it is.
+    fn has_passed(&mut self, cx: &mut Context<'_>) -> bool {
+        let Self { source, began, limit, over: timer, .. } = self;
+        let timer = timer.get_or_insert_with(|| {
+            let (source, began, limit) = (source.take(), *began, *limit);
+            Box::pin(async move { over(source.as_deref(), began, limit).await })
+        });
+        timer.as_mut().poll(cx).is_ready()
+    }
+}
+
+/// Waits until the limit has passed since `began`, or since the request was complete, if that was later.
+pub(crate) async fn over(source: Option<&Source>, began: Instant, limit: Duration) {
+    let mut since = began;
+    if let Some(source) = source {
+        since = since.max(source.ended().await);
+    }
+    tokio::time::sleep_until((since + limit).into()).await;
+}
 
 /// What counts a request as under way.
 #[derive(Default)]
@@ -269,7 +310,7 @@ pub(crate) struct Guards {
 pub(crate) enum ReplyError {
     /// The endpoint's connection broke.
     #[error("the endpoint's answer ended early: {0}")]
-    Endpoint(#[from] hyper::Error),
+    Endpoint(#[from] AnswerError),
     /// No memory is left for it.
     #[error("no memory is left for the answer")]
     Shed,
@@ -321,14 +362,19 @@ impl Relay {
         self.lease = None;
     }
 
+    fn time_is_up(&mut self) -> Poll<Option<Result<Frame<Bytes>, ReplyError>>> {
+        self.fail(Flag::UpstreamRequestTimeout);
+        Poll::Ready(Some(Err(ReplyError::Timeout)))
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ReplyError>>> {
-        if let Some(deadline) = &mut self.deadline
-            && deadline.as_mut().poll(cx).is_ready()
-        {
-            self.fail(Flag::UpstreamRequestTimeout);
-            return Poll::Ready(Some(Err(ReplyError::Timeout)));
+        if self.deadline.as_mut().is_some_and(|deadline| deadline.passed_before_frame(cx)) {
+            return self.time_is_up();
         }
-        let polled = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let Poll::Ready(polled) = Pin::new(&mut self.body).poll_frame(cx) else {
+            let is_up = self.deadline.as_mut().is_some_and(|deadline| deadline.has_passed(cx));
+            return if is_up { self.time_is_up() } else { Poll::Pending };
+        };
         match polled {
             None => {
                 self.finish();

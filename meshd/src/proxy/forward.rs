@@ -6,15 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Response};
-use hyper::body::Incoming;
 use mesh_core::balance::{self, Hint};
 use mesh_core::plan::{Balancer, Cluster, Endpoint, RetryPolicy, UpstreamProtocol, Via};
 use mesh_core::resilience::outlier::Answer;
 use mesh_core::resilience::retry::{self, Attempt, Decision};
 use mesh_core::resilience::{Failure, Flag, Outcome, breaker, grpc};
 
-use super::body::{Outgoing, Source};
-use super::exchange::{Exchange, Guards};
+use super::body::{AnswerBody, Outgoing, Source};
+use super::exchange::{Exchange, Guards, over};
 use super::interim::Interim;
 use super::request::{self, Head};
 use super::tunnel::Tunnelled;
@@ -46,7 +45,7 @@ pub(crate) struct Sending<'a> {
 
 /// An endpoint's answer.
 pub(crate) struct Answered {
-    pub(crate) response: Response<Incoming>,
+    pub(crate) response: Response<AnswerBody>,
     pub(crate) lease: Lease,
     pub(crate) guards: Guards,
 }
@@ -76,15 +75,6 @@ pub(crate) async fn run(sending: &mut Sending<'_>, exchange: &mut Exchange) -> R
     let mut answered = result?;
     answered.guards.request = Some(permit);
     Ok(answered)
-}
-
-/// Waits until the limit has passed since `began`, or since the request was complete, if that was later.
-pub(crate) async fn over(source: Option<&Source>, began: Instant, limit: Duration) {
-    let mut since = began;
-    if let Some(source) = source {
-        since = since.max(source.ended().await);
-    }
-    tokio::time::sleep_until((since + limit).into()).await;
 }
 
 async fn attempts<'a>(
@@ -188,7 +178,7 @@ async fn attempt(
     sending: &mut Sending<'_>,
     pool: &Rc<Pool>,
     retries: u32,
-) -> Result<(Response<Incoming>, Lease), Failure> {
+) -> Result<(Response<AnswerBody>, Lease), Failure> {
     let limit = sending.policy.per_try_timeout;
     let source = sending.source.clone();
     let mut once = pin!(once(sending, pool, retries));
@@ -206,7 +196,7 @@ async fn once(
     sending: &mut Sending<'_>,
     pool: &Rc<Pool>,
     retries: u32,
-) -> Result<(Response<Incoming>, Lease), Failure> {
+) -> Result<(Response<AnswerBody>, Lease), Failure> {
     let mut lease = pool.checkout(sending.cluster).await?;
     let body = sending.source.as_ref().map_or(Outgoing::Empty, Source::attempt);
     let headers = headers(sending, pool, retries).ok_or(Failure::Protocol)?;

@@ -31,8 +31,10 @@ pub(crate) struct Gate {
     flow: Flow,
     /// Bytes thrown away after a refusal.
     discarded: usize,
-    /// Whether all that the parser wrote is written: between its messages, not within one.
-    flushed: bool,
+    /// More was asked for than is there.
+    hungry: bool,
+    /// Something was written and not flushed.
+    unflushed: bool,
     /// What is left of an informational answer that is being written.
     interim: Bytes,
 }
@@ -71,7 +73,8 @@ impl Gate {
             ready: 0,
             flow: Flow::Open,
             discarded: 0,
-            flushed: true,
+            hungry: false,
+            unflushed: false,
             interim: Bytes::new(),
         }
     }
@@ -104,13 +107,17 @@ impl Gate {
                     self.refuse(&Refused { refusal: LATE, part: Part::Head });
                     continue;
                 }
+                self.hungry = true;
+                self.tell_whether_empty();
                 return Poll::Pending;
             }
+            self.hungry = false;
             if buf.filled().len() == before {
                 return Poll::Ready(Ok(()));
             }
             self.watch.saw_bytes();
             self.watch.intake.took(buf.filled().len() - before);
+            self.watch.parser_is_empty(false);
             self.look(buf, before);
             if buf.filled().len() > before {
                 return Poll::Ready(Ok(()));
@@ -217,17 +224,14 @@ impl Gate {
     /// Before the parser writes: writes an informational answer that waits, if nothing of the parser's is under way.
     /// Within a message it is too late for one.
     pub(crate) fn before_write(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.flushed {
+        if self.unflushed {
             drop(self.watch.take_interim());
         }
-        std::task::ready!(self.poll_interim(stream, cx))?;
-        self.flushed = false;
-        Poll::Ready(Ok(()))
+        self.poll_interim(stream, cx)
     }
 
-    /// The parser has written all it had.
-    pub(crate) fn flushed(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.flushed = true;
+    /// Before bytes are sent on their way: the parser has written all it had, and another may follow.
+    pub(crate) fn before_flush(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.poll_interim(stream, cx)
     }
 
@@ -246,10 +250,28 @@ impl Gate {
     }
 
     /// Counts what was written: windows are moved, and pings sent, for it.
-    pub(crate) fn wrote(&mut self, count: usize) {
-        if let Inspect::Http2 { frames, .. } = &mut self.inspect {
-            frames.sent(count);
+    pub(crate) fn wrote(&mut self, polled: &Poll<io::Result<usize>>) {
+        match (&mut self.inspect, polled) {
+            (Inspect::Http2 { frames, .. }, Poll::Ready(Ok(count))) => frames.sent(*count),
+            (Inspect::Http2 { .. }, _) => {}
+            (Inspect::Http1(_), _) => {
+                self.unflushed = true;
+                self.watch.parser_is_empty(false);
+            }
         }
+    }
+
+    /// All that was written has gone out.
+    pub(crate) fn flushed(&mut self) {
+        self.unflushed = false;
+        self.tell_whether_empty();
+    }
+
+    /// Tells whether neither the parser nor this holds anything: all requests are complete, all answers have gone out.
+    fn tell_whether_empty(&self) {
+        let Inspect::Http1(requests) = &self.inspect else { return };
+        let is_empty = self.hungry && !self.unflushed && self.held.is_empty() && requests.is_between();
+        self.watch.parser_is_empty(is_empty && self.flow == Flow::Open);
     }
 
     /// After a refusal, waits for the caller to close: what it still sends, closed on, would take the answer away from

@@ -14,15 +14,15 @@ use bytes::Bytes;
 use hyper::body::{Body, Incoming};
 use hyper_util::rt::TokioIo;
 use mesh_core::identity::sni;
-use mesh_core::plan::{Cluster, Endpoint, LocalPort, UpstreamProtocol};
+use mesh_core::plan::{Cluster, Endpoint, LocalInstance, LocalPort, UpstreamProtocol};
 use mesh_core::resilience::{Failure, breaker};
 use mesh_core::wire::guard;
 use mesh_proto::registration::Protocol;
 use tokio::net::TcpStream;
 
-use super::accept::{Open, Room};
+use super::accept::{self, Open, Room};
 use super::body::Outgoing;
-use super::budget::CONNECTION_BYTES;
+use super::budget::{CONNECTION_BYTES, Descriptor};
 use super::exchange::{Guards, Relay, Reply};
 use super::local_reply::LocalReply;
 use super::outbound::{self, Target};
@@ -36,6 +36,8 @@ use super::{Declared, tcp};
 use crate::task;
 use crate::telemetry::Counters;
 use crate::transport::{Accepted, LinkStream, Listener, Peer, QuicListener, QuicOptions, Refused};
+
+mod lane;
 
 /// Accepts on the mesh port until draining begins. What is no hop goes to the control plane.
 pub(super) async fn accept(worker: Rc<Worker>, socket: std::net::TcpListener, room: Arc<Room>) {
@@ -78,14 +80,17 @@ pub(super) async fn accept_quic(
 fn took_in(worker: &Rc<Worker>, room: &Arc<Room>, accepted: Result<Accepted, Refused>) {
     match accepted {
         Ok(Accepted::Hop(peer, stream)) => {
-            worker.intake.took(CONNECTION_BYTES);
-            let room = room.admit(peer.address, None).filter(|_| !worker.intake.is_short());
-            let Some(held) = room.zip(worker.descriptors.accept()) else {
-                Counters::add(&worker.shard.counters.refused_connections_total);
-                return tracing::info!(peer = %peer.address, "hop closed: too many are open, or memory is short");
-            };
+            let Some(held) = admit(worker, room, &peer) else { return };
             let served = serve(worker.clone(), peer, stream);
             task::spawn_local("hop", async move {
+                let _held = held;
+                served.await;
+            });
+        }
+        Ok(Accepted::Lane(peer, lane)) => {
+            let Some(held) = admit(worker, room, &peer) else { return };
+            let served = lane::serve(worker.clone(), peer, lane);
+            task::spawn_local("lane", async move {
                 let _held = held;
                 served.await;
             });
@@ -102,6 +107,18 @@ fn took_in(worker: &Rc<Worker>, room: &Arc<Room>, accepted: Result<Accepted, Ref
     }
 }
 
+/// Takes a place and a descriptor for a connection of a peer. `None`: too many are open, or memory is short.
+fn admit(worker: &Worker, room: &Arc<Room>, peer: &Peer) -> Option<(accept::Place, Descriptor)> {
+    worker.intake.took(CONNECTION_BYTES);
+    let place = room.admit(peer.address, None).filter(|_| !worker.intake.is_short());
+    let held = place.zip(worker.descriptors.accept());
+    if held.is_none() {
+        Counters::add(&worker.shard.counters.refused_connections_total);
+        tracing::info!(peer = %peer.address, "hop closed: too many are open, or memory is short");
+    }
+    held
+}
+
 /// A connection from another host.
 struct Hop {
     worker: Rc<Worker>,
@@ -116,18 +133,10 @@ struct Hop {
 
 async fn serve(worker: Rc<Worker>, peer: Peer, stream: LinkStream) {
     let _open = Open::count(&worker);
-    let asked = peer.sni.as_deref().and_then(sni::parse).map(|asked| (asked.port, Box::from(asked.host)));
-    let Some((port, host)) = asked else {
-        Counters::add(&worker.shard.counters.refused_hops_total);
-        return tracing::info!(peer = %peer.address, sni = ?peer.sni, "hop refused: not the name of a service");
-    };
-    let watch = worker.watch();
-    // A peer may open a connection before it needs it.
-    watch.settled();
+    let Some(hop) = Hop::of(&worker, peer).map(Rc::new) else { return };
+    let watch = hop.watch.clone();
     let served = worker.clone();
     let wire = Wire::new(Stream::Hop(stream));
-    let caller = worker.inbound.clone();
-    let hop = Rc::new(Hop { worker, peer, port, host, caller, watch: watch.clone() });
     server::http2(&served, wire, &watch, Trust::Peer, |request| handle(hop.clone(), request)).await;
 }
 
@@ -146,9 +155,9 @@ async fn handle(hop: Rc<Hop>, mut request: Request<Incoming>) -> Response<Reply>
         Some(Err(_)) => None,
         None => inbound.services.get(&hop.host).and_then(|instances| instances.first()),
     };
-    let found = instance.and_then(|instance| Some((instance, instance.port(hop.port)?)));
-    let Some((_, port)) = found.filter(|(instance, _)| *instance.host == *hop.host) else {
-        return hop.refuse(&request);
+    let Some(port) = instance.and_then(|instance| hop.port(instance)) else {
+        hop.refuse(&request.headers().get(INSTANCE));
+        return unreachable(Failure::RefusedStream);
     };
     Counters::add(&hop.worker.shard.counters.inbound_requests_total);
     if request.method() == Method::CONNECT {
@@ -161,17 +170,36 @@ async fn handle(hop: Rc<Hop>, mut request: Request<Incoming>) -> Response<Reply>
 }
 
 impl Hop {
-    fn refuse(&self, request: &Request<Incoming>) -> Response<Reply> {
+    /// Reads which service a peer asks for; `None`: none, and it was told.
+    fn of(worker: &Rc<Worker>, peer: Peer) -> Option<Self> {
+        let asked = peer.sni.as_deref().and_then(sni::parse).map(|asked| (asked.port, Box::from(asked.host)));
+        let Some((port, host)) = asked else {
+            Counters::add(&worker.shard.counters.refused_hops_total);
+            tracing::info!(peer = %peer.address, sni = ?peer.sni, "hop refused: not the name of a service");
+            return None;
+        };
+        let watch = worker.watch();
+        // A peer may open a connection before it needs it.
+        watch.settled();
+        let caller = worker.inbound.clone();
+        Some(Self { worker: worker.clone(), peer, port, host, caller, watch })
+    }
+
+    /// Finds the port of an instance, where it is one of the service asked for.
+    fn port<'a>(&self, instance: &'a LocalInstance) -> Option<&'a LocalPort> {
+        (*instance.host == *self.host).then(|| instance.port(self.port)).flatten()
+    }
+
+    fn refuse(&self, instance: &dyn std::fmt::Debug) {
         Counters::add(&self.worker.shard.counters.refused_hops_total);
         tracing::info!(
             peer = %self.peer.address,
             identity = ?self.peer.identity.as_ref().map(ToString::to_string),
             host = %self.host,
             port = self.port,
-            instance = ?request.headers().get(INSTANCE),
+            ?instance,
             "hop refused: no such instance here"
         );
-        unreachable(Failure::RefusedStream)
     }
 
     /// Opens a tunnel to the application: connects first, so that a failure can still be told.
@@ -188,8 +216,8 @@ impl Hop {
             let _busy = busy;
             match switch.await {
                 Ok(upgraded) => {
-                    let wire = Wire::new(Stream::Tunnel(TokioIo::new(upgraded)));
-                    tcp::join(&worker, wire, reached).await;
+                    let mut wire = Wire::new(Stream::Tunnel(TokioIo::new(upgraded)));
+                    tcp::join(&worker, &mut wire, reached).await;
                 }
                 Err(error) => tracing::debug!(%error, "the source left before its tunnel began"),
             }
@@ -272,8 +300,7 @@ fn unreachable(failure: Failure) -> Response<Reply> {
     if failure == Failure::Overflow {
         return LocalReply::failure(failure, false).response(false);
     }
-    let text =
-        FAILURES.iter().find(|(known, _)| *known == failure).map_or("connection-lost", |(_, text)| text);
+    let text = word_of(failure);
     let mut response = Response::new(Reply::whole(Bytes::from_static(text.as_bytes())));
     *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
     response.headers_mut().insert(FAILURE, HeaderValue::from_static(text));
@@ -282,9 +309,17 @@ fn unreachable(failure: Failure) -> Response<Reply> {
 
 /// Reads what the other host's meshd says about a request that met no application.
 pub(super) fn failure_of(headers: &HeaderMap) -> Option<Failure> {
-    let text = headers.get(FAILURE)?;
-    let known = FAILURES.iter().find(|(_, known)| text.as_bytes() == known.as_bytes());
-    Some(known.map_or(Failure::ConnectionLost, |(failure, _)| *failure))
+    Some(failure_in(headers.get(FAILURE)?.as_bytes()))
+}
+
+/// Reads the word for why a request, or a connection, met no application.
+pub(super) fn failure_in(word: &[u8]) -> Failure {
+    let known = FAILURES.iter().find(|(_, known)| word == known.as_bytes());
+    known.map_or(Failure::ConnectionLost, |(failure, _)| *failure)
+}
+
+fn word_of(failure: Failure) -> &'static str {
+    FAILURES.iter().find(|(known, _)| *known == failure).map_or("connection-lost", |(_, word)| word)
 }
 
 /// What a request over a hop costs, roughly: its bytes are not looked at one by one.

@@ -158,13 +158,13 @@ pub(crate) async fn carry(
         Spoken::Http2 => {
             drop(view);
             let handle = |request| http::handle(connection.clone(), request);
-            server::http2(&served, wire, &watch, Trust::Stranger, handle).await;
+            Box::pin(server::http2(&served, wire, &watch, Trust::Stranger, handle)).await;
         }
         Spoken::Tls(_) | Spoken::Opaque => {
             watch.carries_bytes();
             let opaque = opaque(&connection, &view, &spoken);
             let name = if let Spoken::Tls(name) = &spoken { name.as_deref() } else { None };
-            tcp::carry(&connection, view, wire, opaque, name).await;
+            Box::pin(tcp::carry(&connection, view, wire, opaque, name)).await;
         }
         Spoken::Nothing => {}
     }

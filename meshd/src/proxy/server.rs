@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use ::http::{Request, Response};
@@ -14,6 +15,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use pin_project_lite::pin_project;
 
+use super::doze::{self, Away, Dozed, Home};
 use super::exchange::Reply;
 use super::gate::Gate;
 use super::watch::{Signal, Watch};
@@ -45,8 +47,42 @@ pub(crate) enum Trust {
     Peer,
 }
 
-/// Serves HTTP/1.1 and HTTP/1.0 until the connection ends.
+/// Serves HTTP/1.1 and HTTP/1.0 until the connection ends. Between requests it dozes: see [`doze`].
 pub(crate) async fn http1<H, F>(worker: &Worker, wire: Wire, watch: &Arc<Watch>, handle: H)
+where
+    H: Fn(Request<Incoming>) -> F,
+    F: Future<Output = Response<Reply>>,
+{
+    let mut wire = wire.guarded(Gate::http1(worker.settings.limits, watch.clone()));
+    let mut heard = Heard::new(watch);
+    loop {
+        let home = Home::default();
+        // On the heap, so that nothing of it is left while the connection dozes.
+        match Box::pin(parse(worker, home.lend(wire), &mut heard, &handle)).await {
+            Stopped::Over(ended) => return log_end(worker, ended),
+            Stopped::Drowsy => {}
+        }
+        let Some(back) = home.take() else { return };
+        wire = back;
+        let dozing = &worker.shard.counters.dozing_connections;
+        Counters::add(dozing);
+        let dozed = doze::wait(&mut wire, |cx| heard.next(cx) != Signal::None).await;
+        dozing.fetch_sub(1, Ordering::Relaxed);
+        if dozed == Dozed::Over {
+            return;
+        }
+    }
+}
+
+/// Why a parser stopped.
+enum Stopped {
+    /// The connection has ended.
+    Over(Result<(), hyper::Error>),
+    /// It has nothing to do.
+    Drowsy,
+}
+
+async fn parse<H, F>(worker: &Worker, wire: Away, heard: &mut Heard<'_>, handle: &H) -> Stopped
 where
     H: Fn(Request<Incoming>) -> F,
     F: Future<Output = Response<Reply>>,
@@ -64,23 +100,22 @@ where
     }
     // Not `pipeline_flush`: with it an answer waits for as long as half of the next request lies in the buffer.
     let service = service_fn(|request| Sure { answer: handle(request) });
-    let io = TokioIo::new(wire.guarded(Gate::http1(settings.limits, watch.clone())));
-    let mut connection = pin!(builder.serve_connection(io, service).with_upgrades());
-    let mut heard = Heard::new(watch);
-    let ended = poll_fn(|cx| {
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(wire), service).with_upgrades());
+    poll_fn(|cx| {
         if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
-            return Poll::Ready(ended);
+            return Poll::Ready(Stopped::Over(ended));
         }
         match heard.next(cx) {
+            Signal::None if heard.watch.dozes_off() => Poll::Ready(Stopped::Drowsy),
             Signal::None => Poll::Pending,
-            Signal::Cut => Poll::Ready(Ok(())),
+            Signal::Cut => Poll::Ready(Stopped::Over(Ok(()))),
             Signal::Leave => {
                 connection.as_mut().graceful_shutdown();
-                connection.as_mut().poll(cx)
+                connection.as_mut().poll(cx).map(Stopped::Over)
             }
         }
-    });
-    log_end(worker, ended.await);
+    })
+    .await
 }
 
 /// Serves HTTP/2 until the connection ends.
@@ -103,7 +138,8 @@ where
         Trust::Stranger => builder.max_concurrent_streams(settings.max_streams),
         Trust::Peer => builder.max_concurrent_streams(settings.hop_streams),
     };
-    let service = service_fn(|request| Sure { answer: handle(request) });
+    // Boxed at once: on its way into a task it is moved several times, and it is large.
+    let service = service_fn(|request| Sure { answer: Box::pin(handle(request)) });
     let wire = match trust {
         Trust::Stranger => wire.guarded(Gate::http2(&settings.limits, settings.frames, watch.clone())),
         Trust::Peer => wire,

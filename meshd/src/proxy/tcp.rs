@@ -3,11 +3,9 @@
 use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
@@ -17,25 +15,27 @@ use mesh_core::plan::{Balancer, Cluster, Endpoint, TcpRules, Via};
 use mesh_core::resilience::outlier::Answer;
 use mesh_core::resilience::{Failure, breaker};
 use mesh_core::route;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use super::body::Outgoing;
+use both_ways::BothWays;
+
 use super::detour;
 use super::outbound::{Connection, Opaque, Target};
 use super::passthrough::Place;
 use super::request::INSTANCE;
 use super::upstream::connect::{self, ConnectError};
-use super::upstream::{Ends, Lease, Opening};
+use super::upstream::{Ends, Lease, Opening, Pool};
 use super::wire::{Stream, Wire};
 use super::worker::{Caller, Chance, View, Worker};
 use crate::telemetry::Counters;
+
+mod both_ways;
 
 /// Carries a connection to where it goes, and its end. `name` is the server that a TLS caller asks for.
 pub(crate) async fn carry(
     connection: &Connection,
     view: Rc<View>,
-    wire: Wire,
+    mut wire: Wire,
     opaque: Opaque,
     name: Option<&str>,
 ) {
@@ -62,8 +62,9 @@ pub(crate) async fn carry(
         return;
     };
     let wanted = Wanted { ends: Ends { source: connection.peer, destination }, name };
-    match reach(worker, &caller, &cluster, &wanted).await {
-        Ok(reached) => join(worker, wire, reached).await,
+    // On the heap while it lasts: connections are many, and most of them idle.
+    match Box::pin(reach(worker, &caller, &cluster, &wanted)).await {
+        Ok(reached) => join(worker, &mut wire, reached).await,
         Err(failure) => {
             tracing::debug!(cluster = %cluster.name, ?failure, "connection closed: no endpoint reached");
         }
@@ -99,6 +100,8 @@ pub(crate) struct Reached {
     wire: Wire,
     idle: Option<Duration>,
     longest: Option<Duration>,
+    /// Where its lane goes when it is free again.
+    lanes: Option<Rc<Pool>>,
     _lease: Option<Lease>,
     _in_flight: Option<InFlight>,
     _connection: breaker::Permit,
@@ -141,11 +144,12 @@ pub(crate) async fn reach(
             worker.record(cluster, endpoint, answer);
         }
         match opened {
-            Ok((wire, lease)) => {
+            Ok(Opened { wire, lanes, lease }) => {
                 return Ok(Reached {
                     wire,
                     idle: cluster.limits.tcp_idle_timeout,
                     longest: cluster.limits.max_connection_duration,
+                    lanes,
                     _lease: lease,
                     _in_flight: Some(in_flight),
                     _connection: permit,
@@ -166,13 +170,20 @@ fn source_hash(cluster: &Cluster, source: SocketAddr) -> Option<u64> {
     balance::hash_key(policy, &HeaderMap::new(), None, source.ip(), &mut Chance).hash()
 }
 
+/// A way to an endpoint, and what it belongs to.
+struct Opened {
+    wire: Wire,
+    lanes: Option<Rc<Pool>>,
+    lease: Option<Lease>,
+}
+
 async fn open(
     worker: &Rc<Worker>,
     caller: &Rc<Caller>,
     cluster: &Arc<Cluster>,
     endpoint: &Endpoint,
     wanted: &Wanted<'_>,
-) -> Result<(Wire, Option<Lease>), Failure> {
+) -> Result<Opened, Failure> {
     // differs: Envoy names no server where nobody speaks HTTP, and checks no name.
     let host = || match cluster.balancer {
         Balancer::ByName { .. } => wanted.name.unwrap_or_default(),
@@ -180,21 +191,20 @@ async fn open(
     };
     let opening = Opening::of(cluster, endpoint, host, wanted.ends);
     let opened = async {
-        let (mut wire, lease) = if matches!(endpoint.via, Via::Mesh { .. }) {
+        let mut opened = if matches!(endpoint.via, Via::Mesh { .. }) {
             let pool = worker.pools.pool(worker, caller, cluster, endpoint, true, None);
-            let under = async { tunnel(pool.checkout(cluster).await?).await };
-            let (wire, lease) = under.await.map_err(ConnectError::Under)?;
-            (wire, Some(lease))
+            across(worker, pool, cluster).await?
         } else {
-            (connect::connect(worker, &endpoint.via, None, cluster).await?, None)
+            let wire = connect::connect(worker, &endpoint.via, None, cluster).await?;
+            Opened { wire, lanes: None, lease: None }
         };
         if let Some(opening) = opening {
-            wire = opening.say(worker, None, wire).await?;
+            opened.wire = opening.say(worker, None, opened.wire).await?;
         }
         if let Some(detour) = &cluster.detour {
-            wire = detour::take(detour, wire).await.map_err(ConnectError::Opening)?;
+            opened.wire = detour::take(detour, opened.wire).await.map_err(ConnectError::Opening)?;
         }
-        Ok((wire, lease))
+        Ok(opened)
     };
     match tokio::time::timeout(cluster.limits.connect_timeout, opened).await {
         Ok(Ok(opened)) => Ok(opened),
@@ -210,38 +220,52 @@ async fn open(
     }
 }
 
+/// Opens a way to an instance on another host: a lane, else a tunnel through the shared connection.
+async fn across(worker: &Worker, pool: Rc<Pool>, cluster: &Arc<Cluster>) -> Result<Opened, ConnectError> {
+    if let Some(lane) = pool.lane(worker, cluster).await? {
+        return Ok(Opened { wire: Wire::new(Stream::Lane(lane)), lanes: Some(pool), lease: None });
+    }
+    let under = async { tunnel(pool.checkout(cluster).await?).await };
+    let (wire, lease) = under.await.map_err(ConnectError::Under)?;
+    Ok(Opened { wire, lanes: None, lease: Some(lease) })
+}
+
 /// Opens a tunnel to an instance on another host, through a stream of the shared connection.
-pub(crate) async fn tunnel(mut lease: Lease) -> Result<(Wire, Lease), Failure> {
+pub(crate) async fn tunnel(lease: Lease) -> Result<(Wire, Lease), Failure> {
     let (authority, instance) = lease.pool().address();
-    let mut request = Request::new(Outgoing::Empty);
+    let mut request = Request::new(());
     *request.method_mut() = Method::CONNECT;
     *request.uri_mut() = Uri::try_from(authority).map_err(|_| Failure::Protocol)?;
     let instance = HeaderValue::from_str(&instance).map_err(|_| Failure::Protocol)?;
     request.headers_mut().insert(INSTANCE, instance);
-    let mut response = lease.send(request).await.map_err(|unanswered| unanswered.failure)?;
+    let response = lease.tunnel(request).await?;
     if response.status() != StatusCode::OK {
         return Err(super::inbound::failure_of(response.headers()).unwrap_or(Failure::Connect));
     }
-    let upgraded = hyper::upgrade::on(&mut response).await.map_err(|_| Failure::ConnectionLost)?;
-    Ok((Wire::new(Stream::Tunnel(hyper_util::rt::TokioIo::new(upgraded))), lease))
+    Ok((response.into_body(), lease))
 }
 
 /// Copies both ways until both ends are done, nothing was said for too long, or the connection is as old as it may be.
 /// Each direction can end alone.
-pub(crate) async fn join(worker: &Worker, caller: Wire, reached: Reached) {
-    let spoke = Rc::new(Cell::new(Instant::now()));
-    let mut caller = Heard { wire: caller, spoke: spoke.clone() };
-    let mut endpoint = Heard { wire: reached.wire, spoke: spoke.clone() };
-    let copied = tokio::io::copy_bidirectional_with_sizes(&mut caller, &mut endpoint, BUFFER, BUFFER);
-    tokio::select! {
-        copied = copied => {
-            if let Ok((received, sent)) = copied {
-                worker.shard.counters.tcp_received_bytes_total.fetch_add(received, Ordering::Relaxed);
-                worker.shard.counters.tcp_sent_bytes_total.fetch_add(sent, Ordering::Relaxed);
-            }
+pub(crate) async fn join(worker: &Worker, caller: &mut Wire, mut reached: Reached) {
+    let mut copy = BothWays::new();
+    let spoke = copy.spoke();
+    let copied = tokio::select! {
+        copied = copy.run(caller, &mut reached.wire) => copied,
+        () = silence(&spoke, reached.idle) => {
+            tracing::debug!("connection closed: silent for its idle timeout");
+            Err(io::ErrorKind::TimedOut.into())
         }
-        () = silence(&spoke, reached.idle) => tracing::debug!("connection closed: silent for its idle timeout"),
-        () = after(reached.longest) => tracing::debug!("connection closed: as old as maxConnectionDuration"),
+        () = after(reached.longest) => {
+            tracing::debug!("connection closed: as old as maxConnectionDuration");
+            Err(io::ErrorKind::TimedOut.into())
+        }
+    };
+    let (received, sent) = copy.counts();
+    worker.shard.counters.tcp_received_bytes_total.fetch_add(received, Ordering::Relaxed);
+    worker.shard.counters.tcp_sent_bytes_total.fetch_add(sent, Ordering::Relaxed);
+    if let (Ok(()), Some(pool), Some(lane)) = (copied, reached.lanes, reached.wire.into_lane()) {
+        pool.park(lane);
     }
 }
 
@@ -264,41 +288,5 @@ async fn after(limit: Option<Duration>) {
     }
 }
 
-/// A connection that notes when something was read from it.
-struct Heard {
-    wire: Wire,
-    spoke: Rc<Cell<Instant>>,
-}
-
-impl AsyncRead for Heard {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.wire).poll_read(cx, buf);
-        if polled.is_ready() {
-            self.spoke.set(Instant::now());
-        }
-        polled
-    }
-}
-
-impl AsyncWrite for Heard {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.wire).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.wire).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.wire).poll_shutdown(cx)
-    }
-}
-
 /// Endpoints tried for one connection.
 const MAX_ATTEMPTS: usize = 3;
-/// One direction's buffer: a few full TLS records.
-const BUFFER: usize = 32 * 1024;

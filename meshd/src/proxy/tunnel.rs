@@ -3,13 +3,12 @@
 use std::rc::Rc;
 
 use http::{HeaderMap, Response, StatusCode, Uri};
-use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use mesh_core::resilience::Failure;
 
-use super::body::Outgoing;
+use super::body::{AnswerBody, Outgoing};
 use super::exchange::{Exchange, Guards};
 use super::interim::Interim;
 use super::local_reply::LocalReply;
@@ -64,7 +63,7 @@ pub(crate) struct Tunnelled<'a> {
 pub(crate) async fn over_hop(
     request: Tunnelled<'_>,
     lease: Lease,
-) -> Result<(Response<Incoming>, Lease), Failure> {
+) -> Result<(Response<AnswerBody>, Lease), Failure> {
     let Tunnelled { head, headers, body, interim } = request;
     let (wire, lease) = tcp::tunnel(lease).await?;
     let begun = http1::handshake::<_, Outgoing>(TokioIo::new(wire)).await;
@@ -79,7 +78,7 @@ pub(crate) async fn over_hop(
         interim.listen(&mut request);
     }
     let response = sender.send_request(request).await.map_err(|error| connect::failure_of(&error))?;
-    Ok((response, lease))
+    Ok((response.map(AnswerBody::Http1), lease))
 }
 
 /// Joins both ends after a 101. The request ends when the bytes do; no timeout of the route cuts them.

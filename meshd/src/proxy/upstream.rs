@@ -11,26 +11,30 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{Request, Response};
-use hyper::body::Incoming;
 use mesh_core::identity::Identity;
 use mesh_core::plan::{CircuitLimits, Cluster, Endpoint, UpstreamProtocol, Via};
 use mesh_core::resilience::{Failure, breaker};
 use tokio::sync::oneshot;
 
-use super::body::Outgoing;
+use super::body::{AnswerBody, Outgoing};
+use super::wire::{Stream, Wire};
 use super::worker::Worker;
 use crate::task;
 use crate::telemetry::EdgeCell;
 
+use lanes::Lanes;
 pub(crate) use opening::{Ends, Opening};
 pub(crate) use pools::Pools;
+pub(crate) use streams::Streams;
 
 pub(crate) mod connect;
+mod http2;
+mod lanes;
 mod opening;
 mod pools;
+mod streams;
 
 type Http1 = hyper::client::conn::http1::SendRequest<Outgoing>;
-type Http2 = hyper::client::conn::http2::SendRequest<Outgoing>;
 
 /// Connections of one caller to one endpoint.
 pub(crate) struct Pool {
@@ -57,6 +61,7 @@ pub(crate) struct Pool {
     open: Cell<usize>,
     opening: Cell<usize>,
     used: Cell<Instant>,
+    lanes: Lanes,
 }
 
 /// How the connections of a pool are made.
@@ -75,18 +80,22 @@ struct Idle {
 
 /// One HTTP/2 connection.
 struct Shared {
-    sender: Http2,
+    sender: http2::Sender,
     streams: Cell<usize>,
-    limit: Rc<Cell<usize>>,
     served: Cell<u32>,
     opened: Instant,
     since: Cell<Instant>,
 }
 
 impl Shared {
+    fn new(sender: http2::Sender) -> Self {
+        let now = Instant::now();
+        Self { sender, streams: Cell::new(0), served: Cell::new(0), opened: now, since: Cell::new(now) }
+    }
+
+    /// Whether it may take another stream now. It was asked before whether it is closed.
     fn has_room(&self, limits: &CircuitLimits, most_streams: Option<u32>) -> bool {
-        !self.sender.is_closed()
-            && self.streams.get() < self.limit.get()
+        self.streams.get() < self.sender.most_streams()
             && most_streams.is_none_or(|most| self.streams.get() < most as usize)
             && self.may_serve(limits)
     }
@@ -129,6 +138,7 @@ impl Pool {
             open: Cell::new(0),
             opening: Cell::new(0),
             used: Cell::new(Instant::now()),
+            lanes: Lanes::default(),
         }
     }
 
@@ -186,8 +196,7 @@ impl Pool {
         let connection = shared.iter().find(|connection| connection.has_room(&cluster.limits, most))?.clone();
         connection.streams.set(connection.streams.get() + 1);
         let reused = connection.served.replace(connection.served.get() + 1) > 0;
-        let sender = connection.sender.clone();
-        Some(Lease { pool: self.clone(), link: Link::Http2 { sender, connection }, reused })
+        Some(Lease { pool: self.clone(), link: Link::Http2(connection), reused })
     }
 
     /// Opens a connection for those who wait, unless enough are being opened or a limit is reached.
@@ -256,7 +265,8 @@ impl Pool {
             let wanted = || fresh(shared.since.get()) && shared.may_serve(limits);
             !shared.sender.is_closed() && (shared.streams.get() > 0 || wanted())
         });
-        self.open.get() == 0 && now.duration_since(self.used.get()) > UNUSED
+        let has_lanes = self.lanes.sweep(now);
+        self.open.get() == 0 && !has_lanes && now.duration_since(self.used.get()) > UNUSED
     }
 
     /// Returns what a tunnel to the endpoint asks for: authority and instance.
@@ -269,10 +279,18 @@ impl Pool {
         (format!("{}:{}", name.host, name.port), instance)
     }
 
-    /// Closes every connection that nobody uses.
+    /// Closes every connection that nobody uses, to make room for others.
+    fn close_unused(&self) {
+        self.idle.borrow_mut().clear();
+        self.shared.borrow_mut().retain(|connection| connection.streams.get() > 0);
+        self.lanes.close_idle();
+    }
+
+    /// Closes every connection that nobody uses, and uses none any more; for endpoints that have moved.
     fn close_idle(&self) {
         self.idle.borrow_mut().clear();
         self.shared.borrow_mut().clear();
+        self.lanes.close_idle();
     }
 }
 
@@ -308,7 +326,7 @@ pub(crate) struct Lease {
 
 enum Link {
     Http1 { sender: Http1, served: u32, opened: Instant },
-    Http2 { sender: Http2, connection: Rc<Shared> },
+    Http2(Rc<Shared>),
     Gone,
 }
 
@@ -325,16 +343,16 @@ impl Lease {
     pub(crate) async fn send(
         &mut self,
         request: Request<Outgoing>,
-    ) -> Result<Response<Incoming>, Unanswered> {
+    ) -> Result<Response<AnswerBody>, Unanswered> {
         let sent = match &mut self.link {
             Link::Http1 { sender, served, .. } => {
                 *served += 1;
                 sender.try_send_request(request).await
             }
-            Link::Http2 { sender, .. } => sender.try_send_request(request).await,
+            Link::Http2(connection) => return connection.sender.send(request).await,
             Link::Gone => return Err(Unanswered { unsent: Some(request), failure: Failure::ConnectionLost }),
         };
-        sent.map_err(|mut error| {
+        sent.map(|response| response.map(AnswerBody::Http1)).map_err(|mut error| {
             let unsent = error.take_message();
             let failure = if unsent.is_some() {
                 Failure::ResetBeforeRequest
@@ -343,6 +361,13 @@ impl Lease {
             };
             Unanswered { unsent, failure }
         })
+    }
+
+    /// Asks for a tunnel through a stream of HTTP/2 (`CONNECT`), and waits for the head of the answer.
+    pub(crate) async fn tunnel(&self, request: Request<()>) -> Result<Response<Wire>, Failure> {
+        let Link::Http2(connection) = &self.link else { return Err(Failure::ConnectionLost) };
+        let opened = connection.sender.tunnel(request).await.map_err(|unanswered| unanswered.failure)?;
+        Ok(opened.map(|both| Wire::new(Stream::Streams(Box::new(Streams::new(both))))))
     }
 
     /// Gives the connection back after the whole answer was read.
@@ -365,7 +390,7 @@ impl Lease {
                     }
                 });
             }
-            Link::Http2 { .. } | Link::Gone => {}
+            Link::Http2(_) | Link::Gone => {}
         }
     }
 
@@ -385,7 +410,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Link::Http2 { connection, .. } = &self.link {
+        if let Link::Http2(connection) = &self.link {
             connection.streams.set(connection.streams.get() - 1);
             connection.since.set(Instant::now());
             self.pool.used.set(connection.since.get());

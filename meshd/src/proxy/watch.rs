@@ -44,6 +44,10 @@ pub(crate) struct Watch {
     /// One that waits to be written.
     has_interim: AtomicBool,
     interim: Mutex<Vec<u8>>,
+    /// HTTP/1: the parser holds no bytes in either direction.
+    parser_is_empty: AtomicBool,
+    /// It has been idle for long enough to doze.
+    drowsy: AtomicBool,
     signal: AtomicU8,
     waker: Mutex<Option<Waker>>,
 }
@@ -136,6 +140,8 @@ impl Watch {
             interim_told: AtomicU64::new(0),
             has_interim: AtomicBool::new(false),
             interim: Mutex::default(),
+            parser_is_empty: AtomicBool::new(false),
+            drowsy: AtomicBool::new(false),
             signal: AtomicU8::new(0),
             waker: Mutex::default(),
         }
@@ -194,7 +200,22 @@ impl Watch {
         }
     }
 
+    /// The parser of HTTP/1 holds bytes, or none.
+    pub(crate) fn parser_is_empty(&self, is_empty: bool) {
+        self.parser_is_empty.store(is_empty, Relaxed);
+    }
+
+    fn may_doze(&self) -> bool {
+        self.doing.load(Relaxed) == IDLE && self.parser_is_empty.load(Relaxed)
+    }
+
+    /// Whether the connection is to doze off now; says so once for each time it is idle.
+    pub(crate) fn dozes_off(&self) -> bool {
+        self.drowsy.load(Relaxed) && self.may_doze()
+    }
+
     fn begin(&self, doing: u8) {
+        self.drowsy.store(false, Relaxed);
         self.since.store(self.second(), Relaxed);
         self.doing.store(doing, Relaxed);
     }
@@ -218,7 +239,12 @@ impl Watch {
             }
             HEAD => self.cut(is_over(head)),
             _ if multiplexed && self.partial.is_older(now, head) => self.cut(true),
-            IDLE => self.cut(is_over(idle)),
+            IDLE if is_over(idle) => self.cut(true),
+            IDLE if is_over(DOZE_AFTER) && self.may_doze() && !self.drowsy.load(Relaxed) => {
+                self.drowsy.store(true, Relaxed);
+                self.wake();
+                Expiry::No
+            }
             _ => Expiry::No,
         }
     }
@@ -354,5 +380,8 @@ impl Drop for Busy {
     }
 }
 
+/// Between requests for longer than that, a connection gives back its parser: making it anew costs less than keeping
+/// some 20 KiB for nothing.
+const DOZE_AFTER: Duration = Duration::from_secs(1);
 /// How long a refused caller may take to read why.
 const LINGER: Duration = Duration::from_secs(2);

@@ -14,7 +14,8 @@ use tokio_rustls::client::TlsStream;
 
 use super::budget::Descriptor;
 use super::gate::Gate;
-use crate::transport::LinkStream;
+use super::upstream::Streams;
+use crate::transport::{Lane, LinkStream};
 
 /// What carries a connection.
 pub(crate) enum Stream {
@@ -22,8 +23,12 @@ pub(crate) enum Stream {
     Tcp(TcpStream),
     /// A hop between hosts.
     Hop(LinkStream),
+    /// A lane between hosts, for the connection that it carries.
+    Lane(Box<Lane>),
     /// A tunnel through HTTP (`CONNECT`, WebSocket).
     Tunnel(TokioIo<Upgraded>),
+    /// A tunnel that meshd has asked another host for.
+    Streams(Box<Streams>),
     /// TLS that meshd has begun towards an application.
     Tls(Box<TlsStream<Wire>>),
     /// What is inside a visitor's TLS.
@@ -39,7 +44,9 @@ impl Stream {
         match self {
             Self::Tcp(stream) => Pin::new(stream),
             Self::Hop(stream) => Pin::new(stream),
+            Self::Lane(stream) => Pin::new(stream.as_mut()),
             Self::Tunnel(stream) => Pin::new(stream),
+            Self::Streams(stream) => Pin::new(stream.as_mut()),
             Self::Tls(stream) => Pin::new(&mut **stream),
             Self::Pipe(stream) => Pin::new(stream),
             Self::Unix(stream) => Pin::new(stream),
@@ -51,7 +58,9 @@ impl Stream {
         match self {
             Self::Tcp(stream) => Pin::new(stream),
             Self::Hop(stream) => Pin::new(stream),
+            Self::Lane(stream) => Pin::new(stream.as_mut()),
             Self::Tunnel(stream) => Pin::new(stream),
+            Self::Streams(stream) => Pin::new(stream.as_mut()),
             Self::Tls(stream) => Pin::new(&mut **stream),
             Self::Pipe(stream) => Pin::new(stream),
             Self::Unix(stream) => Pin::new(stream),
@@ -83,6 +92,14 @@ impl Wire {
     /// Whether it is what is inside a visitor's TLS.
     pub(crate) fn is_tls(&self) -> bool {
         matches!(self.stream, Stream::Visitor(_))
+    }
+
+    /// Returns the lane, where it is one.
+    pub(crate) fn into_lane(self) -> Option<Box<Lane>> {
+        match self.stream {
+            Stream::Lane(lane) => Some(lane),
+            _ => None,
+        }
     }
 
     /// Lets only what `gate` finds sound be read.
@@ -117,9 +134,20 @@ impl Wire {
 
 impl Wire {
     fn wrote(&mut self, polled: &Poll<io::Result<usize>>) {
-        if let (Some(gate), Poll::Ready(Ok(count))) = (&mut self.gate, polled) {
-            gate.wrote(*count);
+        if let Some(gate) = &mut self.gate {
+            gate.wrote(polled);
         }
+    }
+
+    /// Waits until bytes are there, and keeps them for whoever reads. `false`: the other end has ended.
+    pub(crate) fn poll_arrival(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        if self.ahead.is_empty() {
+            let mut first = [0; FIRST];
+            let mut buf = ReadBuf::new(&mut first);
+            std::task::ready!(self.stream.reader().poll_read(cx, &mut buf))?;
+            self.ahead = Bytes::copy_from_slice(buf.filled());
+        }
+        Poll::Ready(Ok(!self.ahead.is_empty()))
     }
 }
 
@@ -174,7 +202,9 @@ impl AsyncWrite for Wire {
         match &self.stream {
             Stream::Tcp(stream) => stream.is_write_vectored(),
             Stream::Hop(stream) => stream.is_write_vectored(),
+            Stream::Lane(_) => false,
             Stream::Tunnel(stream) => stream.is_write_vectored(),
+            Stream::Streams(stream) => stream.is_write_vectored(),
             Stream::Tls(stream) => stream.is_write_vectored(),
             Stream::Pipe(stream) => stream.is_write_vectored(),
             Stream::Unix(stream) => stream.is_write_vectored(),
@@ -185,9 +215,13 @@ impl AsyncWrite for Wire {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if let Some(gate) = &mut this.gate {
-            std::task::ready!(gate.flushed(&mut this.stream, cx))?;
+            std::task::ready!(gate.before_flush(&mut this.stream, cx))?;
         }
-        this.stream.writer().poll_flush(cx)
+        std::task::ready!(this.stream.writer().poll_flush(cx))?;
+        if let Some(gate) = &mut this.gate {
+            gate.flushed();
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -222,5 +256,7 @@ fn write_parts(
     }
 }
 
+/// What is read of a request that wakes a dozing connection: most heads.
+const FIRST: usize = 1024;
 /// Bytes up to which parts are joined before they are written.
 const JOINED: usize = 1024;

@@ -17,6 +17,7 @@ use mesh_core::identity::Identity;
 use mesh_core::plan::{Cluster, Doors, Endpoint, Outbound, Plan};
 use mesh_core::resilience::outlier::{self, Answer};
 use rand_core::RngCore;
+use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, watch};
 
 use super::accept::Room;
@@ -138,13 +139,21 @@ impl Caller {
 
 /// Starts a worker's thread.
 pub(super) fn spawn(start: Start) -> io::Result<JoinHandle<()>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name(format!("meshd-worker-{}", start.index)).spawn(move || {
-        let local = tokio::task::LocalSet::new();
-        local.block_on(&runtime, run(start));
-        drop(local);
-        runtime.shutdown_background();
-    })
+    // Made on its own thread, where it must stay. Told here whether that worked.
+    let (tell, told) = std::sync::mpsc::sync_channel(1);
+    let thread =
+        std::thread::Builder::new().name(format!("meshd-worker-{}", start.index)).spawn(move || {
+            let runtime =
+                match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+                    Ok(runtime) => runtime,
+                    Err(error) => return drop(tell.send(Err(error))),
+                };
+            let _ = tell.send(Ok(()));
+            runtime.block_on(run(start));
+            runtime.shutdown_background();
+        })?;
+    told.recv().unwrap_or(Ok(()))?;
+    Ok(thread)
 }
 
 async fn run(start: Start) {

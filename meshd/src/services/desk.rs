@@ -66,7 +66,7 @@ impl Desk {
         for (id, instance) in instances {
             let (path, text) = prepare(&self.data, id, instance, &offered).map_err(api_error)?;
             // The next one must not contradict this one either.
-            offered.registration.instances.insert(id.clone(), instance.clone());
+            offered.registration.instances.insert(id.clone(), Arc::new(instance.clone()));
             offered.files.insert(id.clone(), path.display().to_string());
             files.push((path, text));
         }

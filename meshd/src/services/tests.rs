@@ -82,7 +82,7 @@ fn a_short_file_is_enough() {
     host.put("reviews.toml", &service("reviews", 9080));
     let offer = host.folders().read();
     assert_eq!(offer.findings, []);
-    assert_eq!(offer.registration.instances["reviews"], reviews());
+    assert_eq!(*offer.registration.instances["reviews"], reviews());
 }
 
 #[test]
@@ -229,7 +229,7 @@ async fn what_meshctl_registers_survives_a_restart_until_it_is_deregistered() {
         within(desk.register(&[("mine".into(), instance.clone())].into())).await;
         let offer = host.folders().read();
         assert_eq!(host.said(&offer), [""; 0]);
-        assert_eq!(offer.registration.instances["mine"], instance);
+        assert_eq!(*offer.registration.instances["mine"], instance);
     }
     within(desk.deregister(&["mine".into()])).await;
     assert!(desk.registration().borrow().instances.is_empty());

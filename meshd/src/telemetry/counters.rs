@@ -24,6 +24,8 @@ counters! {
     downstream_connections_total: "counter",
     /// Connections of callers open now.
     downstream_connections: "gauge",
+    /// Connections of callers that doze: between requests for a second or more, their parser and buffers given back.
+    dozing_connections: "gauge",
     /// Requests and connections refused by the guard: framing, limits, floods.
     refused_requests_total: "counter",
     /// Requests refused because memory is short.

@@ -13,14 +13,14 @@ use mesh_core::identity::lifetime::Validity;
 use rustls::sign::CertifiedKey;
 use rustls::{AlertDescription, ClientConfig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsStream;
 
 use super::control::Service;
 use super::frame::{FrameError, FrameStream};
+use super::lane::Lane;
 use super::quic::{QuicDialer, QuicStream};
 use super::socket::SocketOptions;
 use super::tls::{Credentials, Protocol, client_config};
+use super::tls_socket::TlsSocket;
 use super::verify::{CertificateFault, Expect, Proven, Told};
 use super::{quic, tcp};
 
@@ -85,7 +85,7 @@ pub enum Transport {
 /// A stream of bytes to a proven peer. Each direction can be ended alone.
 pub enum LinkStream {
     /// TLS over TCP.
-    Tcp(Box<TlsStream<TcpStream>>),
+    Tcp(Box<TlsSocket>),
     /// One bi-directional stream of a QUIC connection.
     Quic(QuicStream),
 }
@@ -110,6 +110,8 @@ pub struct HopTarget<'a> {
 pub enum Accepted {
     /// A data hop. `Peer::sni` says which service port it asks for.
     Hop(Peer, LinkStream),
+    /// A data hop that carries opaque connections, one after another.
+    Lane(Peer, Box<Lane>),
     /// A stream of control traffic: answer each frame until the peer ends it.
     Control(Peer, Service, FrameStream),
     /// A host that wants to join: the last field is what both ends derived from this very channel, for the proof.
@@ -364,7 +366,8 @@ async fn dial_hop_over_tcp(dialer: &Dialer, target: HopTarget<'_>) -> Result<Lin
     let key =
         ConfigKey { protocol: Protocol::Hop, from: Some(target.from.clone()), expect: target.expect.clone() };
     let (stream, _) = tcp::dial(dialer, target.address, Some(target.sni), &key).await?;
-    Ok(LinkStream::Tcp(Box::new(stream.into())))
+    let (socket, session) = stream.into_inner();
+    Ok(LinkStream::Tcp(Box::new(TlsSocket::new(socket, session))))
 }
 
 /// A channel to a host of a mesh that one wants to join.

@@ -171,7 +171,7 @@ impl Server {
         let leaf = chain.as_ref().and_then(|chain| chain.first()).ok_or(TlsFault::NoCertificate)?;
         let proven = verify::read(leaf).map_err(TlsFault::certificate)?;
         let callers = match protocol {
-            Protocol::Hop => Callers::Hop,
+            Protocol::Lane | Protocol::Hop => Callers::Hop,
             Protocol::Control | Protocol::Join => Callers::Control,
         };
         if !callers.admit(&proven.identity) {
@@ -208,7 +208,10 @@ impl Server {
     async fn opening(self, mut send: SendStream, mut recv: RecvStream, caller: Arc<Caller>) {
         let first_bytes = async {
             match caller.protocol {
-                Protocol::Hop => self.hop(&mut send, &mut recv, &caller).await.map(Opened::Hop),
+                // Lanes are not offered over QUIC.
+                Protocol::Lane | Protocol::Hop => {
+                    self.hop(&mut send, &mut recv, &caller).await.map(Opened::Hop)
+                }
                 Protocol::Control | Protocol::Join => service(&mut recv).await.map(Opened::Control),
             }
         };

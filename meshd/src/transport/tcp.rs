@@ -17,12 +17,14 @@ use tokio_rustls::{LazyConfigAcceptor, TlsConnector, TlsStream};
 use super::control::Service;
 use super::frame::{FrameStream, MAX_FRAME_BYTES};
 use super::join::EXPORTER_LABEL;
+use super::lane::Lane;
 use super::link::{
     Accepted, ConfigKey, DialError, Dialer, HANDSHAKE_LIMIT, JoinLink, LinkStream, Peer, Refused, TlsFault,
     Transport,
 };
 use super::socket;
 use super::tls::{Credentials, Protocol, ServerConfigs};
+use super::tls_socket::TlsSocket;
 use super::verify::{self, CertificateFault, Expect, Proven, Side};
 
 /// Accepts on the mesh port over TCP. May be one of several on the same address, one for each worker.
@@ -153,10 +155,15 @@ impl Server {
         let chain = session.peer_certificates().unwrap_or_default();
         let proven = self.recheck(chain, session.handshake_kind())?;
         let peer = peer.proven(proven);
-        let mut stream = TlsStream::from(stream);
-        if protocol == Protocol::Hop {
-            return Ok(Accepted::Hop(peer, LinkStream::Tcp(Box::new(stream))));
+        if matches!(protocol, Protocol::Lane | Protocol::Hop) {
+            let (socket, session) = stream.into_inner();
+            let socket = TlsSocket::new(socket, session);
+            return Ok(match protocol {
+                Protocol::Lane => Accepted::Lane(peer, Box::new(Lane::new(socket))),
+                _ => Accepted::Hop(peer, LinkStream::Tcp(Box::new(socket))),
+            });
         }
+        let mut stream = TlsStream::from(stream);
         let service = stream.read_u8().await.map_err(TlsFault::of_io)?;
         let service = Service::of(service).ok_or(TlsFault::NoProtocol)?;
         let frames = FrameStream::new(stream, service.max_frame_bytes());
@@ -282,6 +289,6 @@ const SHARE_OF_ONE: usize = 2;
 const DESCRIPTORS_A_HANDSHAKE: usize = 32;
 const LEAST_HANDSHAKES: usize = 8;
 /// How long a connection may be idle before the kernel asks whether the peer still lives.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
+pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// How long accepting rests after the kernel refused.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

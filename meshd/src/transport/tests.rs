@@ -101,9 +101,9 @@ async fn a_hop_names_both_sides_and_carries_bytes() {
 async fn hops_agree_on_a_key_that_a_quantum_computer_does_not_find() {
     let (here, _there, _) = linked(Transport::Tcp).await;
     let LinkStream::Tcp(tls) = &here else { panic!("{here:?}") };
-    let group = tls.get_ref().1.negotiated_key_exchange_group().expect("agreed");
+    let group = tls.session().negotiated_key_exchange_group().expect("agreed");
     assert_eq!(group.name(), rustls::NamedGroup::X25519MLKEM768);
-    assert_eq!(tls.get_ref().1.protocol_version(), Some(rustls::ProtocolVersion::TLSv1_3));
+    assert_eq!(tls.session().protocol_version(), Some(rustls::ProtocolVersion::TLSv1_3));
 }
 
 #[tokio::test]
@@ -384,7 +384,7 @@ async fn one_hop(dialer: &Dialer, port: &mut Port) -> Result<(), Refused> {
         let mut stream = dial_hop(dialer, target).await.ok()?;
         let byte = stream.read_u8().await.ok();
         let LinkStream::Tcp(tls) = &stream else { return None };
-        let kind = tls.get_ref().1.handshake_kind();
+        let kind = tls.session().handshake_kind();
         byte.and(kind)
     };
     let server = async {

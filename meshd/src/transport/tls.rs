@@ -14,7 +14,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, TrustAnchor};
 use rustls::server::{ClientHello, ResolvesServerCert, ServerSessionMemoryCache, StoresServerSessions};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, ServerConfig, SignatureScheme};
+use rustls::{CipherSuite, ClientConfig, ServerConfig, SignatureScheme};
 
 use super::verify::{
     Callers, CertificateFault, ClientVerifier, Expect, MAX_CHAIN, Proven, ServerVerifier, Told,
@@ -23,6 +23,8 @@ use super::verify::{
 /// What a connection to the mesh port is for; named by ALPN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Protocol {
+    /// A data hop that carries opaque connections, one after another. TCP only.
+    Lane,
     /// A data hop: HTTP/2.
     Hop,
     /// Control traffic: frames.
@@ -33,11 +35,12 @@ pub enum Protocol {
 
 impl Protocol {
     /// All, in the order in which a server prefers them.
-    pub const ALL: [Self; 3] = [Self::Hop, Self::Control, Self::Join];
+    pub const ALL: [Self; 4] = [Self::Lane, Self::Hop, Self::Control, Self::Join];
 
     /// Returns the name in ALPN.
     pub fn alpn(self) -> &'static [u8] {
         match self {
+            Self::Lane => b"meshd-lane/1",
             Self::Hop => b"h2",
             Self::Control => b"meshd-control/1",
             Self::Join => b"meshd-join/1",
@@ -56,11 +59,32 @@ impl Protocol {
     }
 }
 
-/// The cryptography of every handshake: aws-lc-rs with X25519MLKEM768 first.
+/// The cryptography of every handshake: aws-lc-rs with X25519MLKEM768 first, and the cipher that costs this host least.
+///
+/// AES-128-GCM where the processor knows AES, as browsers and Envoy have it: fewer rounds than AES-256. ChaCha20
+/// elsewhere. The server takes the first that its client names.
 pub fn provider() -> &'static Arc<CryptoProvider> {
-    static PROVIDER: LazyLock<Arc<CryptoProvider>> =
-        LazyLock::new(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+        let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+        let cheapest = if knows_aes() {
+            CipherSuite::TLS13_AES_128_GCM_SHA256
+        } else {
+            CipherSuite::TLS13_CHACHA20_POLY1305_SHA256
+        };
+        // Stable: the others keep their order.
+        provider.cipher_suites.sort_by_key(|suite| suite.suite() != cheapest);
+        Arc::new(provider)
+    });
     &PROVIDER
+}
+
+fn knows_aes() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("aes");
+    #[cfg(target_arch = "aarch64")]
+    return std::arch::is_aarch64_feature_detected!("aes");
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    return false;
 }
 
 /// The roots this host trusts, and the trust domain its peers must be of.
@@ -251,6 +275,7 @@ impl Credentials {
 /// The server side of the mesh port: one configuration for each protocol.
 #[derive(Debug, Clone)]
 pub(super) struct ServerConfigs {
+    lane: Arc<ServerConfig>,
     hop: Arc<ServerConfig>,
     control: Arc<ServerConfig>,
     join: Arc<ServerConfig>,
@@ -258,10 +283,11 @@ pub(super) struct ServerConfigs {
 
 impl ServerConfigs {
     pub(super) fn new(credentials: &Arc<Credentials>) -> Self {
-        use Protocol::{Control, Hop, Join};
+        use Protocol::{Control, Hop, Join, Lane};
         let config =
             |callers, protocols| Arc::new(server_config(credentials, callers, protocols, Told::default()));
         Self {
+            lane: config(Some(Callers::Hop), &[Lane]),
             hop: config(Some(Callers::Hop), &[Hop]),
             control: config(Some(Callers::Control), &[Control]),
             join: config(None, &[Join]),
@@ -274,6 +300,7 @@ impl ServerConfigs {
     pub(super) fn choose(&self, hello: &ClientHello<'_>) -> (Option<Protocol>, Arc<ServerConfig>) {
         let protocol = Protocol::chosen(hello.alpn());
         let config = match protocol {
+            Some(Protocol::Lane) => &self.lane,
             Some(Protocol::Hop) | None => &self.hop,
             Some(Protocol::Control) => &self.control,
             Some(Protocol::Join) => &self.join,
@@ -340,9 +367,12 @@ pub(super) fn client_config(
         Some(key) => builder.with_client_cert_resolver(Arc::new(ClientKey(key))),
         None => builder.with_no_client_auth(),
     };
-    config.alpn_protocols = vec![protocol.alpn().to_vec()];
+    // A peer that knows no lanes chooses the hop, which says so.
+    let offered: &[Protocol] =
+        if protocol == Protocol::Lane { &[Protocol::Lane, Protocol::Hop] } else { &[protocol] };
+    config.alpn_protocols = offered.iter().map(|protocol| protocol.alpn().to_vec()).collect();
     config.resumption = match protocol {
-        Protocol::Hop => Resumption::in_memory_sessions(MAX_NAMES),
+        Protocol::Lane | Protocol::Hop => Resumption::in_memory_sessions(MAX_NAMES),
         Protocol::Control | Protocol::Join => Resumption::disabled(),
     };
     config.enable_early_data = false;
@@ -356,7 +386,7 @@ struct ServerKeys(Arc<Credentials>);
 impl ResolvesServerCert for ServerKeys {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         match Protocol::chosen(hello.alpn())? {
-            Protocol::Hop => self.0.get(&self.0.owner(hello.server_name()?)?),
+            Protocol::Lane | Protocol::Hop => self.0.get(&self.0.owner(hello.server_name()?)?),
             Protocol::Control => self.0.host_key(),
             Protocol::Join => self.0.host_key_with_roots(),
         }

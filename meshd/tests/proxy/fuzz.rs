@@ -1,7 +1,6 @@
 //! Bytes by chance against the entrance of HTTP/1 and HTTP/2: nothing panics, memory stays, others are served.
 //!
-//! `MESH_FUZZ_SECONDS` and `MESH_FUZZ_SEED` make it longer and other: `MESH_FUZZ_SECONDS=600 MESH_FUZZ_SEED=7 cargo test
-//! -p meshd --test main fuzz`.
+//! The functions behind those entrances are fuzzed by themselves in `fuzz`, where it is said how to run all for longer.
 
 use std::time::{Duration, Instant};
 
@@ -11,15 +10,7 @@ use tokio::net::TcpStream;
 
 use super::lab::*;
 use super::plan::*;
-
-const SEED: u64 = 0x006d_6573_6864;
-/// How long each fuzz runs, in seconds.
-const LONG: u64 = 3;
-
-/// Reads a number from the environment.
-fn wanted(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
-}
+use crate::fuzz::{resident_kib, wanted};
 
 const HTTP1: &[&[u8]] = &[
     b"GET / HTTP/1.1\r\n",
@@ -64,12 +55,6 @@ const HTTP2: &[&[u8]] = &[
     b"\0\0\x11\x01\x05\0\0\0\x03\x82\x84\x86\x41\x07reviews\x40\x01x\x01y",
 ];
 
-fn resident_kib() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").expect("a status");
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a line");
-    line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number")
-}
-
 /// A message of parts, some of its octets changed.
 fn message(rng: &mut fastrand::Rng, parts: &[&[u8]]) -> Vec<u8> {
     let mut bytes: Vec<u8> =
@@ -89,8 +74,7 @@ fn message(rng: &mut fastrand::Rng, parts: &[&[u8]]) -> Vec<u8> {
 }
 
 async fn fuzz(parts: &[&[u8]], start: &[u8]) {
-    let seed = wanted("MESH_FUZZ_SEED", SEED);
-    let long = Duration::from_secs(wanted("MESH_FUZZ_SECONDS", LONG));
+    let (long, seed) = wanted();
     eprintln!("seed {seed:#x}");
     let mut rng = fastrand::Rng::with_seed(seed);
     let backend = Backend::http1("v1").await;

@@ -23,16 +23,16 @@ use super::lab::*;
 use super::origination;
 use super::plan::*;
 
-const HOST: &str = "reviews.default.svc.cluster.local";
+pub(super) const HOST: &str = "reviews.default.svc.cluster.local";
 const BOTH: [Transport; 2] = [Transport::Tcp, Transport::Quic];
 
-struct Authority {
+pub(super) struct Authority {
     root: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -41,7 +41,7 @@ impl Authority {
         Self { root, issuer: Issuer::new(params, key) }
     }
 
-    fn credentials(&self, accounts: &[&str]) -> Arc<Credentials> {
+    pub(super) fn credentials(&self, accounts: &[&str]) -> Arc<Credentials> {
         let trust = Trust::new("mesh.test", vec![self.root.clone()]).expect("a sound root");
         let credentials = Credentials::new(trust);
         for account in accounts {
@@ -50,7 +50,7 @@ impl Authority {
         credentials
     }
 
-    fn certify(&self, identity: &Identity) -> Arc<CertifiedKey> {
+    pub(super) fn certify(&self, identity: &Identity) -> Arc<CertifiedKey> {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
@@ -64,12 +64,17 @@ impl Authority {
     }
 }
 
-fn workload(account: &str) -> Identity {
+pub(super) fn workload(account: &str) -> Identity {
     Identity::workload("mesh.test", "default", account).expect("a sound account")
 }
 
 /// The host of an application: its mesh port, open over TCP alone or over UDP alone, so that nothing goes another way.
-fn destination(authority: &Authority, target: SocketAddr, protocol: Protocol, transport: Transport) -> Lab {
+pub(super) fn destination(
+    authority: &Authority,
+    target: SocketAddr,
+    protocol: Protocol,
+    transport: Transport,
+) -> Lab {
     destination_with(authority, target, protocol, transport, settings())
 }
 
@@ -100,9 +105,9 @@ fn destination_with(
     }
 }
 
-fn over_mesh(hop: SocketAddr, account: &str, instance: &str) -> Endpoint {
+pub(super) fn over_mesh(hop: SocketAddr, account: &str, instance: &str) -> Endpoint {
     let sni = sni::format(PORT, "", HOST).into();
-    endpoint(instance, Via::Mesh { hop, identity: workload(account), sni, instance: instance.into() })
+    endpoint(instance, Via::Mesh { hop, identity: workload(account).into(), sni, instance: instance.into() })
 }
 
 fn source(authority: &Authority, endpoints: Vec<Endpoint>, transport: Transport) -> Lab {
@@ -111,7 +116,7 @@ fn source(authority: &Authority, endpoints: Vec<Endpoint>, transport: Transport)
 }
 
 /// A caller's host where connections are opaque.
-fn opaque_source(authority: &Authority, endpoints: Vec<Endpoint>, transport: Transport) -> Lab {
+pub(super) fn opaque_source(authority: &Authority, endpoints: Vec<Endpoint>, transport: Transport) -> Lab {
     let tcp = Some(tcp_service(vec![to(1, cluster(HOST, endpoints))]));
     let table = mesh_core::plan::PortTable { number: PORT, tcp, ..mesh_core::plan::PortTable::default() };
     let credentials = authority.credentials(&["web"]);

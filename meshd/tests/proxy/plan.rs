@@ -39,7 +39,7 @@ pub(crate) fn cluster(host: &str, endpoints: Vec<Endpoint>) -> Cluster {
         name: ClusterName { host: host.into(), port: PORT, subset: "".into() },
         balancer,
         endpoints: Arc::new(set),
-        limits: CircuitLimits { connect_timeout: Duration::from_secs(2), ..CircuitLimits::default() },
+        limits: CircuitLimits { connect_timeout: Duration::from_secs(2), ..CircuitLimits::default() }.into(),
         ..Cluster::default()
     }
 }

@@ -16,7 +16,7 @@ message! {
         /// The host: a name, a short name, or a wildcard.
         pub host: String,
         /// What holds for all subsets and ports.
-        pub traffic_policy: Option<TrafficPolicy>,
+        pub traffic_policy: Option<Box<TrafficPolicy>>,
         /// Named parts of the service.
         pub subsets: Vec<Subset>,
         /// The namespaces that see the rule: `.` this one, `*` all (the default), or names.
@@ -32,23 +32,23 @@ message! {
         /// Labels an instance must have.
         pub labels: Labels,
         /// What holds for this part; each block replaces the rule's.
-        pub traffic_policy: Option<TrafficPolicy>,
+        pub traffic_policy: Option<Box<TrafficPolicy>>,
     }
 
     /// How connections are made, shared and watched.
     pub struct TrafficPolicy {
         /// Which instance gets a request.
-        pub load_balancer: Option<LoadBalancerSettings>,
+        pub load_balancer: Option<Box<LoadBalancerSettings>>,
         /// How much may be under way at once.
-        pub connection_pool: Option<ConnectionPoolSettings>,
+        pub connection_pool: Option<Box<ConnectionPoolSettings>>,
         /// When an instance is left out for a while.
-        pub outlier_detection: Option<OutlierDetection>,
+        pub outlier_detection: Option<Box<OutlierDetection>>,
         /// TLS towards the service.
-        pub tls: Option<ClientTlsSettings>,
+        pub tls: Option<Box<ClientTlsSettings>>,
         /// What holds for single ports; replaces everything above for them.
         pub port_level_settings: Vec<PortTrafficPolicy>,
         /// Sends TCP through an HTTP CONNECT proxy.
-        pub tunnel: Option<TunnelSettings>,
+        pub tunnel: Option<Box<TunnelSettings>>,
         /// Tells the service the caller's address by the PROXY protocol.
         pub proxy_protocol: Option<ProxyProtocol>,
         /// How many retries may be under way, as a share of requests.
@@ -60,13 +60,13 @@ message! {
         /// The port.
         pub port: Option<PortSelector>,
         /// Which instance gets a request.
-        pub load_balancer: Option<LoadBalancerSettings>,
+        pub load_balancer: Option<Box<LoadBalancerSettings>>,
         /// How much may be under way at once.
-        pub connection_pool: Option<ConnectionPoolSettings>,
+        pub connection_pool: Option<Box<ConnectionPoolSettings>>,
         /// When an instance is left out for a while.
-        pub outlier_detection: Option<OutlierDetection>,
+        pub outlier_detection: Option<Box<OutlierDetection>>,
         /// TLS towards the service.
-        pub tls: Option<ClientTlsSettings>,
+        pub tls: Option<Box<ClientTlsSettings>>,
     }
 
     /// A CONNECT proxy on the way.

@@ -77,21 +77,21 @@ message! {
         /// Where the request goes, by weight.
         pub route: Vec<HttpRouteDestination>,
         /// Answers with a redirect instead.
-        pub redirect: Option<HttpRedirect>,
+        pub redirect: Option<Box<HttpRedirect>>,
         /// Answers with a fixed text instead.
-        pub direct_response: Option<HttpDirectResponse>,
+        pub direct_response: Option<Box<HttpDirectResponse>>,
         /// Takes the routes from another `VirtualService`.
-        pub delegate: Option<Delegate>,
+        pub delegate: Option<Box<Delegate>>,
         /// Changes path or authority before forwarding.
-        pub rewrite: Option<HttpRewrite>,
+        pub rewrite: Option<Box<HttpRewrite>>,
         /// The time for the whole exchange, retries included. Default: none.
         pub timeout: Option<Duration>,
         /// When and how often a request is tried again. Default: the mesh's policy.
-        pub retries: Option<HttpRetry>,
+        pub retries: Option<Box<HttpRetry>>,
         /// Faults on purpose.
-        pub fault: Option<HttpFaultInjection>,
+        pub fault: Option<Box<HttpFaultInjection>>,
         /// Sends a copy of each request here as well.
-        pub mirror: Option<Destination>,
+        pub mirror: Option<Box<Destination>>,
         /// The former name of `mirrorPercentage`, in whole percent.
         pub mirror_percent: Option<u32>,
         /// The same, as some versions of Istio spell it.
@@ -102,9 +102,9 @@ message! {
         /// Sends copies to several places, each with its share.
         pub mirrors: Vec<HttpMirrorPolicy>,
         /// Cross-origin rules for browsers.
-        pub cors_policy: Option<CorsPolicy>,
+        pub cors_policy: Option<Box<CorsPolicy>>,
         /// Changes to headers, for all destinations of the route.
-        pub headers: Option<Headers>,
+        pub headers: Option<Box<Headers>>,
     }
 
     /// What a request must be like. All that is set must hold.
@@ -146,7 +146,7 @@ message! {
         /// The share among the weights of the route; absent means 0, and a single destination gets everything.
         pub weight: Option<i32>,
         /// Changes to headers for this destination.
-        pub headers: Option<Headers>,
+        pub headers: Option<Box<Headers>>,
     }
 
     /// One place a connection may go to.

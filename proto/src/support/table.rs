@@ -60,7 +60,10 @@ const VIRTUAL_SERVICE: &[Row] = &[
 
 const HTTP_ROUTE: &[Row] = &[
     honoured("name"),
-    honoured("match[].name"),
+    without_effect(
+        "match[].name",
+        "Envoy's logs add it to the route's name; in those of meshd a route has its own",
+    ),
     honoured("match[].uri"),
     honoured("match[].scheme"),
     honoured("match[].method"),
@@ -265,7 +268,10 @@ const SERVICE_ENTRY: &[Row] = &[
     honoured("ports[].name"),
     honoured("ports[].protocol"),
     honoured("ports[].targetPort"),
-    honoured("location"),
+    without_effect(
+        "location",
+        "hops to hosts of the mesh are mutual TLS, all else is as its DestinationRule says; Envoy would try mutual TLS inside",
+    ),
     honoured("resolution"),
     message("endpoints[]", WORKLOAD_ENTRY),
     honoured("workloadSelector.labels"),
@@ -280,7 +286,10 @@ const WORKLOAD_ENTRY: &[Row] = &[
     honoured("locality"),
     honoured("weight"),
     honoured("serviceAccount"),
-    honoured("network"),
+    without_effect(
+        "network",
+        "every host reaches every other; Envoy would go by the gateway of another network",
+    ),
 ];
 
 const WORKLOAD_GROUP: &[Row] =
@@ -288,7 +297,7 @@ const WORKLOAD_GROUP: &[Row] =
 const GATEWAY: &[Row] = &[
     honoured("selector"),
     honoured("servers[].port.number"),
-    honoured("servers[].port.name"),
+    without_effect("servers[].port.name", ONLY_A_NAME),
     honoured("servers[].port.protocol"),
     without_effect("servers[].port.targetPort", NOT_IN_ISTIO),
     honoured("servers[].bind"),
@@ -321,6 +330,7 @@ const GATEWAY: &[Row] = &[
 ];
 
 const NOT_IN_ISTIO: &str = "Istio does nothing with it either";
+const ONLY_A_NAME: &str = "it is a name for people; Istio does nothing with it either";
 const MESH_PORT: &str =
     "between hosts TLS is mutual on the mesh port, whatever a server says: use protocol HTTP or TCP";
 const OLD_TLS: &str = "TLS before 1.2 is not spoken";
@@ -339,13 +349,13 @@ const SIDECAR: &[Row] = &[
     honoured("egress[].hosts"),
     honoured("egress[].port.number"),
     honoured("egress[].port.protocol"),
-    honoured("egress[].port.name"),
+    without_effect("egress[].port.name", ONLY_A_NAME),
     without_effect("egress[].port.targetPort", NOT_IN_ISTIO),
     honoured("egress[].bind"),
     honoured("egress[].captureMode"),
     honoured("ingress[].port.number"),
     honoured("ingress[].port.protocol"),
-    honoured("ingress[].port.name"),
+    without_effect("ingress[].port.name", ONLY_A_NAME),
     without_effect("ingress[].port.targetPort", NOT_IN_ISTIO),
     honoured("ingress[].defaultEndpoint"),
     refused("ingress[].bind", "is not enforced: others come by the mesh port, which is meshd.toml's"),

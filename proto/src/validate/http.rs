@@ -18,11 +18,11 @@ pub(super) fn check(check: &mut Check, path: &str, route: &HttpRoute, delegate: 
     }
     for (path, to) in each(&format!("{path}.route"), &route.route) {
         destination(check, &format!("{path}.destination"), to.destination.as_ref());
-        headers(check, &path, to.headers.as_ref());
+        headers(check, &path, to.headers.as_deref());
     }
     let weights: Vec<_> = route.route.iter().map(|to| to.weight).collect();
     check_weights(check, &format!("{path}.route"), &weights);
-    headers(check, path, route.headers.as_ref());
+    headers(check, path, route.headers.as_deref());
     authority(check, path, route);
     check.duration(format!("{path}.timeout"), route.timeout);
     if let Some(part) = &route.retries {
@@ -200,14 +200,14 @@ fn header_values(check: &mut Check, path: &str, values: &BTreeMap<String, String
 
 /// Setting the host is a rewrite of the authority; two rewrites contradict each other.
 fn authority(check: &mut Check, path: &str, route: &HttpRoute) {
-    let sets_host = |headers: &Option<Headers>| {
-        let request = headers.as_ref().and_then(|headers| headers.request.as_ref());
+    let sets_host = |headers: Option<&Headers>| {
+        let request = headers.and_then(|headers| headers.request.as_ref());
         request.is_some_and(|request| {
             request.set.keys().any(|name| name == ":authority" || name.eq_ignore_ascii_case("host"))
         })
     };
     let rewrites = route.rewrite.as_ref().is_some_and(|rewrite| !rewrite.authority.is_empty());
-    if rewrites && sets_host(&route.headers) {
+    if rewrites && sets_host(route.headers.as_deref()) {
         check.error(
             format!("{path}.headers.request.set"),
             "sets the host, and rewrite.authority does too; use one",
@@ -407,7 +407,7 @@ fn percentage(check: &mut Check, path: &str, percentage: Option<Percent>) {
 
 fn mirrors(check: &mut Check, path: &str, route: &HttpRoute) {
     if route.mirror.is_some() {
-        destination(check, &format!("{path}.mirror"), route.mirror.as_ref());
+        destination(check, &format!("{path}.mirror"), route.mirror.as_deref());
         if !route.mirrors.is_empty() {
             check.error(path, "only one of mirror and mirrors may be set");
         }

@@ -160,6 +160,12 @@ fn foreign_kinds_are_refused_with_what_to_do_instead() {
     assert!(line("networking.istio.io/v1alpha3", "EnvoyFilter").contains("there is no Envoy in meshd"));
     assert!(line("apps/v1", "Deployment").contains("starts no workloads"));
     assert!(line("gateway.networking.k8s.io/v1", "Gateway").contains("Gateway API"));
+    assert!(line("gateway.networking.k8s.io/v1", "TCPRoute").contains("with tcp routes"));
+    assert!(line("networking.k8s.io/v1", "Ingress").contains("write a Gateway and a VirtualService"));
+    assert!(line("v1", "Secret").contains("DATA/secrets/NAME"));
+    assert!(line("install.istio.io/v1alpha1", "IstioOperator").contains("kind MeshConfig"));
+    assert!(line("storage.k8s.io/v1", "CSIDriver").contains("has no meaning in meshd"));
+    assert!(line("example.org/v1", "Whatever").contains("unknown kind"));
     assert!(
         line("networking.istio.io/v2", "Gateway")
             .contains("write networking.istio.io/v1 or networking.istio.io/v1beta1")

@@ -52,7 +52,8 @@ fn subsets(world: &World, services: &Services<'_>, domain: &str, findings: &mut 
             let wanted: Vec<String> =
                 subset.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
             let text = format!(
-                "The Subset {} defined in the DestinationRule does not select any instance of {host} ({}): requests for it are answered 503",
+                "The Subset {} defined in the DestinationRule does not select any pods. Which may lead to 503 UH \
+                 (NoHealthyUpstream): no instance of {host} has {}",
                 subset.name,
                 wanted.join(", ")
             );
@@ -143,9 +144,18 @@ fn selectors(world: &World, findings: &mut Vec<Finding>) {
             continue;
         }
         let text: Vec<String> = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        let text =
-            format!("No matching workloads for this resource with the following labels: {}", text.join(","));
-        findings.push(Finding::warning("IST0127", path, text).on(&key));
+        // Istio asks for workloads of Sidecars only; who else has a selector is told by the code it has for policies.
+        let (code, text) = match key.kind {
+            Kind::Sidecar => ("IST0101", format!("Referenced selector not found: {:?}", text.join(","))),
+            _ => {
+                let text = text.join(",");
+                (
+                    "IST0127",
+                    format!("No matching workloads for this resource with the following labels: {text}"),
+                )
+            }
+        };
+        findings.push(Finding::warning(code, path, text).on(&key));
     }
 }
 

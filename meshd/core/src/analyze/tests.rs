@@ -32,7 +32,7 @@ fn world() -> World {
         check: None,
         health: Health::Healthy,
     };
-    let registration = Registration { instances: BTreeMap::from([("r".to_owned(), instance)]) };
+    let registration = Registration { instances: BTreeMap::from([("r".to_owned(), instance.into())]) };
     world.absorb(&Change::Registration { host: HostId(1), registration: Some(registration) });
     world
 }
@@ -77,7 +77,7 @@ spec:
 ",
     );
     let wanted = [
-        "warning: VirtualService default/reviews: spec.http[0].route[0].destination.port.number: reviews.default.svc.cluster.local has no port 80 (has: 9080): requests are answered 503",
+        "warning: VirtualService default/reviews: spec.http[0].route[0].destination.port.number: Referenced host:port not found: \"reviews:80\": reviews.default.svc.cluster.local has no port 80 (has: 9080): requests are answered 503",
         "warning: VirtualService default/reviews: spec.http[0].route[0].destination.subset: Referenced host+subset in destinationrule not found: \"reviews+v3\": subset \"v3\" is not in any DestinationRule for reviews.default.svc.cluster.local (has: v1, v2): requests are answered 503",
         "warning: VirtualService default/reviews: spec.http[1].route[0].destination.host: Referenced host not found: \"reviews.default\": no service that namespace default sees has the host reviews.default (default has: reviews): requests are answered 503; a name with a dot is not completed; write reviews.default.svc.cluster.local",
     ];
@@ -269,4 +269,43 @@ spec: {hosts: [nobody.example], resolution: STATIC, ports: [{number: 80, name: h
     assert!(has(&found, "subset-not-merged", "spec.subsets[0]: subset \"v1\""), "{found:?}");
     assert!(has(&found, "IST0127", "following labels: app=x"), "{found:?}");
     assert!(has(&found, "no-endpoint", "host nobody.example has no endpoint"), "{found:?}");
+}
+
+#[test]
+fn objects_that_get_in_each_others_way_are_told() {
+    let gateway = |name: &str| {
+        format!(
+            "---\nkind: Gateway\napiVersion: networking.istio.io/v1\nmetadata: {{name: {name}}}\nspec:\n  selector: {{app: edge}}\n  servers:\n  - {{port: {{number: 443, name: https, protocol: HTTPS}}, hosts: [a.example], tls: {{mode: SIMPLE, credentialName: a}}}}\n"
+        )
+    };
+    let entry = |name: &str, protocol: &str| {
+        format!(
+            "---\nkind: ServiceEntry\napiVersion: networking.istio.io/v1\nmetadata: {{name: {name}}}\nspec: {{hosts: [out.example], resolution: DNS, ports: [{{number: 443, name: x, protocol: {protocol}}}]}}\n"
+        )
+    };
+    let inside = "---\nkind: VirtualService\napiVersion: networking.istio.io/v1\nmetadata: {name: inside}\nspec: {hosts: [reviews], http: [{fault: {delay: {fixedDelay: 1s, percent: 5}}, route: [{destination: {host: reviews, subset: v1}}]}]}\n";
+    let visitors = "---\nkind: VirtualService\napiVersion: networking.istio.io/v1\nmetadata: {name: visitors}\nspec: {hosts: [a.example], gateways: [one], http: [{route: [{destination: {host: reviews}}]}]}\n";
+    let yaml = [
+        gateway("one"),
+        gateway("two"),
+        entry("tls", "TLS"),
+        entry("https", "HTTPS"),
+        inside.into(),
+        visitors.into(),
+    ];
+    let found = thoroughly(&yaml.concat());
+    let text = "Conflict with gateways default/one (workload selector app=edge, port 443, hosts a.example)";
+    assert!(has(&found, "IST0145", text), "{found:?}");
+    assert!(
+        has(&found, "IST0138", "Duplicate certificate in multiple gateways [default/one default/two]"),
+        "{found:?}"
+    );
+    let text = "Multiple ServiceEntries (default/https, default/tls) define the same host \"out.example\" and port 443";
+    assert!(has(&found, "IST0177", text), "{found:?}");
+    assert!(has(
+        &found,
+        "IST0140",
+        "Subset in virtual service default/inside has no effect on ingress gateway default/visitors"
+    ));
+    assert!(has(&found, "IST0002", "HTTPRoute.fault.delay.percent is deprecated"), "{found:?}");
 }

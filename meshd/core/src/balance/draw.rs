@@ -333,7 +333,7 @@ fn take_turn(turn: &AtomicU64, rng: &mut impl RngCore) -> u64 {
 }
 
 fn busy(endpoint: &Endpoint) -> u32 {
-    endpoint.state.in_flight.load(Ordering::Relaxed)
+    endpoint.state.busy()
 }
 
 /// Weight by (requests in flight + 1), in fixed point; at least 1.

@@ -18,7 +18,7 @@ use crate::plan::{Balancer, Cluster, Distribution, Endpoint, Locality, LocalityP
 const PICKS: u64 = 40_000;
 
 fn watched(mut cluster: Cluster) -> Cluster {
-    cluster.outlier = Some(outlier());
+    cluster.outlier = Some(outlier().into());
     cluster
 }
 
@@ -199,7 +199,7 @@ fn below_the_minimum_health_ejections_are_ignored() {
     ];
     for (min_health_percent, well, panics) in cases {
         let mut cluster = cluster(endpoints(4), Balancer::Random);
-        cluster.outlier = Some(OutlierPolicy { min_health_percent, ..outlier() });
+        cluster.outlier = Some(OutlierPolicy { min_health_percent, ..outlier() }.into());
         (0..4).filter(|position| well[*position] == 0).for_each(|position| eject(&cluster, position));
         let counts = count(&cluster, &Hint::default(), PICKS, 18);
         let expected = if panics { [1; 4] } else { well };

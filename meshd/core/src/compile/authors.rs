@@ -49,24 +49,24 @@ pub(crate) fn of_cluster(world: &World, node: &Node, caller: &Workload, name: &C
             of,
             effective.balancer,
             "loadBalancer",
-            |all| all.load_balancer.as_ref(),
-            |one| one.load_balancer.as_ref(),
+            |all| all.load_balancer.as_deref(),
+            |one| one.load_balancer.as_deref(),
         ),
         pool: locate(
             of,
             effective.pool,
             "connectionPool",
-            |all| all.connection_pool.as_ref(),
-            |one| one.connection_pool.as_ref(),
+            |all| all.connection_pool.as_deref(),
+            |one| one.connection_pool.as_deref(),
         ),
         outlier: locate(
             of,
             effective.outlier,
             "outlierDetection",
-            |all| all.outlier_detection.as_ref(),
-            |one| one.outlier_detection.as_ref(),
+            |all| all.outlier_detection.as_deref(),
+            |one| one.outlier_detection.as_deref(),
         ),
-        tls: locate(of, effective.tls, "tls", |all| all.tls.as_ref(), |one| one.tls.as_ref()),
+        tls: locate(of, effective.tls, "tls", |all| all.tls.as_deref(), |one| one.tls.as_deref()),
     }
 }
 
@@ -89,10 +89,10 @@ fn locate<T>(
     };
     rules.iter().find_map(|stored| {
         let Spec::DestinationRule(spec) = &stored.object.spec else { return None };
-        let whole = spec.traffic_policy.as_ref().and_then(|policy| within(policy, "spec.trafficPolicy"));
+        let whole = spec.traffic_policy.as_deref().and_then(|policy| within(policy, "spec.trafficPolicy"));
         let path = whole.or_else(|| {
             spec.subsets.iter().enumerate().find_map(|(index, subset)| {
-                within(subset.traffic_policy.as_ref()?, &format!("spec.subsets[{index}].trafficPolicy"))
+                within(subset.traffic_policy.as_deref()?, &format!("spec.subsets[{index}].trafficPolicy"))
             })
         })?;
         Some(format!("{} {path}", stored.object.key()))

@@ -1,14 +1,15 @@
 //! What is behind a destination: the `DestinationRule` that shapes it (`destinations`), its subset, its endpoints.
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::borrow::Borrow;
+use std::cell::{OnceCell, RefCell};
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use foldhash::HashMap;
-use mesh_proto::command::HostId;
+use foldhash::{HashMap, HashSet};
 use mesh_proto::resource::Subset;
 
 use super::destinations::{Merged, Rules};
+use super::endpoints::{Found, Selected};
 use super::hosts::{Port, Service};
 use super::mesh::Settings;
 use super::nearness::Nearness;
@@ -17,21 +18,24 @@ use super::scope::Scope;
 use super::seen::Stale;
 use super::{Problems, endpoints, fingerprint};
 use crate::balance::EndpointSet;
-use crate::plan::{Cluster, ClusterName, ClusterState, Endpoint, Locality, Node, Plan};
+use crate::parted::PartedMap;
+use crate::plan::{
+    CircuitLimits, Cluster, ClusterName, ClusterState, Endpoint, Locality, Node, OutlierPolicy, Plan, Shared,
+};
 use crate::world::World;
 
 /// Makes clusters, each once.
 pub(super) struct Builder<'a> {
-    world: &'a World,
     node: &'a Node,
     mesh: &'a Settings<'a>,
-    problems: &'a Problems,
     rules: &'a Rules<'a>,
     previous: Option<&'a Plan>,
-    namesakes: BTreeSet<HostId>,
+    place: endpoints::Place<'a>,
     stale: Stale,
+    limits: Pool<CircuitLimits>,
+    outliers: Pool<OutlierPolicy>,
     found: RefCell<HashMap<Asked, Option<Arc<Cluster>>>>,
-    made: RefCell<Memory>,
+    made: RefCell<HashMap<(ClusterName, u64), (u64, Arc<Cluster>)>>,
 }
 
 /// Who asked for what: the scope's number, and the cluster's name.
@@ -39,7 +43,7 @@ type Asked = (usize, ClusterName);
 
 /// Clusters by name and variant (which rules shape it, for whom), each with a stamp of all it is made of but its
 /// endpoints. Kept in the Plan, for the next one.
-pub type Memory = HashMap<(ClusterName, u64), (u64, Arc<Cluster>)>;
+pub type Memory = PartedMap<(ClusterName, u64), (u64, Arc<Cluster>)>;
 
 impl<'a> Builder<'a> {
     pub(super) fn new(
@@ -52,14 +56,14 @@ impl<'a> Builder<'a> {
         problems: &'a Problems,
     ) -> Self {
         Self {
-            world,
             node,
             mesh,
-            problems,
             rules,
             previous,
-            namesakes: endpoints::namesakes(world),
+            place: endpoints::Place::new(world, node, problems),
             stale,
+            limits: Pool::default(),
+            outliers: Pool::default(),
             found: RefCell::default(),
             made: RefCell::default(),
         }
@@ -68,11 +72,21 @@ impl<'a> Builder<'a> {
     /// Finds the cluster that callers of a scope mean by a name; `None`: host, port or subset is not there, or not for
     /// them.
     pub(super) fn find(&self, scope: &Scope<'_>, name: &ClusterName) -> Option<Arc<Cluster>> {
+        self.find_among(&OnceCell::new(), scope, name)
+    }
+
+    /// The same; `behind`: all that is behind the port, filled when it is first looked at.
+    fn find_among<'s>(
+        &'s self,
+        behind: &OnceCell<Vec<Found<'s>>>,
+        scope: &'s Scope<'_>,
+        name: &ClusterName,
+    ) -> Option<Arc<Cluster>> {
         let asked = (scope.number, name.clone());
         if let Some(found) = self.found.borrow().get(&asked) {
             return found.clone();
         }
-        let cluster = self.make(scope, name);
+        let cluster = self.make(behind, scope, name);
         self.found.borrow_mut().insert(asked, cluster.clone());
         cluster
     }
@@ -81,29 +95,32 @@ impl<'a> Builder<'a> {
     pub(super) fn find_all(&self, scope: &Scope<'_>, service: &Service<'_>) {
         let merged = self.rules.of(scope.caller, service);
         for port in &service.ports {
+            let behind = OnceCell::new();
             let subsets = merged.iter().flat_map(|merged| &merged.subsets).map(|subset| subset.name.as_str());
             for subset in std::iter::once("").chain(subsets) {
                 let name =
                     ClusterName { host: service.host.clone(), port: port.number, subset: subset.into() };
-                self.find(scope, &name);
+                self.find_among(&behind, scope, &name);
             }
         }
     }
 
     /// Returns all that was made: by name, and for the next Plan.
-    pub(super) fn finish(self) -> (BTreeMap<ClusterName, Arc<Cluster>>, Memory) {
-        let made = self.made.into_inner();
-        let mut variants: Vec<_> =
-            made.iter().map(|((name, variant), (_, cluster))| (name, variant, cluster)).collect();
-        variants.sort_by(|one, other| (one.0, one.1).cmp(&(other.0, other.1)));
-        let mut by_name = BTreeMap::new();
-        for (name, _, cluster) in variants {
-            by_name.entry(name.clone()).or_insert_with(|| cluster.clone());
-        }
-        (by_name, made)
+    pub(super) fn finish(self) -> (PartedMap<ClusterName, Arc<Cluster>>, Memory) {
+        let mut variants: Vec<_> = self.made.into_inner().into_iter().collect();
+        variants.sort_by(|(one, _), (other, _)| one.cmp(other));
+        let made: Memory = variants.into_iter().collect();
+        let mut first: Option<&ClusterName> = None;
+        let by_name = made.iter().filter(|((name, _), _)| first.replace(name) != Some(name));
+        (by_name.map(|((name, _), (_, cluster))| (name.clone(), cluster.clone())).collect(), made)
     }
 
-    fn make(&self, scope: &Scope<'_>, name: &ClusterName) -> Option<Arc<Cluster>> {
+    fn make<'s>(
+        &'s self,
+        behind: &OnceCell<Vec<Found<'s>>>,
+        scope: &'s Scope<'_>,
+        name: &ClusterName,
+    ) -> Option<Arc<Cluster>> {
         let service = scope.find(&name.host)?;
         let port = service.port(name.port).filter(|port| scope.has_port(service, port.number))?;
         let nothing = Merged::default();
@@ -125,14 +142,20 @@ impl<'a> Builder<'a> {
         let stamp =
             fingerprint(&(variant, merged.stamp(), self.mesh.revision, port, service.entry_revision()));
         let asked = Wanted { service, port, name, merged, subset, from, effective, nearness };
-        let (stamp, cluster) = self.shared(&asked, variant, stamp);
+        let (stamp, cluster) = self.shared(behind, &asked, variant, stamp);
         self.made.borrow_mut().insert((name.clone(), variant), (stamp, cluster.clone()));
         Some(cluster)
     }
 
     /// Returns the cluster of the Plan before where nothing has changed, else a new one with its counters; with the
     /// stamp of what it was made of.
-    fn shared(&self, wanted: &Wanted<'_>, variant: u64, stamp: u64) -> (u64, Arc<Cluster>) {
+    fn shared<'s>(
+        &'s self,
+        behind: &OnceCell<Vec<Found<'s>>>,
+        wanted: &Wanted<'_, 's>,
+        variant: u64,
+        stamp: u64,
+    ) -> (u64, Arc<Cluster>) {
         let name = wanted.name;
         let before = self.previous.and_then(|plan| {
             let remembered = plan.memory.get(&(name.clone(), variant));
@@ -149,30 +172,25 @@ impl<'a> Builder<'a> {
         {
             return (stamp, cluster.clone());
         }
-        let carried = endpoints::Carried::of(before.map(|(_, cluster)| &**cluster));
-        let place = endpoints::Place {
-            world: self.world,
-            node: self.node,
-            namesakes: &self.namesakes,
-            problems: self.problems,
-            nearness: wanted.nearness.as_ref(),
-        };
         let labels = wanted.subset.map(|subset| &subset.labels);
-        let (endpoints, ranks) = place.endpoints(wanted.service, wanted.port, labels, &carried);
+        let behind = behind.get_or_init(|| self.place.all(wanted.service, wanted.port));
+        let selected = Selected::of(behind, labels);
+        let ranks = wanted.nearness.as_ref().map(|nearness| selected.ranks(nearness)).unwrap_or_default();
         let stamp = if ranks.is_empty() { stamp } else { fingerprint(&(stamp, &ranks)) };
         if let Some((then, cluster)) = before
             && then == Some(stamp)
-            && endpoints::same(&endpoints, &cluster.endpoints.all)
+            && selected.are(&cluster.endpoints.all)
         {
             return (stamp, cluster.clone());
         }
+        let endpoints = selected.make(before.map_or(&[], |(_, cluster)| &cluster.endpoints.all));
         let state = before.map_or_else(Arc::default, |(_, cluster)| cluster.state.clone());
         (stamp, Arc::new(self.cluster(wanted, endpoints, ranks, state)))
     }
 
     fn cluster(
         &self,
-        wanted: &Wanted<'_>,
+        wanted: &Wanted<'_, '_>,
         endpoints: Vec<Endpoint>,
         ranks: Vec<u32>,
         state: Arc<ClusterState>,
@@ -187,8 +205,8 @@ impl<'a> Builder<'a> {
             endpoints: Arc::new(EndpointSet::new(endpoints, &balancer, &locality, wanted.from)),
             warmup: policy::warmup(effective, &balancer),
             balancer,
-            limits: policy::limits(effective, self.mesh),
-            outlier,
+            limits: self.limits.one(policy::limits(effective, self.mesh)),
+            outlier: outlier.map(|outlier| self.outliers.one(outlier)),
             tls: policy::tls(effective, wanted.service, &self.node.trust_domain),
             proxy_protocol: policy::proxy_protocol(effective),
             detour: policy::detour(effective),
@@ -199,13 +217,50 @@ impl<'a> Builder<'a> {
 }
 
 /// What a cluster is made of.
-struct Wanted<'a> {
-    service: &'a Service<'a>,
-    port: &'a Port,
-    name: &'a ClusterName,
-    merged: &'a Merged<'a>,
-    subset: Option<&'a Subset>,
-    from: &'a Locality,
-    effective: Effective<'a>,
-    nearness: Option<Nearness<'a>>,
+struct Wanted<'w, 's> {
+    service: &'s Service<'s>,
+    port: &'w Port,
+    name: &'w ClusterName,
+    merged: &'w Merged<'w>,
+    subset: Option<&'w Subset>,
+    from: &'w Locality,
+    effective: Effective<'w>,
+    nearness: Option<Nearness<'w>>,
+}
+
+/// Values that many clusters have alike, each once.
+struct Pool<T>(RefCell<HashSet<Held<T>>>);
+
+impl<T> Default for Pool<T> {
+    fn default() -> Self {
+        Self(RefCell::default())
+    }
+}
+
+impl<T: Clone + Eq + Hash> Pool<T> {
+    fn one(&self, value: T) -> Shared<T> {
+        let mut known = self.0.borrow_mut();
+        if let Some(held) = known.get(&value) {
+            return held.0.clone();
+        }
+        let held: Shared<T> = value.into();
+        known.insert(Held(held.clone()));
+        held
+    }
+}
+
+/// A value in a pool, found by what it is.
+#[derive(PartialEq, Eq)]
+struct Held<T>(Shared<T>);
+
+impl<T: Hash> Hash for Held<T> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        T::hash(&self.0, state);
+    }
+}
+
+impl<T> Borrow<T> for Held<T> {
+    fn borrow(&self) -> &T {
+        &self.0
+    }
 }

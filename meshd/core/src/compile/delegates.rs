@@ -76,7 +76,7 @@ pub(super) fn put_in<'a>(
 
 /// Writes every name of a route in full: of hosts and of gateways.
 fn in_full(route: &mut HttpRoute, namespace: &str, domain: &str) {
-    let full = |destination: &mut Option<Destination>| {
+    let full = |destination: Option<&mut Destination>| {
         if let Some(destination) = destination {
             destination.host = full_name(&destination.host, namespace, domain);
         }
@@ -86,9 +86,9 @@ fn in_full(route: &mut HttpRoute, namespace: &str, domain: &str) {
             *gateway = gateway_name(gateway, namespace);
         }
     }
-    full(&mut route.mirror);
-    route.route.iter_mut().for_each(|entry| full(&mut entry.destination));
-    route.mirrors.iter_mut().for_each(|mirror| full(&mut mirror.destination));
+    full(route.mirror.as_deref_mut());
+    route.route.iter_mut().for_each(|entry| full(entry.destination.as_mut()));
+    route.mirrors.iter_mut().for_each(|mirror| full(mirror.destination.as_mut()));
 }
 
 /// Merges a root's route into one of the delegate's; `None`: they contradict each other.

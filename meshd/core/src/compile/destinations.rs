@@ -7,8 +7,10 @@
 //! Source: Istio `PushContext.setDestinationRules`, `mergeDestinationRule`, `destinationRule`,
 //! `SidecarScope.DestinationRule`, `MostSpecificHostMatch`.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use foldhash::HashMap;
 use mesh_proto::resource::{DestinationRule, Kind, ObjectKey, ObjectMeta, Spec, Subset, TrafficPolicy};
@@ -55,12 +57,13 @@ pub(crate) struct Merged<'a> {
     /// To whom; empty: everybody.
     export_to: BTreeSet<&'a str>,
     selector: Option<&'a BTreeMap<String, String>>,
+    keys: OnceCell<Arc<[ObjectKey]>>,
 }
 
 impl Merged<'_> {
     /// Returns the names of what it comes from.
-    pub(crate) fn keys(&self) -> Vec<ObjectKey> {
-        self.rules.iter().map(|rule| rule.object.key()).collect()
+    pub(crate) fn keys(&self) -> Arc<[ObjectKey]> {
+        self.keys.get_or_init(|| self.rules.iter().map(|rule| rule.object.key()).collect()).clone()
     }
 
     /// A number for what it comes from, whatever that says.
@@ -138,11 +141,12 @@ impl<'a> Rules<'a> {
         };
         let one = Merged {
             rules: vec![stored],
-            policy: spec.traffic_policy.as_ref(),
+            policy: spec.traffic_policy.as_deref(),
             subsets: spec.subsets.iter().collect(),
             namespace,
             export_to,
             selector,
+            keys: OnceCell::new(),
         };
         if for_own {
             self.local.entry(namespace).or_default().merge(&host, one.clone());
@@ -216,6 +220,7 @@ impl<'a> Index<'a> {
 impl Merged<'_> {
     fn take_in(&mut self, other: &Self) {
         self.rules.extend(&other.rules);
+        self.keys = OnceCell::new();
         self.policy = self.policy.or(other.policy);
         for subset in &other.subsets {
             if self.subsets.iter().all(|known| known.name != subset.name) {

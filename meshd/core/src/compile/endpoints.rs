@@ -3,59 +3,119 @@
 //! Every instance is there, also one that is ill or whose host is gone: choosing looks at health and liveness, views
 //! show them.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use foldhash::HashMap;
+use foldhash::{HashMap, HashSet};
 use mesh_proto::command::{HostId, Liveness};
-use mesh_proto::registration::{Health, PortBinding};
+use mesh_proto::registration::{Health, Instance, PortBinding};
 use mesh_proto::resource::{Resolution, WorkloadEntry};
 
 use super::Problems;
 use super::hosts::{Entry, Port, Service, Source, has_all};
 use super::nearness::Nearness;
 use crate::endpoint::EndpointState;
-use crate::identity::{Identity, sni};
-use crate::plan::{Cluster, Endpoint, Locality, Node, Via};
+use crate::identity::{Identity, IdentityError, sni};
+use crate::plan::{Endpoint, Locality, Node, Via};
 use crate::world::{InstanceRef, ServiceName, World};
 
 /// Where endpoints are looked at from.
 pub(super) struct Place<'a> {
-    pub(super) world: &'a World,
-    pub(super) node: &'a Node,
+    world: &'a World,
+    node: &'a Node,
+    problems: &'a Problems,
     /// Hosts whose name belongs to another now.
-    pub(super) namesakes: &'a BTreeSet<HostId>,
-    pub(super) problems: &'a Problems,
-    /// What endpoints are ranked by, where a rule asks for it.
-    pub(super) nearness: Option<&'a Nearness<'a>>,
+    namesakes: BTreeSet<HostId>,
+    /// Each once, however many endpoints have it.
+    localities: RefCell<HashMap<String, Arc<Locality>>>,
+    versions: RefCell<HashSet<Arc<str>>>,
 }
 
-/// The states of a cluster's endpoints in the Plan before.
-pub(super) struct Carried<'a> {
-    before: &'a [Endpoint],
-    by_id: OnceCell<HashMap<&'a str, &'a Endpoint>>,
+/// An endpoint without what is known of it at run time, and what it is chosen by.
+pub(super) struct Found<'a> {
+    id: Arc<str>,
+    via: Via,
+    weight: u32,
+    locality: Arc<Locality>,
+    version: Arc<str>,
+    health: Health,
+    liveness: Liveness,
+    labels: &'a BTreeMap<String, String>,
+    /// The host of the mesh it is on, else empty.
+    host: &'a str,
+    /// The network it is in, where an entry says so.
+    network: &'a str,
 }
 
-impl<'a> Carried<'a> {
-    pub(super) fn of(cluster: Option<&'a Cluster>) -> Self {
-        let before = cluster.map_or(&[][..], |cluster| &cluster.endpoints.all);
-        Self { before, by_id: OnceCell::new() }
+impl Found<'_> {
+    fn is(&self, before: &Endpoint) -> bool {
+        self.id == before.id
+            && self.via == before.via
+            && self.weight == before.weight
+            && self.locality == before.locality
+            && self.version == before.version
+            && self.health == before.health
+            && self.liveness == before.liveness
     }
 
-    /// Returns the endpoint of that id; `at` is where it most likely is.
-    fn find(&self, at: usize, id: &str) -> Option<&'a Endpoint> {
-        if let Some(found) = self.before.get(at).filter(|endpoint| &*endpoint.id == id) {
-            return Some(found);
+    fn endpoint(&self, state: Arc<EndpointState>) -> Endpoint {
+        Endpoint {
+            id: self.id.clone(),
+            via: self.via.clone(),
+            weight: self.weight,
+            locality: self.locality.clone(),
+            version: self.version.clone(),
+            health: self.health,
+            liveness: self.liveness,
+            state,
         }
-        let index = || self.before.iter().map(|endpoint| (&*endpoint.id, endpoint)).collect();
-        self.by_id.get_or_init(index).get(id).copied()
+    }
+}
+
+/// The endpoints of one cluster.
+pub(super) struct Selected<'f, 'a>(Vec<&'f Found<'a>>);
+
+impl<'f, 'a> Selected<'f, 'a> {
+    /// Selects those that have all of `labels`.
+    pub(super) fn of(all: &'f [Found<'a>], labels: Option<&BTreeMap<String, String>>) -> Self {
+        let is_wanted = |found: &&Found<'_>| labels.is_none_or(|wanted| has_all(found.labels, wanted));
+        Self(all.iter().filter(is_wanted).collect())
+    }
+
+    /// Whether they are those of the Plan before in everything but what is known of them at run time.
+    pub(super) fn are(&self, before: &[Endpoint]) -> bool {
+        self.0.len() == before.len() && self.0.iter().zip(before).all(|(found, before)| found.is(before))
+    }
+
+    /// Returns how near each is, 0 the nearest.
+    pub(super) fn ranks(&self, nearness: &Nearness<'_>) -> Vec<u32> {
+        self.0
+            .iter()
+            .map(|found| nearness.rank(found.labels, &found.locality, found.host, found.network))
+            .collect()
+    }
+
+    /// Makes endpoints of them; `before` are those of the Plan before, whose states move over.
+    pub(super) fn make(&self, before: &[Endpoint]) -> Vec<Endpoint> {
+        let by_id: OnceCell<HashMap<&str, &Endpoint>> = OnceCell::new();
+        let search = |id: &str| {
+            let index = || before.iter().map(|endpoint| (&*endpoint.id, endpoint)).collect();
+            if before.is_empty() { None } else { by_id.get_or_init(index).get(id).copied() }
+        };
+        let made = self.0.iter().enumerate().map(|(at, found)| {
+            // Most are where they were.
+            let here = before.get(at).filter(|before| before.id == found.id);
+            let known = here.or_else(|| search(&found.id));
+            found.endpoint(known.map_or_else(Arc::default, |known| known.state.clone()))
+        });
+        made.collect()
     }
 }
 
 /// Returns the hosts that share their name with the one that bears it now.
-pub(super) fn namesakes(world: &World) -> BTreeSet<HostId> {
+fn namesakes(world: &World) -> BTreeSet<HostId> {
     let mut seen: HashMap<&str, usize> = HashMap::default();
     for host in world.hosts.values() {
         *seen.entry(&host.name).or_default() += 1;
@@ -66,54 +126,43 @@ pub(super) fn namesakes(world: &World) -> BTreeSet<HostId> {
     other.map(|(id, _)| *id).collect()
 }
 
-/// Whether two lists of endpoints are alike in everything but what is known of them at run time.
-pub(super) fn same(one: &[Endpoint], other: &[Endpoint]) -> bool {
-    let alike = |(one, other): (&Endpoint, &Endpoint)| {
-        one.id == other.id
-            && one.via == other.via
-            && one.weight == other.weight
-            && one.locality == other.locality
-            && one.version == other.version
-            && one.health == other.health
-            && one.liveness == other.liveness
-    };
-    one.len() == other.len() && one.iter().zip(other).all(alike)
-}
+impl<'a> Place<'a> {
+    pub(super) fn new(world: &'a World, node: &'a Node, problems: &'a Problems) -> Self {
+        Self {
+            world,
+            node,
+            problems,
+            namesakes: namesakes(world),
+            localities: RefCell::default(),
+            versions: RefCell::default(),
+        }
+    }
 
-impl Place<'_> {
-    /// Returns the endpoints of a service's port that have all of `labels`, in a fixed order; and their ranks, where
-    /// there is something to rank them by.
-    pub(super) fn endpoints(
-        &self,
-        service: &Service<'_>,
-        port: &Port,
-        labels: Option<&BTreeMap<String, String>>,
-        carried: &Carried<'_>,
-    ) -> (Vec<Endpoint>, Vec<u32>) {
-        let mut list = List {
-            labels,
-            carried,
-            nearness: self.nearness,
-            made: Vec::new(),
-            ranks: Vec::new(),
-            localities: BTreeMap::new(),
-        };
+    /// Finds everything behind a port of a service, in a fixed order.
+    pub(super) fn all<'s>(&'s self, service: &'s Service<'a>, port: &Port) -> Vec<Found<'s>> {
+        let mut found = Vec::new();
         match &service.source {
             Source::Registered(instances) => {
                 let name = sni::format(port.number, "", &service.host).into();
-                for found in instances {
-                    let binding = found.instance.ports.iter().find(|binding| binding.number == port.number);
+                for one in instances {
+                    let binding = one.instance.ports.iter().find(|binding| binding.number == port.number);
                     if let Some(binding) = binding {
-                        self.add_instance(&mut list, found, binding, &name);
+                        self.add_instance(&mut found, one, binding, &name);
                     }
                 }
             }
-            Source::Entry(entry) => self.add_entry(&mut list, service, entry, port),
+            Source::Entry(entry) => self.add_entry(&mut found, service, entry, port),
         }
-        (list.made, list.ranks)
+        found
     }
 
-    fn add_entry(&self, list: &mut List<'_, '_>, service: &Service<'_>, entry: &Entry<'_>, port: &Port) {
+    fn add_entry<'s>(
+        &'s self,
+        list: &mut Vec<Found<'s>>,
+        service: &'s Service<'a>,
+        entry: &'s Entry<'a>,
+        port: &Port,
+    ) {
         for (index, endpoint) in entry.spec.endpoints.iter().enumerate() {
             let id = format!("{}#{index}", endpoint.address);
             self.add_outsider(list, &id, endpoint, port, entry);
@@ -135,39 +184,35 @@ impl Place<'_> {
         if names && alone && !service.host.starts_with('*') {
             let spread = entry.spec.resolution() == Resolution::Dns;
             let via = Via::Name { host: service.host.clone(), port: port.target, spread };
-            list.add(service.host.clone(), &BTreeMap::new(), || Bare { via, ..Bare::default() });
+            list.push(self.found(service.host.clone(), via, &NO_LABELS, ""));
         }
     }
 
     /// Adds an instance that a host has registered.
-    fn add_instance(
-        &self,
-        list: &mut List<'_, '_>,
-        found: &InstanceRef<'_>,
+    fn add_instance<'s>(
+        &'s self,
+        list: &mut Vec<Found<'s>>,
+        one: &'s InstanceRef<'a>,
         binding: &PortBinding,
         sni: &Arc<str>,
     ) {
-        let Some(host) = self.world.hosts.get(&found.host) else { return };
-        let instance = found.instance;
+        let Some(host) = self.world.hosts.get(&one.host) else { return };
+        let instance = one.instance;
         // A host that is gone and one that came back under its name may both be here.
-        let id: Arc<str> = if self.namesakes.contains(&found.host) {
-            format!("{}@{}#{}", found.id, host.name, found.host).into()
+        let id: Arc<str> = if self.namesakes.contains(&one.host) {
+            format!("{}@{}#{}", one.id, host.name, one.host).into()
         } else {
-            format!("{}@{}", found.id, host.name).into()
+            format!("{}@{}", one.id, host.name).into()
         };
         let via = if let Some(address) = instance.address {
             Via::Plain(SocketAddr::new(address, binding.target.port()))
-        } else if found.host == self.node.host {
+        } else if one.host == self.node.host {
             Via::Local(binding.target)
         } else {
-            let trust_domain = &self.world.mesh.trust_domain;
-            match Identity::workload(trust_domain, &instance.namespace, &instance.account) {
-                Ok(identity) => Via::Mesh {
-                    hop: host.facts.address,
-                    identity,
-                    sni: sni.clone(),
-                    instance: found.id.into(),
-                },
+            match self.identity(list, instance) {
+                Ok(identity) => {
+                    Via::Mesh { hop: host.facts.address, identity, sni: sni.clone(), instance: one.id.into() }
+                }
                 Err(error) => {
                     self.problems.note(format!("instance {id}: {error}"));
                     return;
@@ -175,23 +220,32 @@ impl Place<'_> {
             }
         };
         let locality = instance.locality.as_deref().unwrap_or(&host.facts.locality);
-        list.add(id, &instance.labels, || Bare {
-            via,
+        list.push(Found {
             weight: instance.weight,
-            locality: locality.to_owned(),
             health: instance.health,
             liveness: host.liveness,
             host: &host.name,
-            network: "",
+            ..self.found(id, via, &instance.labels, locality)
         });
     }
 
+    /// Whom the certificate of an instance's host must name: mostly the same as for the instance before it.
+    fn identity(&self, list: &[Found<'_>], instance: &Instance) -> Result<Arc<Identity>, IdentityError> {
+        if let Some(Via::Mesh { identity, .. }) = list.last().map(|last| &last.via)
+            && identity.is_workload_of(&instance.namespace, &instance.account)
+        {
+            return Ok(identity.clone());
+        }
+        let trust_domain = &self.world.mesh.trust_domain;
+        Identity::workload(trust_domain, &instance.namespace, &instance.account).map(Arc::new)
+    }
+
     /// Adds an endpoint outside the mesh.
-    fn add_outsider(
+    fn add_outsider<'s>(
         &self,
-        list: &mut List<'_, '_>,
+        list: &mut Vec<Found<'s>>,
         id: &str,
-        endpoint: &WorkloadEntry,
+        endpoint: &'s WorkloadEntry,
         port: &Port,
         entry: &Entry<'_>,
     ) {
@@ -215,80 +269,57 @@ impl Place<'_> {
                 spread: entry.spec.resolution() == Resolution::Dns,
             },
         };
-        list.add(id.into(), &endpoint.labels, || Bare {
-            via,
+        list.push(Found {
             weight: endpoint.weight.filter(|weight| *weight > 0).unwrap_or(1),
-            locality: endpoint.locality.clone(),
             network: &endpoint.network,
-            ..Bare::default()
+            ..self.found(id.into(), via, &endpoint.labels, &endpoint.locality)
         });
     }
-}
 
-/// How the address of a unix socket begins.
-const UNIX: &str = "unix://";
-
-/// Endpoints being gathered.
-struct List<'a, 'c> {
-    labels: Option<&'a BTreeMap<String, String>>,
-    carried: &'a Carried<'c>,
-    nearness: Option<&'a Nearness<'a>>,
-    made: Vec<Endpoint>,
-    ranks: Vec<u32>,
-    localities: BTreeMap<String, Arc<Locality>>,
-}
-
-/// What is particular to an endpoint.
-struct Bare<'h> {
-    via: Via,
-    weight: u32,
-    locality: String,
-    health: Health,
-    liveness: Liveness,
-    /// The host of the mesh it is on, else empty.
-    host: &'h str,
-    /// The network it is in, where an entry says so.
-    network: &'h str,
-}
-
-impl Default for Bare<'_> {
-    fn default() -> Self {
-        Self {
-            via: Via::Name { host: "".into(), port: 0, spread: false },
+    /// A healthy endpoint of weight 1 that is on no host of the mesh.
+    fn found<'s>(
+        &self,
+        id: Arc<str>,
+        via: Via,
+        labels: &'s BTreeMap<String, String>,
+        locality: &str,
+    ) -> Found<'s> {
+        Found {
+            id,
+            via,
             weight: 1,
-            locality: String::new(),
+            locality: self.locality(locality),
+            version: self.version(labels.get("version").map_or("", String::as_str)),
             health: Health::Healthy,
             liveness: Liveness::Live,
+            labels,
             host: "",
             network: "",
         }
     }
-}
 
-impl List<'_, '_> {
-    /// Adds an endpoint if it has the labels wanted.
-    fn add<'h>(&mut self, id: Arc<str>, labels: &BTreeMap<String, String>, make: impl FnOnce() -> Bare<'h>) {
-        if self.labels.is_some_and(|wanted| !has_all(labels, wanted)) {
-            return;
+    fn locality(&self, text: &str) -> Arc<Locality> {
+        let mut known = self.localities.borrow_mut();
+        if let Some(locality) = known.get(text) {
+            return locality.clone();
         }
-        let bare = make();
-        let before = self.carried.find(self.made.len(), &id);
-        let version = labels.get("version").map_or("", String::as_str);
-        let locality = self.localities.entry(bare.locality);
-        let locality = locality.or_insert_with_key(|text| Arc::new(Locality::parse(text))).clone();
-        self.ranks
-            .extend(self.nearness.map(|nearness| nearness.rank(labels, &locality, bare.host, bare.network)));
-        self.made.push(Endpoint {
-            id: before.map_or(id, |before| before.id.clone()),
-            via: bare.via,
-            weight: bare.weight,
-            locality,
-            version: before
-                .filter(|before| &*before.version == version)
-                .map_or_else(|| version.into(), |before| before.version.clone()),
-            health: bare.health,
-            liveness: bare.liveness,
-            state: before.map_or_else(|| Arc::new(EndpointState::default()), |before| before.state.clone()),
-        });
+        let locality = Arc::new(Locality::parse(text));
+        known.insert(text.to_owned(), locality.clone());
+        locality
+    }
+
+    fn version(&self, text: &str) -> Arc<str> {
+        let mut known = self.versions.borrow_mut();
+        if let Some(version) = known.get(text) {
+            return version.clone();
+        }
+        let version: Arc<str> = text.into();
+        known.insert(version.clone());
+        version
     }
 }
+
+static NO_LABELS: BTreeMap<String, String> = BTreeMap::new();
+
+/// How the address of a unix socket begins.
+const UNIX: &str = "unix://";

@@ -221,7 +221,11 @@ pub(crate) fn meet(one: &str, other: &str) -> bool {
 /// Returns the objects of a kind, in order of namespace and name.
 pub(crate) fn of_kind(world: &World, kind: Kind) -> impl Iterator<Item = &Stored> {
     let first = ObjectKey::new(kind, "", "");
-    world.resources.range(first..).take_while(move |(key, _)| key.kind == kind).map(|(_, stored)| &**stored)
+    world
+        .resources
+        .range_from(&first)
+        .take_while(move |(key, _)| key.kind == kind)
+        .map(|(_, stored)| &**stored)
 }
 
 fn registered<'a>(

@@ -119,7 +119,7 @@ impl Scene<'_> {
         let known = known.and_then(|instance| instance.port(name.port)).and_then(|port| port.bounds.as_ref());
         let via = Via::Local(target);
         let alike = |known: &&Arc<Cluster>| {
-            known.limits == limits && known.protocol == protocol && known.endpoints.all[0].via == via
+            *known.limits == limits && known.protocol == protocol && known.endpoints.all[0].via == via
         };
         if let Some(same) = known.filter(alike) {
             return same.clone();
@@ -144,14 +144,14 @@ impl Scene<'_> {
             protocol,
             balancer,
             endpoints: Arc::new(set),
-            limits,
+            limits: limits.into(),
             outlier: None,
             tls: UpstreamTls::Disable,
             proxy_protocol: None,
             detour: None,
             warmup: None,
             state: known.map_or_else(Arc::default, |known| known.state.clone()),
-            origins: vec![origin],
+            origins: [origin].into(),
         })
     }
 

@@ -27,7 +27,9 @@ pub(super) fn names(scopes: &[Scope<'_>]) -> Names {
             }
             let full = std::iter::once(service.host.to_string());
             for name in full.chain(short_names(&service.host, &scope.caller.namespace)) {
-                names.exact.entry(name.into()).or_insert_with(|| addresses.clone());
+                if !names.exact.contains_key(name.as_str()) {
+                    names.exact.insert(name.into(), addresses.clone());
+                }
             }
         }
     }

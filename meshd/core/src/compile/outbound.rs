@@ -34,13 +34,14 @@ pub(super) struct Scene<'a> {
 
 /// Compiles what callers of a scope may reach.
 pub(super) fn outbound(scene: &Scene<'_>, scope: &Scope<'_>, before: Option<&Outbound>) -> Outbound {
+    // First, one service after the other: what the clusters of one have in common is gathered once.
+    for service in scope.reachable() {
+        scene.clusters.find_all(scope, service);
+    }
     let mut outbound = new(scene, scope);
     let mut taken = BTreeSet::new();
     for egress in scope.egress.iter().filter(|egress| !egress.is_proxy()) {
         View::new(scene, scope, egress, before).add_to(&mut outbound, &mut taken);
-    }
-    for service in scope.reachable() {
-        scene.clusters.find_all(scope, service);
     }
     outbound
 }
@@ -155,7 +156,7 @@ impl<'a> View<'a> {
                 outbound.ports.insert(number, Arc::new(table));
             }
         }
-        outbound.ranges.sort_by_key(|(net, port, _)| (std::cmp::Reverse(net.prefix_len()), *net, *port));
+        outbound.sort_ranges();
     }
 
     /// Who asks.
@@ -197,7 +198,10 @@ impl<'a> View<'a> {
             }
             for net in &service.addresses {
                 if net.prefix_len() == net.max_prefix_len() {
-                    outbound.addresses.entry((net.addr(), number)).or_insert_with(|| service_port.clone());
+                    let at = (net.addr(), number);
+                    if !outbound.addresses.contains_key(&at) {
+                        outbound.addresses.insert(at, service_port.clone());
+                    }
                 } else {
                     outbound.ranges.push((*net, number, service_port.clone()));
                 }

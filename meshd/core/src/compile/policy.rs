@@ -37,7 +37,7 @@ impl<'a> Effective<'a> {
     /// policy they stand in; of what they have a field for, nothing is inherited.
     pub(super) fn of(host: Option<&'a TrafficPolicy>, subset: Option<&'a Subset>, port: u16) -> Self {
         let base = host.map_or_else(Self::default, |host| Self::default().over(host, port));
-        match subset.and_then(|subset| subset.traffic_policy.as_ref()) {
+        match subset.and_then(|subset| subset.traffic_policy.as_deref()) {
             Some(policy) => base.over(policy, port),
             None => base,
         }
@@ -51,27 +51,27 @@ impl<'a> Effective<'a> {
     fn over(self, policy: &'a TrafficPolicy, port: u16) -> Self {
         let proxy_protocol = policy.proxy_protocol.as_ref().or(self.proxy_protocol);
         let retry_budget = policy.retry_budget.as_ref().or(self.retry_budget);
-        let tunnel = policy.tunnel.as_ref().or(self.tunnel);
+        let tunnel = policy.tunnel.as_deref().or(self.tunnel);
         let for_port = policy
             .port_level_settings
             .iter()
             .find(|settings| settings.port.is_some_and(|selector| selector.number == port));
         if let Some(settings) = for_port {
             return Self {
-                pool: settings.connection_pool.as_ref(),
-                balancer: settings.load_balancer.as_ref(),
-                outlier: settings.outlier_detection.as_ref(),
-                tls: settings.tls.as_ref(),
+                pool: settings.connection_pool.as_deref(),
+                balancer: settings.load_balancer.as_deref(),
+                outlier: settings.outlier_detection.as_deref(),
+                tls: settings.tls.as_deref(),
                 proxy_protocol,
                 tunnel,
                 retry_budget,
             };
         }
         Self {
-            pool: policy.connection_pool.as_ref().or(self.pool),
-            balancer: policy.load_balancer.as_ref().or(self.balancer),
-            outlier: policy.outlier_detection.as_ref().or(self.outlier),
-            tls: policy.tls.as_ref().or(self.tls),
+            pool: policy.connection_pool.as_deref().or(self.pool),
+            balancer: policy.load_balancer.as_deref().or(self.balancer),
+            outlier: policy.outlier_detection.as_deref().or(self.outlier),
+            tls: policy.tls.as_deref().or(self.tls),
             proxy_protocol,
             tunnel,
             retry_budget,
@@ -217,11 +217,11 @@ pub(super) fn failover_priority<'a>(policy: &Effective<'a>, mesh: &Settings<'a>)
 
 /// Whether any policy of a rule orders endpoints by the labels they share with the caller.
 pub(super) fn orders_by_labels(rule: &DestinationRule) -> bool {
-    let policies = rule.subsets.iter().filter_map(|subset| subset.traffic_policy.as_ref());
-    let policies = policies.chain(&rule.traffic_policy);
+    let policies = rule.subsets.iter().filter_map(|subset| subset.traffic_policy.as_deref());
+    let policies = policies.chain(rule.traffic_policy.as_deref());
     let balancers = policies.flat_map(|policy| {
-        let of_ports = policy.port_level_settings.iter().filter_map(|port| port.load_balancer.as_ref());
-        of_ports.chain(&policy.load_balancer)
+        let of_ports = policy.port_level_settings.iter().filter_map(|port| port.load_balancer.as_deref());
+        of_ports.chain(policy.load_balancer.as_deref())
     });
     let mut settings = balancers.filter_map(|balancer| balancer.locality_lb_setting.as_ref());
     settings.any(|setting| !setting.failover_priority.is_empty())

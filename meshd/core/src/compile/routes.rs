@@ -64,9 +64,9 @@ impl Context<'_> {
             origin: rule.origin.clone(),
             matchers: matchers.map_err(|error| error.to_string())?,
             action,
-            headers: header_rules(http.headers.as_ref())?,
-            fault: http.fault.as_ref().and_then(fault).map(Box::new),
-            cors: http.cors_policy.as_ref().map(cors).transpose()?.map(Box::new),
+            headers: header_rules(http.headers.as_deref())?,
+            fault: http.fault.as_deref().and_then(fault).map(Box::new),
+            cors: http.cors_policy.as_deref().map(cors).transpose()?.map(Box::new),
         })
     }
 
@@ -78,7 +78,12 @@ impl Context<'_> {
                 let wanted = entry.destination.as_ref().ok_or("a destination without a host")?;
                 let (name, cluster) = (self.find)(wanted, namespace);
                 let weight = weight(entry.weight);
-                Ok(WeightedCluster { weight, cluster, name, headers: header_rules(entry.headers.as_ref())? })
+                Ok(WeightedCluster {
+                    weight,
+                    cluster,
+                    name,
+                    headers: header_rules(entry.headers.as_deref())?,
+                })
             })
             .collect::<Result<Vec<_>, String>>()?;
         if destinations.is_empty() {
@@ -93,8 +98,8 @@ impl Context<'_> {
             destinations,
             total_weight,
             timeout: http.timeout.map(mesh_proto::value::Duration::get).filter(|timeout| !timeout.is_zero()),
-            retry: retry::policy(http.retries.as_ref(), default_retry),
-            rewrite: http.rewrite.as_ref().map(rewrite).transpose()?.map(Box::new),
+            retry: retry::policy(http.retries.as_deref(), default_retry),
+            rewrite: http.rewrite.as_deref().map(rewrite).transpose()?.map(Box::new),
             mirrors: self.mirrors(namespace, http),
         })
     }
@@ -104,7 +109,7 @@ impl Context<'_> {
         let old_share = || old_percent.map_or(MILLION, |percent| percent.min(100) * 10_000);
         let first = http
             .mirror
-            .as_ref()
+            .as_deref()
             .map(|to| (to, http.mirror_percentage.map_or_else(old_share, Percent::per_million)));
         let more = http.mirrors.iter().filter_map(|mirror| {
             Some((mirror.destination.as_ref()?, mirror.percentage.map_or(MILLION, Percent::per_million)))

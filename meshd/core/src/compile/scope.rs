@@ -388,7 +388,7 @@ impl Rules<'_> {
                 continue;
             }
             rule.http.route.iter().for_each(|route| add(route.destination.as_ref()));
-            add(rule.http.mirror.as_ref());
+            add(rule.http.mirror.as_deref());
             rule.http.mirrors.iter().for_each(|mirror| add(mirror.destination.as_ref()));
         }
         let tcp = self.spec.tcp.iter().flat_map(|block| &block.route);

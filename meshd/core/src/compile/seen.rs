@@ -1,30 +1,26 @@
-//! What a Plan saw of hosts and their instances, so that the next one knows which services have other endpoints now.
+//! What a Plan saw of the World, so that the next one knows what is new.
 //!
 //! A mirror replaces only what changed: facts that are the same `Arc` are the same. Of a host that changed itself, every
 //! service is new; of one whose registration changed, those whose instances differ.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use foldhash::HashSet;
-use mesh_proto::command::{HostId, Mesh};
+use mesh_proto::command::HostId;
 use mesh_proto::registration::{Instance, Registration};
-use mesh_proto::watch::{Host, Stored};
+use mesh_proto::watch::Host;
 
 use super::patch::Index;
+use crate::parted::PartedMap;
 use crate::plan::{Node, Plan};
 use crate::world::{ServiceName, World};
 
-/// Hosts and registrations as a Plan saw them.
+/// The World as a Plan saw it.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
-    trust_domain: String,
-    hosts: BTreeMap<HostId, Arc<Host>>,
-    pub(super) registrations: BTreeMap<HostId, Arc<Registration>>,
-    mesh: Mesh,
-    /// Every resource, in order.
-    pub(super) resources: Arc<Vec<Arc<Stored>>>,
-    addresses: Arc<BTreeMap<String, u16>>,
+    /// Its public facts.
+    pub(super) world: World,
     /// The way to the parts of the World, where they stand alone.
     pub(super) index: Option<Arc<Index>>,
 }
@@ -48,43 +44,14 @@ impl Stale {
 }
 
 impl Seen {
-    /// Remembers a World; without an index, only what tells which endpoints are new.
+    /// Remembers a World.
     pub(super) fn of(world: &World, index: Option<Index>) -> Self {
-        let mut seen = Self {
-            trust_domain: world.mesh.trust_domain.clone(),
-            hosts: world.hosts.clone(),
-            registrations: world.registrations.clone(),
-            ..Self::default()
-        };
-        if let Some(index) = index {
-            seen.mesh = world.mesh.clone();
-            seen.resources = Arc::new(world.resources.values().cloned().collect());
-            seen.addresses = Arc::new(world.addresses.clone());
-            seen.index = Some(Arc::new(index));
-        }
-        seen
+        Self { world: world.seen(), index: index.map(Arc::new) }
     }
 
-    /// Whether a World has the same settings, hosts and virtual addresses.
-    pub(super) fn is_same_place(&self, world: &World) -> bool {
-        self.mesh == world.mesh
-            && self.hosts.len() == world.hosts.len()
-            && self
-                .hosts
-                .iter()
-                .zip(&world.hosts)
-                .all(|(one, other)| one.0 == other.0 && Arc::ptr_eq(one.1, other.1))
-            && *self.addresses == world.addresses
-    }
-
-    /// Remembers what rules and instances say in a World of the same hosts.
-    pub(super) fn follow(&mut self, world: &World) {
-        let is_same =
-            self.resources.iter().zip(world.resources.values()).all(|(one, other)| Arc::ptr_eq(one, other));
-        if !is_same {
-            self.resources = Arc::new(world.resources.values().cloned().collect());
-        }
-        self.registrations.clone_from(&world.registrations);
+    /// Remembers a newer World.
+    pub(super) fn follow(&mut self, world: &World, index: Index) {
+        *self = Self::of(world, Some(index));
     }
 
     /// Tells what is stale in a Plan beside a newer World.
@@ -93,40 +60,34 @@ impl Seen {
         // What could not be made is told each time it is tried.
         let sound = |plan: &&Plan| !plan.problems.iter().any(|problem| problem.starts_with("instance "));
         let Some(plan) = previous.filter(same_node).filter(sound) else { return Stale::All };
-        let seen = &plan.seen;
+        let then = &plan.seen.world;
         // Names of hosts are in the ids of endpoints.
-        let names = |hosts: &BTreeMap<HostId, Arc<Host>>| -> Vec<(HostId, String)> {
-            hosts.iter().map(|(id, host)| (*id, host.name.clone())).collect()
+        let renamed = |(_, one, other): &(&HostId, Option<&Arc<Host>>, Option<&Arc<Host>>)| {
+            one.map(|host| &host.name) != other.map(|host| &host.name)
         };
-        let same_hosts = seen.hosts.len() == world.hosts.len()
-            && seen
-                .hosts
-                .iter()
-                .zip(&world.hosts)
-                .all(|(one, other)| one.0 == other.0 && Arc::ptr_eq(one.1, other.1));
-        if seen.trust_domain != world.mesh.trust_domain
-            || (!same_hosts && names(&seen.hosts) != names(&world.hosts))
-        {
+        let hosts = world.hosts.changes(&then.hosts, Arc::ptr_eq);
+        if then.mesh.trust_domain != world.mesh.trust_domain || hosts.iter().any(renamed) {
             return Stale::All;
         }
+        let changed: BTreeSet<HostId> = hosts.into_iter().map(|(id, ..)| *id).collect();
         let mut stale = HashSet::default();
-        let ids: BTreeSet<&HostId> = seen.registrations.keys().chain(world.registrations.keys()).collect();
-        for id in ids {
-            let (then, now) = (seen.registrations.get(id), world.registrations.get(id));
-            let same_host = match (seen.hosts.get(id), world.hosts.get(id)) {
-                (Some(one), Some(other)) => Arc::ptr_eq(one, other),
-                _ => false,
-            };
-            if same_host && matches!((then, now), (Some(one), Some(other)) if Arc::ptr_eq(one, other)) {
-                continue;
+        let mut add = |instance: &Instance| {
+            stale.insert(ServiceName::of(instance).fqdn(&node.domain).to_ascii_lowercase());
+        };
+        let on = |registrations: &PartedMap<HostId, Arc<Registration>>, id: &HostId| {
+            registrations.get(id).cloned().unwrap_or_default()
+        };
+        for id in &changed {
+            for registrations in [&then.registrations, &world.registrations] {
+                on(registrations, id).instances.values().for_each(|instance| add(instance));
             }
-            let differs = |id: &String, one: &Instance, others: Option<&Arc<Registration>>| {
-                !same_host || others.and_then(|others| others.instances.get(id)) != Some(one)
-            };
-            for (one, other) in [(then, now), (now, then)] {
-                for (id, instance) in one.iter().flat_map(|one| &one.instances) {
-                    if differs(id, instance, other) {
-                        stale.insert(ServiceName::of(instance).fqdn(&node.domain).to_ascii_lowercase());
+        }
+        for (id, ..) in world.registrations.changes(&then.registrations, Arc::ptr_eq) {
+            let (one, other) = (on(&then.registrations, id), on(&world.registrations, id));
+            for (one, other) in [(&one, &other), (&other, &one)] {
+                for (name, instance) in &one.instances {
+                    if other.instances.get(name) != Some(instance) {
+                        add(instance);
                     }
                 }
             }

@@ -5,7 +5,16 @@ use mesh_proto::registration::{Health, Instance, Protocol, Registration};
 use mesh_proto::watch::{Change, Stored};
 
 use super::*;
-use crate::plan::{Balancer, ClusterName, UpstreamProtocol, Via, Workload};
+use crate::parted::PartedMap;
+use crate::plan::{Balancer, ClusterName, Endpoint, UpstreamProtocol, Via, Workload};
+
+/// Whether two lists of endpoints are alike in everything but what is known of them at run time.
+fn alike(one: &[Endpoint], other: &[Endpoint]) -> bool {
+    let told = |list: &[Endpoint]| -> Vec<String> {
+        list.iter().map(|one| format!("{:?}", Endpoint { state: Arc::default(), ..one.clone() })).collect()
+    };
+    told(one) == told(other)
+}
 
 mod destination;
 mod opaque;
@@ -29,7 +38,7 @@ fn world() -> World {
                 "ports": [{"number": 9080, "name": "http", "target": format!("127.0.0.1:{target}")}],
             }))
             .expect("an instance");
-            (format!("reviews-{version}"), instance)
+            (format!("reviews-{version}"), instance.into())
         });
         let registration = Registration { instances: instances.into() };
         world.absorb(&Change::Registration { host: HostId(id), registration: Some(registration) });
@@ -104,7 +113,7 @@ fn instances_are_reached_locally_or_over_their_hosts_mesh_port() {
 fn ill_instances_and_gone_hosts_stay_to_be_seen() {
     let mut world = world();
     let mut registration = Registration::clone(&world.registrations[&HostId(1)]);
-    registration.instances.get_mut("reviews-v1").expect("it").health = Health::Unhealthy;
+    Arc::make_mut(registration.instances.get_mut("reviews-v1").expect("it")).health = Health::Unhealthy;
     world.absorb(&Change::Registration { host: HostId(1), registration: Some(registration) });
     let host = mesh_proto::watch::Host { liveness: Liveness::Gone, ..(*world.hosts[&HostId(2)]).clone() };
     world.absorb(&Change::Host { id: HostId(2), host: Some(host) });
@@ -305,7 +314,7 @@ spec:
 
     let again = compile(&world, &node(), Some(&plan));
     assert!(Arc::ptr_eq(&other, &port(&again, "reviews-v2").bounds.expect("bounds")));
-    world.resources.clear();
+    world.resources = PartedMap::default();
     assert!(port(&compile(&world, &node(), Some(&again)), "reviews-v1").bounds.is_none());
 }
 
@@ -360,9 +369,9 @@ fn endpoints_follow_hosts_and_instances_plan_by_plan_as_if_made_anew() {
     let mut plan = compile(&world, &node, None);
     let registration = Registration::clone(&world.registrations[&HostId(2)]);
     let mut ill = registration.clone();
-    ill.instances.get_mut("reviews-v1").expect("it").health = Health::Unhealthy;
+    Arc::make_mut(ill.instances.get_mut("reviews-v1").expect("it")).health = Health::Unhealthy;
     let mut moved = registration.clone();
-    moved.instances.get_mut("reviews-v2").expect("it").service = "ratings".into();
+    Arc::make_mut(moved.instances.get_mut("reviews-v2").expect("it")).service = "ratings".into();
     let host = |edit: &dyn Fn(&mut mesh_proto::watch::Host)| {
         let mut host = (*world.hosts[&HostId(2)]).clone();
         edit(&mut host);
@@ -384,9 +393,9 @@ fn endpoints_follow_hosts_and_instances_plan_by_plan_as_if_made_anew() {
         plan = compile(&world, &node, Some(&plan));
         let fresh = compile(&world, &node, None);
         assert_eq!(plan.clusters.keys().collect::<Vec<_>>(), fresh.clusters.keys().collect::<Vec<_>>());
-        for (name, cluster) in &plan.clusters {
+        for (name, cluster) in plan.clusters.iter() {
             assert!(
-                endpoints::same(&cluster.endpoints.all, &fresh.clusters[name].endpoints.all),
+                alike(&cluster.endpoints.all, &fresh.clusters[name].endpoints.all),
                 "{name} after {change:?}"
             );
         }

@@ -11,8 +11,8 @@ use mesh_proto::command::Liveness;
 use mesh_proto::registration::Health;
 use mesh_proto::resource::{LocalityLbSetting, ObjectKey};
 
-use super::Locality;
 use super::origination::UpstreamTls;
+use super::{Locality, Shared};
 use crate::endpoint::EndpointState;
 use crate::identity::Identity;
 
@@ -45,9 +45,9 @@ pub struct Cluster {
     /// Its endpoints in a fixed order (host id, instance id), ready to be chosen from.
     pub endpoints: Arc<crate::balance::EndpointSet>,
     /// Limits and timeouts.
-    pub limits: CircuitLimits,
+    pub limits: Shared<CircuitLimits>,
     /// When an endpoint is left alone for a while.
-    pub outlier: Option<OutlierPolicy>,
+    pub outlier: Option<Shared<OutlierPolicy>>,
     /// TLS towards the application; between hosts of the mesh the hop is mutual TLS besides.
     pub tls: UpstreamTls,
     /// Whether each connection begins by telling who called.
@@ -59,7 +59,7 @@ pub struct Cluster {
     /// Counters that outlive the Plan.
     pub state: Arc<ClusterState>,
     /// The `DestinationRule`s that shaped it.
-    pub origins: Vec<ObjectKey>,
+    pub origins: Arc<[ObjectKey]>,
 }
 
 /// What locality counts for when an endpoint is chosen.
@@ -207,7 +207,7 @@ pub enum HashKey {
 /// Limits of a cluster; `None` is "no limit", Istio's default.
 ///
 /// Source: Istio `connectionPool`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct CircuitLimits {
     /// Connections to all endpoints together (`tcp.maxConnections`).
     pub max_connections: Option<u32>,
@@ -260,7 +260,7 @@ impl Default for CircuitLimits {
 /// How many retries may be under way, as a share of the requests.
 ///
 /// Source: Istio `retryBudget`; Envoy's `retry_budget`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RetryBudget {
     /// The share, in parts of a million. Default 200,000.
     pub parts_per_million: u32,
@@ -308,7 +308,7 @@ pub enum ProxyVersion {
 /// When an endpoint is left alone for a while.
 ///
 /// Source: Istio `outlierDetection`; Envoy's `outlier_detection`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct OutlierPolicy {
     /// 5xx (or no answer) in a row that eject; 0: off. Default 5.
     pub consecutive_5xx: u32,
@@ -359,7 +359,7 @@ pub enum Via {
         /// The host's mesh port.
         hop: SocketAddr,
         /// Whom the certificate must name.
-        identity: Identity,
+        identity: Arc<Identity>,
         /// SNI of the hop, `outbound_.PORT_._.HOST`.
         sni: Arc<str>,
         /// The instance on that host.

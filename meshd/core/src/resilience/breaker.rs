@@ -167,7 +167,7 @@ mod tests {
     use crate::plan::{Balancer, CircuitLimits};
 
     fn cluster(limits: CircuitLimits) -> Cluster {
-        Cluster { limits, ..fixture::cluster(fixture::endpoints(1), Balancer::LeastRequest) }
+        Cluster { limits: limits.into(), ..fixture::cluster(fixture::endpoints(1), Balancer::LeastRequest) }
     }
 
     fn one_of_each() -> CircuitLimits {

@@ -10,7 +10,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::endpoint::{EndpointState, Moment};
+use crate::endpoint::{Counters, Moment};
 use crate::plan::{Cluster, Endpoint, OutlierPolicy};
 
 /// What an attempt says about its endpoint.
@@ -76,7 +76,7 @@ const LONGEST: Duration = Duration::from_mins(5);
 /// counted anew.
 pub fn record(cluster: &Cluster, endpoint: &Endpoint, answer: Answer, now: Moment) -> Option<Ejection> {
     let policy = cluster.outlier.as_ref()?;
-    let state = &*endpoint.state;
+    let state: &Counters = &endpoint.state;
     if let Some(limit) = policy.consecutive_local {
         match answer {
             Answer::Status(_) => state.consecutive_local.store(0, Ordering::Relaxed),
@@ -120,7 +120,7 @@ fn record_local(
     cluster: &Cluster,
     policy: &OutlierPolicy,
     limit: u32,
-    state: &EndpointState,
+    state: &Counters,
     now: Moment,
 ) -> Option<Ejection> {
     let failures = state.consecutive_local.fetch_add(1, Ordering::Relaxed) + 1;
@@ -141,8 +141,8 @@ pub fn sweep(cluster: &Cluster, now: Moment) -> u32 {
     }
     let counted = cluster.state.ejected.load(Ordering::Relaxed);
     let mut returned = 0;
-    for endpoint in &cluster.endpoints.all {
-        returned += u32::from(visit(&endpoint.state, policy, now));
+    for counters in cluster.endpoints.all.iter().filter_map(|endpoint| endpoint.state.counted()) {
+        returned += u32::from(visit(counters, policy, now));
     }
     // Endpoints may have left the cluster while ejected: count those that are there. Whoever ejects at the same
     // moment wins; the next sweep counts again.
@@ -162,7 +162,7 @@ fn due(failures: u32, limit: u32) -> bool {
 fn eject(
     cluster: &Cluster,
     policy: &OutlierPolicy,
-    state: &EndpointState,
+    state: &Counters,
     cause: Cause,
     now: Moment,
 ) -> Option<Ejection> {
@@ -206,7 +206,7 @@ fn takes_the_sweep(cluster: &Cluster, policy: &OutlierPolicy, now: Moment) -> bo
 }
 
 /// Lets one endpoint return if its time is over; one that was well for an interval is forgiven one ejection.
-fn visit(state: &EndpointState, policy: &OutlierPolicy, now: Moment) -> bool {
+fn visit(state: &Counters, policy: &OutlierPolicy, now: Moment) -> bool {
     let until = state.ejected_until.load(Ordering::Relaxed);
     if until != 0 {
         if until > now.0 {

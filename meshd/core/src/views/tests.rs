@@ -25,7 +25,7 @@ fn plan(rules: &str) -> (World, Plan) {
         }))
         .expect("an instance")
     };
-    let instances = ["v1", "v2"].map(|version| (format!("reviews-{version}"), instance(version)));
+    let instances = ["v1", "v2"].map(|version| (format!("reviews-{version}"), instance(version).into()));
     let registration = Registration { instances: instances.into() };
     world.absorb(&Change::Registration { host: HostId(2), registration: Some(registration) });
     let (documents, findings) = mesh_proto::yaml::read("rules.yaml", rules);

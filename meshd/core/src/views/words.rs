@@ -117,7 +117,7 @@ pub(crate) fn limits(cluster: &Cluster) -> Vec<String> {
         words.push(format!("ping every {interval:?}, answered within {timeout:?}"));
     }
     words.extend(cluster.warmup.map(|warmup| format!("warm up for {:?}", warmup.duration)));
-    words.extend(cluster.outlier.as_ref().map(ejects));
+    words.extend(cluster.outlier.as_deref().map(ejects));
     words.extend(begins(cluster));
     words
 }

@@ -75,6 +75,11 @@ impl Requests {
         self.switching
     }
 
+    /// Whether the last request is complete and nothing of the next was shown.
+    pub fn is_between(&self) -> bool {
+        matches!(self.state, State::Head) && self.head.scanned == 0 && !self.switching
+    }
+
     /// Goes on with HTTP/1 after a request to switch was answered otherwise.
     pub fn stay(&mut self) {
         self.switching = false;
@@ -193,6 +198,10 @@ impl Head {
         let Some(version) = line.iter().rposition(|byte| *byte == b' ').filter(|at| *at > method) else {
             return bad("no version in the request line");
         };
+        // As where the line comes in pieces.
+        if !line[..method].iter().all(|byte| is_token(*byte)) {
+            return bad("not HTTP");
+        }
         let target = &line[method + 1..version];
         if target.len() > limits.uri_bytes {
             return refuse(StatusCode::URI_TOO_LONG, "target too long");

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use mesh_proto::api::ApiError;
 use mesh_proto::command::HostId;
@@ -60,16 +61,18 @@ impl World {
     /// Tells why an instance of `host` contradicts what other hosts have registered, if it does: the same port
     /// of the same service under another name or protocol.
     pub fn contradiction(&self, host: HostId, instance: &Instance) -> Option<String> {
-        let service = ServiceName::of(instance);
+        let is_same_service =
+            |other: &Instance| other.service == instance.service && other.namespace == instance.namespace;
         self.instances()
-            .filter(|other| other.host != host && ServiceName::of(other.instance) == service)
+            .filter(|other| other.host != host && is_same_service(other.instance))
             .find_map(|other| {
                 instance.ports.iter().find_map(|port| {
                     let theirs = other.instance.ports.iter().find(|theirs| theirs.number == port.number)?;
                     (declared(theirs) != declared(port)).then(|| {
                         format!(
-                            "port {} of {service} is {} on host {} (instance {}), but {} here: use the same name and protocol",
+                            "port {} of {} is {} on host {} (instance {}), but {} here: use the same name and protocol",
                             port.number,
+                            ServiceName::of(instance),
                             described(theirs),
                             self.hosts.get(&other.host).map_or("?", |host| host.name.as_str()),
                             other.id,
@@ -122,7 +125,7 @@ impl World {
         let mut registration = Registration::clone(present);
         for (id, health) in flips {
             if let Some(instance) = registration.instances.get_mut(id) {
-                instance.health = *health;
+                Arc::make_mut(instance).health = *health;
             }
         }
         if **present == registration {

@@ -87,7 +87,7 @@ fn instance(protocol: Protocol) -> Instance {
 }
 
 fn register(host: HostId, instances: &[(&str, Instance)]) -> Command {
-    let instances = instances.iter().map(|(id, instance)| ((*id).into(), instance.clone())).collect();
+    let instances = instances.iter().map(|(id, instance)| ((*id).into(), instance.clone().into())).collect();
     Command::Register { host, registration: Registration { instances } }
 }
 
@@ -298,4 +298,17 @@ fn a_snapshot_brings_everything_back() {
     let back = World::from_snapshot(serde_json::from_slice(&json).expect("a snapshot"));
 
     assert_eq!(back, world);
+}
+
+#[test]
+fn facts_are_written_and_read_in_the_form_of_the_public_world() {
+    let mut world = begun();
+    world.apply(Revision(2), &entry(0, register(HostId(1), &[("a", instance(Protocol::Http))])));
+    world.apply(Revision(3), &entry(0, apply(vec![change(rule("a", "one"), Precondition::Any)])));
+
+    let written = serde_json::to_value(world.facts()).expect("facts are JSON");
+
+    assert_eq!(written, serde_json::to_value(world.public()).expect("facts are JSON"));
+    let read: World = serde_json::from_value(written).expect("a World");
+    assert_eq!(read, World::from_public(&world.public()));
 }

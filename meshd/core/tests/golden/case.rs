@@ -1,10 +1,13 @@
 //! One case file, and running it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use mesh_core::compile::compile;
-use mesh_core::plan::{Outbound, Plan, Workload};
+use mesh_core::plan::{Locality, Node, Outbound, Plan, Workload};
+use mesh_core::world::World;
+use mesh_proto::yaml::Document;
 use serde::Deserialize;
 
 use super::door;
@@ -12,7 +15,7 @@ use super::verdict::{self, Asked, Verdict};
 use super::world::{Maker, instance, node};
 
 /// A case: services, rules, calls.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Case {
     /// One sentence: what it shows.
@@ -24,16 +27,20 @@ pub(crate) struct Case {
     /// Labels of the host: which gateways it is.
     #[serde(default)]
     host: BTreeMap<String, String>,
+    /// Where the host is, `region/zone/subzone`.
+    #[serde(default)]
+    locality: String,
     #[serde(default)]
     services: BTreeMap<String, Service>,
-    rules: String,
+    pub(crate) rules: String,
+    #[serde(default)]
     pub(crate) calls: Vec<Call>,
     /// Beginnings of what cannot be carried out.
     #[serde(default)]
     problems: Vec<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Source {
     Envoy,
@@ -41,7 +48,7 @@ enum Source {
     Meshd,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Caller {
     namespace: String,
@@ -50,7 +57,7 @@ struct Caller {
 }
 
 /// A registered service, by `name` or `name.namespace`; ports as `9080: http` or `9080: name/PROTOCOL`.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Service {
     ports: BTreeMap<u16, String>,
@@ -61,7 +68,7 @@ struct Service {
 }
 
 /// A call and what is expected of it. Only what is written is compared.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Call {
     /// Host, optionally `METHOD HOST/PATH`: `GET reviews/x?y`, `reviews/x`; `tls SNI`; `tcp`, `tcp ADDRESS`; `dns NAME`.
@@ -97,6 +104,35 @@ fn http_port() -> u16 {
 impl Case {
     /// Decides every call; returns what is not as written.
     pub(crate) fn run(&self) -> Vec<String> {
+        let (documents, findings) = mesh_proto::yaml::read("rules", &self.rules);
+        let mut failures: Vec<String> =
+            findings.iter().filter(|finding| finding.is_error()).map(ToString::to_string).collect();
+        let (world, node) = self.mesh(documents);
+        let plan = compile(&world, &node, None);
+        failures.extend(self.problems(&plan));
+        let again = compile(&world, &node, Some(&plan));
+        for plan in [&plan, &again] {
+            failures.extend(self.calls.iter().flat_map(|call| call.check(plan)));
+        }
+        failures.dedup();
+        if !failures.is_empty() {
+            failures.push(format!("{} (expectations by {:?})", self.about, self.source));
+        }
+        failures
+    }
+
+    /// The Plan of the case with other rules in the place of its own.
+    pub(crate) fn plan_of(&self, documents: Vec<Document>) -> Plan {
+        let (world, node) = self.mesh(documents);
+        compile(&world, &node, None)
+    }
+
+    /// What becomes of each call, in words.
+    pub(crate) fn verdicts(&self, plan: &Plan) -> Vec<String> {
+        self.calls.iter().map(|call| format!("{:?}", call.decide(plan))).collect()
+    }
+
+    fn mesh(&self, documents: Vec<Document>) -> (World, Arc<Node>) {
         let mut maker = Maker::new();
         for (name, service) in &self.services {
             let (short, namespace) = name.split_once('.').unwrap_or((name, "default"));
@@ -109,40 +145,23 @@ impl Case {
                 maker.instance(&id, instance(short, namespace, &ports, labels), service.here);
             }
         }
-        let (documents, findings) = mesh_proto::yaml::read("rules", &self.rules);
-        let mut failures: Vec<String> =
-            findings.iter().filter(|finding| finding.is_error()).map(ToString::to_string).collect();
         let world = maker.finish(documents.into_iter().map(|document| document.object).collect());
-        let mut callers: Vec<Workload> = self
-            .callers
-            .iter()
-            .map(|caller| Workload {
-                namespace: caller.namespace.clone(),
-                account: "default".into(),
-                labels: caller.labels.clone(),
-                ..Workload::default()
-            })
-            .collect();
+        let workload = |namespace: &str, labels: &BTreeMap<String, String>| Workload {
+            namespace: namespace.to_owned(),
+            account: "default".into(),
+            labels: labels.clone(),
+            ..Workload::default()
+        };
+        let mut callers: Vec<Workload> =
+            self.callers.iter().map(|caller| workload(&caller.namespace, &caller.labels)).collect();
         if callers.is_empty() {
-            callers.push(Workload {
-                namespace: "default".into(),
-                account: "default".into(),
-                ..Workload::default()
-            });
+            callers.push(workload("default", &BTreeMap::new()));
         }
         let mut node = node(callers);
-        std::sync::Arc::make_mut(&mut node).labels.clone_from(&self.host);
-        let plan = compile(&world, &node, None);
-        failures.extend(self.problems(&plan));
-        let again = compile(&world, &node, Some(&plan));
-        for plan in [&plan, &again] {
-            failures.extend(self.calls.iter().flat_map(|call| call.check(plan)));
-        }
-        failures.dedup();
-        if !failures.is_empty() {
-            failures.push(format!("{} (expectations by {:?})", self.about, self.source));
-        }
-        failures
+        let host = Arc::make_mut(&mut node);
+        host.labels.clone_from(&self.host);
+        host.locality = Locality::parse(&self.locality);
+        (world, node)
     }
 
     fn problems(&self, plan: &Plan) -> Vec<String> {

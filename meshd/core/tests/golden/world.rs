@@ -48,7 +48,7 @@ impl Maker {
     /// Adds an instance on vm2 (or, with `here`, on vm1).
     pub(crate) fn instance(&mut self, id: &str, instance: Instance, here: bool) {
         let registration = if here { &mut self.local } else { &mut self.registration };
-        registration.instances.insert(id.to_owned(), instance);
+        registration.instances.insert(id.to_owned(), instance.into());
     }
 
     /// Ends the World with resources, each applied by itself, in order.

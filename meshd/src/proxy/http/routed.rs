@@ -255,9 +255,7 @@ impl Inbound<'_> {
                 }
                 // What was not asked for may come nevertheless, or not.
                 let is_unread = source.as_ref().is_some_and(|source| source.is_held());
-                let deadline = timeout.map(|limit| -> Deadline {
-                    Box::pin(async move { forward::over(source.as_deref(), began, limit).await })
-                });
+                let deadline = timeout.map(|limit| Deadline::new(source, began, limit));
                 let mut response = self.relay(answered, &reply, deadline, exchange);
                 if is_unread {
                     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

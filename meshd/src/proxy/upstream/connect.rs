@@ -1,27 +1,19 @@
 //! Opening connections: a socket, a hop with mutual TLS, or a name first; then HTTP on top.
 
-use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
-use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use mesh_core::identity::Identity;
 use mesh_core::plan::{Cluster, UpstreamTls, Via};
 use mesh_core::resilience::Failure;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::{Notify, oneshot};
 
-use super::{Lease, Link, Pool, Shared, Slot};
+use super::{Lease, Link, Pool, Slot, http2};
 use crate::proxy::budget::Descriptor;
-use crate::proxy::server::LocalExecutor;
 use crate::proxy::tcp;
 use crate::proxy::wire::{Stream, Wire};
 use crate::proxy::worker::Worker;
@@ -99,7 +91,7 @@ pub(super) async fn open(mut slot: Slot, cluster: Arc<Cluster>) {
             let protocol = if pool.http2 { HTTP2 } else { HTTP1 };
             stream = opening.say(&worker, Some(protocol), stream).await?;
         }
-        if pool.http2 { begin_http2(slot, stream).await } else { begin_http1(slot, stream).await }
+        if pool.http2 { http2::begin(slot, stream).await } else { begin_http1(slot, stream).await }
     };
     let result = tokio::time::timeout(limit, opened).await.unwrap_or(Err(ConnectError::TimedOut(limit)));
     pool.opening.set(pool.opening.get() - 1);
@@ -153,69 +145,6 @@ async fn begin_http1(slot: Slot, stream: Wire) -> Result<(), ConnectError> {
     Ok(())
 }
 
-/// Waits for the peer's SETTINGS before the first request: only then is it known to accept us, and how many streams.
-async fn begin_http2(slot: Slot, stream: Wire) -> Result<(), ConnectError> {
-    let pool = slot.pool.clone();
-    let heard = Arc::new(Heard::default());
-    let io = TokioIo::new(Listened { stream, heard: heard.clone() });
-    let mut builder = http2::Builder::new(LocalExecutor);
-    if let Some((interval, timeout)) = pool.cluster.borrow().limits.http2_keep_alive {
-        builder.keep_alive_interval(interval).keep_alive_timeout(timeout).keep_alive_while_idle(true);
-    }
-    let begun = builder
-        .timer(TokioTimer::new())
-        .initial_max_send_streams(0)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_send_buf_size(STREAM_WINDOW as usize)
-        .handshake(io)
-        .await;
-    let (sender, connection) = begun.map_err(|error| ConnectError::Http(error.to_string()))?;
-    let limit = Rc::new(Cell::new(0));
-    let (tell, told) = oneshot::channel();
-    let seen = limit.clone();
-    task::spawn_local("upstream connection", async move {
-        let _slot = slot;
-        let mut tell = Some(tell);
-        let mut connection = pin!(connection);
-        loop {
-            tokio::select! {
-                ended = connection.as_mut() => {
-                    if let Err(error) = ended {
-                        tracing::debug!(%error, "upstream connection ended");
-                        if let Some(tell) = tell { let _ = tell.send(Err(error.to_string())); }
-                    }
-                    return;
-                }
-                () = heard.something.notified() => {}
-            }
-            seen.set(connection.current_max_send_streams());
-            if seen.get() > 0
-                && let Some(tell) = tell.take()
-            {
-                heard.enough.store(true, Ordering::Relaxed);
-                let _ = tell.send(Ok(()));
-            }
-        }
-    });
-    match told.await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => return Err(ConnectError::Http(error)),
-        Err(_) => return Err(ConnectError::Http("the connection was closed at once".to_owned())),
-    }
-    let shared = Shared {
-        sender,
-        streams: Cell::new(0),
-        limit,
-        served: Cell::new(0),
-        opened: Instant::now(),
-        since: Cell::new(Instant::now()),
-    };
-    pool.shared.borrow_mut().push(Rc::new(shared));
-    pool.offer_streams();
-    Ok(())
-}
-
 /// Reaches an endpoint: a stream of bytes, nothing said on it yet.
 pub(crate) async fn connect(
     worker: &Worker,
@@ -244,14 +173,14 @@ pub(crate) async fn connect(
             let target = HopTarget {
                 address: *hop,
                 sni,
-                expect: &Expect::Identity(identity.clone()),
+                expect: &Expect::Identity(mesh_core::identity::Identity::clone(identity)),
                 from: from.ok_or(ConnectError::NoIdentity)?,
                 transport: worker.settings.transport,
             };
             let hop = dial_hop(&worker.dialer, target).await?;
             if let (LinkStream::Tcp(stream), Some(wanted)) = (&hop, cluster.limits.tcp_keepalive) {
                 let failed = |source| ConnectError::Socket { address: target.address, source };
-                keep_alive(stream.get_ref().0, wanted).map_err(failed)?;
+                keep_alive(stream.socket(), wanted).map_err(failed)?;
             }
             Stream::Hop(hop)
         }
@@ -260,7 +189,7 @@ pub(crate) async fn connect(
 }
 
 /// Takes a descriptor; where none is left, those of connections that nobody uses are given up first.
-async fn descriptor(worker: &Worker) -> Result<Descriptor, ConnectError> {
+pub(super) async fn descriptor(worker: &Worker) -> Result<Descriptor, ConnectError> {
     if let Some(descriptor) = worker.descriptors.connect() {
         return Ok(descriptor);
     }
@@ -317,7 +246,7 @@ async fn connect_name(
     Err(last)
 }
 
-fn keep_alive(
+pub(super) fn keep_alive(
     stream: &TcpStream,
     (probes, idle, interval): (Option<u32>, Option<Duration>, Option<Duration>),
 ) -> io::Result<()> {
@@ -343,20 +272,11 @@ pub(crate) fn failure_of(error: &hyper::Error) -> Failure {
     let mut cause = error.source();
     while let Some(inner) = cause {
         if let Some(h2) = inner.downcast_ref::<h2::Error>() {
-            return failure_of_http2(h2);
+            return http2::failure_of(h2);
         }
         cause = inner.source();
     }
     Failure::ConnectionLost
-}
-
-fn failure_of_http2(error: &h2::Error) -> Failure {
-    match error.reason() {
-        Some(h2::Reason::REFUSED_STREAM) => Failure::RefusedStream,
-        Some(_) if error.is_reset() => Failure::RemoteReset,
-        Some(_) if error.is_library() => Failure::Protocol,
-        _ => Failure::ConnectionLost,
-    }
 }
 
 impl Pool {
@@ -366,65 +286,8 @@ impl Pool {
     }
 }
 
-/// A stream that tells when something was read, until that is enough.
-struct Listened {
-    stream: Wire,
-    heard: Arc<Heard>,
-}
-
-/// Atomic only because hyper wants what it reads from to be `Send`.
-#[derive(Default)]
-struct Heard {
-    something: Notify,
-    enough: AtomicBool,
-}
-
-impl AsyncRead for Listened {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if polled.is_ready() && !self.heard.enough.load(Ordering::Relaxed) {
-            self.heard.something.notify_one();
-        }
-        polled
-    }
-}
-
-impl AsyncWrite for Listened {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
 /// What is spoken after a TLS handshake, as ALPN names it. Source: Envoy's connection pools.
 const HTTP1: &[u8] = b"http/1.1";
 const HTTP2: &[u8] = b"h2";
 /// Turns of the runtime that closing connections may take.
 const GIVEN_UP_AFTER: usize = 8;
-/// What one stream may have under way towards us before we read it.
-const STREAM_WINDOW: u32 = 1 << 20;
-/// What all streams of a connection may have under way.
-const CONNECTION_WINDOW: u32 = 4 << 20;

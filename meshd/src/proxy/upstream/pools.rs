@@ -65,7 +65,7 @@ impl Pools {
 
     /// Closes every connection that nobody uses, to make room for others.
     pub(crate) fn close_idle(&self) {
-        self.0.borrow().values().for_each(|pool| pool.close_idle());
+        self.0.borrow().values().for_each(|pool| pool.close_unused());
     }
 
     /// Closes what was idle for too long and forgets pools that nobody uses.

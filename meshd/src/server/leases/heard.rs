@@ -4,7 +4,7 @@
 //! So a report may be lost, or the leader change, and nothing has to be remembered as sent.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use mesh_core::world::World;
@@ -140,7 +140,7 @@ impl Host {
         for (id, health) in up.health {
             let instances = self.registration.as_mut().map(|registration| &mut registration.instances);
             if let Some(instance) = instances.and_then(|instances| instances.get_mut(&id)) {
-                instance.health = health;
+                Arc::make_mut(instance).health = health;
             }
         }
         self.facts = up.facts.or(self.facts.take());

@@ -201,7 +201,7 @@ fn registered(world: &World, host: HostId, mut registration: Registration) -> Op
     let mut flipped = present.clone();
     for (id, health) in &flips {
         if let Some(instance) = flipped.instances.get_mut(id) {
-            instance.health = *health;
+            Arc::make_mut(instance).health = *health;
         }
     }
     Some(if flipped == registration {

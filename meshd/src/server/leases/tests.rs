@@ -40,7 +40,7 @@ fn world() -> World {
 fn registration() -> Registration {
     let instance: Instance =
         serde_json::from_value(serde_json::json!({"service": "reviews", "ports": []})).expect("an instance");
-    Registration { instances: BTreeMap::from([("reviews-1".to_owned(), instance)]) }
+    Registration { instances: BTreeMap::from([("reviews-1".to_owned(), instance.into())]) }
 }
 
 fn said(heard: &Heard, world: &World) -> Up {

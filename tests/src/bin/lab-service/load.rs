@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -126,7 +126,7 @@ pub(super) fn crowd(to: &str, host: &str, count: usize, bytes: usize, stop: &str
 }
 
 /// Returns how it ended: a status, `closed`, or `held` where nothing happened before all were told to stop.
-async fn weigh(to: &str, host: &str, bytes: usize, stop: &PathBuf) -> String {
+async fn weigh(to: &str, host: &str, bytes: usize, stop: &Path) -> String {
     let talk = async {
         let mut stream = TcpStream::connect(to).await?;
         if bytes > 0 {

@@ -122,7 +122,7 @@ fn outlier_detection_reads_every_field() {
     let codes =
         outlier("{outlierDetection: {outlierDetectionHttpErrorCodes: [429, 500], minHealthPercent: 30}}");
     assert_eq!(
-        (codes.consecutive_local, codes.error_codes, codes.min_health_percent),
+        (codes.consecutive_local, codes.error_codes.clone(), codes.min_health_percent),
         (None, vec![429, 500], 30)
     );
 }

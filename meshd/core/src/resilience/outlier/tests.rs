@@ -11,7 +11,7 @@ use crate::plan::Balancer;
 
 fn watched(count: u8, policy: OutlierPolicy) -> Cluster {
     let mut cluster = cluster(endpoints(count), Balancer::LeastRequest);
-    cluster.outlier = Some(policy);
+    cluster.outlier = Some(policy.into());
     // The first sweep only starts the clock.
     sweep(&cluster, Moment(1));
     cluster

@@ -32,6 +32,7 @@ const CHUNKED: &str = "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
 #[test]
 fn framing_that_two_readers_could_read_differently_is_refused() {
     let cases: &[(&str, &str, Outcome)] = &[
+        ("", "\rGET / HTTP/1.1\r\nHost: a\r\n\r\n", HEAD),
         (POST, "Content-Length: 3\r\n\r\nabc", None),
         (POST, "Content-Length:3 \r\n\r\nabc", None),
         (POST, "Transfer-Encoding: Chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", None),

@@ -1,0 +1,104 @@
+//! Bodies of endpoints' answers, over either version of HTTP.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::{Reason, RecvStream};
+use http::Response;
+use http::header::CONTENT_LENGTH;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+/// The body of an endpoint's answer.
+pub(crate) enum AnswerBody {
+    /// Over HTTP/1.
+    Http1(Incoming),
+    /// Over HTTP/2.
+    Http2(Received),
+}
+
+/// A body that comes on a stream of HTTP/2.
+pub(crate) struct Received {
+    stream: RecvStream,
+    /// What is still to come, where the head says it.
+    left: Option<u64>,
+    had_all_data: bool,
+}
+
+/// Why an answer's body ends early.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AnswerError {
+    /// A connection of HTTP/1 broke.
+    #[error("{0}")]
+    Http1(#[from] hyper::Error),
+    /// A stream of HTTP/2 broke.
+    #[error("{0}")]
+    Http2(#[from] h2::Error),
+}
+
+impl AnswerBody {
+    /// Takes the body of an answer over HTTP/2.
+    pub(crate) fn http2(response: Response<RecvStream>) -> Response<Self> {
+        let length =
+            response.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        response.map(|stream| {
+            let left = length.or(stream.is_end_stream().then_some(0));
+            Self::Http2(Received { stream, left, had_all_data: false })
+        })
+    }
+}
+
+impl Received {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+        if !self.had_all_data {
+            match ready!(self.stream.poll_data(cx)) {
+                Some(Ok(data)) => {
+                    let _ = self.stream.flow_control().release_capacity(data.len());
+                    self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Some(Err(error)) => return Poll::Ready(end_of(error)),
+                None => self.had_all_data = true,
+            }
+        }
+        match ready!(self.stream.poll_trailers(cx)) {
+            Ok(trailers) => Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers)))),
+            Err(error) => Poll::Ready(end_of(error)),
+        }
+    }
+}
+
+/// An answer may end before its request was read, and says so by a reset without error: RFC 9113, section 8.1.
+fn end_of(error: h2::Error) -> Option<Result<Frame<Bytes>, AnswerError>> {
+    (error.reason() != Some(Reason::NO_ERROR)).then(|| Err(error.into()))
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = AnswerError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+        match self.get_mut() {
+            Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(AnswerError::Http1),
+            Self::Http2(received) => received.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1(body) => body.is_end_stream(),
+            Self::Http2(received) => received.stream.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1(body) => body.size_hint(),
+            Self::Http2(received) => received.left.map_or_else(SizeHint::default, SizeHint::with_exact),
+        }
+    }
+}
