@@ -91,6 +91,11 @@ pub(crate) enum Command {
     Endpoints(PlanArgs),
     /// Live: requests/s, success and latency per caller, service and version
     Top(TopArgs),
+    /// Put the meshd and the meshd.toml on disk in place of the meshd that runs, cutting nobody
+    #[command(
+        after_help = "Run as root, or as the user of meshd. `systemctl reload meshd` does the same; after an upgrade, the package does."
+    )]
+    Reload,
     /// The last changes of rules
     History(HistoryArgs),
     /// Make the rules what they were at a revision
@@ -103,6 +108,12 @@ pub(crate) enum Command {
     Completion {
         /// The shell
         shell: Shell,
+    },
+    /// Man pages of all commands, written into a folder
+    #[command(hide = true)]
+    Man {
+        /// The folder
+        folder: PathBuf,
     },
     /// Versions of meshctl and of the meshd it speaks to
     Version(Output),

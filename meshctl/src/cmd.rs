@@ -12,6 +12,7 @@ mod host;
 pub(crate) mod local;
 mod meaning;
 mod plan;
+mod reload;
 mod service;
 pub(crate) mod status;
 mod test;
@@ -69,7 +70,9 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit> {
         Command::Top(args) => top::run(&args, &client()?).await,
         Command::History(args) => history::run(&args, &client()?).await,
         Command::Rollback(args) => history::rollback(&args, &client()?).await,
+        Command::Reload => reload::run(&client()?).await,
         Command::Completion { shell } => local::completion(shell),
+        Command::Man { folder } => local::man(&folder),
         Command::Version(args) => local::version(args.output, &wish).await,
     }
 }

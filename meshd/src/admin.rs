@@ -24,6 +24,7 @@ use mesh_proto::api::{ApiError, ErrorCode, Request, Response};
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::drain::Draining;
+use crate::listeners::Listeners;
 use crate::task;
 
 mod pages;
@@ -60,8 +61,11 @@ pub enum SocketError {
 ///
 /// # Errors
 /// [`SocketError`].
-pub async fn bind_socket(path: &Path) -> Result<UnixListener, SocketError> {
+pub async fn bind_socket(path: &Path, listeners: &Listeners) -> Result<UnixListener, SocketError> {
     let failed = |source| SocketError::Io { path: path.into(), source };
+    if let Some(given) = listeners.unix(path) {
+        return UnixListener::from_std(given).map_err(failed);
+    }
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(failed)?;
     }
@@ -72,7 +76,10 @@ pub async fn bind_socket(path: &Path) -> Result<UnixListener, SocketError> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
-    let listener = UnixListener::bind(path).map_err(failed)?;
+    let listener = std::os::unix::net::UnixListener::bind(path).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    listeners.hold_unix(path, &listener);
+    let listener = UnixListener::from_std(listener).map_err(failed)?;
     std::fs::set_permissions(path, Permissions::from_mode(0o660)).map_err(failed)?;
     Ok(listener)
 }

@@ -30,6 +30,15 @@ pub use offer::effective_health;
 use servers::Servers;
 use session::{Ended, Session};
 
+/// How an agent leaves its servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Farewell {
+    /// This host stops: its services are withdrawn.
+    Goodbye,
+    /// It comes back in a moment, or a successor speaks for it: nothing is said.
+    Silent,
+}
+
 /// Who this host is and whom it may ask.
 #[derive(Clone)]
 pub struct Settings {
@@ -125,8 +134,8 @@ impl Agent {
         (agent, problem)
     }
 
-    /// Follows servers, one after the other, until `stop` comes; then says goodbye.
-    pub async fn run(mut self, mut stop: oneshot::Receiver<()>) {
+    /// Follows servers, one after the other, until `stop` comes; then says goodbye, unless this host comes back at once.
+    pub async fn run(mut self, mut stop: oneshot::Receiver<Farewell>) {
         let mut cut_since = Some(Instant::now());
         loop {
             let (id, address) = self.servers.next();

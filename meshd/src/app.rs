@@ -7,6 +7,7 @@ mod begin;
 mod carrier;
 mod entrances;
 mod follow;
+mod handover;
 mod logging;
 mod notary;
 mod requests;
@@ -14,9 +15,27 @@ mod run;
 mod signer;
 mod standing;
 mod state;
+mod watchdog;
 
 pub use begin::{Init, Join, exit_code, init, join};
-pub use run::{cleanup, run};
+pub use logging::tell_error;
+pub use run::{Cleanup, cleanup, run};
+
+/// What the next try would meet again: a person must put it right first.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct NeedsPerson(String);
+
+/// Exit code of `meshd run`. 78 (`EX_CONFIG` of sysexits.h) where trying again is of no use: the unit does not.
+pub fn run_exit_code(error: &anyhow::Error) -> u8 {
+    if error.is::<NeedsPerson>() || error.is::<crate::config::ConfigError>() {
+        EX_CONFIG
+    } else {
+        exit_code(error)
+    }
+}
+
+const EX_CONFIG: u8 = 78;
 
 /// Prints to standard output; a closed pipe is no error.
 ///

@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::Config;
 use crate::drain::Draining;
+use crate::listeners::Listeners;
 use crate::task;
 use answer::Verdict;
 use upstream::{Over, Upstream};
@@ -61,6 +62,7 @@ struct Settings {
 #[derive(Debug)]
 pub struct Dns {
     running: Vec<JoinHandle<()>>,
+    forwards: Arc<Semaphore>,
     addresses: Vec<SocketAddr>,
 }
 
@@ -91,11 +93,12 @@ pub fn upstreams(config: &Config) -> Vec<SocketAddr> {
 /// Serves on all addresses of `listen.dns` until draining begins.
 ///
 /// An IPv6 address is left out, with a note in the log, where the host has no IPv6.
-pub async fn start(
+pub fn start(
     config: &Config,
     plans: Arc<ArcSwap<Plan>>,
     upstreams: Vec<SocketAddr>,
-    draining: Draining,
+    draining: &Draining,
+    listeners: &Listeners,
 ) -> Result<Dns, DnsError> {
     let settings = Settings {
         resolvers: Resolvers { servers: upstreams, search: Resolvers::of_system().search },
@@ -105,7 +108,7 @@ pub async fn start(
     };
     let mut sockets = Vec::new();
     for address in config.listen.dns.iter().copied() {
-        match Sockets::bind(address).await {
+        match Sockets::bind(address, listeners) {
             Ok(bound) => sockets.push(bound),
             Err(source) if address.is_ipv6() && has_no_ipv6(&source) => {
                 tracing::info!(%address, "no DNS on this address: the host has no IPv6");
@@ -113,7 +116,7 @@ pub async fn start(
             Err(source) => return Err(DnsError { address, source }),
         }
     }
-    Ok(serve(sockets, plans, settings, &draining))
+    Ok(serve(sockets, plans, settings, draining))
 }
 
 /// What the kernel says to a bind on `::1` where IPv6 is switched off.
@@ -123,12 +126,14 @@ fn has_no_ipv6(error: &io::Error) -> bool {
 }
 
 impl Dns {
-    /// Waits until all sockets are closed; draining must have begun.
+    /// Waits until all sockets are closed, and a moment for answers from other resolvers; draining must have begun.
     pub async fn stop(self) {
         for running in self.running {
             // A panic was counted and logged by the task itself.
             let _ = running.await;
         }
+        let all = u32::try_from(MAX_FORWARDS).unwrap_or(u32::MAX);
+        let _ = tokio::time::timeout(LAST_ANSWERS, self.forwards.acquire_many(all)).await;
     }
 
     /// Returns where it is served.
@@ -147,16 +152,19 @@ struct Sockets {
 
 impl Sockets {
     /// Binds both; with port 0 both get the same port, free for either.
-    async fn bind(wanted: SocketAddr) -> io::Result<Self> {
+    fn bind(wanted: SocketAddr, listeners: &Listeners) -> io::Result<Self> {
         let mut tries = if wanted.port() == 0 { FREE_PORT_TRIES } else { 1 };
         loop {
             tries -= 1;
-            let tcp = TcpListener::bind(wanted).await?;
+            let tcp = listeners.tcp(wanted).map_err(|error| error.source)?;
             let address = tcp.local_addr()?;
-            match UdpSocket::bind(address).await {
-                Ok(udp) => return Ok(Self { address, udp: Arc::new(udp), tcp }),
-                Err(error) if tries == 0 => return Err(error),
-                Err(_) => {}
+            match listeners.udp(address) {
+                Ok(udp) => {
+                    let (udp, tcp) = (Arc::new(UdpSocket::from_std(udp)?), TcpListener::from_std(tcp)?);
+                    return Ok(Self { address, udp, tcp });
+                }
+                Err(error) if tries == 0 => return Err(error.source),
+                Err(_) => listeners.close_tcp(address),
             }
         }
     }
@@ -174,7 +182,7 @@ fn serve(sockets: Vec<Sockets>, plans: Arc<ArcSwap<Plan>>, settings: Settings, d
         forwards: Arc::new(Semaphore::new(MAX_FORWARDS)),
         connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
     });
-    let mut dns = Dns { running: Vec::new(), addresses: Vec::new() };
+    let mut dns = Dns { running: Vec::new(), forwards: desk.forwards.clone(), addresses: Vec::new() };
     for Sockets { address, udp, tcp } in sockets {
         dns.running.push(task::spawn("dns-udp", serve_udp(udp, desk.clone(), draining.clone())));
         dns.running.push(task::spawn("dns-tcp", serve_tcp(tcp, desk.clone(), draining.clone())));
@@ -314,6 +322,8 @@ async fn write_message(stream: &mut TcpStream, message: &[u8]) -> io::Result<()>
     stream.write_all(&framed).await
 }
 
+/// How long answers of other resolvers are awaited at the end: most come in milliseconds.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
 /// Questions being forwarded at a time; each holds a socket and [`MAX_MESSAGE`] bytes for up to the time-out.
 const MAX_FORWARDS: usize = 512;
 /// TCP connections at a time. Callers use TCP only for long answers.

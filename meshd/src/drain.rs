@@ -1,5 +1,6 @@
 //! Leaving politely: one signal that all work under way hears, and one wait for all of it to end.
 
+use std::future::Future;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -26,7 +27,15 @@ impl Drain {
 
     /// Waits until every [`Draining`] is dropped, at most for `limit`. Returns how many are left: 0 when all ended.
     pub async fn finished(&self, limit: Duration) -> usize {
-        let _ = tokio::time::timeout(limit, self.0.closed()).await;
+        self.finished_or(tokio::time::sleep(limit)).await
+    }
+
+    /// Waits until every [`Draining`] is dropped, or `enough` comes first. Returns how many are left.
+    pub async fn finished_or(&self, enough: impl Future<Output = ()>) -> usize {
+        tokio::select! {
+            () = self.0.closed() => {}
+            () = enough => {}
+        }
         self.0.receiver_count()
     }
 }

@@ -88,7 +88,8 @@ impl Drop for Checking {
 }
 
 fn wanted(registration: &Registration) -> BTreeMap<String, Arc<Target>> {
-    let target = |(id, instance): (&String, &Instance)| Some((id.clone(), Arc::new(Target::of(instance)?)));
+    let target =
+        |(id, instance): (&String, &Arc<Instance>)| Some((id.clone(), Arc::new(Target::of(instance)?)));
     registration.instances.iter().filter_map(target).collect()
 }
 

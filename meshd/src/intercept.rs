@@ -272,7 +272,10 @@ fn search_path() -> String {
 fn refusal(program: &str, arguments: &[&str], said: String) -> InterceptError {
     let lower = said.to_ascii_lowercase();
     let says = |words: &[&str]| words.iter().any(|word| lower.contains(word));
-    if says(&["not permitted", "permission denied", "must be root"]) {
+    // `ip` says nothing at all where it may not even drop what it has.
+    if says(&["not permitted", "permission denied", "must be root"])
+        || (said.is_empty() && !may_change_network())
+    {
         return InterceptError::NotPermitted { said };
     }
     if program == "nft" && says(&["not supported", "no such file", "protocol error", "unable to initialize"])
@@ -280,6 +283,11 @@ fn refusal(program: &str, arguments: &[&str], said: String) -> InterceptError {
         return InterceptError::Kernel { said };
     }
     InterceptError::Refused { command: format!("{program} {}", arguments.join(" ")), said }
+}
+
+fn may_change_network() -> bool {
+    let sets = rustix::thread::capabilities(None);
+    sets.is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::NET_ADMIN))
 }
 
 fn package_of(program: &str) -> &'static str {

@@ -12,6 +12,7 @@ pub mod drain;
 pub mod health;
 pub mod identity;
 pub mod intercept;
+pub mod listeners;
 pub mod proxy;
 pub mod server;
 pub mod services;

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use anyhow::Context;
+use clap::{CommandFactory, Parser, Subcommand};
 use meshd::app;
 use meshd::config::{Config, Overrides};
 
@@ -33,9 +34,21 @@ enum Command {
     /// Serve, until SIGTERM or SIGINT.
     Run,
     /// Remove what interception put into the kernel: for a meshd that ended without doing so itself.
-    Cleanup,
+    Cleanup(app::Cleanup),
     /// Print a meshd.toml with every key, its default, unit and meaning.
     Config,
+    /// Print the completion of a shell.
+    #[command(hide = true)]
+    Completion {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write man pages into a folder.
+    #[command(hide = true)]
+    Man {
+        /// The folder.
+        folder: PathBuf,
+    },
 }
 
 const EXAMPLES: &str = "\
@@ -54,25 +67,41 @@ fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(64) } else { ExitCode::SUCCESS };
         }
     };
+    let serves = matches!(arguments.command, Command::Run);
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("meshd: {error:#}");
-            ExitCode::from(app::exit_code(&error))
+            app::tell_error(&error);
+            ExitCode::from(if serves { app::run_exit_code(&error) } else { app::exit_code(&error) })
         }
     }
 }
 
 fn run(arguments: Arguments) -> anyhow::Result<()> {
-    if matches!(arguments.command, Command::Config) {
-        return app::print(&meshd::config::default_document());
+    match &arguments.command {
+        Command::Config => return app::print(&meshd::config::default_document()),
+        Command::Completion { shell } => return completion(*shell),
+        Command::Man { folder } => {
+            return clap_mangen::generate_to(Arguments::command(), folder)
+                .with_context(|| format!("writing to {}", folder.display()));
+        }
+        _ => {}
     }
-    let config = Config::load(arguments.config.as_deref(), &Overrides { data: arguments.data })?;
+    let load = || Config::load(arguments.config.as_deref(), &Overrides { data: arguments.data.clone() });
+    if matches!(arguments.command, Command::Run) {
+        return app::run(|| Ok(load()?));
+    }
+    let config = load()?;
     match arguments.command {
         Command::Init(init) => app::init(&config, &init),
         Command::Join(join) => app::join(&config, &join),
-        Command::Run => app::run(config),
-        Command::Cleanup => app::cleanup(&config),
-        Command::Config => Ok(()),
+        Command::Cleanup(cleanup) => app::cleanup(&config, &cleanup),
+        Command::Run | Command::Config | Command::Completion { .. } | Command::Man { .. } => Ok(()),
     }
+}
+
+fn completion(shell: clap_complete::Shell) -> anyhow::Result<()> {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "meshd", &mut text);
+    app::print(&String::from_utf8_lossy(&text))
 }

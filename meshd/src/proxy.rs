@@ -19,6 +19,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -32,6 +33,7 @@ use accept::Room;
 use budget::{Descriptors, Memory};
 
 use crate::drain::{self, Drain};
+use crate::listeners::Listeners;
 use crate::telemetry::{AccessLog, Stats};
 use crate::transport::{Accepted, Dialer, QuicOptions, SocketOptions, Transport, socket};
 
@@ -132,6 +134,8 @@ pub struct Settings {
     pub secrets: PathBuf,
     /// Finds addresses of names outside the mesh. Default: the system's resolver.
     pub resolve: Resolver,
+    /// Where doors get their sockets.
+    pub listeners: Listeners,
 }
 
 impl Default for Settings {
@@ -157,6 +161,7 @@ impl Default for Settings {
             half_close: false,
             socket: SocketOptions::default(),
             secrets: PathBuf::new(),
+            listeners: Listeners::default(),
             original_destination: |stream| socket::original_destination(stream).ok(),
             resolve: Arc::new(|host, port| {
                 Box::pin(async move { tokio::net::lookup_host((host, port)).await.map(Iterator::collect) })
@@ -257,6 +262,8 @@ pub struct Proxy {
     /// Opens and closes the listeners that Plans ask for, once it runs; taken by who runs it.
     pub doors: Option<doors::Keeper>,
     drain: Drain,
+    mesh: Drain,
+    pulses: Vec<Arc<AtomicU64>>,
     stop: tokio::sync::watch::Sender<bool>,
     threads: Vec<std::thread::JoinHandle<()>>,
 }
@@ -266,6 +273,7 @@ pub struct Proxy {
 pub fn start(shared: Shared, sockets: Sockets) -> Result<Proxy, StartError> {
     let workers = shared.settings.workers.max(1);
     let (drain, draining) = drain::channel();
+    let (mesh, leaving_mesh) = drain::channel();
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let (control, receiver) = mpsc::channel(CONTROL_QUEUE);
     let own = sockets.entrances.iter().flat_map(|entrance| &entrance.sockets);
@@ -286,6 +294,7 @@ pub fn start(shared: Shared, sockets: Sockets) -> Result<Proxy, StartError> {
         quic[index % workers].push(socket);
     }
     let mut threads = Vec::with_capacity(workers);
+    let pulses: Vec<Arc<AtomicU64>> = (0..workers).map(|_| Arc::default()).collect();
     for (index, (listeners, quic)) in shares.into_iter().zip(quic).enumerate() {
         let start = worker::Start {
             index,
@@ -295,6 +304,8 @@ pub fn start(shared: Shared, sockets: Sockets) -> Result<Proxy, StartError> {
             own: own.clone(),
             control: control.clone(),
             draining: draining.clone(),
+            leaving_mesh: leaving_mesh.clone(),
+            pulse: pulses[index].clone(),
             stopped: stopped.clone(),
             doors: keeper.worker(),
             quic_room: quic_room.clone(),
@@ -304,17 +315,33 @@ pub fn start(shared: Shared, sockets: Sockets) -> Result<Proxy, StartError> {
         let thread = worker::spawn(start).map_err(|source| StartError::Worker { worker: index, source })?;
         threads.push(thread);
     }
-    Ok(Proxy { control: receiver, doors: Some(keeper), drain, stop, threads })
+    Ok(Proxy { control: receiver, doors: Some(keeper), drain, mesh, pulses, stop, threads })
 }
 
 impl Proxy {
+    /// Accepts no more on the mesh port, over TCP and QUIC, where control traffic comes in too: it is a successor's now.
+    /// Over TCP what is open goes on; QUIC's connections are closed, as one socket cannot be read by two.
+    pub fn leave_mesh_port(&self) {
+        self.mesh.start();
+    }
+
+    /// How often each worker has looked after its house: once a second while it is alive.
+    pub fn pulses(&self) -> Vec<Arc<AtomicU64>> {
+        self.pulses.clone()
+    }
+
     /// Stops accepting, lets what is under way end, at most for `limit`; then cuts the rest. Returns how many
     /// connections were cut.
     pub async fn drain(self, limit: Duration) -> usize {
+        self.drain_until(tokio::time::sleep(limit)).await
+    }
+
+    /// Like [`Self::drain`], until `enough` comes.
+    pub async fn drain_until(self, enough: impl Future<Output = ()>) -> usize {
         self.drain.start();
         // Where nobody runs it, it would be waited for.
         drop(self.doors);
-        let left = self.drain.finished(limit).await;
+        let left = self.drain.finished_or(enough).await;
         self.stop.send_replace(true);
         let threads = self.threads;
         let joined = tokio::task::spawn_blocking(move || {

@@ -3,6 +3,7 @@
 //! Everything here does nothing where systemd does not run, and never fails the caller: a host without systemd is
 //! as good a host.
 
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -36,6 +37,61 @@ pub fn stopping() {
 /// Shows a short sentence in `systemctl status`.
 pub fn status(sentence: &str) {
     tell(&[NotifyState::Status(sentence)]);
+}
+
+/// Says that another process of the unit is its main one from now on: the successor.
+pub fn main_is(pid: u32) {
+    tell(&[NotifyState::MainPid(pid)]);
+}
+
+/// Whether a supervisor is told of anything.
+pub fn is_told() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some()
+}
+
+/// Has systemd keep descriptors under a name until the unit stops for good.
+pub fn store(name: &str, descriptors: &[OwnedFd]) {
+    let descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+    // systemd looks at each message's descriptors until the first it has already.
+    for descriptor in descriptors {
+        let state = [NotifyState::FdStore, NotifyState::FdName(name)];
+        if let Err(error) = sd_notify::notify_with_fds(&state, &[descriptor]) {
+            tracing::debug!(%error, name, "systemd does not keep this socket");
+        }
+    }
+}
+
+/// Has systemd let go of the descriptors of a name.
+pub fn unstore(name: &str) {
+    tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
+}
+
+/// Returns how many descriptors systemd kept since the last run; they begin with number 3.
+pub fn stored() -> usize {
+    match sd_notify::listen_fds() {
+        Ok(kept) => kept.len(),
+        Err(error) => {
+            tracing::warn!(%error, "sockets kept by systemd cannot be used");
+            0
+        }
+    }
+}
+
+/// Whether this stop is half of a restart: systemd has it queued. Where that cannot be found out, it is not.
+pub fn is_restarting() -> bool {
+    if !sd_notify::booted().unwrap_or(false) {
+        return false;
+    }
+    let mut systemctl = Command::new("systemctl");
+    systemctl.args(["list-jobs", "--no-legend", "--no-pager", UNIT]).stdin(Stdio::null());
+    let jobs = systemctl.output().map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    jobs.is_ok_and(|jobs| jobs.lines().any(is_restart_job))
+}
+
+/// A line of `systemctl list-jobs`: number, unit, type, state.
+fn is_restart_job(line: &str) -> bool {
+    let words: Vec<&str> = line.split_ascii_whitespace().collect();
+    words.contains(&UNIT) && words.iter().any(|word| ["restart", "try-restart"].contains(word))
 }
 
 /// Says that meshd is alive. Call it every [`watchdog_interval`], from the runtime whose health counts.
@@ -98,7 +154,7 @@ mod tests {
         assert_eq!(service["Type"], ["notify"]);
         assert_eq!(service["Restart"], ["always"]);
         assert_eq!(service["ExecStart"], ["/usr/bin/meshd run"]);
-        assert_eq!(service["ExecStopPost"], ["/usr/bin/meshd cleanup"]);
+        assert_eq!(service["ExecStopPost"], ["/usr/bin/meshd cleanup --unless-restarting"]);
     }
 
     #[test]
@@ -120,6 +176,25 @@ mod tests {
         let service = unit("Service");
         let stop: u64 = service["TimeoutStopSec"][0].parse().unwrap();
         assert!(Duration::from_secs(stop) > crate::config::Config::default().proxy.drain);
+    }
+
+    #[test]
+    fn the_unit_reloads_by_a_successor_and_keeps_sockets_over_a_restart() {
+        let service = unit("Service");
+        assert_eq!(service["ExecReload"], ["/usr/bin/meshctl reload"]);
+        assert_eq!(service["NotifyAccess"], ["main"]);
+        assert!(service["FileDescriptorStoreMax"][0].parse::<u32>().unwrap() > 0);
+        assert_eq!(service["User"], ["meshd"]);
+        assert_eq!(service["RestartPreventExitStatus"], ["64 78"], "wrong usage, and what needs a person");
+        assert!(service.contains_key("WatchdogSec"));
+    }
+
+    #[test]
+    fn a_restart_is_told_from_a_stop() {
+        assert!(is_restart_job("1021 meshd.service restart running"));
+        assert!(!is_restart_job("1021 meshd.service stop    running"));
+        assert!(!is_restart_job("1021 other.service restart running"));
+        assert!(!is_restart_job("No jobs running."));
     }
 
     #[test]

@@ -105,6 +105,9 @@ pub enum Request {
     Report(BTreeMap<HostId, AgentReport>),
     /// Version of the meshd that answers.
     Version,
+    /// Hands over to the meshd and the meshd.toml that are on disk (answered by this host's meshd). `Done` once the
+    /// successor is ready to take over; who asks again after that asks the successor.
+    Reload,
 }
 
 /// A [`Request`] on its way between hosts, on `Service::Api` and `Service::Sign`.
@@ -204,6 +207,9 @@ pub enum Response {
     Version {
         /// Version of meshd.
         version: String,
+        /// Its process, on its host; 0 from a meshd that does not tell.
+        #[serde(default)]
+        pid: u32,
     },
     /// Done; nothing to say.
     Done,

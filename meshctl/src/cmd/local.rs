@@ -1,8 +1,8 @@
-//! What needs no mesh: `completion`, `version`, and handing over to `meshd`.
+//! What needs no mesh: `completion`, `man`, `version`, and handing over to `meshd`.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use clap::CommandFactory;
@@ -24,6 +24,14 @@ pub(crate) fn completion(shell: Shell) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
+/// Writes a man page for each command that is not hidden.
+pub(crate) fn man(folder: &Path) -> Result<Exit> {
+    clap_mangen::generate_to(Cli::command(), folder).map_err(|error| {
+        Failure::new(Exit::Unreadable, format!("cannot write to {}: {}", folder.display(), plain(&error)))
+    })?;
+    Ok(Exit::Done)
+}
+
 #[derive(Serialize)]
 struct Versions {
     client: &'static str,
@@ -35,7 +43,7 @@ struct Versions {
 pub(crate) async fn version(format: Format, wish: &Wish) -> Result<Exit> {
     let server = match Client::find(wish) {
         Ok(client) => match client.call(&Request::Version).await {
-            Ok(answer) => answer!(answer, Response::Version { version } => version),
+            Ok(answer) => answer!(answer, Response::Version { version, .. } => version),
             Err(failure) => Err(failure),
         },
         Err(failure) => Err(failure),

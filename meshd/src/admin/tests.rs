@@ -9,7 +9,7 @@ fn echo() -> Handler {
     Arc::new(|request, _| {
         Box::pin(async move {
             match request {
-                Request::Version => Ok(Response::Version { version: "9".into() }),
+                Request::Version => Ok(Response::Version { version: "9".into(), pid: 0 }),
                 _ => Err(ApiError {
                     code: ErrorCode::NoQuorum,
                     message: "no quorum".into(),
@@ -37,7 +37,7 @@ fn post(body: &str) -> String {
 async fn socket(handler: Handler) -> (tempfile::TempDir, PathBuf, crate::drain::Drain) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("meshd.sock");
-    let listener = bind_socket(&path).await.expect("a socket");
+    let listener = bind_socket(&path, &Listeners::default()).await.expect("a socket");
     let (drain, draining) = crate::drain::channel();
     task::spawn("test", serve_socket(listener, handler, draining));
     (folder, path, drain)
@@ -51,7 +51,7 @@ async fn a_call_is_answered_with_json() {
     let answer = ask(&mut stream, &post("\"version\"")).await;
 
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    assert!(answer.ends_with(r#"{"version":{"version":"9"}}"#), "{answer}");
+    assert!(answer.ends_with(r#"{"version":{"version":"9","pid":0}}"#), "{answer}");
 }
 
 #[tokio::test]
@@ -80,11 +80,11 @@ async fn what_is_no_request_is_refused_with_a_reason() {
 #[tokio::test]
 async fn a_socket_in_use_is_not_taken_and_a_dead_one_is_replaced() {
     let (folder, path, _drain) = socket(echo()).await;
-    assert!(matches!(bind_socket(&path).await, Err(SocketError::Taken(_))));
+    assert!(matches!(bind_socket(&path, &Listeners::default()).await, Err(SocketError::Taken(_))));
 
     let dead = folder.path().join("dead.sock");
-    drop(bind_socket(&dead).await.expect("a socket"));
-    assert!(bind_socket(&dead).await.is_ok());
+    drop(bind_socket(&dead, &Listeners::default()).await.expect("a socket"));
+    assert!(bind_socket(&dead, &Listeners::default()).await.is_ok());
 }
 
 #[tokio::test]

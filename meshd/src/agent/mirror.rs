@@ -166,6 +166,24 @@ mod tests {
     }
 
     #[test]
+    fn every_released_format_is_read() {
+        let released = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats");
+        let mut versions = 0;
+        for version in std::fs::read_dir(released).expect("formats").flatten() {
+            let Ok(bytes) = std::fs::read(version.path().join("mirror.json")) else { continue };
+            let folder = tempfile::tempdir().expect("a folder");
+            let mirror = Mirror::at(folder.path());
+            std::fs::write(mirror.path(), bytes).expect("written");
+
+            let world = mirror.load("78559833a48a67c48a14008441c63bc4").expect("readable").expect("a World");
+
+            assert_eq!(world.revision, Revision(5), "{version:?}");
+            versions += 1;
+        }
+        assert!(versions > 0);
+    }
+
+    #[test]
     fn the_mirror_of_another_mesh_is_not_used() {
         let folder = tempfile::tempdir().expect("a folder");
         let mirror = Mirror::at(folder.path());

@@ -1,6 +1,7 @@
 //! What this host offers: registrations with the word of their health checks, and who calls from here.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use mesh_core::plan::{Locality, Node, Workload};
 use mesh_core::world::World;

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
-use super::{Agent, KEEPALIVE, SAVE_EVERY, SILENCE, Settings};
+use super::{Agent, Farewell, KEEPALIVE, SAVE_EVERY, SILENCE, Settings};
 use crate::transport::{ControlClient, Expect, FrameReceiver, FrameSender, Service};
 
 /// An open stream.
@@ -24,7 +24,7 @@ pub(super) struct Session {
 
 /// How a session ended.
 pub(super) enum Ended {
-    /// meshd is stopping; goodbye was said.
+    /// meshd is stopping; goodbye was said where it was to be.
     Stopped,
     /// The server is not heard any more, or says what cannot be.
     Lost(String),
@@ -54,7 +54,7 @@ impl Session {
     }
 
     /// Follows until the stream ends or `stop` comes.
-    pub(super) async fn follow(mut self, agent: &mut Agent, stop: &mut oneshot::Receiver<()>) -> Ended {
+    pub(super) async fn follow(mut self, agent: &mut Agent, stop: &mut oneshot::Receiver<Farewell>) -> Ended {
         let mut keepalive = tokio::time::interval(KEEPALIVE);
         let mut save = tokio::time::interval(SAVE_EVERY);
         let mut heard = Instant::now();
@@ -99,8 +99,10 @@ impl Session {
                     self.say(&alive(agent)).await
                 }
                 _ = save.tick() => { agent.save_in_time(); Ok(()) }
-                _ = &mut *stop => {
-                    self.say_goodbye(agent).await;
+                farewell = &mut *stop => {
+                    if farewell != Ok(Farewell::Silent) {
+                        self.say_goodbye(agent).await;
+                    }
                     return Ended::Stopped;
                 }
             };

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Read};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -56,7 +57,7 @@ pub fn init(config: &Config, arguments: &Init) -> Result<()> {
     let data = &config.host.data;
     make_folder(data)?;
     refuse_second_mesh(data)?;
-    let _lock = FolderLock::take(data)?;
+    let lock = FolderLock::take(data)?;
     let keys = HostKeys::open_or_make(data)?;
     let address = advertised(config, None)?;
 
@@ -79,6 +80,9 @@ pub fn init(config: &Config, arguments: &Init) -> Result<()> {
     let servers = BTreeMap::from([(id, address)]);
     let standing = Standing::First(Box::new(bootstrap));
     HostState::new(id, &config.host.name, address, mesh.clone(), servers, standing).save(data)?;
+    give_to_owner(data)?;
+    // The unit that is started next takes it.
+    drop(lock);
 
     super::print(&format!(
         "{} is the first host of mesh {} (trust domain {}), reached at {address}.\n\n\
@@ -100,7 +104,7 @@ pub fn join(config: &Config, arguments: &Join) -> Result<()> {
     let data = &config.host.data;
     make_folder(data)?;
     refuse_second_mesh(data)?;
-    let _lock = FolderLock::take(data)?;
+    let lock = FolderLock::take(data)?;
     let token = Token::parse(&read_token(arguments)?)?;
     let server = resolve(&arguments.address)?;
     let keys = HostKeys::open_or_make(data)?;
@@ -125,6 +129,9 @@ pub fn join(config: &Config, arguments: &Join) -> Result<()> {
     };
     HostState::new(joined.id, &config.host.name, address, joined.mesh.clone(), servers, standing)
         .save(data)?;
+    give_to_owner(data)?;
+    // The unit that is started next takes it.
+    drop(lock);
     super::print(&format!(
         "{} is in mesh {} as host {} ({role}), reached at {address}.\n\n{}",
         config.host.name,
@@ -132,6 +139,26 @@ pub fn join(config: &Config, arguments: &Join) -> Result<()> {
         joined.id,
         next_steps(config, "Then register a service:   meshctl service register NAME --port 9080\n"),
     ))
+}
+
+/// Gives what root has written into a folder of another user to that user: the package makes the data folder for the
+/// user `meshd`, whom the unit runs as.
+fn give_to_owner(data: &Path) -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let owner = std::fs::metadata(data).with_context(|| format!("reading {}", data.display()))?;
+    let mut left = vec![data.to_owned()];
+    while let Some(path) = left.pop() {
+        std::os::unix::fs::lchown(&path, Some(owner.uid()), Some(owner.gid()))
+            .with_context(|| format!("giving {} to its folder's owner", path.display()))?;
+        if path.symlink_metadata()?.is_dir() {
+            for entry in std::fs::read_dir(&path)? {
+                left.push(entry?.path());
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Keeps the host's first certificate where `run` finds it.

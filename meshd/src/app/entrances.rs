@@ -11,9 +11,10 @@ use crate::agent::Outlets;
 use crate::config::{self, Config, StandsFor};
 use crate::dns::Lookup;
 use crate::identity::HostKeys;
+use crate::listeners::Listeners;
 use crate::proxy::{self, Declared, Entrance, Proxy, Settings, Shared, Sockets, Way};
 use crate::telemetry::{self, AccessLog, Stats};
-use crate::transport::{Dialer, QuicOptions, SocketOptions, Transport, socket};
+use crate::transport::{Dialer, QuicOptions, SocketOptions, Transport};
 use mesh_core::wire::http2::FrameLimits;
 
 /// How many workers the proxy has.
@@ -25,6 +26,7 @@ pub(super) fn workers(config: &Config) -> usize {
 }
 
 /// Starts the proxy on every listener of the configuration.
+#[expect(clippy::too_many_arguments, reason = "each is another part of meshd that the proxy is built on")]
 pub(super) fn start_proxy(
     config: &Config,
     outlets: &Outlets,
@@ -33,16 +35,21 @@ pub(super) fn start_proxy(
     keys: &HostKeys,
     started: Instant,
     names: &Arc<Lookup>,
+    listeners: &Listeners,
 ) -> Result<Proxy> {
     let shared = Shared {
         plans: outlets.plans.clone(),
         dialer: dialer.clone(),
-        settings: Arc::new(Settings { resolve: resolver(names.clone()), ..settings(config) }),
+        settings: Arc::new(Settings {
+            resolve: resolver(names.clone()),
+            listeners: listeners.clone(),
+            ..settings(config)
+        }),
         stats: stats.clone(),
         access_log: access_log(config)?,
         started,
     };
-    Ok(proxy::start(shared, sockets(config, keys)?)?)
+    Ok(proxy::start(shared, sockets(config, keys, listeners)?)?)
 }
 
 /// Finds names outside the mesh for the proxy.
@@ -59,8 +66,8 @@ fn resolver(names: Arc<Lookup>) -> proxy::Resolver {
 /// Binds the mesh port over UDP; without it, hosts reach this one over TCP.
 ///
 /// The secret of resets comes from the host's key, so that peers of a meshd that crashed learn of it from the next one.
-fn quic(config: &Config, keys: &HostKeys) -> Vec<(UdpSocket, QuicOptions)> {
-    let bind = |address: SocketAddr| match socket::bind_udp(address, socket::Share::Alone) {
+fn quic(config: &Config, keys: &HostKeys, listeners: &Listeners) -> Vec<(UdpSocket, QuicOptions)> {
+    let bind = |address: SocketAddr| match listeners.udp(address) {
         Ok(udp) => Some((udp, QuicOptions { reset_secret: Some(keys.derived("quic reset")) })),
         Err(error) if address.is_ipv6() && address.ip().is_unspecified() => {
             tracing::info!(%error, "the mesh port is open on IPv4 only");
@@ -115,11 +122,11 @@ fn access_log(config: &Config) -> Result<Option<AccessLog>> {
     AccessLog::start(format, &telemetry::Sink::Stdout).map(Some).context("starting the access log")
 }
 
-fn sockets(config: &Config, keys: &HostKeys) -> Result<Sockets> {
+fn sockets(config: &Config, keys: &HostKeys, listeners: &Listeners) -> Result<Sockets> {
     let workers = workers(config);
     let mut entrances = Vec::new();
     let mut add = |way: Way, address: SocketAddr| -> Result<()> {
-        let sockets = socket::listen_tcp_group(address, workers)?;
+        let sockets = listeners.tcp_group(address, workers)?;
         entrances.push(Entrance { way, sockets });
         Ok(())
     };
@@ -157,7 +164,7 @@ fn sockets(config: &Config, keys: &HostKeys) -> Result<Sockets> {
         };
         add(way, listener.address)?;
     }
-    Ok(Sockets { entrances, quic: quic(config, keys) })
+    Ok(Sockets { entrances, quic: quic(config, keys, listeners) })
 }
 
 /// `[::]` stands for both families; a socket takes one.

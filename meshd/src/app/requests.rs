@@ -14,7 +14,7 @@ use mesh_proto::api::{ApiError, Call, ErrorCode, Get, HostStats, JoinRequest, Re
 use mesh_proto::command::{HostId, Liveness};
 use mesh_proto::registration::{Health, Instance, Registration};
 use std::collections::BTreeMap;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::carrier::{Hosts, unavailable};
@@ -54,7 +54,12 @@ pub(super) struct Requests {
     pub(super) stats: Arc<Stats>,
     /// When meshd began.
     pub(super) began: Instant,
+    /// Where a successor is asked for.
+    pub(super) reloads: mpsc::Sender<Reload>,
 }
+
+/// Somebody asks for a successor, and waits to hear that there is one, or why not.
+pub(super) type Reload = oneshot::Sender<Result<(), String>>;
 
 impl Requests {
     /// Answers a request of somebody on this host.
@@ -116,8 +121,11 @@ impl Requests {
             }
             Request::Stats { scope: Scope::Host } => Response::Stats(vec![self.own_stats()]),
             Request::Stats { scope: Scope::Mesh } => Response::Stats(self.stats_of_all().await),
-            Request::Version => Response::Version { version: env!("CARGO_PKG_VERSION").into() },
+            Request::Version => {
+                Response::Version { version: env!("CARGO_PKG_VERSION").into(), pid: std::process::id() }
+            }
             Request::Get(get) if get.stale => self.read_mirror(get),
+            Request::Reload => return Some(self.reload().await),
             Request::Register { instances } => return Some(self.register(instances).await),
             Request::Deregister { ids } => return Some(self.deregister(ids).await),
             _ => return None,
@@ -187,6 +195,17 @@ impl Requests {
             }
         }
         None
+    }
+
+    async fn reload(&self) -> Result<Response, ApiError> {
+        let (answer, answered) = oneshot::channel();
+        let asked = self.reloads.send(answer).await.is_ok();
+        match answered.await {
+            Ok(Ok(())) => Ok(Response::Done),
+            Ok(Err(why)) => Err(refused(ErrorCode::Invalid, why)),
+            Err(_) if asked => Err(unavailable("meshd stops, or hands over already")),
+            Err(_) => Err(unavailable("meshd is not ready yet")),
+        }
     }
 
     async fn register(&self, instances: &BTreeMap<String, Instance>) -> Result<Response, ApiError> {

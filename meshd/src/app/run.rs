@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use arc_swap::ArcSwap;
 use data_encoding::BASE64;
 use mesh_core::identity::Identity;
@@ -19,36 +19,44 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::carrier::Hosts;
 use super::follow::Follower;
+use super::handover::{Leaving, Predecessor, Started, Successor};
 use super::notary::HostNotary;
-use super::requests::Requests;
+use super::requests::{Reload, Requests};
 use super::state::{FolderLock, HostState};
-use super::{begin, entrances, logging, signer, standing};
+use super::{NeedsPerson, begin, entrances, logging, signer, standing, watchdog};
 use crate::admin::{self, Pages};
-use crate::agent::{Agent, Mirror, Offer, Outlets, Published};
+use crate::agent::{Agent, Farewell, Mirror, Offer, Outlets, Published};
 use crate::config::Config;
 use crate::drain::{self, Drain};
 use crate::identity::{HostKeys, Rotation, RotationHandle, RotationSettings};
+use crate::listeners::{Keep, Listeners};
 use crate::proxy::Proxy;
 use crate::server::{Server, Setup};
 use crate::services::Desk;
 use crate::telemetry::Stats;
-use crate::transport::{Accepted, Credentials, Dialer, Service, SocketOptions, Trust};
+use crate::transport::{Accepted, Credentials, Dialer, Service, SocketOptions, Trust, socket};
 use crate::{agent, dns, health, intercept, systemd, task};
 
-/// Serves until SIGTERM or SIGINT.
+/// Serves until SIGTERM or SIGINT, or until a successor takes over. `load` reads the configuration.
 ///
 /// # Errors
 /// When the host is in no mesh, a port is taken, or a file cannot be used: each says which and what to do.
-pub fn run(config: Config) -> Result<()> {
-    logging::start(&config.log)?;
-    let data = config.host.data.clone();
-    let Some(state) = HostState::load(&data)? else {
-        bail!(
-            "this host is in no mesh yet ({} is not there): begin one with `meshd init`, or come into one with `meshd join ADDRESS`",
-            data.join("host.json").display()
-        );
+pub fn run(load: impl FnOnce() -> Result<Config>) -> Result<()> {
+    let (predecessor, listeners) = match Predecessor::find() {
+        Ok(Some((predecessor, sockets))) => (Some(predecessor), Listeners::inherited(sockets)),
+        Ok(None) => (None, Listeners::inherited(socket::adopt(systemd::stored()))),
+        Err(error) if error.is::<Started>() => return Ok(()),
+        Err(error) => return Err(error.context("taking over")),
     };
-    let _lock = FolderLock::take(&data)?;
+    let prepared = prepare(load, predecessor.as_ref());
+    if let (Err(error), Some(predecessor)) = (&prepared, &predecessor) {
+        predecessor.failed(error);
+    }
+    let (config, state) = prepared?;
+    if let Some(predecessor) = &predecessor {
+        predecessor.prepared().context("taking over")?;
+    }
+    let lock = FolderLock::take(&config.host.data)?;
     // Several small heaps (one for each thread) on huge pages take tens of MB that nobody uses.
     if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
         tracing::debug!(%error, "huge pages stay on");
@@ -56,17 +64,58 @@ pub fn run(config: Config) -> Result<()> {
     // Raft alone on a thread, so that nobody can delay a heartbeat; everything else of the control plane on another.
     let raft = runtime("meshd-raft")?;
     let work = runtime("meshd-work")?;
-    let result = work.block_on(serve(config, state, &raft));
-    raft.shutdown_background();
-    work.shutdown_background();
-    result
+    match work.block_on(serve(config, state, &raft, listeners, predecessor)) {
+        Ok(Some(leaving)) => {
+            // All that has the data folder open ends with its runtime.
+            raft.shutdown_timeout(END_LIMIT);
+            work.shutdown_timeout(END_LIMIT);
+            drop(lock);
+            leaving.finish()
+        }
+        ended => {
+            raft.shutdown_background();
+            work.shutdown_background();
+            ended.map(drop)
+        }
+    }
+}
+
+/// Reads what this host is, and changes nothing.
+fn prepare(
+    load: impl FnOnce() -> Result<Config>,
+    predecessor: Option<&Predecessor>,
+) -> Result<(Config, HostState)> {
+    let config = load()?;
+    logging::start(&config.log)?;
+    let data = &config.host.data;
+    if let Some(predecessor) = predecessor {
+        predecessor.check(data)?;
+    }
+    let state = HostState::load(data)?.with_context(|| {
+        NeedsPerson(format!(
+            "this host is in no mesh yet ({} is not there): begin one with `meshd init`, or come into one with `meshd join ADDRESS`",
+            data.join("host.json").display()
+        ))
+    })?;
+    Ok((config, state))
+}
+
+/// `meshd cleanup`
+#[derive(clap::Args)]
+pub struct Cleanup {
+    /// Leave everything where systemd has a restart of meshd under way: what is redirected waits for the next one.
+    #[arg(long)]
+    unless_restarting: bool,
 }
 
 /// Removes what interception put into the kernel.
 ///
 /// # Errors
 /// When it is there and cannot be removed.
-pub fn cleanup(_config: &Config) -> Result<()> {
+pub fn cleanup(_config: &Config, when: &Cleanup) -> Result<()> {
+    if when.unless_restarting && systemd::is_restarting() {
+        return super::print("meshd is restarting: its rules stay for the next one.\n");
+    }
     if !intercept::is_present()? {
         return super::print("Nothing to clean up: meshd has no rules in this kernel.\n");
     }
@@ -135,11 +184,18 @@ impl Ground {
     }
 }
 
-async fn serve(config: Config, state: HostState, raft: &Runtime) -> Result<()> {
+/// Serves; returns what is still to be done where a successor takes over.
+async fn serve(
+    config: Config,
+    state: HostState,
+    raft: &Runtime,
+    listeners: Listeners,
+    predecessor: Option<Predecessor>,
+) -> Result<Option<Leaving>> {
     let mut stop_signal = Stop::new()?;
     let ground = Ground::new(config, state)?;
-    let socket = admin::bind_socket(&ground.config.listen.socket).await?;
-    let ports = Ports::bind(&ground.config).await?;
+    let socket = admin::bind_socket(&ground.config.listen.socket, &listeners).await?;
+    let ports = Ports::bind(&ground.config, &listeners)?;
 
     let (outlets, published) = outlets();
     let notary = Arc::new(HostNotary::new(ground.state.id, ground.keys.clone()));
@@ -154,8 +210,8 @@ async fn serve(config: Config, state: HostState, raft: &Runtime) -> Result<()> {
     }
 
     let upstreams = dns::upstreams(&ground.config);
-    let dns =
-        dns::start(&ground.config, outlets.plans.clone(), upstreams.clone(), ground.draining.clone()).await?;
+    let plans = outlets.plans.clone();
+    let dns = dns::start(&ground.config, plans, upstreams.clone(), &ground.draining, &listeners)?;
     let names = dns::Lookup::new(&ground.config, upstreams.clone());
     let mut proxy = entrances::start_proxy(
         &ground.config,
@@ -165,6 +221,7 @@ async fn serve(config: Config, state: HostState, raft: &Runtime) -> Result<()> {
         &ground.keys,
         ground.began,
         &names,
+        &listeners,
     )?;
     if let Some(keeper) = proxy.doors.take() {
         task::spawn("doors", keeper.run(published.clone(), problems));
@@ -174,6 +231,7 @@ async fn serve(config: Config, state: HostState, raft: &Runtime) -> Result<()> {
     let server = start_server(&ground, raft, &notary, &hosts).await?;
     task::spawn("certificates", rotation.run());
     first_certificate(&certificates, &ground.own_identity()?).await;
+    let (reloads, mut reload) = mpsc::channel(1);
     let requests = Arc::new(Requests {
         id: ground.state.id,
         name: ground.state.name.clone(),
@@ -184,6 +242,7 @@ async fn serve(config: Config, state: HostState, raft: &Runtime) -> Result<()> {
         desk: desk.clone(),
         stats: ground.stats.clone(),
         began: ground.began,
+        reloads,
     });
     let control = std::mem::replace(&mut proxy.control, mpsc::channel(1).1);
     task::spawn("control", accept_control(control, server.clone(), requests.clone()));
@@ -205,12 +264,36 @@ async fn serve(config: Config, state: HostState, raft: &Runtime) -> Result<()> {
         took_ms = ground.began.elapsed().as_millis(),
         "meshd is ready"
     );
+    if let Some(predecessor) = predecessor {
+        tokio::task::spawn_blocking(move || predecessor.serving()).await?.context("taking over")?;
+    }
+    watchdog::start(proxy.pulses(), raft.handle());
     systemd::ready();
-    stop_signal.wait().await;
-    tracing::info!("meshd is stopping");
-    systemd::stopping();
+    listeners.keep_in_store();
+    let unclaimed = listeners.clone();
+    task::spawn("unclaimed sockets", async move {
+        // Doors are opened by the first Plan, and tried again after a few seconds.
+        tokio::time::sleep(CLAIMED_WITHIN).await;
+        unclaimed.close_unclaimed();
+    });
 
-    Running { ground, agent, server, proxy, dns, interception }.stop().await
+    let running = Running { ground, agent, server, proxy, dns, interception, listeners };
+    loop {
+        let asked = tokio::select! {
+            hangs_up = stop_signal.or_reload() => match hangs_up {
+                Heard::Stop => return running.stop().await.map(|()| None),
+                Heard::Reload => None,
+            },
+            asked = reload.recv() => asked,
+        };
+        match running.successor().await {
+            Ok(successor) => return Ok(Some(running.hand_over(successor, asked).await)),
+            Err(why) => {
+                tracing::error!(error = %format!("{why:#}"), "not reloaded");
+                asked.map(|asked| asked.send(Err(format!("{why:#}"))));
+            }
+        }
+    }
 }
 
 /// Everything that must be stopped in order.
@@ -221,14 +304,47 @@ struct Running {
     proxy: Proxy,
     dns: dns::Dns,
     interception: Interception,
+    listeners: Listeners,
 }
 
 impl Running {
+    /// Finds a successor that is ready to take over.
+    async fn successor(&self) -> Result<Successor> {
+        let (config, listeners) = (self.ground.config.clone(), self.listeners.clone());
+        tokio::task::spawn_blocking(move || Successor::start(&config, &listeners)).await?
+    }
+
+    /// Ends the control plane; connections go on until [`Leaving::finish`].
+    async fn hand_over(self, successor: Successor, asked: Option<Reload>) -> Leaving {
+        tracing::info!(successor = successor.pid(), "handing over");
+        // First accept no more on the socket: whoever asks after the answer asks the successor.
+        self.ground.drain.start();
+        asked.map(|asked| asked.send(Ok(())));
+        self.proxy.leave_mesh_port();
+        self.interception.leave();
+        self.agent.stop(Farewell::Silent).await;
+        self.dns.stop().await;
+        if let Some(server) = &self.server {
+            server.stop().await;
+        }
+        let stop_drain = self.ground.config.proxy.drain;
+        Leaving { successor, proxy: self.proxy, listeners: self.listeners, stop_drain }
+    }
+
     /// Traffic first goes elsewhere, then what is under way ends, then everything else.
     async fn stop(self) -> Result<()> {
-        let removed = self.interception.remove();
-        self.agent.stop().await;
-        let cut = self.proxy.drain(self.ground.config.proxy.drain).await;
+        tracing::info!("meshd is stopping");
+        systemd::stopping();
+        let returns = tokio::task::spawn_blocking(systemd::is_restarting).await.unwrap_or(false);
+        let (removed, farewell, keep, limit) = if returns {
+            self.interception.leave();
+            (Ok(()), Farewell::Silent, Keep::InStore, RESTART_DRAIN)
+        } else {
+            (self.interception.remove(), Farewell::Goodbye, Keep::Nothing, Duration::MAX)
+        };
+        self.agent.stop(farewell).await;
+        self.listeners.close(keep);
+        let cut = self.proxy.drain(self.ground.config.proxy.drain.min(limit)).await;
         if cut > 0 {
             tracing::warn!(cut, "connections were cut when the drain limit was reached");
         }
@@ -336,6 +452,11 @@ impl Interception {
         Ok(Self { is_on: matches!(outcome, intercept::Outcome::Applied) })
     }
 
+    /// Leaves everything in place, for the next meshd.
+    fn leave(mut self) {
+        self.is_on = false;
+    }
+
     fn remove(mut self) -> Result<()> {
         if std::mem::take(&mut self.is_on) {
             intercept::remove()?;
@@ -394,18 +515,17 @@ struct Ports {
 }
 
 impl Ports {
-    async fn bind(config: &Config) -> Result<Self> {
-        async fn bind(key: &str, address: std::net::SocketAddr) -> Result<TcpListener> {
-            TcpListener::bind(address).await.with_context(|| {
-                format!("cannot listen on {address} ({key}); another process may hold it: see `ss -ltnp`, or set {key} in meshd.toml")
-            })
-        }
+    fn bind(config: &Config, listeners: &Listeners) -> Result<Self> {
+        let bind = |key: &str, address: std::net::SocketAddr| {
+            let bound = listeners.tcp(address).with_context(|| format!("{key} of meshd.toml"))?;
+            TcpListener::from_std(bound).with_context(|| format!("listening on {address}"))
+        };
         let mut ports = Self { admin: Vec::new(), metrics: Vec::new() };
         if let Some(address) = config.listen.admin {
-            ports.admin.push(bind("listen.admin", address).await?);
+            ports.admin.push(bind("listen.admin", address)?);
         }
         for address in &config.listen.metrics {
-            ports.metrics.push(bind("listen.metrics", *address).await?);
+            ports.metrics.push(bind("listen.metrics", *address)?);
         }
         Ok(ports)
     }
@@ -445,7 +565,7 @@ fn serve_admin(
 
 /// The agent on a thread of its own: a compile never delays an answer.
 struct AgentThread {
-    stop: oneshot::Sender<()>,
+    stop: oneshot::Sender<Farewell>,
     ended: oneshot::Receiver<()>,
 }
 
@@ -465,9 +585,9 @@ fn spawn_agent(agent: Agent) -> Result<AgentThread> {
 }
 
 impl AgentThread {
-    /// Says goodbye to the mesh.
-    async fn stop(self) {
-        let _ = self.stop.send(());
+    /// Leaves the mesh.
+    async fn stop(self, farewell: Farewell) {
+        let _ = self.stop.send(farewell);
         let _ = self.ended.await;
     }
 }
@@ -521,23 +641,42 @@ fn hand_over(accepted: Accepted, server: Option<&Arc<Server>>, requests: &Arc<Re
     }
 }
 
-/// SIGTERM and SIGINT.
-struct Stop {
+/// SIGTERM and SIGINT; and SIGHUP, which asks for a reload.
+pub(super) struct Stop {
     terminate: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
     came: bool,
 }
 
+/// What a signal asks for.
+enum Heard {
+    Stop,
+    Reload,
+}
+
 impl Stop {
-    fn new() -> Result<Self> {
+    pub(super) fn new() -> Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
             interrupt: signal(SignalKind::interrupt())?,
             came: false,
         })
     }
 
-    async fn wait(&mut self) {
+    async fn or_reload(&mut self) -> Heard {
+        if self.came {
+            return Heard::Stop;
+        }
+        tokio::select! {
+            _ = self.terminate.recv() => Heard::Stop,
+            _ = self.interrupt.recv() => Heard::Stop,
+            _ = self.hangup.recv() => Heard::Reload,
+        }
+    }
+
+    pub(super) async fn wait(&mut self) {
         if self.came {
             return;
         }
@@ -558,3 +697,10 @@ fn remove_file(path: &Path) {
         tracing::debug!(path = %path.display(), %error, "not removed");
     }
 }
+
+/// After how long a socket of a predecessor that nobody asked for is closed.
+const CLAIMED_WITHIN: Duration = Duration::from_secs(10);
+/// How long the control plane's tasks may take to end where a successor waits for its files.
+const END_LIMIT: Duration = Duration::from_secs(2);
+/// How long connections may finish where systemd restarts meshd: new ones wait for as long.
+const RESTART_DRAIN: Duration = Duration::from_secs(5);

@@ -11,6 +11,8 @@ use anyhow::{Context, Result, bail};
 use mesh_proto::command::{Bootstrap, HostId, Mesh};
 use serde::{Deserialize, Serialize};
 
+use super::NeedsPerson;
+
 /// The file in the data folder.
 const FILE: &str = "host.json";
 /// The format written; a newer one is refused.
@@ -74,15 +76,19 @@ impl HostState {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
         };
-        let state: Self = serde_json::from_slice(&bytes).with_context(|| {
-            format!("{} is damaged; restore it, or remove {} and join again", path.display(), data.display())
+        let state: Self = serde_json::from_slice(&bytes).map_err(|error| {
+            NeedsPerson(format!(
+                "{} is damaged ({error}); restore it, or remove {} and join again",
+                path.display(),
+                data.display()
+            ))
         })?;
         if state.format > FORMAT {
-            bail!(
+            bail!(NeedsPerson(format!(
                 "{} was written by a newer meshd (format {}, this one knows {FORMAT}): install that version again",
                 path.display(),
                 state.format
-            );
+            )));
         }
         Ok(Some(state))
     }
@@ -152,5 +158,38 @@ impl FolderLock {
                 Err(error).with_context(|| format!("locking {}", path.display()))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_released_format_is_read() {
+        let released = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats");
+        let mut versions = 0;
+        for version in std::fs::read_dir(released).unwrap().flatten() {
+            let Some(state) =
+                version.path().is_dir().then(|| HostState::load(&version.path()).unwrap().unwrap())
+            else {
+                continue;
+            };
+            assert_eq!((state.name.as_str(), state.id), ("vm1", HostId(1)), "{version:?}");
+            versions += 1;
+        }
+        assert!(versions > 0);
+    }
+
+    #[test]
+    fn a_newer_format_needs_a_person() {
+        let folder = tempfile::tempdir().unwrap();
+        let known = include_str!("../../tests/formats/0.1.0/host.json");
+        std::fs::write(folder.path().join(FILE), known.replace("\"format\": 1", "\"format\": 99")).unwrap();
+
+        let error = HostState::load(folder.path()).unwrap_err();
+
+        assert!(error.is::<NeedsPerson>() && error.to_string().contains("newer meshd (format 99"), "{error}");
+        assert_eq!(super::super::run_exit_code(&error), 78);
     }
 }

@@ -141,8 +141,8 @@ struct Serving {
     dns: Dns,
 }
 
-async fn in_front_of(servers: Vec<SocketAddr>, timeout: Duration) -> Serving {
-    let sockets = Sockets::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+fn in_front_of(servers: Vec<SocketAddr>, timeout: Duration) -> Serving {
+    let sockets = Sockets::bind("127.0.0.1:0".parse().unwrap(), &Listeners::default()).unwrap();
     let plans = Arc::new(ArcSwap::from_pointee(Plan { names: Arc::new(names()), ..Plan::default() }));
     let resolvers = Resolvers { servers, search: vec!["corp.example".into()] };
     let settings = Settings { resolvers, timeout, ttl: Duration::from_secs(5), mark: 0x6d65 };
@@ -227,7 +227,7 @@ fn code_of(reply: &[u8]) -> ResponseCode {
 
 #[tokio::test]
 async fn names_of_the_mesh_are_answered_over_both_protocols() {
-    let serving = in_front_of(Vec::new(), Duration::from_secs(1)).await;
+    let serving = in_front_of(Vec::new(), Duration::from_secs(1));
     let question = question("reviews.", RecordType::A).to_vec().unwrap();
     for reply in [serving.udp(&question).await, serving.tcp(&question).await] {
         assert_eq!(addresses(&Message::from_vec(&reply).unwrap()), ["240.240.0.7"]);
@@ -238,7 +238,7 @@ async fn names_of_the_mesh_are_answered_over_both_protocols() {
 async fn other_answers_pass_byte_for_byte() {
     let question = question("example.com.", RecordType::Unknown(65_280));
     let strange = strange_reply(&question);
-    let serving = in_front_of(vec![resolver(Some(strange.clone())).await], Duration::from_secs(5)).await;
+    let serving = in_front_of(vec![resolver(Some(strange.clone())).await], Duration::from_secs(5));
     let question = question.to_vec().unwrap();
     assert_eq!(serving.udp(&question).await, strange);
     assert_eq!(serving.tcp(&question).await, strange);
@@ -249,7 +249,7 @@ async fn a_silent_resolver_leaves_time_for_the_next() {
     let question = question("example.com.", RecordType::A);
     let reply = strange_reply(&question);
     let servers = vec![resolver(None).await, resolver(Some(reply.clone())).await];
-    let serving = in_front_of(servers, Duration::from_millis(400)).await;
+    let serving = in_front_of(servers, Duration::from_millis(400));
     assert_eq!(serving.udp(&question.to_vec().unwrap()).await, reply);
 }
 
@@ -257,7 +257,7 @@ async fn a_silent_resolver_leaves_time_for_the_next() {
 async fn when_no_resolver_answers_the_caller_is_told() {
     let question = question("example.com.", RecordType::A).to_vec().unwrap();
     for servers in [vec![], vec![resolver(None).await]] {
-        let serving = in_front_of(servers, Duration::from_millis(100)).await;
+        let serving = in_front_of(servers, Duration::from_millis(100));
         assert_eq!(code_of(&serving.udp(&question).await), ResponseCode::ServFail);
         assert_eq!(code_of(&serving.tcp(&question).await), ResponseCode::ServFail);
     }
@@ -267,21 +267,20 @@ async fn when_no_resolver_answers_the_caller_is_told() {
 async fn a_suffixed_name_is_the_worlds_if_it_has_it_and_else_the_meshs() {
     let question = question("reviews.corp.example.", RecordType::A);
     let real = strange_reply(&question);
-    let serving = in_front_of(vec![resolver(Some(real.clone())).await], Duration::from_secs(5)).await;
+    let serving = in_front_of(vec![resolver(Some(real.clone())).await], Duration::from_secs(5));
     assert_eq!(serving.udp(&question.to_vec().unwrap()).await, real);
 
     let mut unknown = Message::error_msg(77, OpCode::Query, ResponseCode::NXDomain);
     unknown.metadata.message_type = MessageType::Response;
     unknown.add_query(question.queries[0].clone());
-    let serving =
-        in_front_of(vec![resolver(Some(unknown.to_vec().unwrap())).await], Duration::from_secs(5)).await;
+    let serving = in_front_of(vec![resolver(Some(unknown.to_vec().unwrap())).await], Duration::from_secs(5));
     let reply = serving.udp(&question.to_vec().unwrap()).await;
     assert_eq!(addresses(&Message::from_vec(&reply).unwrap()), ["240.240.0.7"]);
 }
 
 #[tokio::test]
 async fn draining_ends_it() {
-    let serving = in_front_of(Vec::new(), Duration::from_secs(1)).await;
+    let serving = in_front_of(Vec::new(), Duration::from_secs(1));
     serving.drain.start();
     within(serving.dns.stop()).await;
     assert_eq!(within(serving.drain.finished(Duration::from_secs(10))).await, 0);
@@ -289,11 +288,13 @@ async fn draining_ends_it() {
 
 #[tokio::test]
 async fn a_taken_port_is_named_with_its_key() {
-    let taken = Sockets::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let taken = Sockets::bind("127.0.0.1:0".parse().unwrap(), &Listeners::default()).unwrap();
     let mut config = Config::default();
     config.listen.dns = vec![taken.address];
     let plans = Arc::new(ArcSwap::from_pointee(Plan::default()));
-    let error = start(&config, plans, Vec::new(), drain::channel().1).await.unwrap_err().to_string();
+    let error = start(&config, plans, Vec::new(), &drain::channel().1, &Listeners::default())
+        .unwrap_err()
+        .to_string();
     assert!(error.contains(&taken.address.to_string()) && error.contains("listen.dns"), "{error}");
 }
 

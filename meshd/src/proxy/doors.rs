@@ -27,7 +27,7 @@ use super::{Declared, Settings, Shared, tcp};
 use crate::drain::Draining;
 use crate::task;
 use crate::telemetry::Counters;
-use crate::transport::{Terminator, socket};
+use crate::transport::Terminator;
 
 /// What a worker is told.
 pub(super) enum Told {
@@ -97,6 +97,7 @@ impl Keeper {
         let doors = &plan.doors;
         for address in open.iter().filter(|address| !doors.open.contains_key(address)) {
             tracing::info!(%address, "door closed");
+            self.settings.listeners.close_tcp(*address);
             for worker in &self.workers {
                 let _ = worker.send(Told::Close(*address)).await;
             }
@@ -105,10 +106,11 @@ impl Keeper {
         let mut problems = Vec::new();
         for (address, door) in &doors.open {
             if !open.contains(address) {
-                match socket::listen_tcp_group(*address, self.workers.len()) {
+                match self.settings.listeners.tcp_group(*address, self.workers.len()) {
                     Ok(sockets) => {
                         let room = Arc::new(Room::new(&self.settings, &self.descriptors));
-                        for (worker, socket) in self.workers.iter().zip(sockets) {
+                        // A predecessor may have had more workers.
+                        for (worker, socket) in self.workers.iter().cycle().zip(sockets) {
                             let _ = worker.send(Told::Open(*address, socket, room.clone())).await;
                         }
                         tracing::info!(%address, by = %door.origin, "door opened");
@@ -137,7 +139,7 @@ impl Keeper {
 
 /// Accepts on what a worker is handed, until draining begins.
 pub(super) async fn serve(worker: Rc<Worker>, mut told: mpsc::Receiver<Told>) {
-    let mut open: BTreeMap<SocketAddr, tokio::task::JoinHandle<()>> = BTreeMap::new();
+    let mut open: BTreeMap<SocketAddr, Vec<tokio::task::JoinHandle<()>>> = BTreeMap::new();
     let mut draining = worker.draining.clone();
     loop {
         let told = tokio::select! {
@@ -147,15 +149,13 @@ pub(super) async fn serve(worker: Rc<Worker>, mut told: mpsc::Receiver<Told>) {
         match told {
             None => return,
             Some(Told::Close(address)) => {
-                if let Some(accepting) = open.remove(&address) {
-                    accepting.abort();
-                }
+                open.remove(&address).into_iter().flatten().for_each(|accepting| accepting.abort());
             }
             Some(Told::Open(address, socket, room)) => match tokio::net::TcpListener::from_std(socket) {
                 Ok(listener) => {
                     let accepting =
                         task::spawn_local("door", accept(worker.clone(), address, listener, room));
-                    open.insert(address, accepting);
+                    open.entry(address).or_default().push(accepting);
                 }
                 Err(error) => tracing::error!(%address, %error, "cannot accept at a door"),
             },

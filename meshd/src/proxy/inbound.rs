@@ -4,7 +4,9 @@
 //! `x-mesh-instance`, which port by the hop's server name; what is not here is refused in words the source
 //! understands (`x-mesh-failure`), so that it can try elsewhere as if it had met the endpoint itself.
 
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -39,18 +41,23 @@ use crate::transport::{Accepted, LinkStream, Listener, Peer, QuicListener, QuicO
 
 mod lane;
 
-/// Accepts on the mesh port until draining begins. What is no hop goes to the control plane.
+/// Accepts on the mesh port until it is left. What is no hop goes to the control plane.
 pub(super) async fn accept(worker: Rc<Worker>, socket: std::net::TcpListener, room: Arc<Room>) {
     let mut listener = match Listener::new(socket, worker.dialer.credentials()) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "cannot accept on the mesh port"),
     };
-    let mut draining = worker.draining.clone();
+    let mut leaving = leaving(&worker);
     loop {
         let accepted = tokio::select! {
-            () = draining.started() => return,
+            () = &mut leaving => break,
             accepted = listener.accept() => accepted,
         };
+        took_in(&worker, &room, accepted);
+    }
+    // Who has begun to shake hands is not left standing there.
+    let mut under_way = listener.leave();
+    while let Some(accepted) = under_way.next().await {
         took_in(&worker, &room, accepted);
     }
 }
@@ -66,14 +73,26 @@ pub(super) async fn accept_quic(
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "cannot accept on the mesh port over QUIC"),
     };
-    let mut draining = worker.draining.clone();
+    let (mut draining, mut leaving) = (worker.draining.clone(), worker.leaving_mesh.clone());
     loop {
         let accepted = tokio::select! {
             () = draining.started() => return,
+            () = leaving.started() => return listener.close().await,
             accepted = listener.accept() => accepted,
         };
         took_in(&worker, &room, accepted);
     }
+}
+
+/// Waits until the mesh port is a successor's, or draining begins.
+fn leaving(worker: &Rc<Worker>) -> Pin<Box<dyn Future<Output = ()>>> {
+    let (mut draining, mut leaving) = (worker.draining.clone(), worker.leaving_mesh.clone());
+    Box::pin(async move {
+        tokio::select! {
+            () = draining.started() => {}
+            () = leaving.started() => {}
+        }
+    })
 }
 
 /// Links of the control plane always have room: only hops are bounded.

@@ -139,8 +139,8 @@ pub(crate) async fn carry(
     let mut draining = worker.draining.clone();
     let spoken = tokio::select! {
         spoken = listen(&worker, &mut wire, expected, patience) => spoken,
-        // Nothing was asked for yet.
-        () = draining.started(), if expected != Declared::Tcp => return,
+        // Nothing was asked for; what is on its way already gets its answer.
+        () = leaves_silent(&mut draining), if expected != Declared::Tcp => return,
     };
     drop(draining);
     let is_visitor = Doors::is_seat(caller) && !is_proxy;
@@ -168,6 +168,12 @@ pub(crate) async fn carry(
         }
         Spoken::Nothing => {}
     }
+}
+
+/// Waits until a connection on which nothing came may be closed.
+async fn leaves_silent(draining: &mut crate::drain::Draining) {
+    draining.started().await;
+    tokio::time::sleep(super::server::LAST_REQUEST).await;
 }
 
 /// Tells what the Plan expects on a connection; `Auto`: its first bytes have to say.

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
-use ::http::{Request, Response};
+use ::http::header::{CONNECTION, HeaderValue};
+use ::http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
@@ -99,21 +100,28 @@ where
         builder.max_headers(settings.limits.headers);
     }
     // Not `pipeline_flush`: with it an answer waits for as long as half of the next request lies in the buffer.
-    let service = service_fn(|request| Sure { answer: handle(request) });
+    let watch = heard.watch;
+    let service = service_fn(|request| Sure { answer: handle(request), last_of: Some(watch) });
     let mut connection = pin!(builder.serve_connection(TokioIo::new(wire), service).with_upgrades());
+    // A caller may ask at the very moment its idle connection is closed, and be left without an answer. So the next
+    // answer says that it is the last; only who stays silent is closed.
+    let mut silent = pin!(None::<tokio::time::Sleep>);
     poll_fn(|cx| {
         if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
             return Poll::Ready(Stopped::Over(ended));
         }
         match heard.next(cx) {
-            Signal::None if heard.watch.dozes_off() => Poll::Ready(Stopped::Drowsy),
-            Signal::None => Poll::Pending,
-            Signal::Cut => Poll::Ready(Stopped::Over(Ok(()))),
-            Signal::Leave => {
-                connection.as_mut().graceful_shutdown();
-                connection.as_mut().poll(cx).map(Stopped::Over)
-            }
+            Signal::None if watch.dozes_off() => return Poll::Ready(Stopped::Drowsy),
+            Signal::None => {}
+            Signal::Cut => return Poll::Ready(Stopped::Over(Ok(()))),
+            Signal::Leave => silent.set(Some(tokio::time::sleep(LAST_REQUEST))),
         }
+        if silent.as_mut().as_pin_mut().is_none_or(|silent| silent.poll(cx).is_pending()) {
+            return Poll::Pending;
+        }
+        silent.set(None);
+        connection.as_mut().graceful_shutdown();
+        connection.as_mut().poll(cx).map(Stopped::Over)
     })
     .await
 }
@@ -139,7 +147,7 @@ where
         Trust::Peer => builder.max_concurrent_streams(settings.hop_streams),
     };
     // Boxed at once: on its way into a task it is moved several times, and it is large.
-    let service = service_fn(|request| Sure { answer: Box::pin(handle(request)) });
+    let service = service_fn(|request| Sure { answer: Box::pin(handle(request)), last_of: None });
     let wire = match trust {
         Trust::Stranger => wire.guarded(Gate::http2(&settings.limits, settings.frames, watch.clone())),
         Trust::Peer => wire,
@@ -165,17 +173,25 @@ where
 
 pin_project! {
     /// An answer that never fails, as hyper wants it told. An `async` block around it would hold it twice.
-    struct Sure<F> {
+    struct Sure<'a, F> {
         #[pin]
         answer: F,
+        // HTTP/1: the connection whose last answer it is, once that is told to leave.
+        last_of: Option<&'a Watch>,
     }
 }
 
-impl<F: Future> Future for Sure<F> {
-    type Output = Result<F::Output, Infallible>;
+impl<F: Future<Output = Response<Reply>>> Future for Sure<'_, F> {
+    type Output = Result<Response<Reply>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.project().answer.poll(cx).map(Ok)
+        let this = self.project();
+        let Poll::Ready(mut response) = this.answer.poll(cx) else { return Poll::Pending };
+        let leaves = this.last_of.is_some_and(|watch| watch.told() == Signal::Leave);
+        if leaves && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        Poll::Ready(Ok(response))
     }
 }
 
@@ -221,6 +237,8 @@ fn is_refusal(error: &hyper::Error) -> bool {
     error.is_parse() || frames.is_some_and(|error| error.is_library() && error.is_go_away())
 }
 
+/// How long an idle connection may still bring a request when it is to end.
+pub(crate) const LAST_REQUEST: std::time::Duration = std::time::Duration::from_secs(1);
 /// How many fields of a head hyper takes if not told.
 const HYPER_HEADERS: usize = 100;
 /// Request line, separators and line ends, beside the target and the fields.

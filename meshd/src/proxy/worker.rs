@@ -40,6 +40,8 @@ pub(super) struct Start {
     pub(super) own: Arc<[SocketAddr]>,
     pub(super) control: mpsc::Sender<Accepted>,
     pub(super) draining: Draining,
+    pub(super) leaving_mesh: Draining,
+    pub(super) pulse: Arc<AtomicU64>,
     pub(super) stopped: watch::Receiver<bool>,
     pub(super) doors: mpsc::Receiver<doors::Told>,
     pub(super) quic_room: Arc<Room>,
@@ -58,6 +60,8 @@ pub(crate) struct Worker {
     pub(crate) shard: Arc<Shard>,
     pub(crate) access_log: Option<AccessLog>,
     pub(crate) draining: Draining,
+    /// Begins earlier than [`Self::draining`] where a successor takes over.
+    pub(super) leaving_mesh: Draining,
     pub(crate) control: mpsc::Sender<Accepted>,
     /// What was taken in, and whether there is memory for more.
     pub(crate) intake: Arc<Intake>,
@@ -159,6 +163,7 @@ pub(super) fn spawn(start: Start) -> io::Result<JoinHandle<()>> {
 async fn run(start: Start) {
     let Start { shared, listeners, quic, own, control, draining, mut stopped, doors, index, .. } = start;
     let (intake, descriptors) = (Arc::new(Intake::new(start.memory)), start.descriptors);
+    let (leaving_mesh, pulse) = (start.leaving_mesh, start.pulse);
     let mut plans = Cache::new(shared.plans);
     let view = Rc::new(View::new(plans.load().clone(), &[]));
     // A QUIC connection lives on the runtime that made it; TLS sessions may be shared.
@@ -176,12 +181,13 @@ async fn run(start: Start) {
         shard: shared.stats.shard(index),
         access_log: shared.access_log,
         draining,
+        leaving_mesh,
         control,
         intake,
         descriptors,
         inbound: Rc::new(Caller::inbound()),
         mirrors: Cell::new(0),
-        tick: Arc::default(),
+        tick: pulse,
         started: shared.started,
         own,
         plans: RefCell::new(plans),

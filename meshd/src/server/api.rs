@@ -127,7 +127,10 @@ impl Server {
     fn answer_here(&self, request: Request) -> Result<Response, ApiError> {
         match request {
             Request::Get(get) => Ok(self.get_stale(&get)),
-            Request::Version => Ok(Response::Version { version: env!("CARGO_PKG_VERSION").to_owned() }),
+            Request::Version => Ok(Response::Version {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                pid: std::process::id(),
+            }),
             _ => Err(invalid("this is answered by the host itself, not by the servers of the mesh")),
         }
     }

@@ -51,6 +51,10 @@ pub struct QuicOptions {
 pub const IDLE_LIMIT: Duration = Duration::from_secs(10);
 /// How often the side that dialled speaks up on a silent connection.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(2);
+/// The code of a connection that is closed because its meshd hands over.
+const LEAVING: VarInt = VarInt::from_u32(0);
+/// How long closing may take before the socket is let go.
+const CLOSES_WITHIN: Duration = Duration::from_millis(100);
 /// How many handshakes one listener has under way.
 pub const MAX_HANDSHAKES: usize = 256;
 /// How many connections one listener holds: far more hosts than a mesh has identities calling one host.
@@ -118,6 +122,13 @@ impl QuicListener {
                 }
             }
         }
+    }
+
+    /// Closes every connection and lets go of the socket, so that another process can read from it.
+    pub async fn close(self) {
+        self.endpoint.close(LEAVING, b"this meshd hands over");
+        // The closing words go out at once; nobody's answer is waited for.
+        let _ = timeout(CLOSES_WITHIN, self.endpoint.wait_idle()).await;
     }
 
     /// Starts a handshake. Under load a stranger must first show that its address is its own.

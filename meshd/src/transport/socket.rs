@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::{SocketAddr, SocketAddrV4};
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -95,6 +96,18 @@ pub fn listen_tcp_group(address: SocketAddr, count: usize) -> Result<Vec<std::ne
         group.push(listener);
     }
     Ok(group)
+}
+
+/// Takes the descriptors 3 to 2 + `count` that whoever started this process left open for it. Call it once, before
+/// anything else opens one. Source: sd_listen_fds(3).
+#[expect(unsafe_code, reason = "a number becomes an owned descriptor only this way")]
+pub fn adopt(count: usize) -> Vec<OwnedFd> {
+    let last = i32::try_from(count).unwrap_or_default().saturating_add(FIRST_PASSED);
+    (FIRST_PASSED..last)
+        // SAFETY: systemd says (LISTEN_PID, LISTEN_FDS) that these are open and this process's own; nothing else here
+        // knows their numbers, and this is called once.
+        .map(|number| unsafe { OwnedFd::from_raw_fd(number) })
+        .collect()
 }
 
 /// Binds a UDP socket: non-blocking.
@@ -219,6 +232,8 @@ fn advice(kind: Kind, address: SocketAddr, source: &io::Error) -> String {
     }
 }
 
+/// The first descriptor that systemd passes. Source: `SD_LISTEN_FDS_START`.
+const FIRST_PASSED: i32 = 3;
 /// How many connections may wait to be accepted; the kernel caps it at `net.core.somaxconn` (4096 by default).
 const BACKLOG: i32 = 4096;
 

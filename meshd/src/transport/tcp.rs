@@ -67,6 +67,11 @@ impl Listener {
         self.socket.local_addr()
     }
 
+    /// Accepts no more; who shakes hands already may finish.
+    pub fn leave(self) -> UnderWay {
+        UnderWay(self.handshakes)
+    }
+
     /// Returns the next connection whose handshake is done, or one that was turned away.
     ///
     /// An error concerns that one peer: log it, count it, and call again. Cancel safe.
@@ -116,6 +121,22 @@ impl Listener {
             *count = count.saturating_sub(1);
             if *count == 0 {
                 self.sources.remove(&source);
+            }
+        }
+    }
+}
+
+/// Handshakes that had begun when their [`Listener`] left.
+#[derive(Debug)]
+pub struct UnderWay(JoinSet<(IpAddr, Result<Accepted, Refused>)>);
+
+impl UnderWay {
+    /// Returns the next that is done; `None` after the last. Cancel safe.
+    pub async fn next(&mut self) -> Option<Result<Accepted, Refused>> {
+        loop {
+            match self.0.join_next().await? {
+                Ok((_, result)) => return Some(result),
+                Err(error) => tracing::error!(%error, "a handshake task failed"),
             }
         }
     }

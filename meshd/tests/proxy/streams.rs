@@ -129,7 +129,7 @@ async fn a_body_larger_than_all_windows_passes_whole() {
     let mut application = Application::start(usize::MAX).await;
     let lab = start_one(application.cluster());
     let (answered, mut to) = ask(&mut caller(lab.address).await, false);
-    let body: Bytes = (0..BODY).map(|at| (at % 251) as u8).collect::<Vec<_>>().into();
+    let body: Bytes = (0..BODY).map(|at| u8::try_from(at % 251).unwrap_or(0)).collect::<Vec<_>>().into();
     to.send_data(body.clone(), true).expect("an open stream");
 
     let (request, mut respond) = application.asked().await;

@@ -127,7 +127,7 @@ impl Pool {
         let target = HopTarget {
             address: *hop,
             sni,
-            expect: &Expect::Identity(identity.clone()),
+            expect: &Expect::Identity(identity.as_ref().clone()),
             from: self.from.as_deref().ok_or(ConnectError::NoIdentity)?,
             transport: Transport::Tcp,
         };

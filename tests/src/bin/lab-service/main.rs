@@ -8,9 +8,11 @@
 //!   `websocket-call HOST:PORT` are their callers, which know nothing of a mesh: see the modules.
 //! - `lab-service steady HOST:PORT NAME RATE STOP` and `crowd HOST:PORT NAME COUNT BYTES STOP` are callers for stories about
 //!   load, until a file STOP exists: see the module.
+//! - `lab-service load HOST:PORT RATE SECONDS` asks at a steady rate and counts what fails.
 //! - `lab-service capture FILE` writes every frame that any interface but loopback sees into a file. (`tcpdump` would do,
 //!   but insists on becoming another user, which a user namespace with one user does not allow.)
 
+mod crowd;
 mod grpc;
 mod load;
 mod mail;
@@ -43,22 +45,27 @@ fn run(words: &[&str]) -> std::io::Result<()> {
     match words {
         ["capture", file] => capture(file),
         ["echo", address] => each_connection(address, echo),
+        ["load", to, rate, seconds] => {
+            load::run(to, rate.parse().map_err(Error::other)?, seconds.parse().map_err(Error::other)?)
+        }
         ["mail", address] => each_connection(address, mail::serve),
         ["websocket", address] => each_connection(address, websocket::serve),
         ["websocket-call", to] => websocket::call(to),
         ["grpc", address] => grpc::serve(address),
         ["grpc-call", to, messages] => grpc::call(to, messages.parse().map_err(Error::other)?),
-        ["steady", to, host, rate, stop] => load::steady(to, host, rate.parse().map_err(Error::other)?, stop),
+        ["steady", to, host, rate, stop] => {
+            crowd::steady(to, host, rate.parse().map_err(Error::other)?, stop)
+        }
         ["crowd", to, host, count, bytes, stop] => {
             let number = |text: &str| text.parse().map_err(Error::other);
-            load::crowd(to, host, number(count)?, number(bytes)?, stop)
+            crowd::crowd(to, host, number(count)?, number(bytes)?, stop)
         }
         [address, text] => {
             let text = (*text).to_owned();
             each_connection(address, move |stream| serve(stream, &text))
         }
         _ => Err(Error::other(
-            "usage: lab-service [ADDRESS:]PORT TEXT | echo|grpc|mail|websocket ADDRESS:PORT | grpc-call HOST:PORT MESSAGES | websocket-call HOST:PORT | steady HOST:PORT NAME RATE STOP | crowd HOST:PORT NAME COUNT BYTES STOP | capture FILE",
+            "usage: lab-service [ADDRESS:]PORT TEXT | echo|grpc|mail|websocket ADDRESS:PORT | grpc-call HOST:PORT MESSAGES | websocket-call HOST:PORT | steady HOST:PORT NAME RATE STOP | crowd HOST:PORT NAME COUNT BYTES STOP | capture FILE | load HOST:PORT RATE SECONDS",
         )),
     }
 }

@@ -1,0 +1,116 @@
+//! Three machines from nothing to a canary, by the scripts that Vagrant runs; then what happens to real machines.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use mesh_lab::eventually_within;
+
+use crate::{Machines, on_machines};
+
+#[path = "../lab/binomial.rs"]
+mod binomial;
+
+/// `vm1` calls `reviews`, v1 on `vm2` and v2 on `vm3`.
+pub(crate) fn form(machines: &Machines) -> Result<()> {
+    let first = machines.vm(1);
+    first.install()?;
+    first.sh("/vagrant/provision/first.sh vm2 vm3")?;
+    for (machine, version) in machines.all().skip(1).zip(["v1", "v2"]) {
+        machine.install()?;
+        machine.sh(&format!("/vagrant/provision/join.sh {}", first.address))?;
+        machine.sh(&format!("/vagrant/provision/service.sh reviews {version} 9080"))?;
+    }
+    first.sh("meshctl apply -f /vagrant/rules/10-canary.yaml")?;
+    let instances = machines.all().count() - 1;
+    eventually_within(SETTLES_WITHIN, "vm1 reaches all of reviews", || {
+        let list = first.sh("meshctl service list -o json")?;
+        let healthy = list.matches("\"health\": \"healthy\"").count();
+        ensure!(healthy == instances, "{healthy} of {instances} are healthy: {list}");
+        first.sh("curl -sf --max-time 5 http://reviews:9080/").map(drop)
+    })
+}
+
+#[test]
+fn machines_from_nothing_to_a_canary_and_through_trouble() {
+    on_machines("machines_from_nothing_to_a_canary", 3, |machines| {
+        form(machines)?;
+        let first = machines.vm(1);
+        the_canary_gets_its_share(machines)?;
+
+        let state =
+            first.sh("systemctl show meshd -p ActiveState -p Type -p User -p NFileDescriptorStore")?;
+        ensure!(state.contains("ActiveState=active") && state.contains("User=meshd"), "{state}");
+
+        // The plug of vm3 is pulled: whoever asks gets an answer from vm2.
+        first.sh("meshctl apply -f /vagrant/rules/30-any.yaml")?;
+        machines.vm(3).power_off();
+        let answers = first.sh("for i in $(seq 50); do curl -s --max-time 10 http://reviews:9080/; done")?;
+        ensure!(answers.lines().filter(|line| line.starts_with("reviews v1")).count() >= 45, "{answers}");
+        eventually_within(SETTLES_WITHIN, "vm3 is known to be away", || {
+            let status = first.sh("meshctl status")?;
+            ensure!(status.contains("2 of 3 hosts live"), "{status}");
+            Ok(())
+        })?;
+
+        // It boots: status answers at once, and its service comes back by itself.
+        machines.vm(3).boot()?;
+        machines.vm(3).sh("meshctl status")?;
+        eventually_within(SETTLES_WITHIN, "v2 answers again", || {
+            let answers =
+                first.sh("for i in $(seq 10); do curl -s --max-time 5 http://reviews:9080/; done")?;
+            ensure!(answers.contains("reviews v2 on vm3"), "{answers}");
+            Ok(())
+        })?;
+
+        // The leader shuts down in order and boots.
+        first.reboot()?;
+        first.sh("meshctl status || test $? = 4")?;
+        eventually_within(SETTLES_WITHIN, "vm1 is back", || {
+            first.sh("curl -sf --max-time 5 http://reviews:9080/").map(drop)
+        })?;
+
+        // meshd is killed: nothing is left redirected to nobody, and it comes back.
+        let before = first.sh("systemctl show meshd -p MainPID --value")?;
+        first.sh("systemctl kill --signal=KILL meshd")?;
+        eventually_within(SETTLES_WITHIN, "meshd is back after a crash", || {
+            let now = first.sh("systemctl show meshd -p MainPID --value")?;
+            ensure!(now != before && now.trim() != "0", "{now}");
+            first.sh("curl -sf --max-time 5 http://reviews:9080/").map(drop)
+        })?;
+
+        // A name outside the mesh, by a ServiceEntry.
+        machines.vm(3).sh("systemd-run -q --unit=legacy lab-service 198.18.56.13:8090 'an old program'")?;
+        first
+            .sh("sed 's/192.168.56.13/198.18.56.13/' /vagrant/rules/40-external.yaml | meshctl apply -f -")?;
+        eventually_within(SETTLES_WITHIN, "the old program answers by its new name", || {
+            let answer = first.sh("curl -sf --max-time 5 http://legacy.example/")?;
+            ensure!(answer.contains("an old program"), "{answer}");
+            Ok(())
+        })?;
+
+        // A gateway on vm1, by a label that a reload brings.
+        first.sh(
+            "sed -i 's/^#labels = {}/labels = { istio = \"ingressgateway\" }/;t;' /etc/meshd/meshd.toml",
+        )?;
+        first.sh("systemctl reload meshd")?;
+        first.sh("meshctl apply -f /vagrant/rules/50-gateway.yaml")?;
+        eventually_within(SETTLES_WITHIN, "callers from outside come in", || {
+            let answer = machines.vm(2).sh("curl -sf --max-time 5 http://198.18.56.11:8080/")?;
+            ensure!(answer.starts_with("reviews"), "{answer}");
+            Ok(())
+        })
+    });
+}
+
+fn the_canary_gets_its_share(machines: &Machines) -> Result<()> {
+    let answers =
+        machines.vm(1).sh("for i in $(seq 300); do curl -s --max-time 10 http://reviews:9080/; done")?;
+    let of = |version: &str| u32::try_from(answers.lines().filter(|line| line.contains(version)).count());
+    let (v1, v2) = (of("reviews v1 on vm2")?, of("reviews v2 on vm3")?);
+    ensure!(v1 + v2 == 300, "{} of 300 answered: {answers}", v1 + v2);
+    ensure!(binomial::plausible(v2, 300, 0.1), "v2 got {v2} of 300");
+    Ok(())
+}
+
+/// Hosts find each other, certificates are made, health checks pass: on a busy machine of two cores.
+const SETTLES_WITHIN: Duration = Duration::from_mins(1);
