@@ -230,6 +230,8 @@ pub struct Limits {
     pub uri_bytes: usize,
     /// Most streams of an application's HTTP/2 connection.
     pub http2_streams: u32,
+    /// Most streams of a connection from another host.
+    pub hop_streams: u32,
     /// Most frames a second that only ask for an answer.
     pub http2_control_frames: u32,
     /// How long a body may fall behind.
@@ -240,8 +242,10 @@ pub struct Limits {
     pub connections: usize,
     /// Most of them from one other host; 0: half.
     pub connections_per_source: usize,
-    /// Most proxies that pass a request on.
+    /// How often a meshd may send a request on.
     pub hops: u8,
+    /// Memory of this process; 0: a share of what there is.
+    pub memory_bytes: usize,
 }
 
 /// Where this host's services are written down.

@@ -30,6 +30,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
 use accept::Room;
+use budget::{Descriptors, Memory};
 
 use crate::drain::{self, Drain};
 use crate::listeners::Listeners;
@@ -38,6 +39,7 @@ use crate::transport::{Accepted, Dialer, QuicOptions, SocketOptions, Transport, 
 
 mod accept;
 mod body;
+mod budget;
 mod detour;
 pub mod doors;
 mod doze;
@@ -46,6 +48,7 @@ mod forward;
 mod gate;
 mod http;
 mod inbound;
+mod interim;
 mod local_reply;
 mod mirror;
 mod outbound;
@@ -102,15 +105,20 @@ pub struct Settings {
     pub idle_timeout: Duration,
     /// For the first bytes on a port whose protocol nobody declared. Default 50 ms; then it is opaque TCP.
     pub sniff_timeout: Duration,
-    /// Connections open on one listener. Default 0: half of the descriptors this process may have, 64 held back; each
+    /// Connections open on one listener. Default 0: what the descriptors of this process allow for, 64 held back; each
     /// carried connection takes two.
     pub connections: usize,
     /// Connections from one other host, open on one listener. Default 0: half of [`Self::connections`].
     pub connections_per_source: usize,
-    /// Proxies that a request may pass outside the mesh before it counts as going in a circle. Default 16.
+    /// Bytes of memory this process may use before it refuses new work. Default 0: four fifths of what its control
+    /// group or the machine has.
+    pub memory: usize,
+    /// How often a request may be sent on by a meshd before it counts as going in a circle. Default 16.
     pub hops: u8,
     /// HTTP/2 streams of one caller's connection. Default 100.
     pub max_streams: u32,
+    /// HTTP/2 streams of one connection from another host. Default 10,000: only keeps a bug from being endless.
+    pub hop_streams: u32,
     /// Bytes of a request's body that are kept for a retry. Default 1 MiB, Envoy's buffer; larger bodies are not retried.
     pub replay_bytes: usize,
     /// Mirrored requests under way in one worker. Default 1,024; more are dropped and counted.
@@ -144,8 +152,10 @@ impl Default for Settings {
             sniff_timeout: Duration::from_millis(50),
             connections: 0,
             connections_per_source: 0,
+            memory: 0,
             hops: 16,
             max_streams: 100,
+            hop_streams: 10_000,
             replay_bytes: 1 << 20,
             max_mirrors: 1_024,
             half_close: false,
@@ -268,14 +278,17 @@ pub fn start(shared: Shared, sockets: Sockets) -> Result<Proxy, StartError> {
     let (control, receiver) = mpsc::channel(CONTROL_QUEUE);
     let own = sockets.entrances.iter().flat_map(|entrance| &entrance.sockets);
     let own: Arc<[SocketAddr]> = own.filter_map(|socket| socket.local_addr().ok()).collect();
+    let memory = Arc::new(Memory::new(shared.settings.memory));
+    let descriptors = Descriptors::new();
     let mut shares: Vec<Vec<(Way, TcpListener, Arc<Room>)>> = (0..workers).map(|_| Vec::new()).collect();
     for entrance in sockets.entrances {
-        let room = Arc::new(Room::new(&shared.settings));
+        let room = Arc::new(Room::new(&shared.settings, &descriptors));
         for (index, socket) in entrance.sockets.into_iter().enumerate() {
             shares[index % workers].push((entrance.way.clone(), socket, room.clone()));
         }
     }
-    let mut keeper = doors::Keeper::new(&shared, &draining);
+    let mut keeper = doors::Keeper::new(&shared, &descriptors, &draining);
+    let quic_room = Arc::new(Room::new(&shared.settings, &descriptors));
     let mut quic: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
     for (index, socket) in sockets.quic.into_iter().enumerate() {
         quic[index % workers].push(socket);
@@ -295,6 +308,9 @@ pub fn start(shared: Shared, sockets: Sockets) -> Result<Proxy, StartError> {
             pulse: pulses[index].clone(),
             stopped: stopped.clone(),
             doors: keeper.worker(),
+            quic_room: quic_room.clone(),
+            memory: memory.clone(),
+            descriptors: descriptors.clone(),
         };
         let thread = worker::spawn(start).map_err(|source| StartError::Worker { worker: index, source })?;
         threads.push(thread);

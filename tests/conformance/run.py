@@ -62,7 +62,7 @@ def record(suite, names):
 
 def engine(suite, program, arguments):
     """The command that runs a program of the suite with our driver and our backends."""
-    loader = (f"import sys, runpy; sys.path[:0] = [{HERE!r}, {suite!r}]; import backends; sys.argv = {[program] + arguments!r}; "
+    loader = (f"import sys, runpy; sys.path[:0] = [{HERE!r}, {suite!r}]; import backends, wire; sys.argv = {[program] + arguments!r}; "
               f"runpy.run_path({suite + '/' + program!r}, run_name='__main__')")
     return [sys.executable, "-B", "-c", loader]
 

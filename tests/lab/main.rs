@@ -12,6 +12,7 @@ mod groups;
 mod hardship;
 mod harmless;
 mod leaving;
+mod load;
 mod names;
 mod outage;
 mod peers;

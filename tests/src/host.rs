@@ -21,6 +21,8 @@ pub struct Host {
     binaries: Binaries,
     meshd: Option<Guarded>,
     services: Vec<(String, Guarded)>,
+    /// Descriptors that meshd may have; `None`: as many as this process.
+    descriptors: Option<u32>,
 }
 
 /// What `curl` brought.
@@ -70,6 +72,7 @@ impl Host {
             binaries,
             meshd: None,
             services: Vec::new(),
+            descriptors: None,
         };
         host.shell(&format!(
             // No link-local addresses: the kernel would add them at a time of its own.
@@ -147,6 +150,11 @@ impl Host {
     pub fn join_with(&self, arguments: &[&str], token: &str) -> Result<Output> {
         let words: Vec<&str> = std::iter::once("join").chain(arguments.iter().copied()).collect();
         run_with(self.meshd_command(&words), token)
+    }
+
+    /// Lets meshd have so many descriptors, from its next start on.
+    pub fn limit_descriptors(&mut self, most: u32) {
+        self.descriptors = Some(most);
     }
 
     /// Starts `meshd run` and waits until it is ready.
@@ -339,6 +347,16 @@ impl Host {
         service.context("the service runs")?.1.signal(signal)
     }
 
+    /// Starts one of the callers of `lab-service` that run beside the story; what it prints goes to `said`.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn keep_calling(&self, arguments: &[&str], said: &Path) -> Result<Guarded> {
+        let mut command = self.enter(&self.binaries.service.display().to_string());
+        command.args(arguments);
+        Guarded::start(command, said)
+    }
+
     /// Calls a service with one of the callers of `lab-service`, such as `grpc-call`.
     ///
     /// # Errors
@@ -398,7 +416,15 @@ impl Host {
     }
 
     fn meshd_command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.enter(&self.binaries.meshd.display().to_string());
+        let meshd = self.binaries.meshd.display().to_string();
+        let mut command = match self.descriptors {
+            None => self.enter(&meshd),
+            Some(most) => {
+                let mut command = self.enter("prlimit");
+                command.arg(format!("--nofile={most}")).arg(meshd);
+                command
+            }
+        };
         command.args(arguments).arg("--config").arg(self.config());
         command
     }

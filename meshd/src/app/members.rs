@@ -62,7 +62,8 @@ mod tests {
             "{{apiVersion: networking.istio.io/v1, kind: WorkloadGroup, metadata: {{name: vms}}, \
              spec: {{template: {{ports: {{http: 80}}, labels: {{version: {version}}}}}}}}}"
         );
-        let mut world = World { revision: Revision(1), ..World::default() };
+        let mut world = World::default();
+        world.revision = Revision(1);
         let (documents, _) = mesh_proto::yaml::read("group.yaml", &group);
         for document in documents {
             let stored = Stored { object: document.object, created: Revision(1), changed: Revision(1) };

@@ -303,6 +303,13 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "limits",
+        "hop_streams",
+        "10000",
+        "streams",
+        "Most requests at a time on one connection from another host, which opens further ones beyond. Only keeps a bug from being endless.",
+    ),
+    key(
+        "limits",
         "http2_control_frames",
         "200",
         "frames a second",
@@ -340,8 +347,15 @@ pub const KEYS: &[Key] = &[
         "limits",
         "hops",
         "16",
-        "proxies",
-        "How many meshd outside the mesh's own hops may pass a request on before it counts as going in a circle; then 508.",
+        "times",
+        "How often a request may be sent on by a meshd before it counts as going in a circle; then 508.",
+    ),
+    key(
+        "limits",
+        "memory_bytes",
+        "0",
+        "bytes",
+        "Memory meshd may use. From 85 % on, new connections are closed and new requests get 503 with retry-after; from 95 % on, large bodies are cut. 0: four fifths of what its control group, else the machine, has.",
     ),
     key(
         "services",

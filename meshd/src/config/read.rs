@@ -146,12 +146,14 @@ fn limits(tables: &mut Tables<'_, '_>) -> Limits {
         headers: t.get("headers", number(16..=10_000)),
         uri_bytes: t.get("uri_bytes", number(256..=1 << 20)),
         http2_streams: t.get("http2_streams", number(1..=1 << 20)),
+        hop_streams: t.get("hop_streams", number(16..=1 << 20)),
         http2_control_frames: t.get("http2_control_frames", number(10..=1 << 20)),
         body: t.seconds("body_seconds", 1, DAY_SECONDS),
         body_rate: t.get("body_rate", number(1..=1 << 30)),
         connections: t.get("connections", number(0..=1 << 24)),
         connections_per_source: t.get("connections_per_source", number(0..=1 << 24)),
         hops: t.get("hops", number(1..=250)),
+        memory_bytes: t.get("memory_bytes", number(0..=1 << 50)),
     })
 }
 

@@ -87,6 +87,8 @@ fn every_key_changes_the_configuration() {
         ("limits", "connections = 5"),
         ("limits", "connections_per_source = 5"),
         ("limits", "hops = 5"),
+        ("limits", "memory_bytes = 134217728"),
+        ("limits", "hop_streams = 500"),
         ("services", "directory = \"/srv/services\""),
         ("log", "level = \"debug\""),
         ("log", "format = \"json\""),

@@ -10,6 +10,7 @@ use std::time::Duration;
 use foldhash::HashMap;
 use tokio::net::{TcpListener, TcpStream};
 
+use super::budget::{CONNECTION_BYTES, Descriptor, Descriptors};
 use super::worker::Worker;
 use super::{Settings, Way, inbound, outbound};
 use crate::task;
@@ -19,7 +20,7 @@ use crate::transport::socket;
 /// Starts to accept on a socket, until draining begins.
 pub(super) fn start(worker: &Rc<Worker>, way: Way, socket: std::net::TcpListener, room: Arc<Room>) {
     if way == Way::Mesh {
-        task::spawn_local("mesh accept", inbound::accept(worker.clone(), socket));
+        task::spawn_local("mesh accept", inbound::accept(worker.clone(), socket, room));
         return;
     }
     match TcpListener::from_std(socket) {
@@ -58,7 +59,7 @@ pub(super) async fn each<F>(
         match accepted {
             Ok((stream, peer)) => {
                 let peer = socket::unmapped(peer);
-                let Some(place) = room.admit(&stream, peer) else {
+                let Some(place) = admit(worker, &room, &stream, peer) else {
                     Counters::add(&worker.shard.counters.refused_connections_total);
                     tracing::debug!(listener = ?listener_name, %peer, "connection closed: too many are open");
                     continue;
@@ -77,6 +78,21 @@ pub(super) async fn each<F>(
     }
 }
 
+/// Takes a place and a descriptor for a connection. `None`: too many are open, or memory is short.
+fn admit(
+    worker: &Worker,
+    room: &Arc<Room>,
+    stream: &TcpStream,
+    peer: SocketAddr,
+) -> Option<(Place, Descriptor)> {
+    worker.intake.took(CONNECTION_BYTES);
+    if worker.intake.is_short() {
+        return None;
+    }
+    let local = stream.local_addr().ok().map(|local| socket::unmapped(local).ip());
+    Some((room.admit(peer, local)?, worker.descriptors.accept()?))
+}
+
 /// What a listener has room for, over all workers. Asked once for each connection, never for a request.
 pub(super) struct Room {
     open: AtomicUsize,
@@ -87,9 +103,9 @@ pub(super) struct Room {
 }
 
 impl Room {
-    pub(super) fn new(settings: &Settings) -> Self {
+    pub(super) fn new(settings: &Settings, descriptors: &Descriptors) -> Self {
         let most = match settings.connections {
-            0 => affordable(),
+            0 => descriptors.affordable(),
             most => most,
         };
         let most_of_one = match settings.connections_per_source {
@@ -100,8 +116,8 @@ impl Room {
     }
 
     /// Takes a place for a connection, until it is dropped. `None`: too many are open.
-    pub(super) fn admit(self: &Arc<Self>, stream: &TcpStream, peer: SocketAddr) -> Option<Place> {
-        let local = stream.local_addr().ok().map(|local| socket::unmapped(local).ip());
+    /// `local` is the address that `peer` called.
+    pub(super) fn admit(self: &Arc<Self>, peer: SocketAddr, local: Option<IpAddr>) -> Option<Place> {
         let is_own = peer.ip().is_loopback() || local == Some(peer.ip());
         let place = Place { room: self.clone(), source: (!is_own).then_some(peer.ip()) };
         let open = self.open.fetch_add(1, Ordering::Relaxed);
@@ -135,14 +151,6 @@ impl Drop for Place {
     }
 }
 
-/// Connections that the descriptors of this process allow for: one for each side, and some held back for the admin
-/// socket, links between servers and files.
-fn affordable() -> usize {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let descriptors = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
-    (descriptors.saturating_sub(HELD_BACK) / 2).max(LEAST)
-}
-
 /// Counts a connection of a caller as open.
 pub(super) struct Open(Rc<Worker>);
 
@@ -161,7 +169,3 @@ impl Drop for Open {
 }
 
 const PAUSE: Duration = Duration::from_millis(50);
-/// Descriptors that connections of callers must leave.
-const HELD_BACK: usize = 64;
-/// Connections that are taken however few descriptors there are.
-const LEAST: usize = 16;

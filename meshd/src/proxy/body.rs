@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,9 @@ use hyper::body::Incoming;
 use mesh_core::wire::guard::Refusal;
 use tokio::sync::Notify;
 
+use super::budget::{LARGE_BODY, Left};
+use super::interim::{Asked, Hold};
+use super::watch::Watch;
 pub(crate) use answer::{AnswerBody, AnswerError};
 use pace::Pace;
 pub(crate) use upload::Upload;
@@ -46,6 +50,12 @@ pub(crate) enum BodyError {
     /// It comes too slowly.
     #[error("the caller's body came too slowly")]
     Slow,
+    /// No memory is left for it.
+    #[error("no memory is left for the body")]
+    Shed,
+    /// The application answered without asking for it.
+    #[error("nobody asked for the body")]
+    Unwanted,
     /// Another attempt has taken over.
     #[error("the attempt was given up")]
     GivenUp,
@@ -105,6 +115,10 @@ pub(crate) struct Source {
     broken: Cell<Option<Refusal>>,
     pace: Option<RefCell<Pace>>,
     dropped_trailers: Cell<u64>,
+    /// Of the connection it comes on.
+    watch: Arc<Watch>,
+    /// Its caller sends it only once it is told to.
+    hold: Option<RefCell<Hold>>,
 }
 
 #[derive(Default)]
@@ -116,7 +130,13 @@ struct Kept {
 
 impl Source {
     /// Remembers up to `limit` bytes. `pace`: bytes a second, and how long the body may fall behind.
-    pub(crate) fn new(body: Incoming, limit: usize, pace: Option<(u32, Duration)>) -> Rc<Self> {
+    pub(crate) fn new(
+        body: Incoming,
+        limit: usize,
+        pace: Option<(u32, Duration)>,
+        hold: Option<Hold>,
+        watch: &Arc<Watch>,
+    ) -> Rc<Self> {
         Rc::new(Self {
             size: body.size_hint(),
             body: RefCell::new(body),
@@ -130,6 +150,8 @@ impl Source {
             broken: Cell::new(None),
             pace: pace.map(|(rate, patience)| RefCell::new(Pace::new(rate, patience))),
             dropped_trailers: Cell::new(0),
+            watch: watch.clone(),
+            hold: hold.map(RefCell::new),
         })
     }
 
@@ -157,6 +179,30 @@ impl Source {
             let mut kept = self.kept.borrow_mut();
             kept.data = Vec::new();
             kept.bytes = 0;
+        }
+    }
+
+    /// Returns what the application says about it, where its caller waits to be told.
+    pub(crate) fn asked(&self) -> Option<Arc<Asked>> {
+        self.hold.as_ref().map(|hold| hold.borrow().asked())
+    }
+
+    /// Whether its caller still waits to be told to send it.
+    pub(crate) fn is_held(&self) -> bool {
+        self.hold.as_ref().is_some_and(|hold| hold.borrow().is_held())
+    }
+
+    /// Nobody will say whether it is wanted: it may be read.
+    pub(crate) fn release(&self) {
+        if let Some(hold) = &self.hold {
+            hold.borrow().release();
+        }
+    }
+
+    /// The request is over: a body that nobody asked for is never read.
+    pub(crate) fn abandon(&self) {
+        if let Some(hold) = &self.hold {
+            hold.borrow().abandon();
         }
     }
 
@@ -191,6 +237,11 @@ impl Source {
     }
 
     fn next(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(hold) = &self.hold
+            && !std::task::ready!(hold.borrow_mut().poll(cx))
+        {
+            return Poll::Ready(Some(Err(BodyError::Unwanted)));
+        }
         let polled = Pin::new(&mut *self.body.borrow_mut()).poll_frame(cx);
         let polled = match polled {
             Poll::Pending => {
@@ -203,6 +254,10 @@ impl Source {
             Poll::Ready(Some(Err(error))) => {
                 self.broken.set(Some(BROKEN));
                 return Poll::Ready(Some(Err(error.into())));
+            }
+            Poll::Ready(Some(Ok(_))) if self.is_too_large() => {
+                self.broken.set(Some(SHED));
+                return Poll::Ready(Some(Err(BodyError::Shed)));
             }
             Poll::Ready(Some(Ok(frame))) => {
                 let (frame, dropped) = trailers::without_forbidden(frame);
@@ -221,6 +276,11 @@ impl Source {
         polled
     }
 
+    /// Whether it must go: no memory is left, and it is a large one.
+    fn is_too_large(&self) -> bool {
+        self.watch.intake.left() == Left::Nothing && self.received.get() >= LARGE_BODY
+    }
+
     fn keep(&self, frame: &Frame<Bytes>) {
         let mut kept = self.kept.borrow_mut();
         if let Some(data) = frame.data_ref() {
@@ -228,7 +288,7 @@ impl Source {
             if let Some(pace) = &self.pace {
                 pace.borrow_mut().came(data.len());
             }
-            if self.keeps.get() && kept.bytes + data.len() <= self.limit {
+            if self.keeps.get() && kept.bytes + data.len() <= self.limit && !self.watch.intake.is_short() {
                 kept.bytes += data.len();
                 kept.data.push(data.clone());
             } else {
@@ -290,4 +350,6 @@ impl Replay {
 
 /// The caller closed, or what it sent cannot be followed.
 const BROKEN: Refusal = Refusal { status: StatusCode::BAD_REQUEST, reason: "body ended early" };
+/// No memory is left.
+pub(crate) const SHED: Refusal = Refusal { status: StatusCode::SERVICE_UNAVAILABLE, reason: "overload" };
 const SLOW: Refusal = Refusal { status: StatusCode::REQUEST_TIMEOUT, reason: "body too slow" };

@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 
 use super::accept::{self, Room};
+use super::budget::Descriptors;
 use super::outbound::{self, Target};
 use super::wire::{Stream, Wire};
 use super::worker::Worker;
@@ -43,16 +44,18 @@ pub struct Keeper {
     workers: Vec<mpsc::Sender<Told>>,
     settings: Arc<Settings>,
     credentials: Arc<Credentials>,
+    descriptors: Arc<Descriptors>,
     draining: Draining,
 }
 
 impl Keeper {
-    pub(super) fn new(shared: &Shared, draining: &Draining) -> Self {
+    pub(super) fn new(shared: &Shared, descriptors: &Arc<Descriptors>, draining: &Draining) -> Self {
         Self {
             plans: shared.plans.clone(),
             workers: Vec::new(),
             settings: shared.settings.clone(),
             credentials: shared.dialer.credentials().clone(),
+            descriptors: descriptors.clone(),
             draining: draining.clone(),
         }
     }
@@ -105,7 +108,7 @@ impl Keeper {
             if !open.contains(address) {
                 match self.settings.listeners.tcp_group(*address, self.workers.len()) {
                     Ok(sockets) => {
-                        let room = Arc::new(Room::new(&self.settings));
+                        let room = Arc::new(Room::new(&self.settings, &self.descriptors));
                         // A predecessor may have had more workers.
                         for (worker, socket) in self.workers.iter().cycle().zip(sockets) {
                             let _ = worker.send(Told::Open(*address, socket, room.clone())).await;

@@ -129,6 +129,7 @@ mod tests {
     use mesh_core::wire::guard::Limits;
     use tokio::io::{AsyncReadExt as _, DuplexStream};
 
+    use super::super::budget::{Intake, Memory};
     use super::super::gate::Gate;
     use super::super::watch::{Busy, Watch};
     use super::super::wire::Stream;
@@ -148,7 +149,8 @@ mod tests {
         /// A connection that takes 64 bytes of an answer.
         fn new() -> Self {
             let clock = Arc::new(AtomicU64::new(0));
-            let watch = Arc::new(Watch::new(clock.clone()));
+            let watch =
+                Arc::new(Watch::new(clock.clone(), Arc::new(Intake::new(Arc::new(Memory::new(usize::MAX))))));
             let (near, caller) = tokio::io::duplex(64);
             let gate = Gate::http1(Limits::default(), watch.clone());
             Self { clock, watch, wire: Wire::new(Stream::Pipe(near)).guarded(gate), caller }

@@ -21,6 +21,7 @@ use mesh_core::resilience::breaker::Permit;
 use mesh_core::resilience::{Flag, Flags};
 
 use super::body::{AnswerBody, AnswerError, Source};
+use super::budget::{LARGE_BODY, Left};
 use super::outbound::Connection;
 use super::upstream::Lease;
 use crate::telemetry::{EdgeCell, EdgeKey, Record};
@@ -155,6 +156,9 @@ impl Life {
 impl Drop for Life {
     fn drop(&mut self) {
         self.connection.watch.request_ended();
+        if let Some(source) = &self.source {
+            source.abandon();
+        }
         if self.status == 0 {
             self.raise(Flag::DownstreamConnectionTermination);
         }
@@ -307,6 +311,9 @@ pub(crate) enum ReplyError {
     /// The endpoint's connection broke.
     #[error("the endpoint's answer ended early: {0}")]
     Endpoint(#[from] AnswerError),
+    /// No memory is left for it.
+    #[error("no memory is left for the answer")]
+    Shed,
     /// The route's timeout is over.
     #[error("the route's timeout ended the answer")]
     Timeout,
@@ -336,6 +343,14 @@ impl Relay {
         }
         self.guards = Guards::default();
         self.exchange = None;
+    }
+
+    /// Counts what came. Says whether the answer must go: no memory is left, and it is a large one.
+    fn is_too_large(&self, bytes: usize) -> bool {
+        let Some(exchange) = &self.exchange else { return false };
+        let intake = &exchange.connection.watch.intake;
+        intake.took(bytes);
+        intake.left() == Left::Nothing && exchange.sent_bytes >= LARGE_BODY
     }
 
     fn fail(&mut self, flag: Flag) {
@@ -370,6 +385,10 @@ impl Relay {
                 Poll::Ready(Some(Err(error.into())))
             }
             Some(Ok(frame)) => {
+                if self.is_too_large(frame.data_ref().map_or(0, Bytes::len)) {
+                    self.fail(Flag::OverloadManager);
+                    return Poll::Ready(Some(Err(ReplyError::Shed)));
+                }
                 if let (Some(exchange), Some(data)) = (&mut self.exchange, frame.data_ref()) {
                     exchange.sent_bytes += data.len() as u64;
                 }

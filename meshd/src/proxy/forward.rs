@@ -14,7 +14,9 @@ use mesh_core::resilience::{Failure, Flag, Outcome, breaker, grpc};
 
 use super::body::{AnswerBody, Outgoing, Source};
 use super::exchange::{Exchange, Guards, over};
+use super::interim::Interim;
 use super::request::{self, Head};
+use super::tunnel::Tunnelled;
 use super::upstream::{Ends, Lease, Opening, Pool};
 use super::worker::{Caller, Chance, Worker};
 use super::{inbound, passthrough::Place, tunnel};
@@ -33,6 +35,8 @@ pub(crate) struct Sending<'a> {
     pub(crate) again: &'a dyn Fn() -> Option<HeaderMap>,
     pub(crate) source: Option<Rc<Source>>,
     pub(crate) hash: Option<u64>,
+    /// Tells the caller what an application says before its answer, where it can be told.
+    pub(crate) interim: Option<Interim>,
     /// Where the caller is.
     pub(crate) peer: std::net::SocketAddr,
     /// Where the connection was going, for passthrough.
@@ -95,7 +99,8 @@ async fn attempts<'a>(
             record(sending, endpoint, outcome);
         }
         let replayable = sending.source.as_ref().is_none_or(|source| source.replayable());
-        let attempt = Attempt { outcome, retries: exchange.retries, response_begun: false, replayable };
+        let response_begun = sending.interim.as_ref().is_some_and(Interim::has_told);
+        let attempt = Attempt { outcome, retries: exchange.retries, response_begun, replayable };
         let mut again = false;
         match retry::decide(sending.policy, &attempt) {
             Decision::Enough => {}
@@ -222,10 +227,21 @@ async fn once(
     let mut lease = pool.checkout(sending.cluster).await?;
     let body = sending.source.as_ref().map_or(Outgoing::Empty, Source::attempt);
     let headers = headers(sending, pool, retries).ok_or(Failure::Protocol)?;
-    if sending.head.upgrade && pool.is_hop() {
-        return Box::pin(tunnel::upgrade_over_hop(&sending.head, headers, lease)).await;
+    let is_held = sending.source.as_ref().is_some_and(|source| source.is_held());
+    let expects = is_held && !application_speaks_http2(sending.cluster, sending.head.version);
+    if pool.is_hop() && (sending.head.upgrade || expects) {
+        let request = Tunnelled { head: &sending.head, headers, body, interim: sending.interim.as_ref() };
+        return Box::pin(tunnel::over_hop(request, lease)).await;
+    }
+    if pool.http2
+        && let Some(source) = &sending.source
+    {
+        source.release();
     }
     let mut request = sending.head.request(headers, pool, body).ok_or(Failure::Protocol)?;
+    if let Some(interim) = sending.interim.as_ref().filter(|_| !pool.http2) {
+        interim.listen(&mut request);
+    }
     for _ in 0..STALE_CONNECTIONS {
         let unanswered = match lease.send(request).await {
             Ok(response) => {
@@ -250,7 +266,9 @@ async fn once(
 fn headers(sending: &mut Sending<'_>, pool: &Pool, retries: u32) -> Option<HeaderMap> {
     let mut headers =
         if retries == 0 { std::mem::take(&mut sending.head.headers) } else { (sending.again)()? };
-    headers.insert(request::ATTEMPT_COUNT, request::number(u64::from(retries) + 1));
+    if retries > 0 {
+        headers.insert(request::ATTEMPT_COUNT, request::number(u64::from(retries) + 1));
+    }
     if pool.is_hop() && application_speaks_http2(sending.cluster, sending.head.version) {
         headers.insert(request::SPEAK, http::HeaderValue::from_static("h2"));
     }

@@ -35,6 +35,8 @@ pub(crate) struct Gate {
     hungry: bool,
     /// Something was written and not flushed.
     unflushed: bool,
+    /// What is left of an informational answer that is being written.
+    interim: Bytes,
 }
 
 enum Inspect {
@@ -73,6 +75,7 @@ impl Gate {
             discarded: 0,
             hungry: false,
             unflushed: false,
+            interim: Bytes::new(),
         }
     }
 
@@ -113,6 +116,7 @@ impl Gate {
                 return Poll::Ready(Ok(()));
             }
             self.watch.saw_bytes();
+            self.watch.intake.took(buf.filled().len() - before);
             self.watch.parser_is_empty(false);
             self.look(buf, before);
             if buf.filled().len() > before {
@@ -215,6 +219,34 @@ impl Gate {
         self.ready = self.held.len();
         self.flow = Flow::Closed;
         self.watch.ends();
+    }
+
+    /// Before the parser writes: writes an informational answer that waits, if nothing of the parser's is under way.
+    /// Within a message it is too late for one.
+    pub(crate) fn before_write(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.unflushed {
+            drop(self.watch.take_interim());
+        }
+        self.poll_interim(stream, cx)
+    }
+
+    /// Before bytes are sent on their way: the parser has written all it had, and another may follow.
+    pub(crate) fn before_flush(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_interim(stream, cx)
+    }
+
+    fn poll_interim(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.interim.is_empty() {
+            self.interim = self.watch.take_interim().unwrap_or_default().into();
+        }
+        while !self.interim.is_empty() {
+            let count = std::task::ready!(stream.writer().poll_write(cx, &self.interim))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.interim.advance(count);
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Counts what was written: windows are moved, and pings sent, for it.

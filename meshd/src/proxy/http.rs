@@ -20,7 +20,7 @@ use super::watch::{Switch, Watch};
 use super::worker::{Caller, View};
 use super::{request, tunnel};
 use asked::Asked;
-use reply::{answer, refuse};
+use reply::{answer, refuse, shed};
 
 mod asked;
 mod reply;
@@ -45,6 +45,9 @@ pub(crate) async fn handle(connection: Rc<Connection>, mut request: Request<Inco
     };
     if let Err(refusal) = checked {
         return refuse(refusal, exchange);
+    }
+    if connection.watch.intake.is_short() {
+        return shed(is_grpc, exchange);
     }
     if parts.method == Method::CONNECT {
         return match tunnel::connect(&connection, &view, &parts.uri, switch) {
@@ -93,7 +96,11 @@ pub(crate) async fn handle(connection: Rc<Connection>, mut request: Request<Inco
     };
     let found = match incoming.find() {
         Ok(found) => found,
-        Err(reply) => return answer(*reply, is_grpc, exchange),
+        Err(reply) => {
+            let mut response = answer(*reply, is_grpc, exchange);
+            incoming.end_switch(&mut response);
+            return response;
+        }
     };
     match found {
         Found::Route(host, matched) => {

@@ -22,8 +22,9 @@ use mesh_core::wire::guard;
 use mesh_proto::registration::Protocol;
 use tokio::net::TcpStream;
 
-use super::accept::Open;
+use super::accept::{self, Open, Room};
 use super::body::Outgoing;
+use super::budget::{CONNECTION_BYTES, Descriptor};
 use super::doors::visitor::{self, ByHop, Visitor};
 use super::exchange::{Guards, Relay, Reply};
 use super::local_reply::LocalReply;
@@ -42,7 +43,7 @@ use crate::transport::{Accepted, LinkStream, Listener, Peer, QuicListener, QuicO
 mod lane;
 
 /// Accepts on the mesh port until it is left. What is no hop goes to the control plane.
-pub(super) async fn accept(worker: Rc<Worker>, socket: std::net::TcpListener) {
+pub(super) async fn accept(worker: Rc<Worker>, socket: std::net::TcpListener, room: Arc<Room>) {
     let mut listener = match Listener::new(socket, worker.dialer.credentials()) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "cannot accept on the mesh port"),
@@ -53,17 +54,22 @@ pub(super) async fn accept(worker: Rc<Worker>, socket: std::net::TcpListener) {
             () = &mut leaving => break,
             accepted = listener.accept() => accepted,
         };
-        took_in(&worker, accepted);
+        took_in(&worker, &room, accepted);
     }
     // Who has begun to shake hands is not left standing there.
     let mut under_way = listener.leave();
     while let Some(accepted) = under_way.next().await {
-        took_in(&worker, accepted);
+        took_in(&worker, &room, accepted);
     }
 }
 
 /// Accepts on the mesh port over QUIC, like [`accept`].
-pub(super) async fn accept_quic(worker: Rc<Worker>, socket: std::net::UdpSocket, options: QuicOptions) {
+pub(super) async fn accept_quic(
+    worker: Rc<Worker>,
+    socket: std::net::UdpSocket,
+    options: QuicOptions,
+    room: Arc<Room>,
+) {
     let mut listener = match QuicListener::new(socket, worker.dialer.credentials(), &options) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "cannot accept on the mesh port over QUIC"),
@@ -75,7 +81,7 @@ pub(super) async fn accept_quic(worker: Rc<Worker>, socket: std::net::UdpSocket,
             () = leaving.started() => return listener.close().await,
             accepted = listener.accept() => accepted,
         };
-        took_in(&worker, accepted);
+        took_in(&worker, &room, accepted);
     }
 }
 
@@ -90,13 +96,24 @@ fn leaving(worker: &Rc<Worker>) -> Pin<Box<dyn Future<Output = ()>>> {
     })
 }
 
-fn took_in(worker: &Rc<Worker>, accepted: Result<Accepted, Refused>) {
+/// Links of the control plane always have room: only hops are bounded.
+fn took_in(worker: &Rc<Worker>, room: &Arc<Room>, accepted: Result<Accepted, Refused>) {
     match accepted {
         Ok(Accepted::Hop(peer, stream)) => {
-            task::spawn_local("hop", serve(worker.clone(), peer, stream));
+            let Some(held) = admit(worker, room, &peer) else { return };
+            let served = serve(worker.clone(), peer, stream);
+            task::spawn_local("hop", async move {
+                let _held = held;
+                served.await;
+            });
         }
         Ok(Accepted::Lane(peer, lane)) => {
-            task::spawn_local("lane", lane::serve(worker.clone(), peer, lane));
+            let Some(held) = admit(worker, room, &peer) else { return };
+            let served = lane::serve(worker.clone(), peer, lane);
+            task::spawn_local("lane", async move {
+                let _held = held;
+                served.await;
+            });
         }
         Ok(other) => {
             if worker.control.try_send(other).is_err() {
@@ -108,6 +125,18 @@ fn took_in(worker: &Rc<Worker>, accepted: Result<Accepted, Refused>) {
             tracing::info!(peer = %refused.address, reason = %refused.fault, "hop refused");
         }
     }
+}
+
+/// Takes a place and a descriptor for a connection of a peer. `None`: too many are open, or memory is short.
+fn admit(worker: &Worker, room: &Arc<Room>, peer: &Peer) -> Option<(accept::Place, Descriptor)> {
+    worker.intake.took(CONNECTION_BYTES);
+    let place = room.admit(peer.address, None).filter(|_| !worker.intake.is_short());
+    let held = place.zip(worker.descriptors.accept());
+    if held.is_none() {
+        Counters::add(&worker.shard.counters.refused_connections_total);
+        tracing::info!(peer = %peer.address, "hop closed: too many are open, or memory is short");
+    }
+    held
 }
 
 /// A connection from another host.
@@ -134,6 +163,11 @@ async fn serve(worker: Rc<Worker>, peer: Peer, stream: LinkStream) {
 /// Hands a request to the instance here that it is for.
 async fn handle(hop: Rc<Hop>, mut request: Request<Incoming>) -> Response<Reply> {
     let busy = Busy::new(&hop.watch);
+    hop.worker.intake.took(HOP_REQUEST_BYTES);
+    if hop.worker.intake.is_short() {
+        Counters::add(&hop.worker.shard.counters.shed_requests_total);
+        return LocalReply::overloaded().response(false);
+    }
     let view = hop.worker.view();
     let inbound = &view.plan.inbound;
     let instance = match request.headers().get(INSTANCE).map(HeaderValue::to_str) {
@@ -275,6 +309,7 @@ impl Hop {
         let permit = breaker::admit_request(&cluster).map_err(|_| Failure::Overflow)?;
         let pool = self.worker.pools.pool(&self.worker, &self.caller, &cluster, &endpoint, http2, None);
         let mut headers = parts.headers;
+        let hops = request::hops(&headers);
         for ours in [INSTANCE, SPEAK, SERVER_NAME, HOPS] {
             headers.remove(ours);
         }
@@ -287,7 +322,7 @@ impl Hop {
             headers: HeaderMap::new(),
             version: parts.version,
             upgrade: false,
-            hops: 0,
+            hops,
         };
         let body = if body.is_end_stream() { Outgoing::Empty } else { Outgoing::Stream(body) };
         let in_flight = endpoint.state.enter();
@@ -347,6 +382,8 @@ fn word_of(failure: Failure) -> &'static str {
     FAILURES.iter().find(|(known, _)| *known == failure).map_or("connection-lost", |(_, word)| word)
 }
 
+/// What a request over a hop costs, roughly: its bytes are not looked at one by one.
+const HOP_REQUEST_BYTES: usize = 8 * 1024;
 /// Why a request met no application; never passed on to callers.
 const FAILURE: HeaderName = HeaderName::from_static("x-mesh-failure");
 

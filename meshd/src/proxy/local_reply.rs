@@ -9,6 +9,7 @@ use mesh_core::plan::Abort;
 use mesh_core::resilience::{Failure, Flag, grpc};
 use mesh_core::wire::guard::Refusal;
 
+use super::body::SHED;
 use super::exchange::Reply;
 
 /// An answer of meshd's own.
@@ -70,7 +71,19 @@ impl LocalReply {
 
     /// The guard refuses the request. The connection ends: what follows on it cannot be trusted.
     pub(crate) fn refused(refusal: Refusal) -> Self {
+        if refusal == SHED {
+            return Self::overloaded();
+        }
         let mut reply = Self::new(refusal.status, refusal.reason).flag(Flag::DownstreamProtocolError);
+        reply.close = true;
+        reply
+    }
+
+    /// Memory is short. The connection ends, which gives some back.
+    pub(crate) fn overloaded() -> Self {
+        let reply = Self::new(SHED.status, SHED.reason).flag(Flag::OverloadManager);
+        let mut reply = reply.body("envoy overloaded");
+        reply.headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         reply.close = true;
         reply
     }

@@ -28,7 +28,7 @@ pub(crate) struct Head {
     pub(crate) version: Version,
     /// `upgrade: websocket`.
     pub(crate) upgrade: bool,
-    /// Proxies outside the mesh that it has passed.
+    /// How often a meshd has sent it on, this time included.
     pub(crate) hops: u8,
 }
 
@@ -44,8 +44,7 @@ pub(crate) fn upgrade(headers: &HeaderMap) -> Option<&HeaderValue> {
     headers.get_all(header::CONNECTION).iter().any(is_upgrade).then_some(asked)
 }
 
-/// Reads how many proxies outside the mesh a request has passed. Anybody may write it: too high a number harms only
-/// the one who does.
+/// Reads how often a meshd has sent a request on. Anybody may write it: too high a number harms only the one who does.
 pub(crate) fn hops(headers: &HeaderMap) -> u8 {
     let text = headers.get(HOPS).and_then(|value| value.to_str().ok());
     text.and_then(|text| text.parse().ok()).unwrap_or(0)
@@ -169,45 +168,35 @@ impl Head {
         if pool.http2 {
             *request.version_mut() = Version::HTTP_2;
             *request.uri_mut() = self.absolute()?;
-            request.headers_mut().remove(header::HOST);
+            for name in [header::HOST, header::CONNECTION, header::UPGRADE] {
+                request.headers_mut().remove(name);
+            }
         } else {
             *request.uri_mut() = Uri::from(self.target.clone());
             request.headers_mut().insert(header::HOST, self.authority.clone());
             self.ask_to_switch(request.headers_mut());
         }
-        match &pool.via {
-            Via::Mesh { instance, .. } if pool.is_hop() => {
-                request.headers_mut().insert(INSTANCE, HeaderValue::from_str(instance).ok()?);
-                if let Some(name) = pool.server_name() {
-                    request.headers_mut().insert(SERVER_NAME, name);
-                }
-                self.tell_hops(request.headers_mut());
+        // Whoever gets it may be another proxy, that sends it back to us.
+        request.headers_mut().insert(HOPS, number(u64::from(self.hops)));
+        if let Via::Mesh { instance, .. } = &pool.via
+            && pool.is_hop()
+        {
+            request.headers_mut().insert(INSTANCE, HeaderValue::from_str(instance).ok()?);
+            if let Some(name) = pool.server_name() {
+                request.headers_mut().insert(SERVER_NAME, name);
             }
-            // A gateway of this host, which may lead back here.
-            Via::Local(address) if pool.leads_to_door(*address) => self.tell_hops(request.headers_mut()),
-            // Where another proxy may stand, that sends it back to us.
-            Via::Plain(_) | Via::Name { .. } => {
-                request.headers_mut().insert(HOPS, u32::from(self.hops.saturating_add(1)).into());
-            }
-            Via::Mesh { .. } | Via::Local(_) | Via::Socket(_) => {}
         }
         Some(request)
     }
 
-    /// Says how many proxies it has passed, where it has passed any: what comes next may be a gateway of the mesh.
-    fn tell_hops(&self, headers: &mut HeaderMap) {
-        if self.hops > 0 {
-            headers.insert(HOPS, u32::from(self.hops).into());
-        }
-    }
-
-    /// Writes the request that asks to switch protocols, for HTTP/1.1 through a tunnel.
-    pub(crate) fn switching(&self, headers: HeaderMap) -> Request<Outgoing> {
-        let mut request = Request::new(Outgoing::Empty);
+    /// Writes the request for HTTP/1.1 through a tunnel.
+    pub(crate) fn tunnelled(&self, headers: HeaderMap, body: Outgoing) -> Request<Outgoing> {
+        let mut request = Request::new(body);
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = Uri::from(self.target.clone());
         *request.headers_mut() = headers;
         request.headers_mut().insert(header::HOST, self.authority.clone());
+        request.headers_mut().insert(HOPS, number(u64::from(self.hops)));
         self.ask_to_switch(request.headers_mut());
         request
     }
@@ -229,7 +218,7 @@ impl Head {
     }
 }
 
-/// How many proxies outside the mesh, and gateways, have passed a request on. differs: Envoy and Istio count none.
+/// How often a meshd has sent a request on, whether to another host or to an application. differs: Envoy and Istio count none.
 pub(crate) const HOPS: HeaderName = HeaderName::from_static("x-mesh-hops");
 /// Which instance on the other host a hop is for.
 pub(crate) const INSTANCE: HeaderName = HeaderName::from_static("x-mesh-instance");

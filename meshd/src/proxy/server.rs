@@ -146,7 +146,7 @@ where
         .initial_connection_window_size(CONNECTION_WINDOW);
     match trust {
         Trust::Stranger => builder.max_concurrent_streams(settings.max_streams),
-        Trust::Peer => builder.max_concurrent_streams(PEER_STREAMS),
+        Trust::Peer => builder.max_concurrent_streams(settings.hop_streams),
     };
     // Boxed at once: on its way into a task it is moved several times, and it is large.
     let service = service_fn(|request| Sure { answer: Box::pin(handle(request)), last_of: None });
@@ -248,5 +248,3 @@ const HEAD_SLACK: usize = 4 * 1024;
 /// One caller's stream: what may be under way before we read. Bounds the memory of a slow endpoint.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1 << 20;
-/// Limits for strangers do not apply between hosts; this only keeps a bug from being endless.
-const PEER_STREAMS: u32 = 1 << 20;

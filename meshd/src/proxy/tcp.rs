@@ -144,7 +144,10 @@ pub(crate) async fn reach(
     let in_flight = endpoint.state.enter();
     let opened = open(worker, caller, cluster, endpoint, wanted).await;
     let answer = if opened.is_ok() { Answer::Status(200) } else { Answer::LocalFailure };
-    worker.record(cluster, endpoint, answer);
+    // Limits of ours say nothing about the endpoint.
+    if !matches!(opened, Err(Failure::Overflow)) {
+        worker.record(cluster, endpoint, answer);
+    }
     let Opened { wire, lanes, lease } = opened?;
     Ok(Reached {
         wire,
@@ -164,13 +167,14 @@ pub(crate) async fn reach_address(
     address: SocketAddr,
 ) -> Result<Reached, Failure> {
     let permit = breaker::admit_connection(cluster).map_err(|_| Failure::Overflow)?;
+    let descriptor = connect::descriptor(worker).await.map_err(|_| Failure::Overflow)?;
     let connected = socket::connect_tcp(address, worker.settings.socket);
     let stream = match tokio::time::timeout(cluster.limits.connect_timeout, connected).await {
         Ok(stream) => stream.map_err(|_| Failure::Connect)?,
         Err(_) => return Err(Failure::ConnectTimeout),
     };
     Ok(Reached {
-        wire: Wire::new(Stream::Tcp(stream)),
+        wire: Wire::new(Stream::Tcp(stream)).holding(descriptor),
         idle: cluster.limits.tcp_idle_timeout,
         longest: cluster.limits.max_connection_duration,
         lanes: None,
@@ -228,7 +232,11 @@ async fn open(
         Ok(Ok(opened)) => Ok(opened),
         Ok(Err(error)) => {
             connect::tell(cluster, &endpoint.via, &error);
-            Err(if let ConnectError::Under(failure) = error { failure } else { Failure::Connect })
+            Err(match error {
+                ConnectError::Under(failure) => failure,
+                ConnectError::NoDescriptor => Failure::Overflow,
+                _ => Failure::Connect,
+            })
         }
         Err(_) => Err(Failure::ConnectTimeout),
     }

@@ -10,6 +10,7 @@ use mesh_core::resilience::Failure;
 
 use super::body::{AnswerBody, Outgoing};
 use super::exchange::{Exchange, Guards};
+use super::interim::Interim;
 use super::local_reply::LocalReply;
 use super::outbound::{self, Connection, Target};
 use super::request::Head;
@@ -49,22 +50,33 @@ pub(crate) fn connect(
     Ok(())
 }
 
-/// Sends a request for a switch to an instance on another host: HTTP/1.1 through a tunnel, since HTTP/2 has no
-/// `Upgrade`. The application sees what the caller sent.
-pub(crate) async fn upgrade_over_hop(
-    head: &Head,
-    headers: HeaderMap,
+/// A request that needs HTTP/1.1 all the way to its application.
+pub(crate) struct Tunnelled<'a> {
+    pub(crate) head: &'a Head,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Outgoing,
+    pub(crate) interim: Option<&'a Interim>,
+}
+
+/// Sends a request to an instance on another host over HTTP/1.1 through a tunnel: one for a switch, since HTTP/2 has no
+/// `Upgrade`, or one that waits for `100 Continue`. The application sees what the caller sent.
+pub(crate) async fn over_hop(
+    request: Tunnelled<'_>,
     lease: Lease,
 ) -> Result<(Response<AnswerBody>, Lease), Failure> {
+    let Tunnelled { head, headers, body, interim } = request;
     let (wire, lease) = tcp::tunnel(lease).await?;
     let begun = http1::handshake::<_, Outgoing>(TokioIo::new(wire)).await;
     let (mut sender, connection) = begun.map_err(|_| Failure::Connect)?;
-    task::spawn_local("upgrade over hop", async move {
+    task::spawn_local("tunnelled request", async move {
         if let Err(error) = connection.with_upgrades().await {
-            tracing::debug!(%error, "upgrade over a hop ended");
+            tracing::debug!(%error, "a request through a tunnel ended");
         }
     });
-    let request = head.switching(headers);
+    let mut request = head.tunnelled(headers, body);
+    if let Some(interim) = interim {
+        interim.listen(&mut request);
+    }
     let response = sender.send_request(request).await.map_err(|error| connect::failure_of(&error))?;
     Ok((response.map(AnswerBody::Http1), lease))
 }

@@ -294,7 +294,14 @@ impl Pool {
         self.worker.upgrade().is_some_and(|worker| worker.is_door(address))
     }
 
-    /// Closes every connection that nobody uses; for endpoints that have moved.
+    /// Closes every connection that nobody uses, to make room for others.
+    fn close_unused(&self) {
+        self.idle.borrow_mut().clear();
+        self.shared.borrow_mut().retain(|connection| connection.streams.get() > 0);
+        self.lanes.close_idle();
+    }
+
+    /// Closes every connection that nobody uses, and uses none any more; for endpoints that have moved.
     fn close_idle(&self) {
         self.idle.borrow_mut().clear();
         self.shared.borrow_mut().clear();

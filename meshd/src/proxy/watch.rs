@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use mesh_core::wire::guard::Refusal;
 
+use super::budget::Intake;
+
 /// What a connection is doing and since when.
 ///
 /// Time is the worker's tick, whole seconds: a deadline is never early and at most a second late. Atomics only because hyper wants what it
@@ -15,6 +17,8 @@ use mesh_core::wire::guard::Refusal;
 #[derive(Debug)]
 pub(crate) struct Watch {
     clock: Arc<AtomicU64>,
+    /// What its worker takes in.
+    pub(crate) intake: Arc<Intake>,
     since: AtomicU64,
     doing: AtomicU8,
     requests: AtomicU32,
@@ -33,6 +37,13 @@ pub(crate) struct Watch {
     refusal: OnceLock<Refusal>,
     /// How a request to switch protocols was answered.
     switch: AtomicU8,
+    /// Which request of HTTP/1 may still be told an informational answer; 0: none.
+    interim_for: AtomicU64,
+    /// Which request of HTTP/1 was told one.
+    interim_told: AtomicU64,
+    /// One that waits to be written.
+    has_interim: AtomicBool,
+    interim: Mutex<Vec<u8>>,
     /// HTTP/1: the parser holds no bytes in either direction.
     parser_is_empty: AtomicBool,
     /// It has been idle for long enough to doze.
@@ -110,10 +121,11 @@ const BUSY: u8 = 1;
 const IDLE: u8 = 2;
 
 impl Watch {
-    pub(crate) fn new(clock: Arc<AtomicU64>) -> Self {
+    pub(crate) fn new(clock: Arc<AtomicU64>, intake: Arc<Intake>) -> Self {
         Self {
             since: AtomicU64::new(clock.load(Relaxed)),
             clock,
+            intake,
             doing: AtomicU8::new(HEAD),
             requests: AtomicU32::new(0),
             multiplexed: AtomicBool::new(false),
@@ -124,6 +136,10 @@ impl Watch {
             refused_at: AtomicU64::new(u64::MAX),
             refusal: OnceLock::new(),
             switch: AtomicU8::new(0),
+            interim_for: AtomicU64::new(0),
+            interim_told: AtomicU64::new(0),
+            has_interim: AtomicBool::new(false),
+            interim: Mutex::default(),
             parser_is_empty: AtomicBool::new(false),
             drowsy: AtomicBool::new(false),
             signal: AtomicU8::new(0),
@@ -269,6 +285,40 @@ impl Watch {
             return None;
         }
         self.refusal.get().copied()
+    }
+
+    /// The request under way (HTTP/1) may be told an informational answer from now on. Returns its number.
+    pub(crate) fn interim_begins(&self) -> u64 {
+        let request = self.handled.load(Relaxed);
+        self.interim_for.store(request, Relaxed);
+        request
+    }
+
+    /// Its answer is there: it is too late for informational ones.
+    pub(crate) fn interim_ends(&self) {
+        self.interim_for.store(0, Relaxed);
+    }
+
+    /// Has a request told an informational answer, if it may be and was not told one before.
+    pub(crate) fn interim(&self, request: u64, head: impl FnOnce() -> Vec<u8>) {
+        let is_open = self.interim_for.load(Relaxed) == request;
+        if !is_open || self.interim_told.swap(request, Relaxed) == request {
+            return;
+        }
+        *self.interim.lock().unwrap_or_else(PoisonError::into_inner) = head();
+        self.has_interim.store(true, Relaxed);
+        self.wake();
+    }
+
+    /// Whether a request was told an informational answer.
+    pub(crate) fn has_told_interim(&self, request: u64) -> bool {
+        self.interim_told.load(Relaxed) == request
+    }
+
+    /// Takes the informational answer that waits to be written.
+    pub(crate) fn take_interim(&self) -> Option<Vec<u8>> {
+        let waits = self.has_interim.load(Relaxed) && self.has_interim.swap(false, Relaxed);
+        waits.then(|| std::mem::take(&mut *self.interim.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 
     /// Tells how a request to switch protocols was answered; once it has switched, it does not stay.

@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 
+use super::budget::Descriptor;
 use super::gate::Gate;
 use super::upstream::Streams;
 use crate::transport::{Lane, LinkStream};
@@ -53,7 +54,7 @@ impl Stream {
         }
     }
 
-    fn writer(&mut self) -> Pin<&mut (dyn AsyncWrite + Send + Unpin)> {
+    pub(crate) fn writer(&mut self) -> Pin<&mut (dyn AsyncWrite + Send + Unpin)> {
         match self {
             Self::Tcp(stream) => Pin::new(stream),
             Self::Hop(stream) => Pin::new(stream),
@@ -73,11 +74,19 @@ pub(crate) struct Wire {
     stream: Stream,
     ahead: Bytes,
     gate: Option<Box<Gate>>,
+    /// Counts what carries it.
+    descriptor: Option<Descriptor>,
 }
 
 impl Wire {
     pub(crate) fn new(stream: Stream) -> Self {
-        Self { stream, ahead: Bytes::new(), gate: None }
+        Self { stream, ahead: Bytes::new(), gate: None, descriptor: None }
+    }
+
+    /// Holds the descriptor it was given.
+    pub(crate) fn holding(mut self, descriptor: Descriptor) -> Self {
+        self.descriptor = Some(descriptor);
+        self
     }
 
     /// Returns the lane, where it is one.
@@ -159,6 +168,9 @@ impl AsyncRead for Wire {
 impl AsyncWrite for Wire {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if let Some(gate) = &mut this.gate {
+            std::task::ready!(gate.before_write(&mut this.stream, cx))?;
+        }
         let polled = this.stream.writer().poll_write(cx, bytes);
         this.wrote(&polled);
         polled
@@ -170,6 +182,9 @@ impl AsyncWrite for Wire {
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if let Some(gate) = &mut this.gate {
+            std::task::ready!(gate.before_write(&mut this.stream, cx))?;
+        }
         let polled = match &mut this.stream {
             Stream::Tcp(stream) => write_parts(Pin::new(stream), cx, parts),
             other => other.writer().poll_write_vectored(cx, parts),
@@ -194,6 +209,9 @@ impl AsyncWrite for Wire {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if let Some(gate) = &mut this.gate {
+            std::task::ready!(gate.before_flush(&mut this.stream, cx))?;
+        }
         std::task::ready!(this.stream.writer().poll_flush(cx))?;
         if let Some(gate) = &mut this.gate {
             gate.flushed();

@@ -22,6 +22,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, watch};
 
 use super::accept::Room;
+use super::budget::{Descriptors, Intake, Memory};
 use super::passthrough::Passthrough;
 use super::upstream::Pools;
 use super::watch::{Expiry, Signal, Watch};
@@ -44,6 +45,9 @@ pub(super) struct Start {
     pub(super) pulse: Arc<AtomicU64>,
     pub(super) stopped: watch::Receiver<bool>,
     pub(super) doors: mpsc::Receiver<doors::Told>,
+    pub(super) quic_room: Arc<Room>,
+    pub(super) memory: Arc<Memory>,
+    pub(super) descriptors: Arc<Descriptors>,
 }
 
 /// What everything on one worker's thread uses.
@@ -60,6 +64,9 @@ pub(crate) struct Worker {
     /// Begins earlier than [`Self::draining`] where a successor takes over.
     pub(super) leaving_mesh: Draining,
     pub(crate) control: mpsc::Sender<Accepted>,
+    /// What was taken in, and whether there is memory for more.
+    pub(crate) intake: Arc<Intake>,
+    pub(crate) descriptors: Arc<Descriptors>,
     /// Who hands requests to applications here.
     pub(crate) inbound: Rc<Caller>,
     /// Mirrored requests under way.
@@ -159,6 +166,7 @@ pub(super) fn spawn(start: Start) -> io::Result<JoinHandle<()>> {
 
 async fn run(start: Start) {
     let Start { shared, listeners, quic, own, control, draining, mut stopped, doors, index, .. } = start;
+    let (intake, descriptors) = (Arc::new(Intake::new(start.memory)), start.descriptors);
     let (leaving_mesh, pulse) = (start.leaving_mesh, start.pulse);
     let mut plans = Cache::new(shared.plans);
     let view = Rc::new(View::new(plans.load().clone(), &[]));
@@ -179,6 +187,8 @@ async fn run(start: Start) {
         draining,
         leaving_mesh,
         control,
+        intake,
+        descriptors,
         inbound: Rc::new(Caller::inbound()),
         mirrors: Cell::new(0),
         tick: pulse,
@@ -194,7 +204,8 @@ async fn run(start: Start) {
         accept::start(&worker, way, socket, room);
     }
     for (socket, options) in quic {
-        task::spawn_local("mesh accept over QUIC", inbound::accept_quic(worker.clone(), socket, options));
+        let accept = inbound::accept_quic(worker.clone(), socket, options, start.quic_room.clone());
+        task::spawn_local("mesh accept over QUIC", accept);
     }
     task::spawn_local("doors", doors::serve(worker.clone(), doors));
     // Everything else holds its own listener of the drain; the worker itself must not keep it from ending.
@@ -284,7 +295,7 @@ impl Worker {
 
     /// Notes when a connection was opened; nothing cuts it yet.
     pub(crate) fn unwatched(&self) -> Arc<Watch> {
-        Arc::new(Watch::new(self.tick.clone()))
+        Arc::new(Watch::new(self.tick.clone(), self.intake.clone()))
     }
 
     /// Watches a connection from now on, by what was noted.
@@ -339,6 +350,7 @@ async fn keep_house(worker: std::rc::Weak<Worker>) {
         let now = second.tick().await;
         let Some(worker) = worker.upgrade() else { return };
         worker.tick.fetch_add(1, Ordering::Relaxed);
+        worker.intake.look();
         worker.sweep(now.into_std());
     }
 }

@@ -28,6 +28,8 @@ counters! {
     dozing_connections: "gauge",
     /// Requests and connections refused by the guard: framing, limits, floods.
     refused_requests_total: "counter",
+    /// Requests refused because memory is short.
+    shed_requests_total: "counter",
     /// Trailers not passed on: they may not stand in a trailer.
     dropped_trailers_total: "counter",
     /// Connections closed at once: too many are open, of the listener or of one source.

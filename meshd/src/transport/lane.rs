@@ -33,6 +33,8 @@ pub struct Lane {
     /// Whether we have told our end.
     ended: bool,
     opened: Instant,
+    /// Dropped with it.
+    held: Option<Box<dyn std::fmt::Debug + Send + Sync>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +68,13 @@ pub async fn dial_lane(dialer: &Dialer, target: HopTarget<'_>) -> Result<Option<
 
 impl Lane {
     pub(super) fn new(socket: TlsSocket) -> Self {
-        Self { socket, reading: Reading::NEXT, ended: false, opened: Instant::now() }
+        Self { socket, reading: Reading::NEXT, ended: false, opened: Instant::now(), held: None }
+    }
+
+    /// Holds something for as long as it lives.
+    pub fn holding(mut self, held: impl std::fmt::Debug + Send + Sync + 'static) -> Self {
+        self.held = Some(Box::new(held));
+        self
     }
 
     /// Returns what carries it, to set options of the socket.

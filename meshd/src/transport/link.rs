@@ -156,6 +156,9 @@ pub enum TlsFault {
     /// The handshake took longer than [`HANDSHAKE_LIMIT`].
     #[error("the handshake took longer than {} s", HANDSHAKE_LIMIT.as_secs())]
     TimedOut,
+    /// Its host has too many handshakes under way.
+    #[error("too many handshakes are under way with this host")]
+    TooMany,
     /// Anything else, in the words of the TLS or QUIC library.
     #[error("{0}")]
     Other(String),
@@ -417,6 +420,7 @@ impl TlsFault {
             Self::UnknownName(_) => "unknown_name",
             Self::Io(_) => "connection",
             Self::TimedOut => "timed_out",
+            Self::TooMany => "too_many",
             Self::Other(_) => "other",
         }
     }

@@ -1,6 +1,7 @@
 //! The mesh port over TCP: one listener for hops, control traffic and joins; and dialling it.
 
-use std::net::SocketAddr;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,7 +35,10 @@ use super::verify::{self, CertificateFault, Expect, Proven, Side};
 pub struct Listener {
     socket: TcpListener,
     server: Server,
-    handshakes: JoinSet<Result<Accepted, Refused>>,
+    handshakes: JoinSet<(IpAddr, Result<Accepted, Refused>)>,
+    /// How many of them each host has under way.
+    sources: HashMap<IpAddr, usize>,
+    most: usize,
 }
 
 /// How many handshakes one listener has under way: about 1.5 ms of CPU each.
@@ -53,6 +57,8 @@ impl Listener {
             socket: TcpListener::from_std(socket)?,
             server: Server { credentials: credentials.clone(), configs: ServerConfigs::new(credentials) },
             handshakes: JoinSet::new(),
+            sources: HashMap::new(),
+            most: affordable_handshakes(),
         })
     }
 
@@ -71,16 +77,23 @@ impl Listener {
     /// An error concerns that one peer: log it, count it, and call again. Cancel safe.
     pub async fn accept(&mut self) -> Result<Accepted, Refused> {
         loop {
-            let has_room = self.handshakes.len() < MAX_HANDSHAKES;
+            let has_room = self.handshakes.len() < self.most;
             tokio::select! {
                 Some(done) = self.handshakes.join_next() => match done {
-                    Ok(result) => return result,
+                    Ok((source, result)) => {
+                        self.ended(source);
+                        return result;
+                    }
                     Err(error) => tracing::error!(%error, "a handshake task failed"),
                 },
                 incoming = self.socket.accept(), if has_room => match incoming {
                     Ok((stream, address)) => {
                         let address = socket::unmapped(address);
-                        self.handshakes.spawn(self.server.clone().shake_hands(stream, address));
+                        if !self.begins(address.ip()) {
+                            return Err(Refused { address, fault: TlsFault::TooMany });
+                        }
+                        let shaken = self.server.clone().shake_hands(stream, address);
+                        self.handshakes.spawn(async move { (address.ip(), shaken.await) });
                     }
                     Err(error) => {
                         // Out of file descriptors, most likely: let others close theirs.
@@ -93,20 +106,47 @@ impl Listener {
     }
 }
 
+impl Listener {
+    /// Counts a handshake with a host, unless it has too many under way: others shall have room for theirs.
+    fn begins(&mut self, source: IpAddr) -> bool {
+        let most = self.most.div_ceil(SHARE_OF_ONE);
+        let count = self.sources.entry(source).or_default();
+        let has_room = *count < most;
+        *count += usize::from(has_room);
+        has_room
+    }
+
+    fn ended(&mut self, source: IpAddr) {
+        if let Some(count) = self.sources.get_mut(&source) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.sources.remove(&source);
+            }
+        }
+    }
+}
+
 /// Handshakes that had begun when their [`Listener`] left.
 #[derive(Debug)]
-pub struct UnderWay(JoinSet<Result<Accepted, Refused>>);
+pub struct UnderWay(JoinSet<(IpAddr, Result<Accepted, Refused>)>);
 
 impl UnderWay {
     /// Returns the next that is done; `None` after the last. Cancel safe.
     pub async fn next(&mut self) -> Option<Result<Accepted, Refused>> {
         loop {
             match self.0.join_next().await? {
-                Ok(result) => return Some(result),
+                Ok((_, result)) => return Some(result),
                 Err(error) => tracing::error!(%error, "a handshake task failed"),
             }
         }
     }
+}
+
+/// Handshakes hold descriptors that nobody has asked for yet: a part of those this process may have.
+fn affordable_handshakes() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    (limit / DESCRIPTORS_A_HANDSHAKE).clamp(LEAST_HANDSHAKES, MAX_HANDSHAKES)
 }
 
 impl Server {
@@ -264,6 +304,11 @@ fn export(derive: impl FnOnce([u8; 32]) -> Result<[u8; 32], rustls::Error>) -> R
     derive([0; 32]).map_err(|error| TlsFault::of(&error))
 }
 
+/// One host may have half of a listener's handshakes under way.
+const SHARE_OF_ONE: usize = 2;
+/// One handshake for so many descriptors.
+const DESCRIPTORS_A_HANDSHAKE: usize = 32;
+const LEAST_HANDSHAKES: usize = 8;
 /// How long a connection may be idle before the kernel asks whether the peer still lives.
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// How long accepting rests after the kernel refused.

@@ -16,6 +16,7 @@ use super::tls::client_config;
 use super::verify::CertificateFault as Fault;
 use super::*;
 
+mod callers;
 mod udp;
 
 const BOTH: [Transport; 2] = [Transport::Tcp, Transport::Quic];

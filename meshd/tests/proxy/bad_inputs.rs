@@ -123,6 +123,8 @@ fn heads() -> Vec<Bad> {
         ),
         bad("41 unknown expectation", get_with("Expect: 200-ok\r\n"), 417),
         bad("42 a TLS hello where HTTP is declared", "\x16\x03\x01\x02\x00\x01\x00\x01\u{fc}\x03\x03", 400),
+        bad("56 a PROXY header", format!("PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\n{}", get_with("")), 400),
+        bad("56 a PROXY header of version 2 with a bad length", "\r\n\r\n\0\r\nQUIT\n!\x11~~", 400),
         bad("43 random bytes where HTTP is declared", "\x01\x02\u{7f}{}\"~~", 400),
     ]
 }

@@ -122,7 +122,7 @@ async fn a_body_is_asked_for_where_the_caller_waits_to_be() {
     stream.write_all(b"hi").await.expect("open");
     read_until(&mut stream, &mut read, "2\r\nhi\r\n").await;
 
-    assert!(!backend.last().2.contains_key("expect"));
+    assert_eq!(at(&backend.last().2, "expect"), "100-continue", "as Envoy passes it on");
     let nowhere = start(plan(vec![("*", Vec::<Route>::new())]));
     let mut unasked = connect(&nowhere).await;
     unasked.write_all(head.as_bytes()).await.expect("open");
@@ -131,16 +131,71 @@ async fn a_body_is_asked_for_where_the_caller_waits_to_be() {
     assert!(read.starts_with(b"HTTP/1.1 404 "), "{}", String::from_utf8_lossy(&read));
 }
 
+const HINTED: &str = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: x\r\n\r\n\
+                      HTTP/1.1 103 Early Hints\r\nLink: </b>\r\n\r\n\
+                      HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
 #[tokio::test]
-async fn an_informational_answer_is_not_the_answer() {
-    let answer =
-        "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-    let (address, _) = scripted(answer.into(), false).await;
+async fn the_first_informational_answer_passes_and_is_not_the_answer() {
+    let (address, _) = scripted(HINTED.into(), false).await;
     let lab = to_address(address);
 
-    let answer = once(lab.address, get("/", &[])).await;
+    let both = b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let read = bytes(lab.address, both).await;
 
+    let heads: Vec<&str> = read.split("HTTP/1.1 ").skip(1).map(|head| &head[..3]).collect();
+    assert_eq!(heads, ["103", "200", "103", "200"], "{read:?}");
+    assert_eq!(read.matches("103 Early Hints\r\nlink: </a>\r\n\r\n").count(), 2, "{read:?}");
+    let old = bytes(lab.address, b"GET / HTTP/1.0\r\nHost: a\r\n\r\n").await;
+    assert!(old.starts_with("HTTP/1.0 200 "), "{old:?}");
+    let answer = once(lab.address, get("/", &[])).await;
     assert_eq!((answer.status.as_u16(), answer.body.as_str(), answer.header("link")), (200, "ok", None));
+}
+
+#[tokio::test]
+async fn a_late_informational_answer_reaches_no_other_request() {
+    // Answers the first request with nothing for a while, then with a hint: by then its caller was told 504.
+    let listener = TcpListener::bind(loopback(0)).await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    meshd::task::spawn("test", async move {
+        let (mut late, _) = listener.accept().await.expect("a connection");
+        let mut read = Vec::new();
+        read_head(&mut late, &mut read).await;
+        let (mut next, _) = listener.accept().await.expect("another connection");
+        read_head(&mut next, &mut read).await;
+        let _ = late.write_all(HINTED.as_bytes()).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        next.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.expect("open");
+        read_head(&mut next, &mut read).await;
+    });
+    let mut route = forward(vec![to(1, cluster("reviews", vec![local(address)]))]);
+    route.timeout = Some(Duration::from_millis(150));
+    let lab = start(plan(vec![("*", vec![forwarding(route)])]));
+
+    let both = b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let read = bytes(lab.address, both).await;
+
+    let heads: Vec<&str> = read.split("HTTP/1.1 ").skip(1).map(|head| &head[..3]).collect();
+    assert_eq!(heads, ["504", "200"], "{read:?}");
+}
+
+#[tokio::test]
+async fn a_body_nobody_asks_for_is_not_sent_and_one_without_a_word_is() {
+    let refuses = "HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\n\r\nbig";
+    let (address, _) = scripted(refuses.into(), false).await;
+    let lab = to_address(address);
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n";
+
+    let refused = bytes(lab.address, head.as_bytes()).await;
+
+    assert!(refused.starts_with("HTTP/1.1 413 ") && refused.contains("connection: close\r\n"), "{refused:?}");
+    let silent = TcpListener::bind(loopback(0)).await.expect("a port");
+    let lab = to_address(silent.local_addr().expect("an address"));
+    let mut caller = connect(&lab).await;
+    caller.write_all(format!("{head}hi").as_bytes()).await.expect("open");
+    let (mut application, _) = silent.accept().await.expect("a connection");
+    let mut read = Vec::new();
+    read_until(&mut application, &mut read, "\r\n\r\nhi").await;
 }
 
 #[tokio::test]

@@ -167,9 +167,26 @@ def unary(request, context):
     return request
 def chat(requests, context):
     for request in requests: yield request
+def down(request, context):
+    for n in range(int(request)): yield b"%d" % n
+def up(requests, context): return b"%d" % sum(len(request) for request in requests)
+def early(requests, context):
+    # Answers before it has heard all.
+    next(requests)
+    context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "enough")
+left = threading.Event()
+def endless(request, context):
+    context.add_callback(left.set)
+    while context.is_active():
+        yield b"more"
+        time.sleep(0.01)
 class Handler(grpc.GenericRpcHandler):
     def service(self, details):
         if details.method == "/t.Echo/Unary": return grpc.unary_unary_rpc_method_handler(unary, raw, raw)
+        if details.method == "/t.Echo/Down": return grpc.unary_stream_rpc_method_handler(down, raw, raw)
+        if details.method == "/t.Echo/Up": return grpc.stream_unary_rpc_method_handler(up, raw, raw)
+        if details.method == "/t.Echo/Early": return grpc.stream_stream_rpc_method_handler(early, raw, raw)
+        if details.method == "/t.Echo/Endless": return grpc.unary_stream_rpc_method_handler(endless, raw, raw)
         if details.method == "/t.Echo/Chat": return grpc.stream_stream_rpc_method_handler(chat, raw, raw)
 server = grpc.server(futures.ThreadPoolExecutor(8))
 server.add_generic_rpc_handlers((Handler(),))
@@ -197,6 +214,19 @@ for n, answer in enumerate(stream):
     assert answer == b"%d" % n
     answered.release()
 assert n == 99
+assert [int(n) for n in channel.unary_stream("/t.Echo/Down", raw, raw)(b"500", timeout=30)] == list(range(500))
+assert channel.stream_unary("/t.Echo/Up", raw, raw)((b"x" * 1000 for _ in range(300)), timeout=30) == b"300000"
+def patient():
+    yield b"first"
+    time.sleep(30)
+    yield b"never"
+try: list(channel.stream_stream("/t.Echo/Early", raw, raw)(patient(), timeout=10)); assert False
+except grpc.RpcError as error: assert (error.code().name, error.details()) == ("RESOURCE_EXHAUSTED", "enough"), error
+# A caller that leaves: the application hears of it.
+stream = channel.unary_stream("/t.Echo/Endless", raw, raw)(b"", timeout=30)
+assert next(stream) == b"more"
+stream.cancel()
+assert left.wait(10)
 for _ in range(2000): assert call(b"y", timeout=10) == b"y"
 print("fine")
 "#;

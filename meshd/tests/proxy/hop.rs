@@ -17,6 +17,7 @@ use rcgen::{
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::lab::*;
 use super::origination;
@@ -74,6 +75,16 @@ pub(super) fn destination(
     protocol: Protocol,
     transport: Transport,
 ) -> Lab {
+    destination_with(authority, target, protocol, transport, settings())
+}
+
+fn destination_with(
+    authority: &Authority,
+    target: SocketAddr,
+    protocol: Protocol,
+    transport: Transport,
+    settings: Settings,
+) -> Lab {
     let port = LocalPort { number: PORT, protocol, target, bounds: None };
     let instance = Arc::new(LocalInstance {
         id: "reviews-1".into(),
@@ -89,7 +100,7 @@ pub(super) fn destination(
     let credentials = authority.credentials(&["reviews"]);
     credentials.set_sni(HashMap::from([(sni::format(PORT, "", HOST), workload("reviews"))]));
     match transport {
-        Transport::Tcp => start_with(plan, Way::Mesh, settings(), &credentials),
+        Transport::Tcp => start_with(plan, Way::Mesh, settings, &credentials),
         Transport::Quic => start_over_udp(plan, &credentials),
     }
 }
@@ -132,8 +143,99 @@ async fn a_request_crosses_a_hop_with_both_sides_named() {
         assert_eq!(head.status, StatusCode::OK);
         let (_, path, headers) = backend.last();
         assert_eq!((path.as_str(), at(&headers, "host")), ("/a", "reviews"));
-        assert!(!headers.keys().any(|name| name.as_str().starts_with("x-mesh-")));
+        let ours: Vec<_> = headers.keys().filter(|name| name.as_str().starts_with("x-mesh-")).collect();
+        assert_eq!(ours, ["x-mesh-hops"]);
     }
+}
+
+#[tokio::test]
+async fn a_body_is_asked_for_across_a_hop() {
+    for transport in BOTH {
+        let (authority, backend) = (Authority::new(), Backend::http1("v1").await);
+        let there = destination(&authority, backend.address, Protocol::Http, transport);
+        let here = source(&authority, vec![over_mesh(there.address, "reviews", "reviews-1")], transport);
+        let mut stream = tokio::net::TcpStream::connect(here.address).await.expect("a connection");
+        let head = "POST / HTTP/1.1\r\nHost: reviews\r\nContent-Length: 2\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n";
+        let began = std::time::Instant::now();
+        stream.write_all(head.as_bytes()).await.expect("open");
+        let mut read = vec![0; 25];
+        stream.read_exact(&mut read).await.expect("a word");
+        let took = began.elapsed();
+        stream.write_all(b"hi").await.expect("open");
+        stream.read_to_end(&mut read).await.expect("an answer");
+
+        let read = String::from_utf8_lossy(&read);
+        assert!(
+            read.starts_with("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n"),
+            "{transport:?} {read:?}"
+        );
+        assert!(read.ends_with("hi\r\n0\r\n\r\n") || read.ends_with("\r\n\r\nhi"), "{transport:?} {read:?}");
+        assert!(took < std::time::Duration::from_millis(900), "asked for by the application: {took:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_circle_through_hops_ends_at_the_limit() {
+    let authority = Authority::new();
+    // The application of the instance is a proxy that sends everything back: this host's own listener.
+    let back = std::net::TcpListener::bind(loopback(0)).expect("a port");
+    let address = back.local_addr().expect("an address");
+    let there = destination(&authority, address, Protocol::Http, Transport::Tcp);
+    let here = source(&authority, vec![over_mesh(there.address, "reviews", "reviews-1")], Transport::Tcp);
+    let entrance = here.address;
+    meshd::task::spawn("test", async move {
+        back.set_nonblocking(true).expect("a socket");
+        let back = tokio::net::TcpListener::from_std(back).expect("a listener");
+        while let Ok((mut from, _)) = back.accept().await {
+            meshd::task::spawn("test", async move {
+                let mut to = tokio::net::TcpStream::connect(entrance).await.expect("a connection");
+                let _ = tokio::io::copy_bidirectional(&mut from, &mut to).await;
+            });
+        }
+    });
+
+    let answer = once(here.address, get("/", &[])).await;
+
+    assert_eq!(answer.status, StatusCode::LOOP_DETECTED);
+    let loops = here.stats.total(|all| all.refused_loops_total.load(Ordering::Relaxed));
+    assert_eq!(loops, 1);
+}
+
+#[tokio::test]
+async fn hops_beyond_what_the_mesh_port_has_room_for_are_closed() {
+    let (authority, backend) = (Authority::new(), Backend::http1("v1").await);
+    let limited = Settings { connections: 2, ..settings() };
+    let there = destination_with(&authority, backend.address, Protocol::Http, Transport::Tcp, limited);
+    let endpoints = || vec![over_mesh(there.address, "reviews", "reviews-1")];
+    // Each host has a connection of its own.
+    let hosts: Vec<_> = (0..3).map(|_| source(&authority, endpoints(), Transport::Tcp)).collect();
+
+    let mut statuses = Vec::new();
+    for host in &hosts {
+        statuses.push(once(host.address, get("/", &[])).await.status.as_u16());
+    }
+
+    assert_eq!(statuses, [200, 200, 503]);
+    let refused = there.stats.total(|all| all.refused_connections_total.load(Ordering::Relaxed));
+    assert!(refused >= 1, "{refused}");
+}
+
+#[tokio::test]
+async fn requests_beyond_the_streams_of_a_hop_open_another() {
+    let (authority, backend) = (Authority::new(), Backend::http1("v1").await);
+    let limited = Settings { hop_streams: 2, ..settings() };
+    let there = destination_with(&authority, backend.address, Protocol::Http, Transport::Tcp, limited);
+    let here = source(&authority, vec![over_mesh(there.address, "reviews", "reviews-1")], Transport::Tcp);
+    let mut burst = tokio::task::JoinSet::new();
+    for _ in 0..6 {
+        burst.spawn(once(here.address, get("/", &[("x-want-delay-ms", "300")])));
+    }
+
+    let answers = burst.join_all().await;
+
+    assert!(answers.iter().all(|answer| answer.status == StatusCode::OK));
+    let opened = here.stats.total(|all| all.upstream_connections_total.load(Ordering::Relaxed));
+    assert!((3..=6).contains(&opened), "{opened}");
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use mesh_core::plan::Plan;
 use meshd::proxy::{Declared, Entrance, Proxy, Settings, Shared, Sockets, Way};
-use meshd::telemetry::Stats;
+use meshd::telemetry::{AccessLog, Format, Sink, Stats};
 use meshd::transport::{Credentials, Dialer, QuicOptions, SocketOptions, Trust, socket};
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -196,6 +196,13 @@ pub(crate) fn start(plan: Plan) -> Lab {
     start_with(plan, service(Declared::Http), settings(), &no_credentials())
 }
 
+/// A proxy that writes an access log.
+pub(crate) fn start_logged(plan: Plan, settings: Settings, log: &std::path::Path) -> Lab {
+    let sink = Sink::File(log.to_owned());
+    let log = AccessLog::start(Format::Text, &sink).expect("a file");
+    start_telling(plan, vec![service(Declared::Http)], settings, &no_credentials(), Some(log)).0
+}
+
 pub(crate) fn start_with(plan: Plan, way: Way, settings: Settings, credentials: &Arc<Credentials>) -> Lab {
     start_all(plan, vec![way], settings, credentials).0
 }
@@ -206,6 +213,16 @@ pub(crate) fn start_all(
     ways: Vec<Way>,
     settings: Settings,
     credentials: &Arc<Credentials>,
+) -> (Lab, Vec<SocketAddr>) {
+    start_telling(plan, ways, settings, credentials, None)
+}
+
+fn start_telling(
+    plan: Plan,
+    ways: Vec<Way>,
+    settings: Settings,
+    credentials: &Arc<Credentials>,
+    access_log: Option<AccessLog>,
 ) -> (Lab, Vec<SocketAddr>) {
     let plans = Arc::new(ArcSwap::from_pointee(plan));
     let stats = Arc::new(Stats::new(settings.workers));
@@ -219,7 +236,7 @@ pub(crate) fn start_all(
         dialer: Dialer::new(credentials.clone(), SocketOptions::default()),
         settings: Arc::new(settings),
         stats: stats.clone(),
-        access_log: None,
+        access_log,
         started: Instant::now(),
     };
     let proxy = meshd::proxy::start(shared, Sockets { entrances, quic: Vec::new() }).expect("a proxy");

@@ -81,3 +81,50 @@ async fn a_head_that_does_not_arrive_is_cut_and_idle_connections_are_not() {
     assert_eq!(expired, 1);
     assert_eq!(idle.get("/").await.status, StatusCode::OK);
 }
+
+/// Bytes of memory that this process holds.
+fn held() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux");
+    let pages: usize = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).expect("pages");
+    pages * 4096
+}
+
+#[tokio::test]
+async fn short_of_memory_new_work_is_refused_until_there_is_enough_again() {
+    let backend = Backend::http1("v1").await;
+    let plan = plan(vec![("reviews", vec![simple(cluster("reviews", vec![local(backend.address)]))])]);
+    let memory = held() * 2 + (100 << 20);
+    let lab = start_with(plan, service(Declared::Http), Settings { memory, ..settings() }, &no_credentials());
+    let mut open = Client::new(lab.address).await;
+    let mut grpc = Client::new(lab.address).await;
+    assert_eq!((open.get("/").await.status, grpc.get("/").await.status), (StatusCode::OK, StatusCode::OK));
+
+    // Written to, so that the kernel gives it.
+    let ballast = vec![1_u8; memory];
+    let shed = || lab.stats.total(|all| all.shed_requests_total.load(Ordering::Relaxed));
+    let mut refused = open.get("/").await;
+    for _ in 0..200 {
+        if refused.status != StatusCode::OK {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        refused = open.get("/").await;
+    }
+    let to_grpc = grpc.send(get("/", &[("content-type", "application/grpc")])).await;
+
+    assert_eq!((refused.status.as_u16(), refused.body.as_str()), (503, "envoy overloaded"));
+    assert_eq!((refused.header("retry-after"), refused.header("connection")), (Some("1"), Some("close")));
+    assert_eq!((to_grpc.status.as_u16(), to_grpc.header("grpc-status")), (200, Some("14")));
+    assert_eq!(bytes(lab.address, b"GET / HTTP/1.1\r\nHost: reviews\r\n\r\n").await, "", "closed at once");
+    assert!(shed() >= 2, "{}", shed());
+    drop(std::hint::black_box(ballast));
+    let mut answer = String::new();
+    for _ in 0..200 {
+        answer = bytes(lab.address, b"GET / HTTP/1.1\r\nHost: reviews\r\nConnection: close\r\n\r\n").await;
+        if !answer.is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer:?}");
+}

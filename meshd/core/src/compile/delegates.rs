@@ -186,8 +186,8 @@ fn conflict(root: &HttpMatchRequest, leaf: &HttpMatchRequest) -> bool {
 fn text_conflict(root: &StringMatch, leaf: &StringMatch) -> bool {
     use StringMatch::{Exact, Prefix, Present, Regex};
     match (root, leaf) {
-        (Present, _) | (_, Present) => false,
-        (Regex(_), _) | (_, Regex(_)) | (Exact(_), Prefix(_)) => true,
+        // Also where one only asks that it be there: pilot's `stringMatchConflict`.
+        (Present | Regex(_), _) | (_, Present | Regex(_)) | (Exact(_), Prefix(_)) => true,
         (Exact(root), Exact(leaf)) => root != leaf,
         (Prefix(root), Exact(leaf) | Prefix(leaf)) => !leaf.starts_with(root.as_str()),
     }

@@ -18,6 +18,7 @@ fn alike(one: &[Endpoint], other: &[Endpoint]) -> bool {
 
 mod destination;
 mod near;
+mod opaque;
 mod patch;
 mod reference;
 

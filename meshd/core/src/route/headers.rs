@@ -1,8 +1,8 @@
 //! Header rules carried out, in Istio's order.
 //!
 //! Within one block: remove, then set, then add; values are made from the headers as they stand after the removal.
-//! With one destination the route's block runs first and the destination's wins; with several it is the other way
-//! round. Source: Istio `processDestination`, `processWeightedDestination`; Envoy `HeaderParser::evaluateHeaders`.
+//! With one destination its block and the route's are one: all removals, then what is set, the destination's last, then
+//! what is added. With several the destination's block runs first, then the route's. Source: Istio `processDestination`, `processWeightedDestination`; Envoy `HeaderParser::evaluateHeaders`.
 //!
 //! Left to the proxy: `server: envoy` (which overwrites whatever a rule says) and the `x-` headers it adds itself.
 
@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 
 use super::template::{self, Seen};
 use crate::plan::{HeaderOps, HeaderRules, Rewrite};
+use crate::wire::fold;
 
 /// What variables in header values may ask for. The request's parts are those before any rewrite.
 #[derive(Clone, Copy, Debug)]
@@ -48,12 +49,14 @@ pub fn request(
     headers: &mut HeaderMap,
     facts: &Facts<'_>,
 ) {
-    for rules in in_order(route, destination, many_destinations) {
+    for block in blocks(route, destination, many_destinations) {
         let make = |template: &_, headers: &HeaderMap| {
             template::render(template, facts, &Seen { request: headers, response: None })
         };
-        change(&rules.request, headers, make);
+        change(block.map(|rules| rules.map(|rules| &rules.request)), headers, make);
     }
+    // What was added to a field of one value became part of it.
+    fold::fold(headers, false);
 }
 
 /// Changes an answer's headers. `sent` are the headers of its request.
@@ -68,11 +71,11 @@ pub fn response(
     sent: &HeaderMap,
     facts: &Facts<'_>,
 ) {
-    for rules in in_order(route, destination, many_destinations) {
+    for block in blocks(route, destination, many_destinations) {
         let make = |template: &_, headers: &HeaderMap| {
             template::render(template, facts, &Seen { request: sent, response: Some(headers) })
         };
-        change(&rules.response, headers, make);
+        change(block.map(|rules| rules.map(|rules| &rules.response)), headers, make);
     }
 }
 
@@ -104,28 +107,31 @@ pub fn authority_before<'a>(
     Some(first.and_then(|rules| rules.authority.as_deref()))
 }
 
-fn in_order<'a>(
+/// What runs together, in order.
+fn blocks<'a>(
     route: Option<&'a HeaderRules>,
     destination: Option<&'a HeaderRules>,
     many_destinations: bool,
-) -> impl Iterator<Item = &'a HeaderRules> {
-    let order = if many_destinations { [destination, route] } else { [route, destination] };
-    order.into_iter().flatten()
+) -> [[Option<&'a HeaderRules>; 2]; 2] {
+    if many_destinations {
+        [[destination, None], [route, None]]
+    } else {
+        [[route, destination], [None, None]]
+    }
 }
 
 fn change(
-    ops: &HeaderOps,
+    block: [Option<&HeaderOps>; 2],
     headers: &mut HeaderMap,
     make: impl Fn(&crate::plan::HeaderTemplate, &HeaderMap) -> Option<HeaderValue>,
 ) {
-    for name in &ops.remove {
+    let all = || block.into_iter().flatten();
+    for name in all().flat_map(|ops| &ops.remove) {
         headers.remove(name);
     }
-    let made = |list: &[(HeaderName, crate::plan::HeaderTemplate)], headers: &HeaderMap| {
-        let one = |(name, template): &(HeaderName, _)| Some((name.clone(), make(template, headers)?));
-        list.iter().filter_map(one).collect::<Vec<_>>()
-    };
-    let (set, add) = (made(&ops.set, headers), made(&ops.add, headers));
+    let one = |(name, template): &(HeaderName, _)| Some((name.clone(), make(template, headers)?));
+    let set: Vec<_> = all().flat_map(|ops| &ops.set).filter_map(one).collect();
+    let add: Vec<_> = all().flat_map(|ops| &ops.add).filter_map(one).collect();
     for (name, value) in set {
         headers.insert(name, value);
     }

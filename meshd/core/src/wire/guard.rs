@@ -202,13 +202,12 @@ fn check_expect(headers: &HeaderMap) -> Result<(), Refusal> {
 }
 
 /// Fields that say something about one connection only and are never passed on. `te` is looked at separately.
-pub const HOP_BY_HOP: [HeaderName; 7] = [
+pub const HOP_BY_HOP: [HeaderName; 6] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     header::TRANSFER_ENCODING,
     header::UPGRADE,
-    header::EXPECT,
     HeaderName::from_static("http2-settings"),
 ];
 

@@ -78,7 +78,7 @@ fn remove_named(headers: &mut HeaderMap) {
 }
 
 /// In one place of memory, where a constant would be made anew for each look.
-static NAMES: [HeaderName; 7] = HOP_BY_HOP;
+static NAMES: [HeaderName; 6] = HOP_BY_HOP;
 
 const CLIENT_CERTIFICATE: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 

@@ -23,7 +23,7 @@ pub(super) struct Asked {
     /// Of an absolute-form target or `:scheme`.
     pub(super) scheme: Option<Scheme>,
     pub(super) upgrade: bool,
-    /// Proxies outside the mesh that it has passed.
+    /// How often a meshd has sent it on so far.
     pub(super) hops: u8,
 }
 
@@ -36,7 +36,14 @@ impl Asked {
             Counters::add(&connection.worker.shard.counters.refused_loops_total);
             return Err(Box::new(LocalReply::loop_detected()));
         }
+        let switching = upgrade
+            .then(|| [header::CONNECTION, header::UPGRADE].map(|name| parts.headers.get(name).cloned()));
         request::strip(&mut parts.headers);
+        // What asks to switch is for rules to see.
+        if let Some([Some(connection), Some(to)]) = switching {
+            parts.headers.insert(header::CONNECTION, connection);
+            parts.headers.insert(header::UPGRADE, to);
+        }
         fold::fold(&mut parts.headers, parts.version >= Version::HTTP_2);
         let host = parts.headers.remove(header::HOST);
         let sent = match parts.uri.authority() {

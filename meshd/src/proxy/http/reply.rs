@@ -8,6 +8,7 @@ use mesh_core::plan::HeaderRules;
 use mesh_core::route::headers::{self as header_rules, Facts};
 use mesh_core::wire::guard::Refusal;
 
+use super::super::budget::CONNECTION_BYTES;
 use super::super::exchange::{Deadline, Exchange, Relay, Reply};
 use super::super::forward::Answered;
 use super::super::local_reply::LocalReply;
@@ -22,6 +23,15 @@ use crate::telemetry::Counters;
 pub(super) fn refuse(refusal: Refusal, exchange: Exchange) -> Response<Reply> {
     Counters::add(&exchange.connection().worker.shard.counters.refused_requests_total);
     answer(LocalReply::refused(refusal), false, exchange)
+}
+
+/// Refuses a request that there is no memory for.
+pub(super) fn shed(is_grpc: bool, exchange: Exchange) -> Response<Reply> {
+    let watch = &exchange.connection().watch;
+    // What is refused costs, too: memory may have been given back meanwhile.
+    watch.intake.took(CONNECTION_BYTES);
+    Counters::add(&exchange.connection().worker.shard.counters.shed_requests_total);
+    answer(LocalReply::overloaded(), is_grpc, exchange)
 }
 
 /// Answers by ourselves.
@@ -112,10 +122,28 @@ impl Inbound<'_> {
     ) -> Response<Reply> {
         let status = reply.status;
         let mut response = answer(reply, self.is_grpc, exchange);
+        let described = [header::CONTENT_TYPE, header::CONTENT_LENGTH].map(|name| {
+            let value = response.headers().get(&name).cloned();
+            (name, value)
+        });
         self.apply(rules, response.headers_mut(), status);
+        // What describes the body may be changed, not removed: Envoy adds it last.
+        for (name, value) in described {
+            if let Some(value) = value.filter(|_| !response.headers().contains_key(&name)) {
+                response.headers_mut().insert(name, value);
+            }
+        }
         replace(response.headers_mut(), marks);
         response.headers_mut().insert(header::SERVER, SERVER);
+        self.end_switch(&mut response);
         response
+    }
+
+    /// A request to switch protocols that we answer ourselves ends its connection, as under Envoy.
+    pub(super) fn end_switch(&self, response: &mut Response<Reply>) {
+        if self.asked.upgrade {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
     }
 
     fn apply(&self, rules: &Rules<'_>, headers: &mut HeaderMap, status: StatusCode) {
@@ -123,7 +151,7 @@ impl Inbound<'_> {
             return;
         }
         let target = self.call.path_and_query();
-        let mut facts = self.facts(&target, Some(status));
+        let mut facts = self.facts(&target, (!rules.before_status).then_some(status));
         let mut request = self.call.headers;
         // What was sent on, with what rules made of it, is what rules for the answer see.
         if let Some(head) = rules.sent {
@@ -157,6 +185,8 @@ pub(super) struct Rules<'a> {
     pub(super) route: Option<&'a HeaderRules>,
     pub(super) destination: Option<&'a HeaderRules>,
     pub(super) many: bool,
+    /// They run before the answer has a status: those of redirects and direct answers, as in Envoy.
+    pub(super) before_status: bool,
     /// What was sent on, where the answer's rules want to know.
     pub(super) sent: Option<&'a Head>,
 }

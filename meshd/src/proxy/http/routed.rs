@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use ::http::header::{self, HeaderMap, HeaderValue};
 use ::http::uri::PathAndQuery;
-use ::http::{Response, StatusCode};
+use ::http::{Response, StatusCode, Version};
 use bytes::Bytes;
 use hyper::body::{Body, Incoming};
 use mesh_core::balance::{self, HashKeyOutcome};
@@ -15,12 +15,13 @@ use mesh_core::plan::{Action, Balancer, Cluster, Forward, Matcher, RetryOn, Retr
 use mesh_core::resilience::{Failure, Flag, fault};
 use mesh_core::route::cors::{self, CorsVerdict};
 use mesh_core::route::headers as header_rules;
-use mesh_core::route::{self, Matched, rewrite};
+use mesh_core::route::{self, Call, Matched, rewrite};
 use mesh_core::wire::guard;
 
 use super::super::body::Source;
 use super::super::exchange::{Deadline, Exchange, Reply};
 use super::super::forward::{self, Sending};
+use super::super::interim::{Hold, Interim};
 use super::super::local_reply::LocalReply;
 use super::super::mirror;
 use super::super::outbound::Target;
@@ -50,6 +51,7 @@ impl Inbound<'_> {
             destination: chosen.and_then(|(_, destination)| destination.headers.as_deref()),
             many: chosen.is_some_and(|(forward, _)| forward.destinations.len() > 1),
             sent: None,
+            before_status: chosen.is_none(),
         };
         if let Some(fault) = &route.fault {
             let (delay, abort) = fault::decide(fault, &mut Chance);
@@ -65,6 +67,13 @@ impl Inbound<'_> {
             (Action::Direct(direct), _) => {
                 let mut reply = LocalReply::new(direct.status, "direct_response");
                 reply.body = direct.body.clone();
+                if direct.status == StatusCode::CREATED || direct.status.is_redirection() {
+                    let Call { scheme, authority, .. } = self.call;
+                    let own = format!("{scheme}://{authority}{}", self.call.path_and_query());
+                    if let Ok(own) = HeaderValue::from_str(&own) {
+                        reply.headers.insert(header::LOCATION, own);
+                    }
+                }
                 self.local(reply, &rules, None, exchange)
             }
             (Action::Redirect(redirect), _) => {
@@ -141,7 +150,8 @@ impl Inbound<'_> {
         let addressed = cluster.addressed();
         let cluster = addressed.as_ref().unwrap_or(cluster);
         exchange.cluster = Some(cluster.clone());
-        let headers = self.call.headers.clone();
+        let mut headers = self.call.headers.clone();
+        headers.insert(request::ATTEMPT_COUNT, request::number(1));
         let head = self.target(&self.call.path_and_query()).map(|target| Head {
             method: self.asked.method.clone(),
             authority: self.asked.authority.clone(),
@@ -150,7 +160,7 @@ impl Inbound<'_> {
             headers,
             version: self.version,
             upgrade: self.asked.upgrade,
-            hops: self.asked.hops,
+            hops: self.asked.hops.saturating_add(1),
         });
         let Some(head) = head else {
             return self.local(
@@ -171,7 +181,9 @@ impl Inbound<'_> {
     fn source(&self, body: Incoming, replay_bytes: usize) -> Option<Rc<Source>> {
         let settings = &self.connection.worker.settings;
         let pace = (!self.is_grpc).then_some((settings.body_rate, settings.body_timeout));
-        (!body.is_end_stream()).then(|| Source::new(body, replay_bytes, pace))
+        let waits = self.version == Version::HTTP_11 && self.call.headers.contains_key(header::EXPECT);
+        let watch = &self.connection.watch;
+        (!body.is_end_stream()).then(|| Source::new(body, replay_bytes, pace, waits.then(Hold::new), watch))
     }
 
     fn sending<'b>(
@@ -189,6 +201,8 @@ impl Inbound<'_> {
         let caller = self.caller.expect("a route was found for this caller");
         let worker = &self.connection.worker;
         let (began, peer) = (Instant::now(), self.connection.peer);
+        let interim = (self.version == Version::HTTP_11)
+            .then(|| Interim::new(&self.connection.watch, source.as_ref().and_then(|source| source.asked())));
         Sending {
             worker,
             caller,
@@ -200,6 +214,7 @@ impl Inbound<'_> {
             again,
             source,
             hash: None,
+            interim,
             peer,
             destination,
         }
@@ -213,7 +228,9 @@ impl Inbound<'_> {
     ) -> Response<Reply> {
         let (source, upgrade) = (sending.source.clone(), sending.head.upgrade);
         let (timeout, began) = (sending.timeout, sending.began);
-        match forward::run(sending, &mut exchange).await {
+        let result = forward::run(sending, &mut exchange).await;
+        self.connection.watch.interim_ends();
+        match result {
             Err(failure) => {
                 let broken = source.as_ref().and_then(|source| source.refusal());
                 if let Some(refusal) = self.connection.watch.refused().or(broken) {
@@ -240,8 +257,14 @@ impl Inbound<'_> {
                 if upgrade && answered.response.status() == StatusCode::SWITCHING_PROTOCOLS {
                     return self.switch(answered, &reply, exchange);
                 }
+                // What was not asked for may come nevertheless, or not.
+                let is_unread = source.as_ref().is_some_and(|source| source.is_held());
                 let deadline = timeout.map(|limit| Deadline::new(source, began, limit));
-                self.relay(answered, &reply, deadline, exchange)
+                let mut response = self.relay(answered, &reply, deadline, exchange);
+                if is_unread {
+                    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
+                response
             }
         }
     }
@@ -255,6 +278,8 @@ impl Inbound<'_> {
         timeout: Option<Duration>,
     ) -> Option<Head> {
         let mut headers = self.call.headers.clone();
+        // Before the rules, which may read and change it.
+        headers.insert(request::ATTEMPT_COUNT, request::number(1));
         let before = self.call.path_and_query();
         let rewritten =
             forward.rewrite.as_ref().and_then(|rules| rewrite::path(rules, matcher, self.call.path));
@@ -296,7 +321,7 @@ impl Inbound<'_> {
             headers,
             version: self.version,
             upgrade: self.asked.upgrade,
-            hops: self.asked.hops,
+            hops: self.asked.hops.saturating_add(1),
         })
     }
 

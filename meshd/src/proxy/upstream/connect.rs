@@ -13,6 +13,7 @@ use mesh_core::resilience::Failure;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::{Lease, Link, Pool, Slot, http2};
+use crate::proxy::budget::Descriptor;
 use crate::proxy::tcp;
 use crate::proxy::wire::{Stream, Wire};
 use crate::proxy::worker::Worker;
@@ -55,6 +56,9 @@ pub(crate) enum ConnectError {
     /// The hop that should carry it failed.
     #[error("no tunnel to the instance: {0:?}")]
     Under(Failure),
+    /// The rest of the descriptors is held back.
+    #[error("no descriptor is left for a connection: the limit of open files is too low for what is carried")]
+    NoDescriptor,
     /// It took longer than `connectTimeout`.
     #[error("no connection within {0:?}")]
     TimedOut(Duration),
@@ -100,7 +104,11 @@ pub(super) async fn open(mut slot: Slot, cluster: Arc<Cluster>) {
                     | ConnectError::Hop(DialError::TimedOut { .. })
                     | ConnectError::Under(Failure::ConnectTimeout)
             );
-            pool.fail_all(if timed_out { Failure::ConnectTimeout } else { Failure::Connect });
+            pool.fail_all(match error {
+                _ if timed_out => Failure::ConnectTimeout,
+                ConnectError::NoDescriptor => Failure::Overflow,
+                _ => Failure::Connect,
+            });
         }
     }
 }
@@ -157,6 +165,7 @@ pub(crate) async fn connect(
     cluster: &Cluster,
     avoid: Avoid,
 ) -> Result<Wire, ConnectError> {
+    let descriptor = descriptor(worker).await?;
     let stream = match via {
         Via::Local(address) | Via::Plain(address) => {
             Stream::Tcp(connect_socket(worker, *address, cluster, avoid).await?)
@@ -186,7 +195,23 @@ pub(crate) async fn connect(
             Stream::Hop(hop)
         }
     };
-    Ok(Wire::new(stream))
+    Ok(Wire::new(stream).holding(descriptor))
+}
+
+/// Takes a descriptor; where none is left, those of connections that nobody uses are given up first.
+pub(crate) async fn descriptor(worker: &Worker) -> Result<Descriptor, ConnectError> {
+    if let Some(descriptor) = worker.descriptors.connect() {
+        return Ok(descriptor);
+    }
+    worker.pools.close_idle();
+    // What was closed is gone once its task has run.
+    for _ in 0..GIVEN_UP_AFTER {
+        tokio::task::yield_now().await;
+        if let Some(descriptor) = worker.descriptors.connect() {
+            return Ok(descriptor);
+        }
+    }
+    Err(ConnectError::NoDescriptor)
 }
 
 async fn connect_socket(
@@ -281,3 +306,5 @@ impl Pool {
 /// What is spoken after a TLS handshake, as ALPN names it. Source: Envoy's connection pools.
 const HTTP1: &[u8] = b"http/1.1";
 const HTTP2: &[u8] = b"h2";
+/// Turns of the runtime that closing connections may take.
+const GIVEN_UP_AFTER: usize = 8;

@@ -131,12 +131,13 @@ impl Pool {
             from: self.from.as_deref().ok_or(ConnectError::NoIdentity)?,
             transport: Transport::Tcp,
         };
+        let descriptor = connect::descriptor(worker).await?;
         let Some(lane) = dial_lane(&worker.dialer, target).await? else { return Ok(None) };
         if let Some(wanted) = cluster.limits.tcp_keepalive {
             let failed = |source| ConnectError::Hop(DialError::Connect { address: *hop, source });
             connect::keep_alive(lane.socket().socket(), wanted).map_err(failed)?;
         }
-        Ok(Some(Box::new(lane)))
+        Ok(Some(Box::new(lane.holding(descriptor))))
     }
 
     /// A peer that refuses keeps the lane open: what is asked for next may be there.

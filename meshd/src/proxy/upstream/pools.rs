@@ -64,6 +64,11 @@ impl Pools {
         pool
     }
 
+    /// Closes every connection that nobody uses, to make room for others.
+    pub(crate) fn close_idle(&self) {
+        self.0.borrow().values().for_each(|pool| pool.close_unused());
+    }
+
     /// Closes what was idle for too long and forgets pools that nobody uses.
     pub(crate) fn sweep(&self, now: Instant) {
         self.0.borrow_mut().retain(|_, pool| !pool.sweep(now));

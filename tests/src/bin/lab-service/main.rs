@@ -1,19 +1,22 @@
 //! Small services and tools for stories.
 //!
 //! - `lab-service [ADDRESS:]PORT TEXT` answers every HTTP/1.1 request with `TEXT` and a newline, on loopback where no
-//!   address is given. A path `/status/NNN` answers with that status; `/echo` answers with the request's head. Keeps
-//!   connections alive.
+//!   address is given. A path `/status/NNN` answers with that status; `/echo` answers with the request's head, `/served` with how
+//!   many requests were answered before. Keeps connections alive.
 //! - `lab-service slow MILLISECONDS [ADDRESS:]PORT TEXT` does the same, and needs so long for each answer, one at a time.
 //! - `lab-service callers HOST:PORT COUNT SECONDS` is many callers at once, and counts their answers: see the module.
 //! - `lab-service dns ADDRESS:PORT FILE` answers questions from a file: see the module.
 //! - `lab-service echo ADDRESS:PORT` sends the first line of each connection back and closes it.
 //! - `lab-service grpc ADDRESS:PORT`, `websocket ADDRESS:PORT`, `mail ADDRESS:PORT` speak those protocols; `grpc-call` and
 //!   `websocket-call HOST:PORT` are their callers, which know nothing of a mesh: see the modules.
+//! - `lab-service steady HOST:PORT NAME RATE STOP` and `crowd HOST:PORT NAME COUNT BYTES STOP` are callers for stories about
+//!   load, until a file STOP exists: see the module.
 //! - `lab-service load HOST:PORT RATE SECONDS` asks at a steady rate and counts what fails.
 //! - `lab-service capture FILE` writes every frame that any interface but loopback sees into a file. (`tcpdump` would do,
 //!   but insists on becoming another user, which a user namespace with one user does not allow.)
 
 mod callers;
+mod crowd;
 mod dns;
 mod grpc;
 mod load;
@@ -22,6 +25,7 @@ mod websocket;
 
 use std::io::{BufRead, BufReader, Error, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -64,12 +68,19 @@ fn run(words: &[&str]) -> std::io::Result<()> {
         ["dns", address, file] => dns::serve(address, file),
         ["grpc", address] => grpc::serve(address),
         ["grpc-call", to, messages] => grpc::call(to, messages.parse().map_err(Error::other)?),
+        ["steady", to, host, rate, stop] => {
+            crowd::steady(to, host, rate.parse().map_err(Error::other)?, stop)
+        }
+        ["crowd", to, host, count, bytes, stop] => {
+            let number = |text: &str| text.parse().map_err(Error::other);
+            crowd::crowd(to, host, number(count)?, number(bytes)?, stop)
+        }
         [address, text] => {
             let text = (*text).to_owned();
             each_connection(address, move |stream| serve(stream, &text, std::time::Duration::ZERO))
         }
         _ => Err(Error::other(
-            "usage: lab-service [ADDRESS:]PORT TEXT | slow MILLISECONDS [ADDRESS:]PORT TEXT | callers HOST:PORT COUNT SECONDS | dns ADDRESS:PORT FILE | echo|grpc|mail|websocket ADDRESS:PORT | grpc-call HOST:PORT MESSAGES | websocket-call HOST:PORT | capture FILE | load HOST:PORT RATE SECONDS",
+            "usage: lab-service [ADDRESS:]PORT TEXT | slow MILLISECONDS [ADDRESS:]PORT TEXT | callers HOST:PORT COUNT SECONDS | dns ADDRESS:PORT FILE | echo|grpc|mail|websocket ADDRESS:PORT | grpc-call HOST:PORT MESSAGES | websocket-call HOST:PORT | steady HOST:PORT NAME RATE STOP | crowd HOST:PORT NAME COUNT BYTES STOP | capture FILE | load HOST:PORT RATE SECONDS",
         )),
     }
 }
@@ -114,6 +125,9 @@ fn capture(file: &str) -> std::io::Result<()> {
 /// Frames of every protocol, in both directions. Source: `linux/if_ether.h`.
 const ETH_P_ALL: u16 = 3;
 
+/// Requests answered by this service.
+static SERVED: AtomicU64 = AtomicU64::new(0);
+
 fn serve(stream: TcpStream, text: &str, wait: std::time::Duration) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut writer = stream.try_clone()?;
@@ -129,7 +143,12 @@ fn serve(stream: TcpStream, text: &str, wait: std::time::Duration) -> std::io::R
         std::io::copy(&mut (&mut reader).take(length), &mut std::io::sink())?;
         let path = head.split(' ').nth(1).unwrap_or("/");
         let status = path.strip_prefix("/status/").and_then(|code| code.parse().ok()).unwrap_or(200_u16);
-        let body = if path == "/echo" { head.clone() } else { format!("{text}\n") };
+        let before = SERVED.fetch_add(1, Ordering::Relaxed);
+        let body = match path {
+            "/echo" => head.clone(),
+            "/served" => before.to_string(),
+            _ => format!("{text}\n"),
+        };
         if !wait.is_zero() {
             let _one_at_a_time = WORKING.lock();
             std::thread::sleep(wait);

@@ -35,11 +35,35 @@ fn name() -> impl Strategy<Value = String> {
     prop_oneof![Just("x".to_owned()), Just("y".to_owned())]
 }
 
+fn scheme_condition() -> impl Strategy<Value = StringMatch> {
+    prop_oneof![
+        prop_oneof![Just("http"), Just("https")].prop_map(|scheme| StringMatch::Exact(scheme.into())),
+        Just(StringMatch::Prefix("http".into())),
+        Just(StringMatch::Regex("https?".into())),
+    ]
+}
+
+fn authority_condition() -> impl Strategy<Value = StringMatch> {
+    prop_oneof![
+        authority().prop_map(StringMatch::Exact),
+        Just(StringMatch::Prefix("reviews.".into())),
+        Just(StringMatch::Regex("reviews(:[0-9]+)?".into())),
+    ]
+}
+
+/// All of them are names of the same service.
+fn authority() -> impl Strategy<Value = String> {
+    prop_oneof![Just("reviews"), Just("reviews:80"), Just("REVIEWS"), Just("reviews.default")]
+        .prop_map(str::to_owned)
+}
+
 prop_compose! {
     fn rule()(
         uri in proptest::option::of(condition()),
         ignore_uri_case in any::<bool>(),
         method in proptest::option::of(condition()),
+        scheme in proptest::option::weighted(0.2, scheme_condition()),
+        authority in proptest::option::weighted(0.2, authority_condition()),
         headers in proptest::collection::btree_map(name(), condition(), 0..2),
         without_headers in proptest::collection::btree_map(name(), condition(), 0..2),
         query_params in proptest::collection::btree_map(name(), condition(), 0..2),
@@ -50,7 +74,7 @@ prop_compose! {
             StringMatch::Regex(text) => StringMatch::Regex(format!("/({text})")),
             StringMatch::Present => StringMatch::Present,
         });
-        HttpMatchRequest { uri, ignore_uri_case, method, headers, without_headers, query_params, ..HttpMatchRequest::default() }
+        HttpMatchRequest { uri, ignore_uri_case, method, scheme, authority, headers, without_headers, query_params, ..HttpMatchRequest::default() }
     }
 }
 
@@ -72,7 +96,7 @@ fn says(condition: &StringMatch, value: &str) -> bool {
 fn naive(
     rule: &HttpMatchRequest,
     path: &str,
-    method: &str,
+    (method, scheme, authority): (&str, &str, &str),
     headers: &[(String, String)],
     query: &[(String, String)],
 ) -> bool {
@@ -88,7 +112,10 @@ fn naive(
         }
         _ => says(uri, path),
     });
-    uri && rule.method.as_ref().is_none_or(|condition| says(condition, method))
+    let said = |condition: &Option<StringMatch>, value| condition.as_ref().is_none_or(|one| says(one, value));
+    uri && said(&rule.method, method)
+        && said(&rule.scheme, scheme)
+        && said(&rule.authority, authority)
         && rule.headers.iter().all(|(name, condition)| lines(name).iter().any(|line| says(condition, line)))
         && rule.without_headers.iter().all(|(name, condition)| {
             let absent = lines(name).is_empty();
@@ -104,7 +131,7 @@ fn naive(
 }
 
 /// A number of cases from a fixed seed, or from that of `PROPTEST_RNG_SEED`: what fails once fails again.
-fn seeded(cases: u32) -> ProptestConfig {
+pub(super) fn seeded(cases: u32) -> ProptestConfig {
     let usual = ProptestConfig::default();
     let rng_seed = match usual.rng_seed {
         RngSeed::Random => RngSeed::Fixed(0x6d65_7368),
@@ -152,19 +179,24 @@ fn virtual_service(routes: &[Vec<HttpMatchRequest>]) -> Object {
 }
 
 fn reviews() -> Instance {
-    let port = |number| PortBinding {
-        number,
-        name: "http".into(),
-        protocol: Protocol::Http,
-        target: ([127, 0, 0, 1], number).into(),
+    service("reviews", Protocol::Http, &[80, 9080])
+}
+
+/// A service of some ports that all speak the same.
+pub(super) fn service(name: &str, protocol: Protocol, ports: &[u16]) -> Instance {
+    let port = |number: &u16| PortBinding {
+        number: *number,
+        name: String::new(),
+        protocol,
+        target: ([127, 0, 0, 1], *number).into(),
     };
     Instance {
-        service: "reviews".into(),
+        service: name.into(),
         group: None,
         namespace: "default".into(),
-        account: "reviews".into(),
+        account: name.into(),
         labels: BTreeMap::new(),
-        ports: vec![port(80), port(9080)],
+        ports: ports.iter().map(port).collect(),
         address: None,
         weight: 1,
         locality: None,
@@ -214,7 +246,12 @@ proptest! {
         label in proptest::option::of(prop_oneof![Just("a"), Just("b")]),
         port in prop_oneof![Just(80_u16), Just(9080)],
         calls in proptest::collection::vec(
-            (text(), text(), proptest::collection::vec((name(), text()), 0..3), proptest::collection::vec((name(), text()), 0..3)),
+            (
+                text(),
+                (text(), prop_oneof![Just("http"), Just("https")], authority()),
+                proptest::collection::vec((name(), text()), 0..3),
+                proptest::collection::vec((name(), text()), 0..3),
+            ),
             1..6,
         ),
     ) {
@@ -224,8 +261,7 @@ proptest! {
         let plan = compile(&world, &sketch::node(vec![Workload { labels, ..sketch::nobody() }]), None);
         prop_assert_eq!(&plan.problems, &Vec::<String>::new());
         let table = &plan.outbounds[0].ports[&port];
-        let host = route::find_host(table, "reviews").expect("the service");
-        for (path, method, lines, query) in &calls {
+        for (path, (method, scheme, authority), lines, query) in &calls {
             let path = format!("/{path}");
             let headers: HeaderMap = lines
                 .iter()
@@ -238,14 +274,15 @@ proptest! {
             let text = text.join("&");
             let call = Call {
                 method,
-                scheme: "http",
-                authority: "reviews",
+                scheme,
+                authority,
                 path: &path,
                 query: (!query.is_empty()).then_some(text.as_str()),
                 headers: &headers,
             };
+            let host = route::find_host(table, authority).expect("the service");
             let found = route::route(host, &call).map_or("404", |matched| matched.route.origin.name.as_str());
-            let wanted = first(&routes, label, port, |condition| naive(condition, &path, method, lines, query));
+            let wanted = first(&routes, label, port, |condition| naive(condition, &path, (method, scheme, authority), lines, query));
             prop_assert_eq!(found, wanted.as_str(), "{} on port {}", path, port);
         }
     }
@@ -259,6 +296,8 @@ proptest! {
         rule in rule(),
         path in text(),
         method in text(),
+        scheme in prop_oneof![Just("http"), Just("https")],
+        authority in authority(),
         lines in proptest::collection::vec((name(), text()), 0..4),
         query in proptest::collection::vec((name(), text()), 0..4),
     ) {
@@ -274,13 +313,13 @@ proptest! {
         let text = text.join("&");
         let call = Call {
             method: &method,
-            scheme: "http",
-            authority: "reviews",
+            scheme,
+            authority: &authority,
             path: &path,
             query: (!query.is_empty()).then_some(text.as_str()),
             headers: &headers,
         };
         let compiled = matcher(&rule).expect("sound");
-        prop_assert_eq!(holds(&compiled, &call), naive(&rule, &path, &method, &lines, &query));
+        prop_assert_eq!(holds(&compiled, &call), naive(&rule, &path, (&method, scheme, &authority), &lines, &query));
     }
 }

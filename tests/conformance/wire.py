@@ -1,0 +1,114 @@
+"""What our cases look at beyond the suite's checks, and a client of HTTP/1 that sees it.
+
+A step may say `version: "1.0"`, `wait: true` (the body is sent once a 100 has come) and `half: true` (the sending side is closed after
+the request). Checks of ours:
+
+`interim`          status and the named headers of each informational answer, in order: `interim: [link]`
+`trailers`         the named trailers of the answer: `trailers: [x-sum]`
+`closes`           whether the connection was closed after the answer, within half a second
+`text`             the body of the answer, however it was framed
+"""
+import asyncio
+
+from lib import client, runner
+
+plain_do, plain_seen = client.Http1._do, runner.seen
+OURS = ("interim", "trailers", "closes", "text")
+
+
+async def do(self, q, res, keep):
+    if not {"version", "wait", "half"} & set(q) and not set(OURS) & set(q["check"]):
+        return await plain_do(self, q, res, keep)
+    reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 20)
+    self.r, self.w = reader, writer
+    body = (q.get("body") or "").encode()
+    headers = q.get("headers") or {}
+    headers = list(headers.items()) if isinstance(headers, dict) else [tuple(x) for x in headers]
+    names = {k.lower() for k, _ in headers}
+    lines = [f"{q.get('method', 'GET')} {q.get('target', q.get('path', '/'))} HTTP/{q.get('version', '1.1')}"]
+    if q.get("host") is not None and "host" not in names:
+        lines.append(f"Host: {q['host']}")
+    lines += [f"{k}: {v}" for k, v in headers]
+    if body and not names & {"content-length", "transfer-encoding"}:
+        lines.append(f"Content-Length: {len(body)}")
+    head = "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
+    writer.write(head if q.get("wait") else head + body)
+    await writer.drain()
+    if q.get("half"):
+        writer.write_eof()
+    res.interim = []
+    while True:
+        status, fields = await read_head(reader)
+        if not 100 <= status < 200 or status == 101:
+            break
+        res.interim.append((status, fields))
+        if status == 100 and q.get("wait"):
+            writer.write(body)
+    res.headers, res.http = fields, "1.1"
+    await read_body(reader, res, q, status)
+    try:
+        res.closes = await asyncio.wait_for(reader.read(1), 0.5) == b""
+    except asyncio.TimeoutError:
+        res.closes = False
+    except ConnectionResetError:
+        res.closes = True
+    res.status = status
+    self.close()
+
+
+async def read_head(reader):
+    line = await reader.readline()
+    if not line:
+        raise EOFError
+    return int(line.split()[1]), await read_fields(reader)
+
+
+async def read_fields(reader):
+    fields = []
+    while True:
+        line = await reader.readline()
+        if line in (b"\r\n", b""):
+            return fields
+        name, value = line.decode("latin-1").split(":", 1)
+        fields.append((name.strip(), value.strip()))
+
+
+async def read_body(reader, res, q, status):
+    low = {k.lower(): v for k, v in res.headers}
+    if q.get("method") == "HEAD" or status in (204, 304):
+        return
+    if low.get("transfer-encoding") == "chunked":
+        while True:
+            size = int((await reader.readline()).split(b";")[0], 16)
+            if size == 0:
+                res.trailers = await read_fields(reader)
+                return
+            res.body += await reader.readexactly(size)
+            await reader.readexactly(2)
+    elif "content-length" in low:
+        res.body = await reader.readexactly(int(low["content-length"]))
+    else:
+        res.body = await reader.read()
+
+
+def named(fields, names):
+    return {n: [v for k, v in fields if k.lower() == n] for n in names}
+
+
+def seen(case, st, results):
+    check = st["check"]
+    theirs = {k: v for k, v in check.items() if k not in OURS}
+    out = plain_seen(case, {**st, "check": theirs}, results)
+    first = results[0]
+    if "interim" in check:
+        out["interim"] = [{"status": status, **named(fields, check["interim"])} for status, fields in getattr(first, "interim", [])]
+    if "trailers" in check:
+        out["trailers"] = named(first.trailers, check["trailers"])
+    if "closes" in check:
+        out["closes"] = getattr(first, "closes", None)
+    if "text" in check:
+        out["text"] = first.body.decode("latin-1")
+    return out
+
+
+client.Http1._do, runner.seen = do, seen
