@@ -289,11 +289,6 @@ impl Pool {
         if is_told { HeaderValue::from_str(&settings.sni).ok() } else { None }
     }
 
-    /// Whether an address of this host is a door of a gateway.
-    pub(crate) fn leads_to_door(&self, address: SocketAddr) -> bool {
-        self.worker.upgrade().is_some_and(|worker| worker.is_door(address))
-    }
-
     /// Closes every connection that nobody uses, to make room for others.
     fn close_unused(&self) {
         self.idle.borrow_mut().clear();
