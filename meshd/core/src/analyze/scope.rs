@@ -145,15 +145,14 @@ fn selectors(world: &World, findings: &mut Vec<Finding>) {
         }
         let text: Vec<String> = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
         // Istio asks for workloads of Sidecars only; who else has a selector is told by the code it has for policies.
-        let (code, text) = match key.kind {
-            Kind::Sidecar => ("IST0101", format!("Referenced selector not found: {:?}", text.join(","))),
-            _ => {
-                let text = text.join(",");
-                (
-                    "IST0127",
-                    format!("No matching workloads for this resource with the following labels: {text}"),
-                )
-            }
+        let labels = text.join(",");
+        let (code, text) = if key.kind == Kind::Sidecar {
+            ("IST0101", format!("Referenced selector not found: {labels:?}"))
+        } else {
+            (
+                "IST0127",
+                format!("No matching workloads for this resource with the following labels: {labels}"),
+            )
         };
         findings.push(Finding::warning(code, path, text).on(&key));
     }

@@ -37,12 +37,15 @@ pub(super) struct Builder<'a> {
     limits: Pool<CircuitLimits>,
     outliers: Pool<OutlierPolicy>,
     found: RefCell<HashMap<Asked, Option<Arc<Cluster>>>>,
-    made: RefCell<HashMap<(ClusterName, u64), (u64, Arc<Cluster>)>>,
+    made: RefCell<HashMap<(ClusterName, u64), Stamped>>,
     /// Those with names among their endpoints.
     named: RefCell<Vec<Arc<Cluster>>>,
     /// By namespace and account of the caller.
     sources: RefCell<BTreeMap<(String, String), Sources>>,
 }
+
+/// A cluster, with the stamp of what it was made of.
+type Stamped = (u64, Arc<Cluster>);
 
 /// Who asked for what: the scope's number, and the cluster's name.
 type Asked = (usize, ClusterName);

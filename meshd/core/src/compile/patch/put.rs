@@ -124,7 +124,7 @@ fn outbound(
         let at = three.map(|table| table.map_or(0, |table| Arc::as_ptr(table) as usize));
         let patched = match tables.get(&at) {
             Some(known) => known.clone(),
-            None => table(number, three, mine)?,
+            None => table(number, three, mine).ok()?,
         };
         tables.insert(at, patched.clone());
         match patched {
@@ -133,24 +133,27 @@ fn outbound(
         }
     }
     addresses(&mut next, old, new, mine)?;
-    ranges(&mut next, old, new, mine)?;
+    ranges(&mut next, old, new, mine);
     Some(next)
 }
 
-/// Returns the table of a port as it is now; `None` within: there is nothing on the port.
+/// A change that reaches beyond its slice.
+struct Beyond;
+
+/// Returns the table of a port as it is now; `None`: there is nothing on the port.
 fn table(
     number: u16,
     [before, old, new]: [Option<&Arc<PortTable>>; 3],
     mine: &Mine<'_>,
-) -> Option<Option<Arc<PortTable>>> {
+) -> Result<Option<Arc<PortTable>>, Beyond> {
     let nothing = PortTable { number, ..PortTable::default() };
     let [old, new] = [old, new].map(|table| table.map_or(&nothing, AsRef::as_ref));
     let mut next = before.map_or_else(|| nothing.clone(), |table| PortTable::clone(table));
-    hosts(&mut next.http, &old.http, &new.http, |host| &host.host, mine)?;
-    hosts(&mut next.tls, &old.tls, &new.tls, |host| &host.host, mine)?;
+    hosts(&mut next.http, &old.http, &new.http, |host| &host.host, mine).ok_or(Beyond)?;
+    hosts(&mut next.tls, &old.tls, &new.tls, |host| &host.host, mine).ok_or(Beyond)?;
     next.tcp = tcp(next.tcp.as_ref(), new.tcp.as_ref(), mine)?;
     let is_any = next.has_http() || !next.tls.is_empty() || next.tcp.is_some();
-    Some(is_any.then(|| Arc::new(next)))
+    Ok(is_any.then(|| Arc::new(next)))
 }
 
 fn hosts<T>(
@@ -187,19 +190,19 @@ fn tcp(
     before: Option<&Arc<ServicePort>>,
     new: Option<&Arc<ServicePort>>,
     mine: &Mine<'_>,
-) -> Option<Option<Arc<ServicePort>>> {
+) -> Result<Option<Arc<ServicePort>>, Beyond> {
     let Some(before) = before else {
         // Nobody outside the slice wanted them.
-        return Some(new.filter(|new| mine.has(&new.host)).cloned());
+        return Ok(new.filter(|new| mine.has(&new.host)).cloned());
     };
     if !mine.has(&before.host) {
         let better = new.filter(|new| mine.has(&new.host));
-        return Some(Some(better.unwrap_or(before).clone()));
+        return Ok(Some(better.unwrap_or(before).clone()));
     }
     // Its successor may be one that is not in the slice, unless that goes before it.
     let rank = |one: &ServicePort| (one.protocol == Protocol::Auto, one.host.clone());
-    let new = new.filter(|new| mine.has(&new.host) && rank(new) <= rank(before))?;
-    Some(Some(new.clone()))
+    let new = new.filter(|new| mine.has(&new.host) && rank(new) <= rank(before)).ok_or(Beyond)?;
+    Ok(Some(new.clone()))
 }
 
 fn addresses(next: &mut Outbound, old: &Outbound, new: &Outbound, mine: &Mine<'_>) -> Option<()> {
@@ -224,15 +227,14 @@ fn addresses(next: &mut Outbound, old: &Outbound, new: &Outbound, mine: &Mine<'_
     Some(())
 }
 
-fn ranges(next: &mut Outbound, old: &Outbound, new: &Outbound, mine: &Mine<'_>) -> Option<()> {
+fn ranges(next: &mut Outbound, old: &Outbound, new: &Outbound, mine: &Mine<'_>) {
     let is_mine = |to: &Arc<ServicePort>| mine.has(&to.host);
     if ![old, new].iter().any(|made| made.ranges.iter().any(|(_, _, to)| is_mine(to))) {
-        return Some(());
+        return;
     }
     next.ranges.retain(|(_, _, to)| !is_mine(to));
     next.ranges.extend(new.ranges.iter().filter(|(_, _, to)| is_mine(to)).cloned());
     next.sort_ranges();
-    Some(())
 }
 
 /// Which name is whose is not written in what DNS answers: a name may go or change where it is what the old slice said.

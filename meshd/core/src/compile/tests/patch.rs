@@ -221,6 +221,7 @@ fn told(plan: &Plan) -> Vec<String> {
     told
 }
 
+#[expect(clippy::disallowed_methods, reason = "a longer run is asked for by hand")]
 fn seeded(cases: u32) -> ProptestConfig {
     ProptestConfig {
         cases: std::env::var("MESH_SEQUENCES").ok().and_then(|more| more.parse().ok()).unwrap_or(cases),
