@@ -138,6 +138,7 @@ fn outbound(
 }
 
 /// Returns the table of a port as it is now; `None` within: there is nothing on the port.
+#[expect(clippy::option_option, reason = "it does not fit, or there is nothing: two answers")]
 fn table(
     number: u16,
     [before, old, new]: [Option<&Arc<PortTable>>; 3],
@@ -183,6 +184,7 @@ fn hosts<T>(
 }
 
 /// Decides which service gets the connections that nothing else tells apart: the slice has the one that did.
+#[expect(clippy::option_option, reason = "it does not fit, or there is none: two answers")]
 fn tcp(
     before: Option<&Arc<ServicePort>>,
     new: Option<&Arc<ServicePort>>,
