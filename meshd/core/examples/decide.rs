@@ -198,7 +198,9 @@ impl RngCore for Steps {
     }
 
     fn fill_bytes(&mut self, bytes: &mut [u8]) {
-        bytes.iter_mut().for_each(|byte| *byte = self.next_u64().to_le_bytes()[0]);
+        for byte in bytes {
+            *byte = self.next_u64().to_le_bytes()[0];
+        }
     }
 }
 
@@ -227,8 +229,8 @@ fn checking_head() -> Decision {
 }
 
 fn checking_http1_bytes() -> Decision {
-    let fields: String = FIELDS.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-    let bytes = format!("GET /api/x?a=1 HTTP/1.1\r\n{fields}\r\n");
+    let fields: Vec<String> = FIELDS.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let bytes = format!("GET /api/x?a=1 HTTP/1.1\r\n{}\r\n", fields.concat());
     let mut requests = Requests::new(Limits::default());
     Decision(Box::new(move |_| {
         let seen = requests.admit(black_box(bytes.as_bytes()));

@@ -37,7 +37,7 @@ fn secret(replaces: Replaces, files: &[(&str, &str)]) -> NewSecret {
 
 /// 2 January 2026.
 fn now() -> SystemTime {
-    SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_767_312_000)
+    SystemTime::UNIX_EPOCH + std::time::Duration::from_hours(490_920)
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn a_certificate_that_ends_soon_is_taken_with_a_warning() {
     let folder = tempfile::tempdir().expect("a folder");
     let store = Store::at(folder.path().to_owned());
     let shop = made("shop.com", 2026);
-    let a_week_before = now() - std::time::Duration::from_secs(8 * 86_400);
+    let a_week_before = now() - std::time::Duration::from_hours(8 * 24);
     let pair = [("tls.crt", shop.leaf.as_str()), ("tls.key", &shop.key)];
 
     let warnings = store.put(&secret(Replaces::Nothing, &pair), a_week_before).expect("sound");

@@ -72,6 +72,7 @@ impl Lane {
     }
 
     /// Holds something for as long as it lives.
+    #[must_use]
     pub fn holding(mut self, held: impl std::fmt::Debug + Send + Sync + 'static) -> Self {
         self.held = Some(Box::new(held));
         self

@@ -73,19 +73,18 @@ impl TlsSocket {
 
     /// Gives rustls more records: some that were read ahead, else from the socket.
     fn poll_records(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut ahead = match self.ahead.take() {
-            Some(ahead) => ahead,
-            None => {
-                let mut buffer = lend();
-                let mut read = ReadBuf::new(&mut buffer);
-                if Pin::new(&mut self.socket).poll_read(cx, &mut read)?.is_pending() {
-                    // rustls gives back what its own buffer has grown by only when it is asked to read again.
-                    let _ = self.session.read_tls(&mut NothingYet);
-                    return Poll::Pending;
-                }
-                let end = read.filled().len();
-                Ahead { buffer, start: 0, end }
+        let mut ahead = if let Some(ahead) = self.ahead.take() {
+            ahead
+        } else {
+            let mut buffer = lend();
+            let mut read = ReadBuf::new(&mut buffer);
+            if Pin::new(&mut self.socket).poll_read(cx, &mut read)?.is_pending() {
+                // rustls gives back what its own buffer has grown by only when it is asked to read again.
+                let _ = self.session.read_tls(&mut NothingYet);
+                return Poll::Pending;
             }
+            let end = read.filled().len();
+            Ahead { buffer, start: 0, end }
         };
         // At the end of the socket this reads nothing, which tells rustls so.
         let count = self.session.read_tls(&mut &ahead.buffer[ahead.start..ahead.end])?;

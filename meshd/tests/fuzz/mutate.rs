@@ -2,6 +2,9 @@
 
 /// The longest input.
 const MOST_BYTES: usize = 32 * 1024;
+/// Numbers at the ends of what types hold.
+const NUMBERS: [&[u8]; 8] =
+    [b"0", b"-1", b"65536", b"4294967296", b"99999999999999999999", b"1e309", b"0.0000001", b"255"];
 
 /// Makes inputs out of others.
 pub(super) struct Mutator<'w> {
@@ -81,8 +84,6 @@ impl<'w> Mutator<'w> {
         if digits.is_empty() {
             return;
         }
-        const NUMBERS: [&[u8]; 8] =
-            [b"0", b"-1", b"65536", b"4294967296", b"99999999999999999999", b"1e309", b"0.0000001", b"255"];
         let at = digits[self.rng.usize(..digits.len())];
         let number = NUMBERS[self.rng.usize(..NUMBERS.len())];
         drop(bytes.splice(at..=at, number.iter().copied()));

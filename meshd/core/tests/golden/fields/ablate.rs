@@ -21,7 +21,7 @@ impl Path {
         for part in text.split('.') {
             let end = part.find(['[', '{']).unwrap_or(part.len());
             steps.push(Step::Field(part[..end].to_owned()));
-            let rest = part[end..].as_bytes().chunks(2);
+            let rest = part.as_bytes()[end..].chunks(2);
             steps.extend(rest.map(|pair| if pair == b"[]" { Step::Items } else { Step::Values }));
         }
         Self(steps)
