@@ -59,11 +59,9 @@ fn run(name: &str, seed: u64, target: Target, bytes: &[u8]) -> u64 {
     let outcome = std::panic::catch_unwind(|| target(bytes));
     let took = on_core().saturating_sub(began);
     let shown = || format!("{name}, seed {seed:#x}, {} bytes: b\"{}\"", bytes.len(), bytes.escape_ascii());
-    match outcome {
-        Ok(outcome) if took <= MOST_TIME => outcome,
-        Ok(_) => panic!("it took {took:?}: {}", shown()),
-        Err(_) => panic!("it panicked: {}", shown()),
-    }
+    let Ok(outcome) = outcome else { panic!("it panicked: {}", shown()) };
+    assert!(took <= MOST_TIME, "it took {took:?}: {}", shown());
+    outcome
 }
 
 /// The time that this thread has had a core for, by the kernel's account: other work does not lengthen it.

@@ -48,7 +48,7 @@ pub(super) fn rules() -> Vec<Vec<u8>> {
 fn rules_of(text: &str) -> String {
     let Some((_, behind)) = text.split_once("\nrules: |\n") else { return text.to_owned() };
     let block = behind.lines().take_while(|line| line.is_empty() || line.starts_with("  "));
-    block.map(|line| format!("{}\n", line.get(2..).unwrap_or_default())).collect()
+    block.flat_map(|line| [line.get(2..).unwrap_or_default(), "\n"]).collect()
 }
 
 pub(super) const YAML_WORDS: &[&[u8]] = &[
