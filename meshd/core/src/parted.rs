@@ -297,7 +297,7 @@ mod tests {
             }
             let keys: std::collections::BTreeSet<&u16> = plain.keys().chain(plain_then.keys()).collect();
             let differs = keys.into_iter().map(|key| (key, plain_then.get(key), plain.get(key)));
-            let differs: Vec<_> = differs.filter(|(_, then, now)| then != now).collect();
+            let unlike: Vec<_> = differs.filter(|(_, then, now)| then != now).collect();
             prop_assert_eq!(map.changes(&then, PartialEq::eq), differs);
         }
     }
