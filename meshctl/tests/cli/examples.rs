@@ -8,8 +8,9 @@ fn examples() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples")
 }
 
-/// Folders with all of their services. In `canary` one file replaces the other, in `two-hosts` each host has its own.
-const TOGETHER: [&str; 6] = ["gateway", "egress", "faults", "tcp", "websocket", "breaker"];
+/// Folders with all of their services. In `canary` one file replaces the other, in `two-hosts`
+/// and `vagrant` each host has its own.
+const TOGETHER: [&str; 7] = ["gateway", "gateway-clients", "egress", "faults", "tcp", "websocket", "breaker"];
 
 #[test]
 fn every_folder_of_examples_is_clean() {
@@ -34,7 +35,7 @@ fn the_page_of_the_examples_names_every_folder() {
             "examples/README.md does not tell of {name}/"
         );
         assert!(
-            ["canary", "two-hosts", "tests"].contains(&&*name) || TOGETHER.contains(&&*name),
+            ["canary", "two-hosts", "tests", "vagrant"].contains(&&*name) || TOGETHER.contains(&&*name),
             "{name} is looked at by no test: add it to TOGETHER"
         );
     }

@@ -181,7 +181,7 @@ async fn the_guard_of_heads_is_the_same_as_for_http1() {
     let many: Vec<(&str, &str)> = many.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
     let large = "a".repeat(70_000);
 
-    assert_eq!(status(&lab, "http://reviews/", &[("host", "ratings")]).await, 400, "49");
+    assert_eq!(status(&lab, "http://reviews/", &[("host", "ratings")]).await, 400, "49 authority and host");
     assert_eq!(status(&lab, "http://reviews/a%00b", &[]).await, 400, "28");
     assert_eq!(status(&lab, &long, &[]).await, 414, "24");
     assert_eq!(status(&lab, "http://reviews/", &many).await, 431, "23");

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::StatusCode;
 use mesh_core::plan::{Abort, Cluster, Delay, Fault, Forward, Plan, Route, UnknownHosts};
 use meshd::proxy::Settings;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::lab::*;
@@ -54,6 +54,8 @@ async fn garbage() -> std::net::SocketAddr {
     let address = listener.local_addr().expect("an address");
     meshd::task::spawn("test", async move {
         while let Ok((mut stream, _)) = listener.accept().await {
+            // Asked first: who speaks before is another story (row 52).
+            let _ = stream.read(&mut [0; 1024]).await;
             let _ = stream.write_all(b"hello\r\n\r\n").await;
         }
     });

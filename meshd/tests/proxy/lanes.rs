@@ -66,7 +66,7 @@ async fn many_connections_at_once_stay_apart() {
 }
 
 #[tokio::test]
-async fn an_instance_that_is_gone_or_dead_is_passed_over_and_the_lane_kept() {
+async fn an_instance_that_is_gone_or_dead_costs_its_connection_and_no_lane() {
     let (authority, db) = (Authority::new(), echo("hi").await);
     let there = destination(&authority, db, Protocol::Tcp, Transport::Tcp);
     let dead = destination(&authority, nobody(), Protocol::Tcp, Transport::Tcp);
@@ -77,9 +77,18 @@ async fn an_instance_that_is_gone_or_dead_is_passed_over_and_the_lane_kept() {
     ];
     let here = opaque_source(&authority, endpoints, Transport::Tcp);
 
-    for _ in 0..30 {
-        assert!(talk(here.address, "hi", b"hello").await == b"hello");
+    // Each connection is tried once, as Envoy does: the one instance that is there answers its share.
+    let mut answered = 0;
+    for _ in 0..60 {
+        let mut stream = TcpStream::connect(here.address).await.expect("a connection");
+        let mut greeted = [0; 2];
+        if stream.read_exact(&mut greeted).await.is_ok() {
+            assert_eq!(&greeted, b"hi");
+            answered += 1;
+        }
     }
+    // A third of them; at odds of 10^-6 not fewer than 5.
+    assert!((5..60).contains(&answered), "{answered}");
     assert!(opened(&here) <= 3, "{}", opened(&here));
 }
 

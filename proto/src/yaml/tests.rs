@@ -136,7 +136,7 @@ fn fields_that_are_not_carried_out_are_refused_by_name() {
     assert_eq!(
         lines(text),
         [
-            "rules.yaml:7:24: DestinationRule default/r: spec.trafficPolicy.outlierDetection.consecutiveErrors: is no longer read by Istio either; use consecutive5xxErrors"
+            "rules.yaml:7:43: DestinationRule default/r: spec.trafficPolicy.outlierDetection.consecutiveErrors: is no longer read by Istio either; use consecutive5xxErrors"
         ]
     );
     let text = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: p}\nspec: {mtls: {mode: STRICT}}\n";

@@ -52,6 +52,8 @@ enum Source {
 #[serde(deny_unknown_fields)]
 struct Caller {
     namespace: String,
+    /// Default: `default`.
+    account: Option<String>,
     #[serde(default)]
     labels: BTreeMap<String, String>,
 }
@@ -154,6 +156,11 @@ impl Case {
         };
         let mut callers: Vec<Workload> =
             self.callers.iter().map(|caller| workload(&caller.namespace, &caller.labels)).collect();
+        for (workload, caller) in callers.iter_mut().zip(&self.callers) {
+            if let Some(account) = &caller.account {
+                workload.account.clone_from(account);
+            }
+        }
         if callers.is_empty() {
             callers.push(workload("default", &BTreeMap::new()));
         }
