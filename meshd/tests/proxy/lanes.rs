@@ -84,6 +84,8 @@ async fn an_instance_that_is_gone_or_dead_costs_its_connection_and_no_lane() {
         let mut greeted = [0; 2];
         if stream.read_exact(&mut greeted).await.is_ok() {
             assert_eq!(&greeted, b"hi");
+            stream.shutdown().await.expect("open");
+            assert_eq!(stream.read_to_end(&mut Vec::new()).await.expect("an end"), 0);
             answered += 1;
         }
     }
