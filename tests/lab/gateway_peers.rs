@@ -117,7 +117,7 @@ fn requests_leave_by_an_egress_gateway_as_istio_documents_it() {
         let _nginx = keys.nginx(&mut lab, 3, "cnn", "198.18.0.3:443", says)?;
         lab.vm(1).meshctl(&["service", "register", "istio-egressgateway", "--port", "80:http"])?.success()?;
         keys.put(&mut lab, "create", "client", &["cert", "key", "ca"])?;
-        let documented = include_str!("../../examples/egress/through-a-gateway.yaml").replace(
+        let documented = include_str!("../../examples/egress-gateway/through-a-gateway.yaml").replace(
             "resolution: DNS",
             "resolution: STATIC\n  endpoints: [{address: 198.18.0.3, ports: {https: 443}}]",
         );

@@ -20,6 +20,60 @@ const fn seen(fields: &'static [&'static str], tests: &'static [&'static str]) -
 }
 
 const SEEN: &[Seen] = &[
+    // What needs instances that register, or zones with callers in them: more than a golden case has.
+    Seen {
+        fields: &["WorkloadGroup metadata*", "WorkloadGroup template*"],
+        tests: &[
+            "meshd/core/src/groups/tests.rs::a_member_gets_what_the_group_says",
+            "tests/lab/groups.rs::a_host_that_joins_with_a_group_serves_as_the_group_says",
+        ],
+        alone: true,
+    },
+    Seen {
+        fields: &["WorkloadGroup probe*"],
+        tests: &[
+            "meshd/core/src/groups/tests.rs::every_kind_of_probe_is_read_with_the_defaults_of_kubernetes",
+        ],
+        alone: true,
+    },
+    Seen {
+        fields: &["zoneAwareLbSetting.enabled", "zoneAwareLbSetting.minClusterSize"],
+        tests: &[
+            "meshd/core/src/balance/zones/tests.rs::as_istios_own_cases_expect",
+            "meshd/core/src/compile/tests/near.rs::zones_count_by_where_the_callers_of_the_same_account_are",
+        ],
+        alone: true,
+    },
+    Seen {
+        fields: &["zoneAwareLbSetting.failover[].from", "zoneAwareLbSetting.failover[].to"],
+        tests: &[
+            "meshd/core/src/balance/zones/tests.rs::another_region_helps_when_the_own_one_is_down_and_the_named_one_first",
+        ],
+        alone: true,
+    },
+    Seen {
+        fields: &["zoneAwareLbSetting.failoverPriority"],
+        tests: &["meshd/core/src/balance/zones/tests.rs::labels_come_before_regions"],
+        alone: true,
+    },
+    Seen {
+        fields: &["MeshConfig localityLbSetting.failoverPriority"],
+        tests: &["meshd/core/src/compile/tests/near.rs::the_mesh_may_order_endpoints_by_labels_too"],
+        alone: true,
+    },
+    Seen {
+        fields: &["retries.retryRemoteLocalities", "defaultHttpRetryPolicy.retryRemoteLocalities"],
+        tests: &[
+            "tests/conformance/cases/retry-localities",
+            "meshd/core/src/balance/tests.rs::a_retry_that_may_go_far_leaves_the_levels_that_were_tried",
+        ],
+        alone: true,
+    },
+    Seen {
+        fields: &["MeshConfig dnsRefreshRate"],
+        tests: &["tests/lab/names.rs::round_robin_of_dns_is_one_endpoint_at_the_address_of_now"],
+        alone: true,
+    },
     // Connections and requests under way.
     seen(
         &[
@@ -343,60 +397,6 @@ const SEEN: &[Seen] = &[
     Seen {
         fields: &["Sidecar ingress[].captureMode"],
         tests: &["meshctl/tests/cli/offline.rs::one_value_of_a_field_is_taken_and_the_other_named"],
-        alone: true,
-    },
-    // What needs instances that register, or zones with callers in them: more than a golden case has.
-    Seen {
-        fields: &["WorkloadGroup metadata*", "WorkloadGroup template*"],
-        tests: &[
-            "meshd/core/src/groups/tests.rs::a_member_gets_what_the_group_says",
-            "tests/lab/groups.rs::a_host_that_joins_with_a_group_serves_as_the_group_says",
-        ],
-        alone: true,
-    },
-    Seen {
-        fields: &["WorkloadGroup probe*"],
-        tests: &[
-            "meshd/core/src/groups/tests.rs::every_kind_of_probe_is_read_with_the_defaults_of_kubernetes",
-        ],
-        alone: true,
-    },
-    Seen {
-        fields: &["zoneAwareLbSetting.enabled", "zoneAwareLbSetting.minClusterSize"],
-        tests: &[
-            "meshd/core/src/balance/zones/tests.rs::as_istios_own_cases_expect",
-            "meshd/core/src/compile/tests/near.rs::zones_count_by_where_the_callers_of_the_same_account_are",
-        ],
-        alone: true,
-    },
-    Seen {
-        fields: &["zoneAwareLbSetting.failover[].from", "zoneAwareLbSetting.failover[].to"],
-        tests: &[
-            "meshd/core/src/balance/zones/tests.rs::another_region_helps_when_the_own_one_is_down_and_the_named_one_first",
-        ],
-        alone: true,
-    },
-    Seen {
-        fields: &["zoneAwareLbSetting.failoverPriority"],
-        tests: &["meshd/core/src/balance/zones/tests.rs::labels_come_before_regions"],
-        alone: true,
-    },
-    Seen {
-        fields: &["MeshConfig localityLbSetting.failoverPriority"],
-        tests: &["meshd/core/src/compile/tests/near.rs::the_mesh_may_order_endpoints_by_labels_too"],
-        alone: true,
-    },
-    Seen {
-        fields: &["retries.retryRemoteLocalities", "defaultHttpRetryPolicy.retryRemoteLocalities"],
-        tests: &[
-            "tests/conformance/cases/retry-localities",
-            "meshd/core/src/balance/tests.rs::a_retry_that_may_go_far_leaves_the_levels_that_were_tried",
-        ],
-        alone: true,
-    },
-    Seen {
-        fields: &["MeshConfig dnsRefreshRate"],
-        tests: &["tests/lab/names.rs::round_robin_of_dns_is_one_endpoint_at_the_address_of_now"],
         alone: true,
     },
     seen(
