@@ -1,7 +1,7 @@
 //! What this process listens on, by place: sockets that outlive it.
 //!
 //! Whoever listens asks here. A socket that a predecessor left at the same place is taken over with all who wait in
-//! its queue, so that nobody is refused while meshd restarts ([`Origin::Store`]: systemd kept it) or is replaced
+//! its queue, so that nobody is refused while meshd restarts (systemd kept it) or is replaced
 //! (`app::handover`). What is held here stays open until [`Listeners::close`], however its user ends.
 
 use std::collections::BTreeMap;

@@ -63,7 +63,7 @@ pub(super) async fn accept(worker: Rc<Worker>, socket: std::net::TcpListener, ro
     }
 }
 
-/// Accepts on the mesh port over QUIC, like [`accept`].
+/// Accepts on the mesh port over QUIC, like [`accept()`].
 pub(super) async fn accept_quic(
     worker: Rc<Worker>,
     socket: std::net::UdpSocket,
