@@ -57,13 +57,17 @@ fn asked(world: &World, plan: &Plan, call: &Call) -> Option<Ask> {
     match (first, rest) {
         ("dns", _) => return None,
         ("tcp", "") if call.at.is_none() => return None,
+        // Bytes within TLS that ends at the gateway.
+        ("tcp" | "tls", _) if call.sni.is_some() && call.at.is_some() => {
+            ask.speaks = Speaks::Tls;
+            ask.authority = format!("{}:{port}", call.sni.as_deref().unwrap_or_default());
+        }
         ("tcp", address) => {
             ask.speaks = Speaks::Tcp;
             ask.authority = format!("{}:{port}", if address.is_empty() { "192.0.2.99" } else { address });
         }
         ("tls", name) => {
             ask.speaks = Speaks::Tls;
-            let name = call.sni.as_deref().filter(|_| call.at.is_some()).unwrap_or(name);
             ask.authority = format!("{name}:{port}");
         }
         (method, place) => {
@@ -81,6 +85,9 @@ fn asked(world: &World, plan: &Plan, call: &Call) -> Option<Ask> {
 
 /// A verdict without shares, certificates and what only the data path can tell.
 fn wanted(verdict: &str) -> String {
+    if let Some((_, cluster)) = verdict.split_once("as a hop to ") {
+        return format!("passed on, as it is, to a host of the mesh that serves {cluster}");
+    }
     let words = ["to ", "redirect ", "answer "];
     let begin = words.iter().filter_map(|word| verdict.find(word)).min().unwrap_or(0);
     let verdict = &verdict[begin..];
