@@ -13,6 +13,7 @@ use rand_core::RngCore;
 
 use crate::plan::{Matcher, PortTable, Route, VirtualHost, WeightedCluster};
 
+pub mod connection;
 pub mod cors;
 pub mod headers;
 pub(crate) mod matcher;

@@ -169,7 +169,7 @@ fn destinations(
         .collect()
 }
 
-fn share(weight: u32, total: u32) -> u32 {
+pub(super) fn share(weight: u32, total: u32) -> u32 {
     let parts = (u64::from(weight) * 1_000_000).checked_div(u64::from(total)).unwrap_or(0);
     u32::try_from(parts).unwrap_or(1_000_000)
 }
@@ -229,7 +229,7 @@ fn difference(before: &HeaderMap, after: &HeaderMap) -> (Vec<(String, String)>, 
 }
 
 /// The instances behind a destination, and which of them the balancer would take.
-fn behind(
+pub(super) fn behind(
     scene: &Scene<'_>,
     call: &Call<'_>,
     cluster: &Cluster,
