@@ -9,6 +9,7 @@ use ::http::HeaderValue;
 use mesh_core::plan::{Cluster, Outbound, ServicePort, TcpRules, TlsHost, UnknownHosts, UpstreamProtocol};
 use mesh_core::wire::client_hello::{self, Parsed};
 use mesh_core::wire::sniff::{self, Sniff, sniff};
+use mesh_proto::registration::Protocol;
 use tokio::net::TcpStream;
 
 use super::passthrough::Place;
@@ -26,6 +27,8 @@ pub(crate) struct Connection {
     pub(crate) caller: usize,
     /// Where the caller is.
     pub(crate) peer: SocketAddr,
+    /// What it called, where that is known.
+    pub(crate) local: Option<SocketAddr>,
     /// What the connection stands for.
     pub(crate) target: Target,
     /// Whether CONNECT may open a tunnel.
@@ -144,17 +147,22 @@ pub(crate) async fn carry(
     drop(draining);
     worker.watch_over(&watch);
     let served = worker.clone();
+    let local = match &target {
+        Target::Address(address) | Target::Local { address, .. } => Some(*address),
+        _ => wire.local_address(),
+    };
     let connection =
-        Rc::new(Connection { worker, caller, peer, target, is_proxy, edge, watch: watch.clone() });
+        Rc::new(Connection { worker, caller, peer, local, target, is_proxy, edge, watch: watch.clone() });
     match spoken {
         Spoken::Http1 => {
             // Each request asks for the Plan in force: a connection may outlive many.
             drop(view);
-            server::http1(&served, wire, &watch, |request| http::handle(connection.clone(), request)).await;
+            server::http1(&served, wire, &watch, |request| http::handle(connection.clone(), request, None))
+                .await;
         }
         Spoken::Http2 => {
             drop(view);
-            let handle = |request| http::handle(connection.clone(), request);
+            let handle = |request, early| http::handle(connection.clone(), request, Some(early));
             Box::pin(server::http2(&served, wire, &watch, Trust::Stranger, handle)).await;
         }
         Spoken::Tls(_) | Spoken::Opaque => {
@@ -181,9 +189,12 @@ fn expected(view: &View, caller: usize, target: &Target) -> Declared {
         return match () {
             () if protocol.is_http() => Declared::Http,
             () if protocol.is_tls() => Declared::Tls,
-            () if protocol == mesh_proto::registration::Protocol::Auto => Declared::Auto,
+            () if protocol == Protocol::Auto => told_by_number(service.number),
             () => Declared::Tcp,
         };
+    }
+    if let Target::Address(address) = target {
+        return told_by_number(address.port());
     }
     let (Target::Port(port) | Target::Host { port, .. }) = target else { return Declared::Auto };
     match outbound.ports.get(port) {
@@ -191,6 +202,11 @@ fn expected(view: &View, caller: usize, target: &Target) -> Declared {
         Some(table) if !table.has_http() && !table.tls.is_empty() && table.tcp.is_none() => Declared::Tls,
         _ => Declared::Auto,
     }
+}
+
+/// What a port nobody declared is known for.
+fn told_by_number(port: u16) -> Declared {
+    if sniff::server_speaks_first(port) { Declared::Tcp } else { Declared::Auto }
 }
 
 /// Finds the service that a target's address or name says.
