@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod agent;
+mod allocator;
 pub mod app;
 pub mod config;
 pub mod dns;

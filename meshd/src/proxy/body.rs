@@ -13,7 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use mesh_core::wire::guard::Refusal;
 use tokio::sync::Notify;
 
-use super::budget::{LARGE_BODY, Left};
+use super::budget::{LARGE_UPLOAD, Left};
 use super::interim::{Asked, Hold};
 use super::watch::Watch;
 pub(crate) use inflow::{Inflow, InflowError, Message};
@@ -146,6 +146,7 @@ impl Source {
     /// Takes a body in, within its limits.
     pub(crate) fn new(body: Inflow, limits: BodyLimits, hold: Option<Hold>, watch: &Arc<Watch>) -> Rc<Self> {
         let BodyLimits { replay_bytes, trailer_bytes, pace } = limits;
+        watch.upload_moved();
         Rc::new(Self {
             size: body.size_hint(),
             body: RefCell::new(body),
@@ -292,13 +293,14 @@ impl Source {
 
     /// Whether it must go: no memory is left, and it is a large one.
     fn is_too_large(&self) -> bool {
-        self.watch.intake.left() == Left::Nothing && self.received.get() >= LARGE_BODY
+        self.watch.intake.left() == Left::Nothing && self.received.get() >= LARGE_UPLOAD
     }
 
     fn keep(&self, frame: &Frame<Bytes>) {
         let mut kept = self.kept.borrow_mut();
         if let Some(data) = frame.data_ref() {
             self.received.set(self.received.get() + data.len() as u64);
+            self.watch.upload_moved();
             if let Some(pace) = &self.pace {
                 pace.borrow_mut().came(data.len());
             }
@@ -314,8 +316,15 @@ impl Source {
     }
 
     fn finish(&self) {
+        self.watch.upload_ended();
         self.ended.set(Some(self.ended.get().unwrap_or_else(Instant::now)));
         self.end.notify_waiters();
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        self.watch.upload_ended();
     }
 }
 

@@ -216,8 +216,10 @@ const STATM: &str = "/proc/self/statm";
 const LOOK_AFTER: usize = 1 << 20;
 /// What an open connection costs without a byte: its task, buffers and watch.
 pub(crate) const CONNECTION_BYTES: usize = 32 * 1024;
-/// What is carried of a body before it counts as large.
+/// What is carried of an answer before it counts as large.
 pub(crate) const LARGE_BODY: u64 = 64 * 1024;
+/// The same of a request. Less: each of many requests under way may still bring that much when nothing is left.
+pub(crate) const LARGE_UPLOAD: u64 = 8 * 1024;
 /// Descriptors that connections must leave.
 const HELD_BACK: usize = 64;
 /// Descriptors that connections may have however few there are.

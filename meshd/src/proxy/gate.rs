@@ -102,7 +102,12 @@ impl Gate {
                 Flow::Open => {}
             }
             let before = buf.filled().len();
-            if poll_bytes(stream, ahead, cx, buf)?.is_pending() {
+            let read = if self.watch.intake.is_short() {
+                poll_few(stream, ahead, cx, buf)
+            } else {
+                poll_bytes(stream, ahead, cx, buf)
+            };
+            if read?.is_pending() {
                 if self.watch.takes_late() {
                     self.refuse(&Refused { refusal: LATE, part: Part::Head });
                     continue;
@@ -339,10 +344,27 @@ fn poll_bytes(
     }
 }
 
+/// Reads no more than a few bytes, so that the parser finds no reason to make its buffer larger.
+fn poll_few(
+    stream: &mut Stream,
+    ahead: &mut Bytes,
+    cx: &mut Context<'_>,
+    buf: &mut ReadBuf<'_>,
+) -> Poll<io::Result<()>> {
+    let count = buf.remaining().min(FEW);
+    let mut few = ReadBuf::new(buf.initialize_unfilled_to(count));
+    let polled = poll_bytes(stream, ahead, cx, &mut few);
+    let count = few.filled().len();
+    buf.advance(count);
+    polled
+}
+
 /// Stands in for a request whose own head must not reach the parser.
 const STAND_IN: &[u8] = b"- / HTTP/1.1\r\nhost: -\r\n\r\n";
 const LATE: Refusal = Refusal { status: StatusCode::REQUEST_TIMEOUT, reason: "head not complete in time" };
 /// What may wait behind a request to switch protocols.
 const MOST_HELD: usize = 64 * 1024;
+/// What is read at once while memory is short: half of the parser's first buffer.
+const FEW: usize = 4 * 1024;
 /// What is thrown away of a refused caller's bytes before it is cut.
 const MOST_DISCARDED: usize = 1 << 20;

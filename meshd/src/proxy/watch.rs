@@ -28,6 +28,8 @@ pub(crate) struct Watch {
     partial: Mark,
     /// Refused and told so, since then.
     ending: Mark,
+    /// A request's body has come that far then, and is not complete.
+    upload: Mark,
     /// Its head did not arrive in time.
     late: AtomicBool,
     /// Heads of HTTP/1 that were handed to the parser and have come out of it.
@@ -61,6 +63,10 @@ impl Mark {
         if self.0.load(Relaxed) == 0 {
             self.0.store(now + 1, Relaxed);
         }
+    }
+
+    fn move_to(&self, now: u64) {
+        self.0.store(now + 1, Relaxed);
     }
 
     fn clear(&self) {
@@ -131,6 +137,7 @@ impl Watch {
             multiplexed: AtomicBool::new(false),
             partial: Mark::default(),
             ending: Mark::default(),
+            upload: Mark::default(),
             late: AtomicBool::new(false),
             handled: AtomicU64::new(0),
             refused_at: AtomicU64::new(u64::MAX),
@@ -200,6 +207,16 @@ impl Watch {
         }
     }
 
+    /// A request's body begins, or more of it was read.
+    pub(crate) fn upload_moved(&self) {
+        self.upload.move_to(self.second());
+    }
+
+    /// A request's body is complete, or of no interest any more.
+    pub(crate) fn upload_ended(&self) {
+        self.upload.clear();
+    }
+
     /// The parser of HTTP/1 holds bytes, or none.
     pub(crate) fn parser_is_empty(&self, is_empty: bool) {
         self.parser_is_empty.store(is_empty, Relaxed);
@@ -239,6 +256,9 @@ impl Watch {
             }
             HEAD => self.cut(is_over(head)),
             _ if multiplexed && self.partial.is_older(now, head) => self.cut(true),
+            // Memory is short: what waits for an application that does not read, or comes from a caller who has gone
+            // unnoticed behind it, is given up for those who come.
+            BUSY if !multiplexed && self.intake.is_short() => self.cut(self.upload.is_older(now, STALLED)),
             IDLE if is_over(idle) => self.cut(true),
             IDLE if is_over(DOZE_AFTER) && self.may_doze() && !self.drowsy.load(Relaxed) => {
                 self.drowsy.store(true, Relaxed);
@@ -383,5 +403,7 @@ impl Drop for Busy {
 /// Between requests for longer than that, a connection gives back its parser: making it anew costs less than keeping
 /// some 20 KiB for nothing.
 const DOZE_AFTER: Duration = Duration::from_secs(1);
+/// How long a request's body may stand still while memory is short.
+const STALLED: Duration = Duration::from_secs(2);
 /// How long a refused caller may take to read why.
 const LINGER: Duration = Duration::from_secs(2);

@@ -28,9 +28,9 @@ use super::upstream::Pools;
 use super::watch::{Expiry, Signal, Watch};
 use super::{Settings, Shared, Way, accept, doors, inbound};
 use crate::drain::Draining;
-use crate::task;
 use crate::telemetry::{AccessLog, Counters, Shard};
 use crate::transport::{Accepted, Dialer, Originator, QuicOptions, Terminator, Transport, socket};
+use crate::{allocator, task};
 
 /// What a worker begins with.
 pub(super) struct Start {
@@ -351,6 +351,10 @@ async fn keep_house(worker: std::rc::Weak<Worker>) {
         let Some(worker) = worker.upgrade() else { return };
         worker.tick.fetch_add(1, Ordering::Relaxed);
         worker.intake.look();
+        if worker.intake.is_short() {
+            allocator::give_back();
+            worker.intake.look();
+        }
         worker.sweep(now.into_std());
     }
 }
