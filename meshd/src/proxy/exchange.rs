@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
+use ::http::Version;
 use ::http::request::Parts;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -20,9 +21,10 @@ use mesh_core::plan::{Cluster, Via, VirtualHost};
 use mesh_core::resilience::breaker::Permit;
 use mesh_core::resilience::{Flag, Flags};
 
-use super::body::{AnswerBody, AnswerError, Source};
+use super::body::{Inflow, InflowError, Source};
 use super::budget::{LARGE_BODY, Left};
 use super::outbound::Connection;
+use super::request;
 use super::upstream::Lease;
 use crate::telemetry::{EdgeCell, EdgeKey, Record};
 
@@ -49,6 +51,8 @@ pub(crate) struct Life {
     pub(crate) upstream_time: Option<Duration>,
     pub(crate) source: Option<Rc<Source>>,
     pub(crate) sent_bytes: u64,
+    /// The endpoint of the last attempt, and what it speaks.
+    pub(crate) upstream: Option<(SocketAddr, Version)>,
     flag: Option<Flag>,
     flags: Flags,
     log: Option<Box<Logged>>,
@@ -64,12 +68,13 @@ struct Logged {
     user_agent: String,
     request_id: String,
     upstream: String,
+    downstream: SocketAddr,
 }
 
 impl Exchange {
     pub(crate) fn begin(connection: &Rc<Connection>, caller: Arc<str>, parts: &Parts) -> Self {
         connection.watch.request_began();
-        let log = connection.worker.access_log.is_some().then(|| Box::new(Logged::of(parts)));
+        let log = connection.worker.access_log.is_some().then(|| Box::new(Logged::of(connection, parts)));
         Self(Box::new(Life {
             connection: connection.clone(),
             started: Instant::now(),
@@ -85,6 +90,7 @@ impl Exchange {
             upstream_time: None,
             source: None,
             sent_bytes: 0,
+            upstream: None,
             flag: None,
             flags: Flags::default(),
             log,
@@ -118,8 +124,20 @@ impl Life {
         self.flags.set(flag);
     }
 
-    /// Tells who answers, for the log.
-    pub(crate) fn answered_by(&mut self, via: &Via) {
+    /// Returns all that were raised.
+    pub(crate) fn flags(&self) -> Flags {
+        self.flags
+    }
+
+    /// Tells who answers.
+    pub(crate) fn answered_by(&mut self, via: &Via, http2: bool) {
+        let version = if http2 { Version::HTTP_2 } else { Version::HTTP_11 };
+        self.upstream = match via {
+            Via::Local(address) | Via::Plain(address) | Via::Mesh { hop: address, .. } => {
+                Some((*address, version))
+            }
+            Via::Socket(_) | Via::Name { .. } => None,
+        };
         if let Some(log) = &mut self.log {
             log.upstream = match via {
                 Via::Local(address) | Via::Plain(address) => address.to_string(),
@@ -178,7 +196,7 @@ impl Drop for Life {
 }
 
 impl Logged {
-    fn of(parts: &Parts) -> Self {
+    fn of(connection: &Connection, parts: &Parts) -> Self {
         let field = |name: &str| text(parts.headers.get(name));
         let authority = parts.uri.authority().map_or_else(|| field("host"), ToString::to_string);
         Self {
@@ -190,6 +208,7 @@ impl Logged {
             user_agent: field("user-agent"),
             request_id: field("x-request-id"),
             upstream: String::new(),
+            downstream: request::remote(&parts.headers, connection),
         }
     }
 
@@ -215,17 +234,13 @@ impl Logged {
                 .cluster
                 .as_ref()
                 .map_or_else(String::new, |cluster| cluster.name.to_string()),
-            downstream: shown(exchange.connection.peer),
+            downstream: self.downstream.to_string(),
         }
     }
 }
 
 fn text(value: Option<&::http::HeaderValue>) -> String {
     value.map_or_else(String::new, |value| String::from_utf8_lossy(value.as_bytes()).into_owned())
-}
-
-fn shown(address: SocketAddr) -> String {
-    address.to_string()
 }
 
 /// The body of an answer to a caller.
@@ -240,7 +255,7 @@ pub(crate) enum Reply {
 
 /// A body on its way from an endpoint to a caller, with all that ends when it ends.
 pub(crate) struct Relay {
-    pub(crate) body: AnswerBody,
+    pub(crate) body: Inflow,
     pub(crate) lease: Option<Lease>,
     pub(crate) exchange: Option<Exchange>,
     /// When the route's timeout ends it.
@@ -310,7 +325,7 @@ pub(crate) struct Guards {
 pub(crate) enum ReplyError {
     /// The endpoint's connection broke.
     #[error("the endpoint's answer ended early: {0}")]
-    Endpoint(#[from] AnswerError),
+    Endpoint(#[from] InflowError),
     /// No memory is left for it.
     #[error("no memory is left for the answer")]
     Shed,
