@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use ::http::request::Parts;
 use ::http::uri::Scheme;
 use ::http::{Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
@@ -14,7 +15,7 @@ use mesh_core::wire::guard;
 
 use super::exchange::{Exchange, Reply};
 use super::local_reply::LocalReply;
-use super::outbound::{Connection, Target};
+use super::outbound::{Connection, Edge, Target};
 use super::passthrough::Place;
 use super::watch::{Switch, Watch};
 use super::worker::{Caller, View};
@@ -48,6 +49,9 @@ pub(crate) async fn handle(connection: Rc<Connection>, mut request: Request<Inco
     }
     if connection.watch.intake.is_short() {
         return shed(is_grpc, exchange);
+    }
+    if let Some(proof) = proof(&connection, &parts) {
+        return answer(proof, false, exchange);
     }
     if parts.method == Method::CONNECT {
         return match tunnel::connect(&connection, &view, &parts.uri, switch) {
@@ -109,6 +113,15 @@ pub(crate) async fn handle(connection: Rc<Connection>, mut request: Request<Inco
         }
         Found::Unknown(cluster) => incoming.unrouted(&cluster, body, exchange).await,
     }
+}
+
+/// Answers an authority that wants to see that a name leads to this gateway (ACME, `http-01`): before any rule, since
+/// one may send all that is plain to HTTPS.
+fn proof(connection: &Connection, parts: &Parts) -> Option<LocalReply> {
+    if connection.edge != Some(Edge::Plain) || parts.method != Method::GET {
+        return None;
+    }
+    connection.worker.settings.challenges.answer(parts.uri.path()).map(|content| LocalReply::proof(&content))
 }
 
 /// A request to switch protocols; however it ends, bytes behind it are held no longer.

@@ -7,6 +7,7 @@ mod clients;
 mod detour;
 mod doors;
 mod doze;
+mod edge;
 mod explain;
 mod flags;
 mod fuzz;
