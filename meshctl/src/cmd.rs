@@ -72,6 +72,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit> {
         Command::Secret(SecretCommand::Rotate(args)) => {
             secret::put(&args, Replaces::Another, &client()?).await
         }
+        Command::Secret(SecretCommand::Renew { name }) => secret::renew(name, &client()?).await,
         Command::Secret(SecretCommand::List(args)) => secret::list(args.output, &client()?).await,
         Command::Secret(SecretCommand::Get { name, output }) => {
             secret::get(&name, output.output, &client()?).await

@@ -12,6 +12,7 @@ mod logging;
 mod members;
 mod names;
 mod notary;
+mod orders;
 mod requests;
 mod run;
 mod signer;

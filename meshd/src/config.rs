@@ -46,6 +46,8 @@ pub struct Config {
     pub proxy: Proxy,
     /// What is taken from strangers.
     pub limits: Limits,
+    /// Certificates that are ordered for gateways; `None`: none.
+    pub acme: Option<Acme>,
     /// Where this host's services are written down.
     pub services: Services,
     /// What is logged.
@@ -191,6 +193,8 @@ pub struct Proxy {
     pub drain: Duration,
     /// Access log.
     pub access_log: AccessLog,
+    /// Load balancers whose connections to gateways begin with a PROXY header.
+    pub proxy_header_from: Vec<IpNet>,
 }
 
 /// How traffic travels between hosts.
@@ -246,6 +250,43 @@ pub struct Limits {
     pub hops: u8,
     /// Memory of this process; 0: a share of what there is.
     pub memory_bytes: usize,
+}
+
+/// Certificates that are ordered for gateways, from an authority that speaks ACME.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Acme {
+    /// The authority: URL of its directory, https.
+    pub directory: String,
+    /// Where it may write to: URLs, as a rule `mailto:`.
+    pub contact: Vec<String>,
+    /// Whether its terms of service are agreed to.
+    pub agree_to_terms: bool,
+    /// File with the roots of its own certificate; `None`: those of the system.
+    pub roots: Option<PathBuf>,
+    /// How it sees that a name leads here.
+    pub challenge: Challenge,
+    /// What is ordered.
+    pub certificates: Vec<Ordered>,
+}
+
+/// How an authority sees that a name leads to this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Challenge {
+    /// By TLS where a gateway has a server for the name, by plain HTTP otherwise; after a failure the other way.
+    Auto,
+    /// It asks port 80.
+    Http,
+    /// It asks port 443.
+    Tls,
+}
+
+/// One certificate that is ordered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ordered {
+    /// The secret it is put into: what rules call `credentialName`.
+    pub secret: String,
+    /// The names it is for, in lower case; at least one.
+    pub names: Vec<String>,
 }
 
 /// Where this host's services are written down.

@@ -23,6 +23,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use ipnet::IpNet;
 use mesh_core::plan::Plan;
 use mesh_core::wire::guard;
 use mesh_core::wire::http2::FrameLimits;
@@ -35,7 +36,7 @@ use budget::{Descriptors, Memory};
 use crate::drain::{self, Drain};
 use crate::listeners::Listeners;
 use crate::telemetry::{AccessLog, Stats};
-use crate::transport::{Accepted, Dialer, QuicOptions, SocketOptions, Transport, socket};
+use crate::transport::{Accepted, Challenges, Dialer, QuicOptions, SocketOptions, Transport, socket};
 
 mod accept;
 mod body;
@@ -132,6 +133,10 @@ pub struct Settings {
     pub original_destination: fn(&TcpStream) -> Option<SocketAddr>,
     /// Where the secrets of `credentialName` are: a folder for each. Default: nowhere.
     pub secrets: PathBuf,
+    /// Load balancers whose connections to gateways begin with a PROXY header. Default: none.
+    pub proxy_header_from: Vec<IpNet>,
+    /// What authorities that want to see a name lead here are answered. Default: nothing.
+    pub challenges: Arc<Challenges>,
     /// Finds addresses of names outside the mesh. Default: the system's resolver.
     pub resolve: Resolver,
     /// Where doors get their sockets.
@@ -161,6 +166,8 @@ impl Default for Settings {
             half_close: false,
             socket: SocketOptions::default(),
             secrets: PathBuf::new(),
+            proxy_header_from: Vec::new(),
+            challenges: Arc::default(),
             listeners: Listeners::default(),
             original_destination: |stream| socket::original_destination(stream).ok(),
             resolve: Arc::new(|host, port| {

@@ -72,6 +72,12 @@ pub enum Request {
         /// Its name.
         name: String,
     },
+    /// Orders a secret's certificate from its authority now (answered by this host's meshd, to callers on it, when the
+    /// order has ended).
+    RenewSecret {
+        /// Its name.
+        name: String,
+    },
     /// The secrets of this host, without their keys (answered by this host's meshd, to callers on it).
     Secrets,
     /// Every service of the mesh with its instances, as this host knows them.
@@ -465,6 +471,9 @@ pub struct RouteView {
     pub with: Vec<String>,
     /// The object that says so, `VirtualService default/reviews http[0]`; `default` where no rule does.
     pub by: String,
+    /// Of a visitor's way in: where it is open, for whom, and what is shown there. Empty: for callers of this host.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub gateway: String,
 }
 
 /// One cluster of a Plan.

@@ -14,6 +14,7 @@ mod harmless;
 mod leaving;
 mod load;
 mod names;
+mod orders;
 mod outage;
 mod peers;
 mod quic;

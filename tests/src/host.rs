@@ -338,6 +338,19 @@ impl Host {
         Ok((Guarded::start(command, &result)?, result))
     }
 
+    /// Begins a load of so many requests a second, whatever becomes of those before; else like [`Self::load`]. Times are
+    /// those since a request was due.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn steady_load(&self, to: &str, rate: u32, seconds: u32) -> Result<(Guarded, PathBuf)> {
+        let result = self.folder.join(format!("steady-load-{}", to.replace(':', "-")));
+        drop(std::fs::remove_file(&result));
+        let mut command = self.enter(&self.binaries.service.display().to_string());
+        command.args(["load", to, &rate.to_string(), &seconds.to_string()]);
+        Ok((Guarded::start(command, &result)?, result))
+    }
+
     /// Sends a service that was started here a signal.
     ///
     /// # Errors
@@ -468,7 +481,7 @@ pub fn load_result((load, result): (Guarded, PathBuf)) -> Result<Load> {
         after.and_then(|number| number.trim().parse().ok()).with_context(|| format!("{word} in {text:?}"))
     };
     Ok(Load {
-        requests: u32::try_from(number("requests")?)?,
+        requests: u32::try_from(number("requests").or_else(|_| number("asked"))?)?,
         failed: u32::try_from(number("failed")?)?,
         p99_us: number("p99_us")?,
     })

@@ -15,7 +15,7 @@ use crate::identity::HostKeys;
 use crate::listeners::Listeners;
 use crate::proxy::{self, Declared, Entrance, Proxy, Settings, Shared, Sockets, Way};
 use crate::telemetry::{self, AccessLog, Stats};
-use crate::transport::{Dialer, QuicOptions, SocketOptions, Transport};
+use crate::transport::{Challenges, Dialer, QuicOptions, SocketOptions, Transport};
 use mesh_core::wire::http2::FrameLimits;
 
 /// Where this host keeps its secrets.
@@ -42,6 +42,7 @@ pub(super) fn start_proxy(
     started: Instant,
     names: &Arc<Lookup>,
     listeners: &Listeners,
+    challenges: &Arc<Challenges>,
 ) -> Result<Proxy> {
     let shared = Shared {
         plans: outlets.plans.clone(),
@@ -49,6 +50,7 @@ pub(super) fn start_proxy(
         settings: Arc::new(Settings {
             resolve: resolver(names.clone()),
             listeners: listeners.clone(),
+            challenges: challenges.clone(),
             ..settings(config)
         }),
         stats: stats.clone(),
@@ -115,6 +117,7 @@ fn settings(config: &Config) -> Settings {
         memory: limits.memory_bytes,
         socket: SocketOptions { mark: Some(config.intercept.mark) },
         secrets: secrets(config),
+        proxy_header_from: config.proxy.proxy_header_from.clone(),
         ..Settings::default()
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -13,14 +13,13 @@ use mesh_core::{analyze, explain, groups, meaning, sketch, views};
 use mesh_proto::api::{ApiError, Call, ErrorCode, Get, HostStats, JoinRequest, Request, Response, Scope};
 use mesh_proto::command::{HostId, Liveness};
 use mesh_proto::registration::{Health, Instance, Registration};
-use mesh_proto::secret::SecretView;
 use std::collections::BTreeMap;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::carrier::{Hosts, unavailable};
+use super::orders::Orders;
 use crate::agent::Published;
-use crate::secrets::{SecretError, Store};
 use crate::server::Server;
 use crate::services::Desk;
 use crate::telemetry::Stats;
@@ -55,7 +54,7 @@ pub(super) struct Requests {
     /// Where it is.
     pub(super) locality: String,
     /// Its secrets.
-    pub(super) secrets: Store,
+    pub(super) orders: Orders,
     /// Its counters.
     pub(super) stats: Arc<Stats>,
     /// When meshd began.
@@ -134,8 +133,11 @@ impl Requests {
             Request::Reload => return Some(self.reload().await),
             Request::Register { instances } => return Some(self.register(instances).await),
             Request::Deregister { ids } => return Some(self.deregister(ids).await),
-            Request::PutSecret(_) | Request::DeleteSecret { .. } | Request::Secrets => {
-                return Some(self.keep_secrets(&plan, request.clone()).await);
+            Request::PutSecret(_)
+            | Request::DeleteSecret { .. }
+            | Request::RenewSecret { .. }
+            | Request::Secrets => {
+                return Some(self.orders.answer(&plan, request.clone()).await);
             }
             _ => return None,
         }))
@@ -253,40 +255,6 @@ impl Requests {
         self.wait_until_agreed(gone).await
     }
 
-    /// Answers what concerns the secrets of this host, beside everything else: the disk may be slow.
-    async fn keep_secrets(&self, plan: &Plan, request: Request) -> Result<Response, ApiError> {
-        let (store, used) = (self.secrets.clone(), views::secrets_used(plan));
-        let done = tokio::task::spawn_blocking(move || {
-            let now = SystemTime::now();
-            Ok(match request {
-                Request::PutSecret(new) => Response::SecretPut { warnings: store.put(&new, now)? },
-                Request::DeleteSecret { name } => store.delete(&name).map(|()| Response::Done)?,
-                _ => Response::Secrets(
-                    store
-                        .list(now)
-                        .into_iter()
-                        .map(|view| SecretView {
-                            used_by: used.get(&view.name).cloned().unwrap_or_default(),
-                            ..view
-                        })
-                        .collect(),
-                ),
-            })
-        });
-        match done.await {
-            Ok(answer) => answer.map_err(|error: SecretError| {
-                let code = match &error {
-                    SecretError::Name(_) | SecretError::Content(_) => ErrorCode::Invalid,
-                    SecretError::Taken(_) => ErrorCode::Conflict,
-                    SecretError::Missing(_) => ErrorCode::NotFound,
-                    SecretError::Io { .. } => ErrorCode::Unavailable,
-                };
-                refused(code, error.to_string())
-            }),
-            Err(_) => Err(refused(ErrorCode::Unavailable, "meshd is stopping")),
-        }
-    }
-
     /// Waits until the mesh knows this host's registration as it should be.
     async fn wait_until_agreed(
         &self,
@@ -395,7 +363,7 @@ fn reads_only(request: &Request) -> bool {
     )
 }
 
-fn refused(code: ErrorCode, message: impl Into<String>) -> ApiError {
+pub(super) fn refused(code: ErrorCode, message: impl Into<String>) -> ApiError {
     ApiError { code, ..unavailable(message) }
 }
 

@@ -22,6 +22,7 @@ use super::follow::Follower;
 use super::handover::{Leaving, Predecessor, Started, Successor};
 use super::names::Names;
 use super::notary::HostNotary;
+use super::orders::Orders;
 use super::requests::{Reload, Requests};
 use super::state::{FolderLock, HostState};
 use super::{NeedsPerson, begin, entrances, logging, members, signer, standing, watchdog};
@@ -32,7 +33,6 @@ use crate::drain::{self, Drain};
 use crate::identity::{HostKeys, Rotation, RotationHandle, RotationSettings};
 use crate::listeners::{Keep, Listeners};
 use crate::proxy::Proxy;
-use crate::secrets::Store;
 use crate::server::{Server, Setup};
 use crate::services::Desk;
 use crate::telemetry::Stats;
@@ -205,7 +205,8 @@ async fn serve(
     let (rotation, certificates) = prepare_rotation(&ground, &notary, &hosts, published.clone())?;
     let desk = Desk::start(&ground.config, ground.draining.clone());
     let (problems, doors) = watch::channel(Vec::new());
-    let offer = offer(&ground, &desk, &certificates, doors, published.clone());
+    let orders = Orders::start(&ground.config, &outlets.plans, published.clone(), &ground.draining);
+    let offer = offer(&ground, &desk, &certificates, orders.problems(doors), published.clone());
     let (agent, problem) = Agent::new(agent_settings(&ground), offer, outlets.clone());
     if let Some(problem) = problem {
         tracing::warn!(%problem, "starting without the mirror");
@@ -225,6 +226,7 @@ async fn serve(
         ground.began,
         &names,
         &listeners,
+        &orders.challenges,
     )?;
     if let Some(keeper) = proxy.doors.take() {
         task::spawn("doors", keeper.run(published.clone(), problems));
@@ -244,7 +246,7 @@ async fn serve(
         hosts,
         desk: desk.clone(),
         locality: ground.config.host.locality.to_string(),
-        secrets: Store::at(entrances::secrets(&ground.config)),
+        orders,
         stats: ground.stats.clone(),
         began: ground.began,
         reloads,

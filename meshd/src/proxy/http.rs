@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use ::http::request::Parts;
 use ::http::uri::Scheme;
 use ::http::{Method, Request, Response, StatusCode, Version, header};
 use mesh_core::plan::{Cluster, UnknownHosts, UpstreamProtocol, VirtualHost};
@@ -15,7 +16,7 @@ use super::body::Inflow;
 use super::exchange::{Exchange, Reply};
 use super::interim::Early;
 use super::local_reply::LocalReply;
-use super::outbound::{Connection, Target};
+use super::outbound::{Connection, Edge, Target};
 use super::passthrough::Place;
 use super::watch::{Switch, Watch};
 use super::worker::{Caller, View};
@@ -54,6 +55,9 @@ pub(crate) async fn handle(
     }
     if connection.watch.intake.is_short() {
         return shed(is_grpc, exchange);
+    }
+    if let Some(proof) = proof(&connection, &parts) {
+        return answer(proof, false, exchange);
     }
     if parts.method == Method::CONNECT {
         return match tunnel::connect(&connection, &view, &parts.uri, switch) {
@@ -117,6 +121,15 @@ pub(crate) async fn handle(
         }
         Found::Unknown(cluster) => incoming.unrouted(&cluster, body, exchange).await,
     }
+}
+
+/// Answers an authority that wants to see that a name leads to this gateway (ACME, `http-01`): before any rule, since
+/// one may send all that is plain to HTTPS.
+fn proof(connection: &Connection, parts: &Parts) -> Option<LocalReply> {
+    if connection.edge != Some(Edge::Plain) || parts.method != Method::GET {
+        return None;
+    }
+    connection.worker.settings.challenges.answer(parts.uri.path()).map(|content| LocalReply::proof(&content))
 }
 
 /// A request to switch protocols; however it ends, bytes behind it are held no longer.

@@ -103,6 +103,11 @@ impl LocalReply {
         reply
     }
 
+    /// What an authority asked to see.
+    pub(crate) fn proof(content: &str) -> Self {
+        Self::new(StatusCode::OK, "acme_challenge").body(content.to_owned())
+    }
+
     /// A fault on purpose.
     pub(crate) fn abort(abort: &Abort) -> Self {
         let mut reply = Self::new(abort.status, "fault_filter_abort").flag(Flag::FaultInjected);

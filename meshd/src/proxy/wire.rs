@@ -137,6 +137,11 @@ impl Wire {
 }
 
 impl Wire {
+    /// Forgets bytes that were read ahead.
+    pub(crate) fn skip(&mut self, count: usize) {
+        self.ahead.advance(count.min(self.ahead.len()));
+    }
+
     fn wrote(&mut self, polled: &Poll<io::Result<usize>>) {
         if let Some(gate) = &mut self.gate {
             gate.wrote(polled);

@@ -9,6 +9,7 @@ mod doors;
 mod downgrade;
 mod doze;
 mod early;
+mod edge;
 mod explain;
 mod explain_random;
 mod flags;
