@@ -23,10 +23,11 @@ async fn keeping() -> (SocketAddr, Arc<Mutex<Vec<u8>>>) {
             meshd::task::spawn("test", async move {
                 let (mut buffer, mut answered) = ([0; 4096], false);
                 while let Ok(count @ 1..) = stream.read(&mut buffer).await {
-                    let mut kept = keep.lock().unwrap_or_else(PoisonError::into_inner);
-                    kept.extend_from_slice(&buffer[..count]);
-                    let is_head = kept.windows(4).any(|four| four == b"\r\n\r\n");
-                    drop(kept);
+                    let is_head = {
+                        let mut kept = keep.lock().unwrap_or_else(PoisonError::into_inner);
+                        kept.extend_from_slice(&buffer[..count]);
+                        kept.windows(4).any(|four| four == b"\r\n\r\n")
+                    };
                     if is_head && !answered {
                         answered = true;
                         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
