@@ -14,7 +14,7 @@ use crate::dns::Lookup;
 use crate::identity::HostKeys;
 use crate::listeners::Listeners;
 use crate::proxy::{self, Declared, Entrance, Proxy, Settings, Shared, Sockets, Way};
-use crate::telemetry::{self, AccessLog, Stats};
+use crate::telemetry::{self, AccessLog, Stats, Tap};
 use crate::transport::{Dialer, QuicOptions, SocketOptions, Transport};
 use mesh_core::wire::http2::FrameLimits;
 
@@ -42,6 +42,7 @@ pub(super) fn start_proxy(
     started: Instant,
     names: &Arc<Lookup>,
     listeners: &Listeners,
+    tap: &Arc<Tap>,
 ) -> Result<Proxy> {
     let shared = Shared {
         plans: outlets.plans.clone(),
@@ -49,6 +50,7 @@ pub(super) fn start_proxy(
         settings: Arc::new(Settings {
             resolve: resolver(names.clone()),
             listeners: listeners.clone(),
+            tap: tap.clone(),
             ..settings(config)
         }),
         stats: stats.clone(),

@@ -265,6 +265,13 @@ pub const KEYS: &[Key] = &[
         "One line on standard output for each request.",
     ),
     key(
+        "proxy",
+        "tap",
+        r#""redacted""#,
+        "off, redacted, all",
+        "What `meshctl tap` may show of requests. redacted: without values that let somebody in (authorization, cookies, tokens in queries); all: these too, where asked for.",
+    ),
+    key(
         "limits",
         "head_seconds",
         "10",

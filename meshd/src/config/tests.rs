@@ -74,6 +74,7 @@ fn every_key_changes_the_configuration() {
         ("proxy", "transport = \"quic\""),
         ("proxy", "drain_seconds = 5"),
         ("proxy", "access_log = \"json\""),
+        ("proxy", "tap = \"off\""),
         ("limits", "head_seconds = 5"),
         ("limits", "idle_seconds = 5"),
         ("limits", "sniff_ms = 5"),
