@@ -26,7 +26,7 @@ use super::budget::{LARGE_BODY, Left};
 use super::outbound::Connection;
 use super::request;
 use super::upstream::Lease;
-use crate::telemetry::{EdgeCell, EdgeKey, Record};
+use crate::telemetry::{EdgeCell, EdgeKey, Record, Told};
 
 /// One request, until it is told. A box: it travels through many hands.
 pub(crate) struct Exchange(Box<Life>);
@@ -58,7 +58,7 @@ pub(crate) struct Life {
     log: Option<Box<Logged>>,
 }
 
-/// What only the access log wants.
+/// What only the access log and taps want.
 struct Logged {
     method: String,
     path: String,
@@ -69,12 +69,16 @@ struct Logged {
     request_id: String,
     upstream: String,
     downstream: SocketAddr,
+    /// For taps.
+    headers: Option<::http::HeaderMap>,
 }
 
 impl Exchange {
     pub(crate) fn begin(connection: &Rc<Connection>, caller: Arc<str>, parts: &Parts) -> Self {
         connection.watch.request_began();
-        let log = connection.worker.access_log.is_some().then(|| Box::new(Logged::of(connection, parts)));
+        let is_tapped = connection.worker.settings.tap.is_on();
+        let is_told = is_tapped || connection.worker.access_log.is_some();
+        let log = is_told.then(|| Box::new(Logged::of(connection, parts, is_tapped)));
         Self(Box::new(Life {
             connection: connection.clone(),
             started: Instant::now(),
@@ -155,6 +159,21 @@ impl Life {
         }
     }
 
+    /// Tells taps and the access log.
+    fn tell(&self, mut log: Box<Logged>, took: Duration) {
+        let worker = &self.connection.worker;
+        let headers = log.headers.take();
+        let record = log.record(self, took);
+        if let Some(headers) = headers {
+            let told =
+                Told { record: &record, caller: &self.caller, retries: self.retries, headers: &headers };
+            worker.settings.tap.offer(&told);
+        }
+        if let Some(sink) = &worker.access_log {
+            sink.write(record);
+        }
+    }
+
     fn edge(&self) -> Arc<EdgeCell> {
         if let Some(edge) = &self.edge {
             return edge.clone();
@@ -189,14 +208,14 @@ impl Drop for Life {
             Some(edge) => edge.finished(self.status, self.flag, self.failed, self.retries, took),
             None => self.edge().finished(self.status, self.flag, self.failed, self.retries, took),
         }
-        if let (Some(log), Some(sink)) = (self.log.take(), &self.connection.worker.access_log) {
-            sink.write(log.record(self, took));
+        if let Some(log) = self.log.take() {
+            self.tell(log, took);
         }
     }
 }
 
 impl Logged {
-    fn of(connection: &Connection, parts: &Parts) -> Self {
+    fn of(connection: &Connection, parts: &Parts, is_tapped: bool) -> Self {
         let field = |name: &str| text(parts.headers.get(name));
         let authority = parts.uri.authority().map_or_else(|| field("host"), ToString::to_string);
         Self {
@@ -209,6 +228,7 @@ impl Logged {
             request_id: field("x-request-id"),
             upstream: String::new(),
             downstream: request::remote(&parts.headers, connection),
+            headers: is_tapped.then(|| parts.headers.clone()),
         }
     }
 
