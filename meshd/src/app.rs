@@ -9,6 +9,7 @@ mod entrances;
 mod follow;
 mod handover;
 mod logging;
+mod measures;
 mod members;
 mod names;
 mod notary;

@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 
 use super::budget::{LARGE_BODY, Left};
 use super::interim::{Asked, Hold};
+use super::measure::{BodyMeter, MessageMeter};
 use super::watch::Watch;
 pub(crate) use answer::{AnswerBody, AnswerError};
 use pace::Pace;
@@ -36,6 +37,8 @@ pub(crate) enum Outgoing {
     Stream(Incoming),
     /// From the caller, remembered.
     Replay(Replay),
+    /// Straight from the caller, measured.
+    Measured(Incoming, Rc<BodyMeter>),
 }
 
 /// Why a body ends early.
@@ -74,6 +77,15 @@ impl Body for Outgoing {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Stream(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::Caller),
             Self::Replay(replay) => replay.poll(cx),
+            Self::Measured(body, meter) => {
+                let polled = Pin::new(body).poll_frame(cx).map_err(BodyError::Caller);
+                if let Poll::Ready(Some(Ok(frame))) = &polled
+                    && let Some(data) = frame.data_ref()
+                {
+                    meter.take(data);
+                }
+                polled
+            }
         }
     }
 
@@ -81,7 +93,7 @@ impl Body for Outgoing {
         match self {
             Self::Empty | Self::Whole(None) => true,
             Self::Whole(Some(bytes)) => bytes.is_empty(),
-            Self::Stream(body) => body.is_end_stream(),
+            Self::Stream(body) | Self::Measured(body, _) => body.is_end_stream(),
             Self::Replay(replay) => replay.is_over(),
         }
     }
@@ -90,7 +102,7 @@ impl Body for Outgoing {
         match self {
             Self::Empty | Self::Whole(None) => SizeHint::with_exact(0),
             Self::Whole(Some(bytes)) => SizeHint::with_exact(bytes.len() as u64),
-            Self::Stream(body) => body.size_hint(),
+            Self::Stream(body) | Self::Measured(body, _) => body.size_hint(),
             Self::Replay(replay) => replay.source.size,
         }
     }
@@ -119,6 +131,8 @@ pub(crate) struct Source {
     watch: Arc<Watch>,
     /// Its caller sends it only once it is told to.
     hold: Option<RefCell<Hold>>,
+    /// Of gRPC.
+    messages: Option<Rc<MessageMeter>>,
 }
 
 #[derive(Default)]
@@ -136,6 +150,7 @@ impl Source {
         pace: Option<(u32, Duration)>,
         hold: Option<Hold>,
         watch: &Arc<Watch>,
+        messages: Option<Rc<MessageMeter>>,
     ) -> Rc<Self> {
         Rc::new(Self {
             size: body.size_hint(),
@@ -152,6 +167,7 @@ impl Source {
             dropped_trailers: Cell::new(0),
             watch: watch.clone(),
             hold: hold.map(RefCell::new),
+            messages,
         })
     }
 
@@ -285,6 +301,9 @@ impl Source {
         let mut kept = self.kept.borrow_mut();
         if let Some(data) = frame.data_ref() {
             self.received.set(self.received.get() + data.len() as u64);
+            if let Some(messages) = &self.messages {
+                messages.take(data);
+            }
             if let Some(pace) = &self.pace {
                 pace.borrow_mut().came(data.len());
             }

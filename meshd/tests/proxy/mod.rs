@@ -25,4 +25,5 @@ mod protocols;
 mod rows;
 mod streams;
 mod tcp;
+mod telemetry;
 mod traffic;

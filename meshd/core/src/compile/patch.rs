@@ -15,7 +15,7 @@ use std::sync::Arc;
 pub(super) use index::Index;
 
 use super::seen::Stale;
-use super::{Problems, inbound, mesh, scope, whole};
+use super::{Problems, inbound, mesh, scope, telemetry, whole};
 use crate::plan::{Inbound, Node, Plan};
 use crate::world::World;
 
@@ -63,13 +63,15 @@ pub(super) fn next(world: &World, node: &Arc<Node>, before: &Plan) -> Option<Pla
 /// What others may ask of this host. What cannot be carried out of it was told by the slices.
 fn inbound_of(world: &World, node: &Node, before: &Plan) -> Inbound {
     let settings = mesh::Settings::of(world);
+    let problems = Problems::default();
     let here = inbound::Scene {
         world,
         node,
         mesh: &settings,
         sidecars: &scope::Sidecars::load(world, &settings),
+        telemetry: &telemetry::Rules::load(world, &settings, &problems),
         previous: Some(before),
-        problems: &Problems::default(),
+        problems: &problems,
     };
     inbound::inbound(&here)
 }
