@@ -420,10 +420,16 @@ const AUTHORIZATION_POLICY: &[Row] =
     &[refused("", "is not enforced yet, and security is never promised without effect")];
 const REQUEST_AUTHENTICATION: &[Row] =
     &[refused("", "is not enforced yet, and security is never promised without effect")];
+const TARGET: &[Row] = &[
+    honoured("group"),
+    only("kind", &["Service"], "a Telemetry is for workloads, and for the instances of a service"),
+    honoured("name"),
+    refused("namespace", "is the object's own"),
+];
 const TELEMETRY: &[Row] = &[
     honoured("selector"),
-    honoured("targetRef"),
-    honoured("targetRefs"),
+    message("targetRef", TARGET),
+    message("targetRefs[]", TARGET),
     honoured("tracing[].match.mode"),
     honoured("tracing[].providers[].name"),
     honoured("tracing[].randomSamplingPercentage"),

@@ -6,8 +6,8 @@ use crate::expression::Expression;
 use crate::finding::Finding;
 use crate::log_format::LogFormat;
 use crate::resource::{
-    AccessLogEncoding, MeshConfig, Object, OpenTelemetryProvider, PolicyTargetReference, ProviderLogFormat,
-    Spec, TagOperation, Telemetry,
+    AccessLogEncoding, MeshConfig, Object, OpenTelemetryProvider, ProviderLogFormat, Spec, TagOperation,
+    Telemetry,
 };
 use crate::yaml::join;
 
@@ -31,9 +31,9 @@ fn telemetry(spec: &Telemetry, found: &mut Vec<Finding>) {
     let one = spec.target_ref.iter().map(|target| ("spec.targetRef".to_owned(), target));
     let several = spec.target_refs.iter().enumerate();
     for (path, target) in one.chain(several.map(|(at, target)| (format!("spec.targetRefs[{at}]"), target))) {
-        if !is_service(target) {
-            let message = format!("kind {:?} of group {:?} is not known here", target.kind, target.group);
-            refuse(found, format!("{path}.kind"), message, "meshd takes kind: Service, for its instances");
+        if !matches!(target.group.as_str(), "" | "core") && target.kind == "Service" {
+            let message = format!("there is no Service of group {:?}", target.group);
+            refuse(found, format!("{path}.group"), message, "leave it out");
         }
     }
     for (at, logging) in spec.access_logging.iter().enumerate() {
@@ -59,10 +59,6 @@ fn telemetry(spec: &Telemetry, found: &mut Vec<Finding>) {
             }
         }
     }
-}
-
-fn is_service(target: &PolicyTargetReference) -> bool {
-    target.kind == "Service" && matches!(target.group.as_str(), "" | "core")
 }
 
 /// Source: Prometheus "Data model".

@@ -119,3 +119,20 @@ fn numbers_go_to_prometheus_or_nowhere() {
     assert!(told("prometheus"));
     assert!(!told("otel"));
 }
+
+#[test]
+fn labels_are_set_and_taken_away() {
+    let mut world = world();
+    let root = "{metrics: [{overrides: [{tagOverrides: {source_app: {operation: REMOVE}, stage: {value: \"'a'\"}}}]}]}";
+    apply(&mut world, &telemetry("istio-system", "root", root));
+    let own = "{metrics: [{overrides: [{match: {metric: REQUEST_COUNT}, tagOverrides: {stage: {value: \"'b'\"}}}]}]}";
+    apply(&mut world, &telemetry("default", "own", own));
+
+    let told = tellings(&world);
+
+    let rule =
+        |metric: Metric| told[0].metering.as_ref().expect("something differs").0[metric as usize].clone();
+    assert_eq!(rule(Metric::RequestCount).removed, ["source_app"]);
+    assert_eq!(rule(Metric::RequestCount).set, [("stage".to_owned(), "b".to_owned())]);
+    assert_eq!(rule(Metric::RequestSize).set, [("stage".to_owned(), "a".to_owned())]);
+}

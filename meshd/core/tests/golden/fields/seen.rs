@@ -411,6 +411,21 @@ const SEEN: &[Seen] = &[
         &["meshd/tests/proxy/care.rs::streams_to_an_application_are_bounded_where_its_sidecar_says_so"],
     ),
     // What is told of traffic.
+    Seen {
+        fields: &[
+            "Telemetry targetRef.kind",
+            "Telemetry targetRef.group",
+            "Telemetry targetRefs[].kind",
+            "Telemetry targetRefs[].group",
+        ],
+        tests: &["proto/src/support/tests.rs::languages_within_fields_are_refused_by_name_and_place"],
+        alone: true,
+    },
+    Seen {
+        fields: &["Telemetry metrics[].overrides[].tagOverrides{}.operation"],
+        tests: &["meshd/core/src/compile/tests/telemetry.rs::labels_are_set_and_taken_away"],
+        alone: true,
+    },
     seen(
         &["Telemetry selector*", "Telemetry targetRef*"],
         &["meshd/core/src/compile/tests/telemetry.rs::the_nearest_telemetry_counts_field_by_field"],
