@@ -13,9 +13,11 @@ use mesh_core::plan::{Locality, Workload};
 use mesh_proto::finding::Finding;
 use mesh_proto::registration::Protocol;
 
+pub use effective::{addresses, effective};
 pub use keys::{KEYS, Key, default_document, reference};
 
 pub(crate) mod document;
+mod effective;
 mod keys;
 mod read;
 pub(crate) mod words;
@@ -46,6 +48,8 @@ pub struct Config {
     pub proxy: Proxy,
     /// What is taken from strangers.
     pub limits: Limits,
+    /// Certificates that are ordered for gateways; `None`: none.
+    pub acme: Option<Acme>,
     /// Where this host's services are written down.
     pub services: Services,
     /// What is logged.
@@ -191,6 +195,21 @@ pub struct Proxy {
     pub drain: Duration,
     /// Access log.
     pub access_log: AccessLog,
+    /// Load balancers whose connections to gateways begin with a PROXY header.
+    pub proxy_header_from: Vec<IpNet>,
+    /// What `meshctl tap` may show.
+    pub tap: Tap,
+}
+
+/// What `meshctl tap` may show of requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tap {
+    /// Nothing.
+    Off,
+    /// Everything but values that let somebody in.
+    Redacted,
+    /// These too, where they are asked for.
+    All,
 }
 
 /// How traffic travels between hosts.
@@ -248,6 +267,43 @@ pub struct Limits {
     pub memory_bytes: usize,
 }
 
+/// Certificates that are ordered for gateways, from an authority that speaks ACME.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Acme {
+    /// The authority: URL of its directory, https.
+    pub directory: String,
+    /// Where it may write to: URLs, as a rule `mailto:`.
+    pub contact: Vec<String>,
+    /// Whether its terms of service are agreed to.
+    pub agree_to_terms: bool,
+    /// File with the roots of its own certificate; `None`: those of the system.
+    pub roots: Option<PathBuf>,
+    /// How it sees that a name leads here.
+    pub challenge: Challenge,
+    /// What is ordered.
+    pub certificates: Vec<Ordered>,
+}
+
+/// How an authority sees that a name leads to this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Challenge {
+    /// By TLS where a gateway has a server for the name, by plain HTTP otherwise; after a failure the other way.
+    Auto,
+    /// It asks port 80.
+    Http,
+    /// It asks port 443.
+    Tls,
+}
+
+/// One certificate that is ordered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ordered {
+    /// The secret it is put into: what rules call `credentialName`.
+    pub secret: String,
+    /// The names it is for, in lower case; at least one.
+    pub names: Vec<String>,
+}
+
 /// Where this host's services are written down.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Services {
@@ -280,6 +336,35 @@ pub enum LogFormat {
 pub struct Overrides {
     /// `--data DIR`: the data folder; the socket moves there too, unless the file names one.
     pub data: Option<PathBuf>,
+}
+
+/// Where the configuration comes from.
+#[derive(Clone, Debug, Default)]
+pub struct Source {
+    /// `--config FILE`; `None`: [`DEFAULT_FILE`], if it is there.
+    pub file: Option<PathBuf>,
+    /// What the command line says louder.
+    pub overrides: Overrides,
+}
+
+impl Source {
+    /// Reads the configuration that is there now.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn load(&self) -> Result<Config, ConfigError> {
+        Config::load(self.file.as_deref(), &self.overrides)
+    }
+
+    /// The file, whether it is there or not.
+    pub fn path(&self) -> &Path {
+        self.file.as_deref().unwrap_or(Path::new(DEFAULT_FILE))
+    }
+
+    /// The text of the file; empty where there is none.
+    pub fn text(&self) -> String {
+        std::fs::read_to_string(self.path()).unwrap_or_default()
+    }
 }
 
 /// Why there is no configuration.

@@ -23,6 +23,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use ipnet::IpNet;
 use mesh_core::plan::Plan;
 use mesh_core::wire::guard;
 use mesh_core::wire::http2::FrameLimits;
@@ -34,8 +35,8 @@ use budget::{Descriptors, Memory};
 
 use crate::drain::{self, Drain};
 use crate::listeners::Listeners;
-use crate::telemetry::{AccessLog, Stats};
-use crate::transport::{Accepted, Dialer, QuicOptions, SocketOptions, Transport, socket};
+use crate::telemetry::{AccessLog, Stats, Tap};
+use crate::transport::{Accepted, Challenges, Dialer, QuicOptions, SocketOptions, Transport, socket};
 
 mod accept;
 mod body;
@@ -132,10 +133,16 @@ pub struct Settings {
     pub original_destination: fn(&TcpStream) -> Option<SocketAddr>,
     /// Where the secrets of `credentialName` are: a folder for each. Default: nowhere.
     pub secrets: PathBuf,
+    /// Load balancers whose connections to gateways begin with a PROXY header. Default: none.
+    pub proxy_header_from: Vec<IpNet>,
+    /// What authorities that want to see a name lead here are answered. Default: nothing.
+    pub challenges: Arc<Challenges>,
     /// Finds addresses of names outside the mesh. Default: the system's resolver.
     pub resolve: Resolver,
     /// Where doors get their sockets.
     pub listeners: Listeners,
+    /// Shows requests to those who ask. Default: nobody does.
+    pub tap: Arc<Tap>,
 }
 
 impl Default for Settings {
@@ -161,7 +168,10 @@ impl Default for Settings {
             half_close: false,
             socket: SocketOptions::default(),
             secrets: PathBuf::new(),
+            proxy_header_from: Vec::new(),
+            challenges: Arc::default(),
             listeners: Listeners::default(),
+            tap: Arc::default(),
             original_destination: |stream| socket::original_destination(stream).ok(),
             resolve: Arc::new(|host, port| {
                 Box::pin(async move { tokio::net::lookup_host((host, port)).await.map(Iterator::collect) })

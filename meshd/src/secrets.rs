@@ -7,19 +7,25 @@
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+#[cfg(feature = "acme")]
+use mesh_core::identity::lifetime::Validity;
 use mesh_proto::secret::{NewSecret, Replaces, SecretView};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use zeroize::Zeroizing;
 
 use crate::transport::folder_of;
 
+#[cfg(feature = "acme")]
+pub mod acme;
 mod facts;
+mod upkeep;
 
 use facts::Facts;
+pub use upkeep::{Upkeep, Upkeeps, Wish};
 
 /// Why a secret is not taken.
 #[derive(Debug, thiserror::Error)]
@@ -116,11 +122,33 @@ impl Store {
         names.into_iter().map(|name| self.view(name, now)).collect()
     }
 
+    /// Returns the certificate of a secret; `None`: there is none that works now. The thread waits for the disk.
+    #[cfg(feature = "acme")]
+    fn held(&self, name: &str, now: SystemTime) -> Option<Held> {
+        let facts = Facts::of(&read(&self.folder(name).ok()?), now).ok()?;
+        let (not_before, not_after) = facts.valid?;
+        let digits = facts.sha256.get(..8)?;
+        Some(Held {
+            names: facts.names.iter().map(|name| name.to_ascii_lowercase()).collect(),
+            validity: Validity { not_before, not_after },
+            chance: u32::from_str_radix(digits, 16).ok()?,
+        })
+    }
+
+    #[cfg(feature = "acme")]
+    fn has(&self, name: &str) -> bool {
+        self.folder(name).is_ok_and(|folder| folder.is_dir())
+    }
+
     fn view(&self, name: String, now: SystemTime) -> SecretView {
-        let files = read(&self.0.join(&name));
+        let folder = self.0.join(&name);
+        let files = read(&folder);
         let known = files.keys().cloned().collect();
         match Facts::of(&files, now) {
-            Ok(facts) => SecretView { name, files: known, ..facts.into_view() },
+            Ok(mut facts) => {
+                facts.warnings.extend(loose(&folder.join("tls.key")));
+                SecretView { name, files: known, ..facts.into_view() }
+            }
             Err(why) => SecretView { name, files: known, problem: Some(why), ..SecretView::default() },
         }
     }
@@ -152,6 +180,16 @@ impl Store {
     }
 }
 
+/// The certificate of a secret.
+#[cfg(feature = "acme")]
+struct Held {
+    /// In lower case.
+    names: Vec<String>,
+    validity: Validity,
+    /// A number that stays the same for as long as it does.
+    chance: u32,
+}
+
 /// What stands in a secret's files; wiped when it is dropped.
 type Files = BTreeMap<String, Zeroizing<String>>;
 
@@ -164,6 +202,12 @@ fn read(folder: &Path) -> Files {
         Some(((*name).to_owned(), Zeroizing::new(content)))
     };
     FILES.iter().filter_map(one).collect()
+}
+
+/// What to say of a key that others may read; it was not we who wrote it.
+fn loose(key: &Path) -> Option<String> {
+    let mode = fs::metadata(key).ok()?.permissions().mode() & 0o777;
+    (mode & 0o077 != 0).then(|| format!("tls.key may be read by others (mode {mode:04o}): chmod 600 it"))
 }
 
 /// Lets two folders change places at once; where the file system cannot, one after the other.

@@ -10,6 +10,7 @@
 //! | join a mesh with a token | [`dial_join`] |
 //! | serve the mesh port | [`Listener`] (TCP) and [`QuicListener`] (UDP) |
 
+pub mod challenge;
 pub mod control;
 pub mod frame;
 pub mod join;
@@ -34,6 +35,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use challenge::{Challenges, Offered};
 pub use control::{CallError, ControlClient, Service};
 pub use frame::{FrameError, FrameReceiver, FrameSender, FrameStream};
 pub use join::proof as join_proof;
@@ -43,7 +45,7 @@ pub use link::{
     dial_hop, dial_join, refusal,
 };
 pub use material::{MaterialError, folder_of};
-pub use originate::{OriginateError, Originator, begin_unchecked};
+pub use originate::{OriginateError, Originator, begin_unchecked, trusting};
 pub use quic::{QuicListener, QuicOptions};
 pub use secret::Secret;
 pub use socket::SocketOptions;

@@ -14,6 +14,7 @@ use crate::command::{
 };
 use crate::explain::{Ask, Difference, Explanation};
 use crate::finding::Finding;
+use crate::look::{Checkup, HostConfig, LogAsk, LogState, TapAsk, Tapped};
 use crate::registration::{Health, Instance, Registration};
 use crate::resource::{Kind, ObjectKey};
 use crate::secret::{NewSecret, SecretView};
@@ -72,6 +73,12 @@ pub enum Request {
         /// Its name.
         name: String,
     },
+    /// Orders a secret's certificate from its authority now (answered by this host's meshd, to callers on it, when the
+    /// order has ended).
+    RenewSecret {
+        /// Its name.
+        name: String,
+    },
     /// The secrets of this host, without their keys (answered by this host's meshd, to callers on it).
     Secrets,
     /// Every service of the mesh with its instances, as this host knows them.
@@ -115,6 +122,21 @@ pub enum Request {
     Report(BTreeMap<HostId, AgentReport>),
     /// Version of the meshd that answers.
     Version,
+    /// What ails the host that answers.
+    Doctor,
+    /// What the host that answers runs.
+    Config,
+    /// How much the host that answers logs, and should.
+    LogLevel(LogAsk),
+    /// Requests as they end on the host that answers.
+    Tap(Box<TapAsk>),
+    /// Passes on what one host can tell to that host ([`Request::is_of_one_host`]).
+    On {
+        /// Its name.
+        host: String,
+        /// What it is asked.
+        request: Box<Self>,
+    },
     /// Hands over to the meshd and the meshd.toml that are on disk (answered by this host's meshd). `Done` once the
     /// successor is ready to take over; who asks again after that asks the successor.
     Reload,
@@ -136,6 +158,22 @@ pub struct Call {
 }
 
 impl Request {
+    /// Whether it asks for what one host alone can tell of itself: it may be passed on to any host of the mesh.
+    pub fn is_of_one_host(&self) -> bool {
+        matches!(
+            self,
+            Self::Stats { scope: Scope::Host }
+                | Self::Routes(_)
+                | Self::Clusters(_)
+                | Self::Endpoints(_)
+                | Self::Version
+                | Self::Doctor
+                | Self::Config
+                | Self::LogLevel(_)
+                | Self::Tap(_)
+        )
+    }
+
     /// Whether only the leader can answer.
     pub fn needs_leader(&self) -> bool {
         match self {
@@ -227,7 +265,18 @@ pub enum Response {
         /// Its process, on its host; 0 from a meshd that does not tell.
         #[serde(default)]
         pid: u32,
+        /// Its wall clock, milliseconds since 1970; 0 from a meshd that does not tell.
+        #[serde(default)]
+        clock_ms: u64,
     },
+    /// To `Doctor`.
+    Checkup(Box<Checkup>),
+    /// To `Config`.
+    Config(Box<HostConfig>),
+    /// To `LogLevel`.
+    LogLevel(LogState),
+    /// To `Tap`.
+    Tapped(Tapped),
     /// Done; nothing to say.
     Done,
 }
@@ -387,6 +436,13 @@ pub enum HostRole {
     Agent,
 }
 
+impl HostRole {
+    /// Whether it has a vote.
+    pub fn votes(self) -> bool {
+        matches!(self, Self::Leader | Self::Voter)
+    }
+}
+
 /// A service of the mesh.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServiceView {
@@ -465,6 +521,9 @@ pub struct RouteView {
     pub with: Vec<String>,
     /// The object that says so, `VirtualService default/reviews http[0]`; `default` where no rule does.
     pub by: String,
+    /// Of a visitor's way in: where it is open, for whom, and what is shown there. Empty: for callers of this host.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub gateway: String,
 }
 
 /// One cluster of a Plan.

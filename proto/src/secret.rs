@@ -9,6 +9,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::Timestamp;
 
+/// Whether a text can be the name of a secret, which is the name of a folder: letters, digits, `-`, `_` and `.` make one
+/// of at most 253 (a DNS name, as in Kubernetes), and it begins with no `.`.
+pub fn is_name(text: &str) -> bool {
+    let sound = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    (1..=253).contains(&text.len()) && !text.starts_with('.') && text.bytes().all(sound)
+}
+
 /// A secret as it is put in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewSecret {
@@ -58,6 +65,9 @@ pub struct SecretView {
     pub not_before: Option<Timestamp>,
     /// Until when its certificate is valid; of roots alone, the first that ends.
     pub not_after: Option<Timestamp>,
+    /// When it is ordered anew (ACME), if nothing goes wrong; `None`: nobody orders it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renewal: Option<Timestamp>,
     /// Which rules of this host use it.
     pub used_by: Vec<String>,
     /// Why it cannot be used, or not for much longer.

@@ -72,8 +72,14 @@ fn a_gateway_shows_a_certificate_and_tells_of_what_it_cannot_open() {
 
 /// vm1 is a gateway, vm2 serves `shop`; vm3 is no host of the mesh.
 pub(crate) fn gateway_and_service() -> Result<Lab> {
+    gateway_and_service_with(|_| Ok(String::new()))
+}
+
+/// The same, with more in vm1's `meshd.toml`.
+pub(crate) fn gateway_and_service_with(more: impl FnOnce(&mut Lab) -> Result<String>) -> Result<Lab> {
     let mut lab = Lab::new(3)?;
-    lab.vm(1).write_config("[host.labels]\nistio = \"ingressgateway\"")?;
+    let more = more(&mut lab)?;
+    lab.vm(1).write_config(&format!("[host.labels]\nistio = \"ingressgateway\"\n{more}"))?;
     lab.vm(1).meshd(&["init"])?.success()?;
     lab.vm(1).start()?;
     let token = lab.vm(1).meshctl(&["token", "create"])?.success()?.stdout;

@@ -23,6 +23,8 @@ pub struct Host {
     services: Vec<(String, Guarded)>,
     /// Descriptors that meshd may have; `None`: as many as this process.
     descriptors: Option<u32>,
+    /// Of meshd's environment.
+    environment: Vec<(String, String)>,
 }
 
 /// What `curl` brought.
@@ -73,6 +75,7 @@ impl Host {
             meshd: None,
             services: Vec::new(),
             descriptors: None,
+            environment: Vec::new(),
         };
         host.shell(&format!(
             // No link-local addresses: the kernel would add them at a time of its own.
@@ -155,6 +158,17 @@ impl Host {
     /// Lets meshd have so many descriptors, from its next start on.
     pub fn limit_descriptors(&mut self, most: u32) {
         self.descriptors = Some(most);
+    }
+
+    /// What the environment of meshd has beside this process's, from its next start on.
+    pub fn give_meshd(&mut self, environment: &[(&str, &str)]) {
+        self.environment =
+            environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    }
+
+    /// How a shell on the host runs meshctl against this host's meshd.
+    pub fn meshctl_line(&self) -> String {
+        format!("{} --socket {}", self.binaries.meshctl.display(), self.folder.join("meshd.sock").display())
     }
 
     /// Starts `meshd run` and waits until it is ready.
@@ -338,6 +352,19 @@ impl Host {
         Ok((Guarded::start(command, &result)?, result))
     }
 
+    /// Begins a load of so many requests a second, whatever becomes of those before; else like [`Self::load`]. Times are
+    /// those since a request was due.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn steady_load(&self, to: &str, rate: u32, seconds: u32) -> Result<(Guarded, PathBuf)> {
+        let result = self.folder.join(format!("steady-load-{}", to.replace(':', "-")));
+        drop(std::fs::remove_file(&result));
+        let mut command = self.enter(&self.binaries.service.display().to_string());
+        command.args(["load", to, &rate.to_string(), &seconds.to_string()]);
+        Ok((Guarded::start(command, &result)?, result))
+    }
+
     /// Sends a service that was started here a signal.
     ///
     /// # Errors
@@ -426,6 +453,7 @@ impl Host {
             }
         };
         command.args(arguments).arg("--config").arg(self.config());
+        command.envs(self.environment.iter().cloned());
         command
     }
 
@@ -468,7 +496,7 @@ pub fn load_result((load, result): (Guarded, PathBuf)) -> Result<Load> {
         after.and_then(|number| number.trim().parse().ok()).with_context(|| format!("{word} in {text:?}"))
     };
     Ok(Load {
-        requests: u32::try_from(number("requests")?)?,
+        requests: u32::try_from(number("requests").or_else(|_| number("asked"))?)?,
         failed: u32::try_from(number("failed")?)?,
         p99_us: number("p99_us")?,
     })

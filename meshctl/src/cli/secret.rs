@@ -22,6 +22,17 @@ It is this host's: do the same on each host whose rules name it. A Gateway's cre
     /// Replace what is given, keep the rest; new connections see it within two seconds
     #[command(after_help = "Example:\n  meshctl secret rotate shop --cert fullchain.pem --key privkey.pem")]
     Rotate(SecretArgs),
+    /// Order a certificate from its authority (ACME) now, not when it is due; waits for it
+    #[command(after_help = "\
+Example:
+  meshctl secret renew shop
+
+What is ordered stands in [[acme.certificate]] of this host's meshd.toml. Until the order has succeeded, the certificate
+that is there stays.")]
+    Renew {
+        /// Its name
+        name: String,
+    },
     /// List the secrets of this host: names, until when, used by which rules
     List(Output),
     /// Show one secret; never its key

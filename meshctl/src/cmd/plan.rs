@@ -47,12 +47,13 @@ fn routes_table(rows: &[RouteView]) -> String {
     let mut text = String::new();
     let mut group = None;
     for row in rows {
-        let this = (row.host.as_str(), row.port);
+        let this = (row.gateway.as_str(), row.host.as_str(), row.port);
         if group != Some(this) {
             if group.is_some() {
                 text.push('\n');
             }
-            let _ = writeln!(text, "{}:{}", row.host, row.port);
+            let at = if row.gateway.is_empty() { String::new() } else { format!("  at {}", row.gateway) };
+            let _ = writeln!(text, "{}:{}{}", row.host, row.port, paint(Tone::Dim, &at));
             group = Some(this);
         }
         let name = if row.name.is_empty() { String::new() } else { format!(" {}", row.name) };
@@ -120,6 +121,7 @@ mod tests {
             then: then.into(),
             with: vec!["timeout 2s".into()],
             by: format!("VirtualService default/reviews http[{index}]"),
+            gateway: String::new(),
         };
         let rows = [row(0, "header end-user is jason", "v2"), row(1, "always", "v1 90 %, v2 10 %")];
 

@@ -62,6 +62,7 @@ fn json_is_one_object_without_colours_or_hints() {
             then: "v1".into(),
             with: Vec::new(),
             by: "default".into(),
+            gateway: String::new(),
         }]))
     });
 

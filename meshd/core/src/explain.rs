@@ -16,7 +16,7 @@ use crate::compile::rules::Rules;
 use crate::endpoint::Moment;
 use crate::plan::{Node, Outbound, Plan, PortTable, UnknownHosts, VirtualHost};
 use crate::route::{self, Call, path};
-use crate::wire::{guard, strip};
+use crate::wire::{fold, guard, strip};
 use crate::world::World;
 
 mod caller;
@@ -101,9 +101,9 @@ impl Scene<'_> {
             };
             return Ok(explanation);
         }
-        strip_head(&mut headers, &mut notes);
+        at_the_door(&mut headers, &mut notes);
         let (raw, query) = path::parts(&self.ask.target);
-        let Ok(normal) = path::normalise(raw) else {
+        let Ok(normal) = path::bring(raw, self.outbound.paths) else {
             let mut explanation = self.begin(caller, &authority, 0, raw, query);
             explanation.outcome = Outcome {
                 kind: End::BadRequest,
@@ -285,8 +285,8 @@ fn how_found(table: &PortTable, host: &VirtualHost, authority: &str) -> String {
     format!("the longest wildcard that takes {asked}")
 }
 
-/// Takes off what the proxy takes off before rules are asked.
-fn strip_head(headers: &mut HeaderMap, notes: &mut Vec<String>) {
+/// Brings a head into the form in which rules see it.
+fn at_the_door(headers: &mut HeaderMap, notes: &mut Vec<String>) {
     let before: Vec<HeaderName> = headers.keys().cloned().collect();
     strip::strip(headers);
     let gone: Vec<&str> =
@@ -294,7 +294,14 @@ fn strip_head(headers: &mut HeaderMap, notes: &mut Vec<String>) {
     if !gone.is_empty() {
         notes.push(format!("taken off before rules are asked: {}", gone.join(", ")));
     }
+    fold::fold(headers, false);
     headers.remove(http::header::HOST);
+    // What the proxy adds before rules are asked; the id is another for each request.
+    for (name, value) in
+        [("x-forwarded-proto", "http"), ("x-request-id", "00000000-0000-4000-8000-000000000000")]
+    {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    }
 }
 
 fn headers(ask: &Ask) -> Result<HeaderMap, String> {

@@ -19,6 +19,7 @@ pub mod liveness;
 pub mod meaning;
 pub mod parted;
 pub mod plan;
+pub mod renewal;
 pub mod resilience;
 pub mod route;
 pub mod sketch;

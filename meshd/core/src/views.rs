@@ -18,11 +18,14 @@ use crate::plan::{
 };
 use crate::world::World;
 
+mod gateways;
 pub(crate) mod words;
 
-/// Returns the routes of the host's own caller, in order of host, port and precedence.
+/// Returns the routes of the host's own caller, in order of host, port and precedence, then those of its gateways.
 pub fn routes(plan: &Plan, filter: &PlanFilter) -> Vec<RouteView> {
-    routes_of(plan, 0, filter)
+    let mut rows = routes_of(plan, 0, filter);
+    rows.extend(gateways::routes(plan).into_iter().filter(|row| wanted(filter, &row.host, row.port)));
+    rows
 }
 
 /// Returns the routes of one caller, by its position in `Node::callers`.
@@ -124,6 +127,7 @@ fn http_routes(outbound: &Outbound) -> Vec<RouteView> {
             then: words::then(&route.action, &host.host),
             with: words::with(route),
             by: by(&route.origin),
+            gateway: String::new(),
         })
     });
     rows.collect()
@@ -157,6 +161,7 @@ fn connections(outbound: &Outbound) -> Vec<RouteView> {
                 host: host.clone(),
                 port,
                 index,
+                gateway: String::new(),
             });
         }
     }

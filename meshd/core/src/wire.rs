@@ -8,5 +8,6 @@ pub mod fold;
 pub mod guard;
 pub mod http1;
 pub mod http2;
+pub mod proxy_header;
 pub mod sniff;
 pub mod strip;

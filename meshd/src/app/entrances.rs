@@ -14,8 +14,8 @@ use crate::dns::Lookup;
 use crate::identity::HostKeys;
 use crate::listeners::Listeners;
 use crate::proxy::{self, Declared, Entrance, Proxy, Settings, Shared, Sockets, Way};
-use crate::telemetry::{self, AccessLog, Stats};
-use crate::transport::{Dialer, QuicOptions, SocketOptions, Transport};
+use crate::telemetry::{self, AccessLog, Stats, Tap};
+use crate::transport::{Challenges, Dialer, QuicOptions, SocketOptions, Transport};
 use mesh_core::wire::http2::FrameLimits;
 
 /// Where this host keeps its secrets.
@@ -42,6 +42,8 @@ pub(super) fn start_proxy(
     started: Instant,
     names: &Arc<Lookup>,
     listeners: &Listeners,
+    challenges: &Arc<Challenges>,
+    tap: &Arc<Tap>,
 ) -> Result<Proxy> {
     let shared = Shared {
         plans: outlets.plans.clone(),
@@ -49,6 +51,8 @@ pub(super) fn start_proxy(
         settings: Arc::new(Settings {
             resolve: resolver(names.clone()),
             listeners: listeners.clone(),
+            challenges: challenges.clone(),
+            tap: tap.clone(),
             ..settings(config)
         }),
         stats: stats.clone(),
@@ -115,6 +119,7 @@ fn settings(config: &Config) -> Settings {
         memory: limits.memory_bytes,
         socket: SocketOptions { mark: Some(config.intercept.mark) },
         secrets: secrets(config),
+        proxy_header_from: config.proxy.proxy_header_from.clone(),
         ..Settings::default()
     }
 }

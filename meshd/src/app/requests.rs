@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -13,14 +13,14 @@ use mesh_core::{analyze, explain, groups, meaning, sketch, views};
 use mesh_proto::api::{ApiError, Call, ErrorCode, Get, HostStats, JoinRequest, Request, Response, Scope};
 use mesh_proto::command::{HostId, Liveness};
 use mesh_proto::registration::{Health, Instance, Registration};
-use mesh_proto::secret::SecretView;
 use std::collections::BTreeMap;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::carrier::{Hosts, unavailable};
+use super::looking::Looking;
+use super::orders::Orders;
 use crate::agent::Published;
-use crate::secrets::{SecretError, Store};
 use crate::server::Server;
 use crate::services::Desk;
 use crate::telemetry::Stats;
@@ -55,11 +55,13 @@ pub(super) struct Requests {
     /// Where it is.
     pub(super) locality: String,
     /// Its secrets.
-    pub(super) secrets: Store,
+    pub(super) orders: Orders,
     /// Its counters.
     pub(super) stats: Arc<Stats>,
     /// When meshd began.
     pub(super) began: Instant,
+    /// What people look at.
+    pub(super) looking: Looking,
     /// Where a successor is asked for.
     pub(super) reloads: mpsc::Sender<Reload>,
 }
@@ -70,7 +72,10 @@ pub(super) type Reload = oneshot::Sender<Result<(), String>>;
 impl Requests {
     /// Answers a request of somebody on this host.
     pub(super) async fn answer(&self, request: Request, author: &str) -> Result<Response, ApiError> {
-        match self.answer_here(&request).await {
+        if let Request::On { host, request } = &request {
+            return self.pass_on(host, request, author).await;
+        }
+        match self.answer_here(&request, Asker::Here).await {
             Some(answer) => answer,
             None => self.answer_by_server(request, author).await,
         }
@@ -90,8 +95,8 @@ impl Requests {
     async fn answer_host(&self, host: HostId, frame: &[u8]) -> Result<Response, ApiError> {
         let call: Call =
             serde_json::from_slice(frame).map_err(|error| refused(ErrorCode::Invalid, error.to_string()))?;
-        if reads_only(&call.request)
-            && let Some(answer) = self.answer_here(&call.request).await
+        if call.request.is_of_one_host()
+            && let Some(answer) = self.answer_here(&call.request, Asker::OtherHost).await
         {
             return answer;
         }
@@ -115,7 +120,11 @@ impl Requests {
     }
 
     /// Answers what this host knows itself; `None` for what concerns the mesh.
-    async fn answer_here(&self, request: &Request) -> Option<Result<Response, ApiError>> {
+    pub(super) async fn answer_here(
+        &self,
+        request: &Request,
+        asker: Asker,
+    ) -> Option<Result<Response, ApiError>> {
         let plan = self.plans.load_full();
         Some(Ok(match request {
             Request::Routes(filter) => Response::Routes(views::routes(&plan, filter)),
@@ -128,20 +137,36 @@ impl Requests {
             Request::Stats { scope: Scope::Host } => Response::Stats(vec![self.own_stats()]),
             Request::Stats { scope: Scope::Mesh } => Response::Stats(self.stats_of_all().await),
             Request::Version => {
-                Response::Version { version: env!("CARGO_PKG_VERSION").into(), pid: std::process::id() }
+                let clock_ms = u64::try_from(super::examine::wall_ms()).unwrap_or(0);
+                Response::Version {
+                    version: env!("CARGO_PKG_VERSION").into(),
+                    pid: std::process::id(),
+                    clock_ms,
+                }
             }
+            Request::Doctor => Response::Checkup(Box::new(self.examine().await)),
+            Request::Config => self.configuration(&plan),
+            Request::LogLevel(ask) => return Some(self.log_level(ask, asker == Asker::OtherHost)),
+            Request::Tap(ask) => return Some(self.tap(ask).await),
             Request::Get(get) if get.stale => self.read_mirror(get),
             Request::Reload => return Some(self.reload().await),
             Request::Register { instances } => return Some(self.register(instances).await),
             Request::Deregister { ids } => return Some(self.deregister(ids).await),
-            Request::PutSecret(_) | Request::DeleteSecret { .. } | Request::Secrets => {
-                return Some(self.keep_secrets(&plan, request.clone()).await);
+            Request::PutSecret(_)
+            | Request::DeleteSecret { .. }
+            | Request::RenewSecret { .. }
+            | Request::Secrets => {
+                return Some(self.orders.answer(&plan, request.clone()).await);
             }
             _ => return None,
         }))
     }
 
-    async fn answer_by_server(&self, request: Request, author: &str) -> Result<Response, ApiError> {
+    pub(super) async fn answer_by_server(
+        &self,
+        request: Request,
+        author: &str,
+    ) -> Result<Response, ApiError> {
         let author = format!("{author} on {}", self.name);
         match &self.server {
             Some(server) if server.is_member() => server.call(request, &author).await,
@@ -253,40 +278,6 @@ impl Requests {
         self.wait_until_agreed(gone).await
     }
 
-    /// Answers what concerns the secrets of this host, beside everything else: the disk may be slow.
-    async fn keep_secrets(&self, plan: &Plan, request: Request) -> Result<Response, ApiError> {
-        let (store, used) = (self.secrets.clone(), views::secrets_used(plan));
-        let done = tokio::task::spawn_blocking(move || {
-            let now = SystemTime::now();
-            Ok(match request {
-                Request::PutSecret(new) => Response::SecretPut { warnings: store.put(&new, now)? },
-                Request::DeleteSecret { name } => store.delete(&name).map(|()| Response::Done)?,
-                _ => Response::Secrets(
-                    store
-                        .list(now)
-                        .into_iter()
-                        .map(|view| SecretView {
-                            used_by: used.get(&view.name).cloned().unwrap_or_default(),
-                            ..view
-                        })
-                        .collect(),
-                ),
-            })
-        });
-        match done.await {
-            Ok(answer) => answer.map_err(|error: SecretError| {
-                let code = match &error {
-                    SecretError::Name(_) | SecretError::Content(_) => ErrorCode::Invalid,
-                    SecretError::Taken(_) => ErrorCode::Conflict,
-                    SecretError::Missing(_) => ErrorCode::NotFound,
-                    SecretError::Io { .. } => ErrorCode::Unavailable,
-                };
-                refused(code, error.to_string())
-            }),
-            Err(_) => Err(refused(ErrorCode::Unavailable, "meshd is stopping")),
-        }
-    }
-
     /// Waits until the mesh knows this host's registration as it should be.
     async fn wait_until_agreed(
         &self,
@@ -383,19 +374,16 @@ fn think(world: &World, plan: &Plan, request: &Request, now: Moment) -> Result<R
     }
 }
 
-/// What any host of the mesh may read of another.
-fn reads_only(request: &Request) -> bool {
-    matches!(
-        request,
-        Request::Stats { scope: Scope::Host }
-            | Request::Routes(_)
-            | Request::Clusters(_)
-            | Request::Endpoints(_)
-            | Request::Version
-    )
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asker {
+    /// Somebody on this host.
+    Here,
+    /// Another host of the mesh.
+    OtherHost,
 }
 
-fn refused(code: ErrorCode, message: impl Into<String>) -> ApiError {
+pub(super) fn refused(code: ErrorCode, message: impl Into<String>) -> ApiError {
     ApiError { code, ..unavailable(message) }
 }
 

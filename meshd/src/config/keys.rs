@@ -265,6 +265,20 @@ pub const KEYS: &[Key] = &[
         "One line on standard output for each request.",
     ),
     key(
+        "proxy",
+        "proxy_header_from",
+        "[]",
+        "address ranges",
+        "Load balancers in front of gateways here: each of their connections must begin with a PROXY header (version 1 or 2), which says where the visitor is. What others send is never read as one.",
+    ),
+    key(
+        "proxy",
+        "tap",
+        r#""redacted""#,
+        "off, redacted, all",
+        "What `meshctl tap` may show of requests. redacted: without values that let somebody in (authorization, cookies, tokens in queries); all: these too, where asked for.",
+    ),
+    key(
         "limits",
         "head_seconds",
         "10",
@@ -358,6 +372,55 @@ pub const KEYS: &[Key] = &[
         "Memory meshd may use. From 85 % on, new connections are closed and new requests get 503 with retry-after; from 95 % on, large bodies are cut. 0: four fifths of what its control group, else the machine, has.",
     ),
     key(
+        "acme",
+        "directory",
+        r#""""#,
+        "URL, empty: off",
+        "Authority that certificates of gateways are ordered from (ACME), such as \"https://acme-v02.api.letsencrypt.org/directory\".",
+    ),
+    key(
+        "acme",
+        "contact",
+        "[]",
+        "URLs",
+        "Where the authority may write to, such as \"mailto:ops@example.com\".",
+    ),
+    key(
+        "acme",
+        "agree_to_terms",
+        "false",
+        "true or false",
+        "Whether you agree to the authority's terms of service; most make no account without.",
+    ),
+    key(
+        "acme",
+        "roots",
+        r#""""#,
+        "file",
+        "Roots of the authority's own certificate. Empty: those of the system.",
+    ),
+    key(
+        "acme",
+        "challenge",
+        r#""auto""#,
+        "auto, http-01, tls-alpn-01",
+        "How the authority sees that a name leads here: it asks port 80 (http-01) or 443 (tls-alpn-01) of the name, which must be, or lead to, a port of a Gateway on this host. auto: tls-alpn-01 where a server has the name, else http-01; after a failure the other.",
+    ),
+    key(
+        "[[acme.certificate]]",
+        "secret",
+        r#""shop""#,
+        "name",
+        "The secret that the certificate is put into and renewed in: the credentialName of rules.",
+    ),
+    key(
+        "[[acme.certificate]]",
+        "names",
+        r#"["shop.example.com"]"#,
+        "host names",
+        "The names that it is for. No wildcards: an authority sees those in DNS only.",
+    ),
+    key(
         "services",
         "directory",
         r#""/etc/meshd/services.d""#,
@@ -391,7 +454,11 @@ pub fn default_document() -> String {
         if key.table != table {
             table = key.table;
             if table.starts_with('[') {
-                out.push_str("\n# One for each local address that stands for a service; no default:\n#");
+                let what = match table {
+                    "[[listener]]" => "local address that stands for a service",
+                    _ => "certificate that is ordered",
+                };
+                let _ = write!(out, "\n# One for each {what}; no default:\n#");
                 let _ = writeln!(out, "{table}");
             } else {
                 let _ = writeln!(out, "\n[{table}]");

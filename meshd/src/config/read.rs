@@ -1,5 +1,6 @@
 //! From the text of `meshd.toml` to [`Config`]: every key once, in the order of the file, then what must fit together.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,10 +15,12 @@ use super::document::{Document, Read, Section, Value, choice, flag, list, number
 use super::keys::KEYS;
 use super::words::{self, absolute_path, host_and_port, host_name, label, labels, locality, socket_address};
 use super::{
-    AccessLog, Advertise, Config, Dns, Host, Intercept, InterceptMode, Limits, Listen, Listener, Log,
-    LogFormat, Overrides, Proxy, Services, StandsFor, Transport, Voter,
+    AccessLog, Acme, Advertise, Challenge, Config, Dns, Host, Intercept, InterceptMode, Limits, Listen,
+    Listener, Log, LogFormat, Ordered, Overrides, Proxy, Services, StandsFor, Tap, Transport, Voter,
 };
 
+/// Let's Encrypt's bound.
+const MOST_NAMES: usize = 100;
 /// A day: no time limit of a connection makes sense beyond it.
 const DAY_SECONDS: u64 = 86_400;
 
@@ -31,9 +34,10 @@ pub(super) fn config(file: &str, text: &str, overrides: &Overrides) -> Result<Co
     let dns = dns(&mut tables);
     let proxy = proxy(&mut tables);
     let limits = limits(&mut tables);
+    let acme = acme(&mut tables);
     let services = tables.table("services", |t| Services { directory: t.get("directory", absolute_path) });
     let log = tables.table("log", |t| Log {
-        level: t.get("level", parsed(level)),
+        level: t.get("level", parsed(words::log_level)),
         format: t.get(
             "format",
             choice(&[("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)]),
@@ -42,7 +46,7 @@ pub(super) fn config(file: &str, text: &str, overrides: &Overrides) -> Result<Co
     let listeners = listeners(&mut document, &mut root, &host.workload);
     root.finish(&mut document);
     clashes(&mut document, &listen, &listeners);
-    let config = Config { host, listen, listeners, intercept, dns, proxy, limits, services, log };
+    let config = Config { host, listen, listeners, intercept, dns, proxy, limits, acme, services, log };
     let findings = document.into_findings();
     if findings.is_empty() { Ok(config) } else { Err(findings) }
 }
@@ -134,6 +138,8 @@ fn proxy(tables: &mut Tables<'_, '_>) -> Proxy {
             "access_log",
             choice(&[("off", AccessLog::Off), ("text", AccessLog::Text), ("json", AccessLog::Json)]),
         ),
+        proxy_header_from: t.get("proxy_header_from", list(parsed(range))),
+        tap: t.get("tap", choice(&[("off", Tap::Off), ("redacted", Tap::Redacted), ("all", Tap::All)])),
     })
 }
 
@@ -155,6 +161,52 @@ fn limits(tables: &mut Tables<'_, '_>) -> Limits {
         hops: t.get("hops", number(1..=250)),
         memory_bytes: t.get("memory_bytes", number(0..=1 << 50)),
     })
+}
+
+fn acme(tables: &mut Tables<'_, '_>) -> Option<Acme> {
+    tables.table("acme", |t| {
+        let directory = t.get("directory", optional(parsed(authority)));
+        let acme = Acme {
+            directory: directory.clone().unwrap_or_default(),
+            contact: t.get("contact", list(parsed(contact))),
+            agree_to_terms: t.get("agree_to_terms", flag),
+            roots: t.get("roots", optional(absolute_path)),
+            challenge: t.get(
+                "challenge",
+                choice(&[
+                    ("auto", Challenge::Auto),
+                    ("http-01", Challenge::Http),
+                    ("tls-alpn-01", Challenge::Tls),
+                ]),
+            ),
+            certificates: t.rows("certificate", ordered),
+        };
+        let mut names = BTreeSet::new();
+        if let Some(twice) = acme.certificates.iter().find(|one| !names.insert(&one.secret)) {
+            let message = format!("secret {:?} is ordered twice", twice.secret);
+            t.document.error("ordered-twice", "acme.certificate", message);
+        }
+        if directory.is_none() && !acme.certificates.is_empty() {
+            let message = "certificates are ordered from nobody; write the URL of the authority";
+            t.document.error("missing-key", "acme.directory", message);
+        }
+        if directory.is_some() && !cfg!(feature = "acme") {
+            let message = "this meshd was built without ACME (cargo feature acme)";
+            t.document.error("not-built", "acme.directory", message);
+        }
+        directory.map(|_| acme)
+    })
+}
+
+fn ordered<'t>(document: &mut Document<'t>, row: &mut Section<'t>) -> Option<Ordered> {
+    let secret = row.require(document, "secret", parsed(secret));
+    let names = row.require(document, "names", list(parsed(certified)))?;
+    if !(1..=MOST_NAMES).contains(&names.len()) {
+        let message = format!("a certificate is for 1 to {MOST_NAMES} names, not {}", names.len());
+        document.error("invalid-value", &row.path_of("names"), message);
+        return None;
+    }
+    Some(Ordered { secret: secret?, names })
 }
 
 fn listeners<'t>(document: &mut Document<'t>, root: &mut Section<'t>, default: &Workload) -> Vec<Listener> {
@@ -273,6 +325,22 @@ impl<'t> Table<'_, 't> {
         Duration::from_millis(self.get(name, number(least..=most)))
     }
 
+    /// Reads each table of a list (`[[table.name]]`).
+    fn rows<T>(
+        &mut self,
+        name: &'static str,
+        read: impl Fn(&mut Document<'t>, &mut Section<'t>) -> Option<T>,
+    ) -> Vec<T> {
+        let Some(section) = &mut self.section else { return Vec::new() };
+        let rows = section.sections(self.document, name);
+        let one = |mut row: Section<'t>| {
+            let found = read(self.document, &mut row);
+            row.finish(self.document);
+            found
+        };
+        rows.into_iter().filter_map(one).collect()
+    }
+
     fn has(&self, name: &str) -> bool {
         self.section.as_ref().is_some_and(|section| section.has(name))
     }
@@ -321,19 +389,47 @@ fn range(text: &str) -> Result<IpNet, String> {
         .map_err(|_| format!("{text:?} is not an address range such as \"10.1.0.0/16\""))
 }
 
+fn authority(text: &str) -> Result<String, String> {
+    let uri = text.parse::<http::Uri>().ok();
+    match uri.filter(|uri| uri.scheme_str() == Some("https") && uri.host().is_some()) {
+        Some(_) => Ok(text.to_owned()),
+        None => Err(format!(
+            "{text:?} is not the URL of a directory, such as \"https://ca.example.com/directory\""
+        )),
+    }
+}
+
+fn contact(text: &str) -> Result<String, String> {
+    let is_url = text.split_once(':').is_some_and(|(scheme, rest)| !scheme.is_empty() && !rest.is_empty());
+    if is_url { Ok(text.to_owned()) } else { Err(format!("{text:?} is no URL; write \"mailto:{text}\"")) }
+}
+
+fn secret(text: &str) -> Result<String, String> {
+    if !mesh_proto::secret::is_name(text) {
+        return Err(format!(
+            "{text:?} is no name of a secret: letters, digits, '-', '_' and '.' make one, and it begins with no '.'"
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+/// A name that an authority can see to lead here.
+fn certified(text: &str) -> Result<String, String> {
+    if text.contains('*') {
+        return Err(format!(
+            "{text:?} is a wildcard, which an authority sees in DNS only (dns-01): name each host, or put a certificate of yours into the secret"
+        ));
+    }
+    if text.parse::<IpAddr>().is_ok() {
+        return Err(format!("{text:?} is an address; certificates are ordered for names"));
+    }
+    host_name(text)
+}
+
 fn resolver(text: &str) -> Result<SocketAddr, String> {
     text.parse::<SocketAddr>()
         .or_else(|_| text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53)))
         .map_err(|_| format!("{text:?} is not IP or IP:PORT of a resolver"))
-}
-
-fn level(text: &str) -> Result<String, String> {
-    match tracing_subscriber::EnvFilter::try_new(text) {
-        Ok(_) if !text.is_empty() => Ok(text.to_owned()),
-        _ => Err(format!(
-            "{text:?} is not error, warn, info, debug or trace (also per module: info,meshd=debug)"
-        )),
-    }
 }
 
 fn kernel_host_name() -> String {

@@ -74,6 +74,8 @@ fn every_key_changes_the_configuration() {
         ("proxy", "transport = \"quic\""),
         ("proxy", "drain_seconds = 5"),
         ("proxy", "access_log = \"json\""),
+        ("proxy", "proxy_header_from = [\"10.0.0.0/8\"]"),
+        ("proxy", "tap = \"off\""),
         ("limits", "head_seconds = 5"),
         ("limits", "idle_seconds = 5"),
         ("limits", "sniff_ms = 5"),
@@ -89,6 +91,7 @@ fn every_key_changes_the_configuration() {
         ("limits", "hops = 5"),
         ("limits", "memory_bytes = 134217728"),
         ("limits", "hop_streams = 500"),
+        ("acme", "directory = \"https://ca.example.com/directory\""),
         ("services", "directory = \"/srv/services\""),
         ("log", "level = \"debug\""),
         ("log", "format = \"json\""),
@@ -97,8 +100,19 @@ fn every_key_changes_the_configuration() {
         let config = parse(&format!("[{table}]\n{line}\n")).unwrap();
         assert_ne!(config, Config::default(), "{table}: {line}");
     }
+    let off = parse("[acme]\ndirectory = \"https://ca.example.com/directory\"\n").unwrap();
+    let orders = [
+        "contact = [\"mailto:ops@example.com\"]",
+        "agree_to_terms = true",
+        "roots = \"/etc/ca.pem\"",
+        "challenge = \"http-01\"",
+    ];
+    for line in orders {
+        let text = format!("[acme]\ndirectory = \"https://ca.example.com/directory\"\n{line}\n");
+        assert_ne!(parse(&text).unwrap(), off, "{line}");
+    }
     let named = KEYS.iter().filter(|key| !key.table.starts_with('[')).count();
-    assert_eq!(others.len(), named, "a key is missing from this test");
+    assert_eq!(others.len() + orders.len(), named, "a key is missing from this test");
 }
 
 #[test]
@@ -212,4 +226,47 @@ fn an_absent_default_file_is_no_error_but_a_named_one_is() {
     let missing = Path::new("/nonexistent/meshd.toml");
     let error = Config::load(Some(missing), &Overrides::default()).unwrap_err();
     assert!(error.to_string().starts_with("cannot read /nonexistent/meshd.toml"), "{error}");
+}
+
+#[test]
+fn a_certificate_is_ordered_for_names_that_an_authority_can_see() {
+    let text = concat!(
+        "[acme]\n",
+        "directory = \"https://ca.example.com/directory\"\n",
+        "[[acme.certificate]]\n",
+        "secret = \"shop\"\n",
+        "names = [\"Shop.example.com\", \"www.example.com\"]\n",
+    );
+    let acme = parse(text).unwrap().acme.expect("it is on");
+    assert_eq!(acme.challenge, Challenge::Auto);
+    let names = vec!["shop.example.com".to_owned(), "www.example.com".to_owned()];
+    assert_eq!(acme.certificates, [Ordered { secret: "shop".into(), names }]);
+
+    let text = concat!(
+        "[acme]\n",
+        "directory = \"http://ca.example.com/directory\"\n",
+        "contact = \"ops@example.com\"\n",
+        "[[acme.certificate]]\n",
+        "secret = \"../shop\"\n",
+        "names = [\"*.example.com\", \"192.0.2.1\"]\n",
+        "[[acme.certificate]]\n",
+        "secret = \"empty\"\n",
+        "names = []\n",
+    );
+    assert_eq!(
+        parse(text).unwrap_err(),
+        [
+            "meshd.toml:2:13: acme.directory: \"http://ca.example.com/directory\" is not the URL of a directory, such as \"https://ca.example.com/directory\"",
+            "meshd.toml:3:11: acme.contact: \"ops@example.com\" is no URL; write \"mailto:ops@example.com\"",
+            "meshd.toml:5:10: acme.certificate[0].secret: \"../shop\" is no name of a secret: letters, digits, '-', '_' and '.' make one, and it begins with no '.'",
+            "meshd.toml:6:10: acme.certificate[0].names: \"*.example.com\" is a wildcard, which an authority sees in DNS only (dns-01): name each host, or put a certificate of yours into the secret",
+            "meshd.toml:6:27: acme.certificate[0].names: \"192.0.2.1\" is an address; certificates are ordered for names",
+            "meshd.toml:9:1: acme.certificate[1].names: a certificate is for 1 to 100 names, not 0",
+        ]
+    );
+
+    let orphan = "[[acme.certificate]]\nsecret = \"shop\"\nnames = \"shop.example.com\"\n";
+    let twice = format!("[acme]\ndirectory = \"https://ca.example.com/\"\n{orphan}{orphan}");
+    assert!(parse(orphan).unwrap_err()[0].contains("ordered from nobody"));
+    assert!(parse(&twice).unwrap_err()[0].contains("secret \"shop\" is ordered twice"));
 }

@@ -200,7 +200,7 @@ async fn visit(worker: Rc<Worker>, address: SocketAddr, stream: TcpStream, peer:
             outbound::carry(worker, door.seat, peer, Target::Proxy, None, Declared::Http, wire).await;
         }
         DoorKind::Gateway(gateway) => {
-            Visitor { worker, peer, seat: door.seat }.enter(gateway, wire).await;
+            Visitor { worker, peer, seat: door.seat }.arrive(gateway, wire).await;
         }
     }
 }

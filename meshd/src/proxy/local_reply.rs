@@ -103,6 +103,11 @@ impl LocalReply {
         reply
     }
 
+    /// What an authority asked to see.
+    pub(crate) fn proof(content: &str) -> Self {
+        Self::new(StatusCode::OK, "acme_challenge").body(content.to_owned())
+    }
+
     /// A fault on purpose.
     pub(crate) fn abort(abort: &Abort) -> Self {
         let mut reply = Self::new(abort.status, "fault_filter_abort").flag(Flag::FaultInjected);
@@ -113,7 +118,7 @@ impl LocalReply {
     /// No endpoint answered.
     pub(crate) fn failure(failure: Failure, retried: bool) -> Self {
         let mut reply =
-            Self::new(failure.status(), failure.reason()).flag(failure.flag()).body(failure.body(retried));
+            Self::new(failure.status(), failure.details()).flag(failure.flag()).body(failure.body(retried));
         if failure.overloaded() {
             reply.headers.insert(OVERLOADED, HeaderValue::from_static("true"));
         }

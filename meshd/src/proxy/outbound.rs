@@ -27,6 +27,8 @@ pub(crate) struct Connection {
     pub(crate) caller: usize,
     /// Where the caller is.
     pub(crate) peer: SocketAddr,
+    /// What it called, where that is known.
+    pub(crate) local: Option<SocketAddr>,
     /// What the connection stands for.
     pub(crate) target: Target,
     /// Whether CONNECT may open a tunnel.
@@ -145,17 +147,22 @@ pub(crate) async fn carry(
     drop(draining);
     worker.watch_over(&watch);
     let served = worker.clone();
+    let local = match &target {
+        Target::Address(address) | Target::Local { address, .. } => Some(*address),
+        _ => wire.local_address(),
+    };
     let connection =
-        Rc::new(Connection { worker, caller, peer, target, is_proxy, edge, watch: watch.clone() });
+        Rc::new(Connection { worker, caller, peer, local, target, is_proxy, edge, watch: watch.clone() });
     match spoken {
         Spoken::Http1 => {
             // Each request asks for the Plan in force: a connection may outlive many.
             drop(view);
-            server::http1(&served, wire, &watch, |request| http::handle(connection.clone(), request)).await;
+            server::http1(&served, wire, &watch, |request| http::handle(connection.clone(), request, None))
+                .await;
         }
         Spoken::Http2 => {
             drop(view);
-            let handle = |request| http::handle(connection.clone(), request);
+            let handle = |request, early| http::handle(connection.clone(), request, Some(early));
             Box::pin(server::http2(&served, wire, &watch, Trust::Stranger, handle)).await;
         }
         Spoken::Tls(_) | Spoken::Opaque => {

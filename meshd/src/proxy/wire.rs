@@ -1,6 +1,7 @@
 //! A connection's bytes: what carries them, what was read ahead, and who looks at them.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -15,7 +16,7 @@ use tokio_rustls::client::TlsStream;
 use super::budget::Descriptor;
 use super::gate::Gate;
 use super::upstream::Streams;
-use crate::transport::{Lane, LinkStream};
+use crate::transport::{Lane, LinkStream, socket};
 
 /// What carries a connection.
 pub(crate) enum Stream {
@@ -89,6 +90,14 @@ impl Wire {
         self
     }
 
+    /// Returns the address at this end, where it is a socket's.
+    pub(crate) fn local_address(&self) -> Option<SocketAddr> {
+        match &self.stream {
+            Stream::Tcp(stream) => stream.local_addr().ok().map(socket::unmapped),
+            _ => None,
+        }
+    }
+
     /// Returns the lane, where it is one.
     pub(crate) fn into_lane(self) -> Option<Box<Lane>> {
         match self.stream {
@@ -128,6 +137,11 @@ impl Wire {
 }
 
 impl Wire {
+    /// Forgets bytes that were read ahead.
+    pub(crate) fn skip(&mut self, count: usize) {
+        self.ahead.advance(count.min(self.ahead.len()));
+    }
+
     fn wrote(&mut self, polled: &Poll<io::Result<usize>>) {
         if let Some(gate) = &mut self.gate {
             gate.wrote(polled);

@@ -17,10 +17,11 @@ use crate::transport::provider;
 /// What a secret's files say.
 #[derive(Debug, Default)]
 pub(super) struct Facts {
-    names: Vec<String>,
+    pub(super) names: Vec<String>,
     issuer: String,
-    sha256: String,
-    valid: Option<(SystemTime, SystemTime)>,
+    pub(super) sha256: String,
+    /// From when to when.
+    pub(super) valid: Option<(SystemTime, SystemTime)>,
     /// What its owner should know although it works.
     pub(super) warnings: Vec<String>,
 }
@@ -108,7 +109,7 @@ impl Facts {
             self.warnings.push(format!("tls.crt is valid only in {}", span(begin, now)));
         }
         if let Ok(left) = end.duration_since(now)
-            && left < SOON
+            && left < SOON.min(end.duration_since(begin).unwrap_or_default() / 4)
         {
             self.warnings.push(format!("tls.crt expires in {}", span(end, now)));
         }
@@ -214,5 +215,5 @@ fn span(later: SystemTime, earlier: SystemTime) -> String {
     }
 }
 
-/// A certificate that ends sooner is worth a word: nothing here renews it.
+/// A certificate that ends sooner is worth a word, unless its whole life is short: what renews it did so long ago.
 const SOON: Duration = Duration::from_hours(14 * 24);

@@ -137,3 +137,18 @@ fn a_certificate_that_ends_soon_is_taken_with_a_warning() {
     assert_eq!(warnings, ["tls.crt expires in 7 days"]);
     assert_eq!(store.list(now())[0].problem.as_deref(), Some("the certificate of tls.crt expired 24 h ago"));
 }
+
+#[test]
+fn a_key_that_others_may_read_is_told() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = Store::at(folder.path().to_owned());
+    let shop = made("shop.com", 2099);
+    let files = [("tls.crt", shop.leaf.as_str()), ("tls.key", &shop.key)];
+    store.put(&secret(Replaces::Nothing, &files), now()).expect("sound");
+    let problem = || store.list(now()).remove(0).problem;
+    assert_eq!(problem(), None);
+
+    let key = folder.path().join("shop/tls.key");
+    fs::set_permissions(key, fs::Permissions::from_mode(0o644)).expect("changed");
+    assert_eq!(problem().as_deref(), Some("tls.key may be read by others (mode 0644): chmod 600 it"));
+}

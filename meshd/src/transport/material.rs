@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mesh_proto::secret::is_name;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
@@ -46,10 +47,7 @@ impl MaterialError {
 /// # Errors
 /// The name is none.
 pub fn folder_of(secrets: &Path, name: &str) -> Result<PathBuf, MaterialError> {
-    let sound = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    let is_sound =
-        !name.is_empty() && name.len() <= LONGEST_NAME && !name.starts_with('.') && name.bytes().all(sound);
-    if is_sound { Ok(secrets.join(name)) } else { Err(MaterialError::SecretName(name.to_owned())) }
+    if is_name(name) { Ok(secrets.join(name)) } else { Err(MaterialError::SecretName(name.to_owned())) }
 }
 
 /// The files of a rule; what it does not need is empty.
@@ -214,5 +212,3 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const MOST_BYTES: u64 = 4 << 20;
 /// Rules whose files are remembered; with more all are read anew.
 const MOST_KEPT: usize = 4_096;
-/// Of a secret's name: a DNS name, as in Kubernetes.
-const LONGEST_NAME: usize = 253;

@@ -133,6 +133,20 @@ where
     TlsConnector::from(Arc::new(config)).connect(server, stream).await.map_err(OriginateError::Handshake)
 }
 
+/// Makes what TLS towards a server of the outside world begins with, for questions of this host's own: HTTP/1.1, the
+/// certificate checked for the name asked for. `roots`: a file; `None`: those of the system. The thread waits for the disk.
+///
+/// # Errors
+/// There are no roots.
+pub fn trusting(roots: Option<&Path>) -> Result<ClientConfig, OriginateError> {
+    let mut settings = TlsOrigination { check_host: true, ..TlsOrigination::default() };
+    if let (Some(path), TlsMaterial::Files { ca_certificates, .. }) = (roots, &mut settings.material) {
+        *ca_certificates = path.display().to_string();
+    }
+    let material = files_of(&settings, Path::new(""))?.read()?;
+    configure(&settings, Some(b"http/1.1"), material)
+}
+
 fn files_of(settings: &TlsOrigination, secrets: &Path) -> Result<Files, OriginateError> {
     let mut files = Files::default();
     let named = |path: &String| (!path.is_empty()).then(|| PathBuf::from(path));

@@ -103,6 +103,12 @@ fn client_hello() {
 }
 
 #[test]
+fn proxy_header() {
+    let (target, words) = (targets::proxy_header, targets::PROXY_HEADER_WORDS);
+    fuzz("proxy_header", target, targets::proxy_header_seeds(), words);
+}
+
+#[test]
 fn sniff() {
     let seeds = [targets::http1_seeds(), targets::http2_seeds(), targets::hello_seeds()].concat();
     fuzz("sniff", targets::sniff, seeds, targets::HTTP1_WORDS);

@@ -364,6 +364,49 @@ pub(super) fn client_hello(bytes: &[u8]) -> u64 {
     }
 }
 
+pub(super) fn proxy_header_seeds() -> Vec<Vec<u8>> {
+    let mut second = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0f".to_vec();
+    second.extend([192, 0, 2, 8, 127, 0, 0, 1, 0xdc, 4, 0, 80, 4, 0, 0]);
+    let mut six = b"\r\n\r\n\0\r\nQUIT\n\x21\x21\0\x24".to_vec();
+    six.extend([7; 36]);
+    let first = b"PROXY TCP4 192.0.2.7 198.51.100.1 56324 443\r\n".to_vec();
+    vec![
+        first,
+        b"PROXY TCP6 2001:db8::7 ::1 1 2\r\nGET /".to_vec(),
+        b"PROXY UNKNOWN\r\n".to_vec(),
+        second,
+        six,
+    ]
+}
+
+pub(super) const PROXY_HEADER_WORDS: &[&[u8]] = &[
+    b"PROXY ",
+    b"TCP4 ",
+    b"TCP6 ",
+    b"UNKNOWN",
+    b"\r\n",
+    b" ",
+    b"65535",
+    b"::",
+    b"255.255.255.255",
+    b"\0\r\nQUIT\n",
+];
+
+/// What a part of it is, all of it is; it is no longer than it may be, and than what is there.
+pub(super) fn proxy_header(bytes: &[u8]) -> u64 {
+    use mesh_core::wire::proxy_header::{MAX_BYTES, Parsed, parse};
+    let whole = parse(bytes);
+    for part in 1..8 {
+        let begin = parse(&bytes[..bytes.len() * part / 8]);
+        assert!(begin == Parsed::More || begin == whole, "{begin:?}, and then {whole:?}");
+    }
+    if let Parsed::Header { length, .. } = whole {
+        assert!(length <= bytes.len().min(MAX_BYTES), "{length}");
+    }
+    assert!(bytes.len() < MAX_BYTES || whole != Parsed::More);
+    number(&format!("{whole:?}"))
+}
+
 /// What a part of it is, all of it is; and it is told from its first bytes.
 pub(super) fn sniff(bytes: &[u8]) -> u64 {
     let whole = sniffing::sniff(bytes);

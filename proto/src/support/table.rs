@@ -60,10 +60,7 @@ const VIRTUAL_SERVICE: &[Row] = &[
 
 const HTTP_ROUTE: &[Row] = &[
     honoured("name"),
-    without_effect(
-        "match[].name",
-        "Envoy's logs add it to the route's name; in those of meshd a route has its own",
-    ),
+    honoured("match[].name"),
     honoured("match[].uri"),
     honoured("match[].scheme"),
     honoured("match[].method"),
@@ -379,13 +376,19 @@ const SIDECAR: &[Row] = &[
     without_effect("ingress[].port.name", ONLY_A_NAME),
     without_effect("ingress[].port.targetPort", NOT_IN_ISTIO),
     honoured("ingress[].defaultEndpoint"),
-    refused("ingress[].bind", "is not enforced: others come by the mesh port, which is meshd.toml's"),
+    without_effect(
+        "ingress[].bind",
+        "it counts only with captureMode NONE, also in Istio: what is caught comes in elsewhere",
+    ),
     only(
         "ingress[].captureMode",
         &["DEFAULT", "IPTABLES"],
         "what comes in is caught, or comes by the mesh port",
     ),
-    refused("ingress[].tls", "needs a PeerAuthentication of mode DISABLE, which is not enforced yet"),
+    refused(
+        "ingress[].tls",
+        "is off in Istio, too, unless its control plane is told otherwise: between hosts everything is mutual TLS",
+    ),
     message("ingress[].connectionPool", INBOUND_POOL),
     message("inboundConnectionPool", INBOUND_POOL),
     honoured("outboundTrafficPolicy.mode"),

@@ -1,6 +1,7 @@
 """Clusters and how they are balanced. A reading of `core/cluster_builder.go`."""
-from .locality import distribute, fail_over
-from .policy import balance, consistent_hash, hash_policy, merge_policy, outlier_detection, port_policy, protocol_options
+from .locality import distribute, fail_over, fail_over_by_labels
+from .policy import balance, consistent_hash, hash_policy, merge_policy, is_http2, outlier_detection, port_policy, protocol_options
+from .tls import automatic, originate
 from .words import TYPE, cluster_name, duration, locality_of, matches
 
 UNLIMITED = 4294967295
@@ -56,8 +57,6 @@ class Clusters:
         http, tcp = pool.get("http") or {}, pool.get("tcp") or {}
         balancer = policy.get("loadBalancer") or {}
         outlier = policy.get("outlierDetection")
-        if (policy.get("tls") or {}).get("mode", "DISABLE") != "DISABLE":
-            raise ValueError("TLS origination is not translated")
         threshold = {"max_connections": tcp.get("maxConnections") or UNLIMITED,
                      "max_pending_requests": http.get("http1MaxPendingRequests") or UNLIMITED,
                      "max_requests": http.get("http2MaxRequests") or UNLIMITED,
@@ -74,12 +73,22 @@ class Clusters:
             cluster["outlier_detection"] = outlier_detection(outlier)
             cluster["common_lb_config"]["healthy_panic_threshold"] = {"value": float(outlier.get("minHealthPercent", 0))}
         options = protocol_options(port, http, tcp, outlier)
+        tls = policy.get("tls") or {}
+        if tls.get("mode", "DISABLE") != "DISABLE":
+            cluster["transport_socket"] = originate(tls, is_http2(port, http))
+            asked = automatic(tls)
+            if asked:
+                options["upstream_http_protocol_options"] = asked
+                options.setdefault("explicit_http_config", {"http_protocol_options": {}})
         if options:
             cluster["typed_extension_protocol_options"] = {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
                 "@type": TYPE + "envoy.extensions.upstreams.http.v3.HttpProtocolOptions", **options}}
         cluster["load_assignment"] = {"cluster_name": name, "endpoints": self.localities(service, port, labels)}
         locality = balancer.get("localityLbSetting") or {}
         self.place(cluster, locality, outlier is not None)
+        for group in cluster["load_assignment"]["endpoints"]:
+            for endpoint in group["lb_endpoints"]:
+                del endpoint["labels"]
         balance(cluster, balancer)
         return cluster
 
@@ -93,7 +102,8 @@ class Clusters:
             place = f"{{{{PORT:{service['host']}|{port['number']}|{instance['name']}}}}}"
             address = {"socket_address": {"address": "127.0.0.1", "port_value": place}}
             groups.setdefault(instance.get("locality", ""), []).append(
-                {"endpoint": {"address": address}, "load_balancing_weight": instance.get("weight", 1)})
+                {"endpoint": {"address": address}, "load_balancing_weight": instance.get("weight", 1),
+                 "labels": self.labels_of(instance)})
         out = []
         for locality, endpoints in groups.items():
             group = {"lb_endpoints": endpoints, "load_balancing_weight": sum(e["load_balancing_weight"] for e in endpoints)}
@@ -106,13 +116,24 @@ class Clusters:
         """Locality: weights by `distribute`, or priorities by `failover`."""
         if setting.get("enabled") is False:
             return
-        if "failoverPriority" in setting:
-            raise ValueError("failoverPriority is not translated")
         mine = self.client.get("locality", "")
         assignment = cluster["load_assignment"]
-        if "distribute" in setting or (outlier and setting.get("failover")):
+        if "distribute" in setting or (outlier and (setting.get("failover") or setting.get("failoverPriority"))):
             cluster["common_lb_config"]["locality_weighted_lb_config"] = {}
         if "distribute" in setting:
             distribute(assignment, mine, setting["distribute"])
         elif outlier:
-            fail_over(assignment, mine, setting.get("failover") or [])
+            if setting.get("failoverPriority"):
+                fail_over_by_labels(assignment, self.labels_of(self.client), setting["failoverPriority"])
+            if setting.get("failover") or not setting.get("failoverPriority"):
+                fail_over(assignment, mine, setting.get("failover") or [])
+
+    @staticmethod
+    def labels_of(workload):
+        """Labels, and where it is. Source: `AugmentLabels`."""
+        places = zip(("region", "zone"), (workload.get("locality") or "").split("/"))
+        labels = {f"topology.kubernetes.io/{kind}": name for kind, name in places if name}
+        parts = (workload.get("locality") or "").split("/")
+        if len(parts) > 2:
+            labels["topology.istio.io/subzone"] = parts[2]
+        return {**(workload.get("labels") or {}), **labels}

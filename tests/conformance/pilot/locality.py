@@ -26,7 +26,7 @@ def fail_over(assignment, mine, rules):
             named = [r["to"] for r in rules if r["from"] == region]
             if named and theirs.split("/")[0] not in named:
                 level = 4
-        group["priority"] = level
+        group["priority"] = group.get("priority", 0) * 5 + level
     dense = {p: i for i, p in enumerate(sorted({g["priority"] for g in assignment["endpoints"]}))}
     for group in assignment["endpoints"]:
         group["priority"] = dense[group["priority"]]
@@ -47,3 +47,24 @@ def distribute(assignment, mine, rules):
             group["load_balancing_weight"] = max(1, -(-weight * group["load_balancing_weight"] // total))
             out.append(group)
     assignment["endpoints"] = [g for g in assignment["endpoints"] if g in out]
+
+
+def fail_over_by_labels(assignment, mine, wanted):
+    """Priorities by labels: each group is split by how many of the labels, from the first on, are the caller's."""
+    if not mine:
+        return
+    names = [w.split("=", 1)[0] for w in wanted]
+    values = [w.split("=", 1)[1] if "=" in w else mine.get(n, "") for w, n in zip(wanted, names)]
+    out = []
+    for group in assignment["endpoints"]:
+        split = {}
+        for endpoint in group["lb_endpoints"]:
+            alike = next((j for j, (n, v) in enumerate(zip(names, values)) if endpoint["labels"].get(n, "") != v), len(names))
+            split.setdefault(len(names) - alike, []).append(endpoint)
+        for level in sorted(split):
+            out.append({**group, "lb_endpoints": split[level], "priority": level,
+                        "load_balancing_weight": sum(e["load_balancing_weight"] for e in split[level])})
+    dense = {p: i for i, p in enumerate(sorted({g["priority"] for g in out}))}
+    for group in out:
+        group["priority"] = dense[group["priority"]]
+    assignment["endpoints"] = out

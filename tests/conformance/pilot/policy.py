@@ -79,6 +79,10 @@ def outlier_detection(rule):
     return out
 
 
+def is_http2(port, http):
+    return port["protocol"].upper() in ("HTTP2", "GRPC") or http.get("h2UpgradePolicy") == "UPGRADE"
+
+
 def protocol_options(port, http, tcp, outlier):
     out, common = {}, {}
     idle = http.get("idleTimeout", tcp.get("idleTimeout"))
@@ -92,7 +96,7 @@ def protocol_options(port, http, tcp, outlier):
         out["common_http_protocol_options"] = common
     if http.get("useClientProtocol"):
         out["use_downstream_protocol_config"] = {"http_protocol_options": {}, "http2_protocol_options": {}}
-    elif port["protocol"].upper() in ("HTTP2", "GRPC") or http.get("h2UpgradePolicy") == "UPGRADE":
+    elif is_http2(port, http):
         h2 = {}
         if http.get("maxConcurrentStreams"):
             h2["max_concurrent_streams"] = http["maxConcurrentStreams"]

@@ -76,7 +76,8 @@ impl Group {
         let method = match balancer {
             Balancer::LeastRequest => Method::Least(Weights::new(members)),
             Balancer::RoundRobin => Method::Turn(schedule::order(members)),
-            Balancer::Random => Method::Random(Weights::new(members)),
+            // Source: Envoy's `RandomLoadBalancer`, which takes no notice of weights.
+            Balancer::Random => Method::Random(Weights::Equal),
             Balancer::Passthrough | Balancer::ByName { .. } => Method::Passthrough(Weights::new(members)),
             Balancer::RingHash { minimum_ring_size, .. } => {
                 Method::Ring(Ring::new(all, members, *minimum_ring_size))

@@ -125,7 +125,10 @@ fn alike(all: &[Endpoint], members: &[u32], balancer: &Balancer) -> Vec<Group> {
 fn shares(all: &[Endpoint], members: &[u32], balancer: &Balancer, rule: &Distribution) -> Vec<Group> {
     let mut left = members.to_vec();
     let mut parts: Vec<(u64, Vec<u32>)> = Vec::new();
-    for (pattern, share) in &rule.to {
+    // differs: Istio goes through them in no order of any kind.
+    let mut patterns: Vec<&(String, u32)> = rule.to.iter().collect();
+    patterns.sort_by_key(|(pattern, _)| std::cmp::Reverse(specific(pattern)));
+    for (pattern, share) in patterns {
         let here =
             |at: &u32| all.get(*at as usize).is_some_and(|endpoint| covers(pattern, &endpoint.locality));
         let (part, rest): (Vec<u32>, Vec<u32>) = left.into_iter().partition(here);
@@ -180,6 +183,11 @@ fn distance(from: &Locality, there: &Locality, regions: &[(String, String)]) -> 
         Some((_, helper)) if *helper != there.region => FARTHEST,
         _ => 3,
     }
+}
+
+/// How many parts of a locality a pattern names.
+fn specific(pattern: &str) -> usize {
+    pattern.split('/').filter(|part| !matches!(*part, "*" | "")).count()
 }
 
 /// Whether a pattern such as `region/zone/*` covers a locality. `*` or a missing part stands for any.

@@ -35,18 +35,19 @@ fn a_cluster_without_endpoints_has_none_to_pick() {
     }
 }
 
+/// Source: Envoy's `RandomLoadBalancer`; recorded in `tests/conformance/cases/service-entry-kinds`.
 #[test]
-fn random_follows_the_weights() {
+fn random_takes_no_notice_of_weights_but_of_none() {
     assert_shares(&count(&cluster(endpoints(7), Balancer::Random), &Hint::default(), PICKS, 1), &[1; 7]);
     let cluster = cluster(weighted(&[1, 2, 3, 0, 50]), Balancer::Random);
-    assert_shares(&count(&cluster, &Hint::default(), PICKS, 2), &[1, 2, 3, 0, 50]);
+    assert_shares(&count(&cluster, &Hint::default(), PICKS, 2), &[1, 1, 1, 0, 1]);
 }
 
 #[test]
-fn random_follows_the_weights_of_those_that_are_not_ejected() {
+fn random_is_even_among_those_that_are_not_ejected() {
     let cluster = watched(cluster(weighted(&[1, 2, 3, 50]), Balancer::Random));
     eject(&cluster, 3);
-    assert_shares(&count(&cluster, &Hint::default(), PICKS, 3), &[1, 2, 3, 0]);
+    assert_shares(&count(&cluster, &Hint::default(), PICKS, 3), &[1, 1, 1, 0]);
 }
 
 #[test]
@@ -382,6 +383,15 @@ fn distribute_gives_fixed_shares_and_nothing_to_the_unnamed() {
     assert_shares(&count(&cluster, &Hint::default(), PICKS, 29), &[40, 40, 0, 0, 10, 10]);
     let elsewhere = located(spread(&localities), Balancer::LeastRequest, &distribution(), "ap/a/1");
     assert_shares(&count(&elsewhere, &Hint::default(), PICKS, 30), &[1; 6]);
+}
+
+/// Recorded in `tests/conformance/cases/locality-priorities`.
+#[test]
+fn of_localities_that_overlap_the_more_specific_gets_its_share_first() {
+    let to = vec![("*".to_owned(), 20), ("eu/a/1".to_owned(), 80)];
+    let policy = LocalityPolicy::Distribute(vec![Distribution { from: "eu/a/1".into(), to }]);
+    let cluster = located(spread(&["eu/a/1", "eu/a/2", "us/a/1"]), Balancer::Random, &policy, "eu/a/1");
+    assert_shares(&count(&cluster, &Hint::default(), PICKS, 25), &[8, 8, 1, 1, 1, 1]);
 }
 
 #[test]

@@ -198,6 +198,9 @@ pub(super) fn locality(
             ranks: (!zones.failover_priority.is_empty()).then_some(ranks),
         }));
     }
+    if zone_setting(policy, mesh).is_some() {
+        return LocalityPolicy::Ignore;
+    }
     let empty = LocalityLbSetting::default();
     let setting = locality_setting(policy, mesh).unwrap_or(&empty);
     if setting.enabled == Some(false) {
@@ -224,16 +227,23 @@ fn regions(rules: &[LocalityFailover]) -> Vec<(String, String)> {
     rules.iter().map(|rule| (rule.from.clone(), rule.to.clone())).collect()
 }
 
-/// Returns how zones count, where they do: by the rule, else by the mesh unless the rule has a setting of its own.
+/// Returns how zones count, where they do.
 pub(super) fn zones<'a>(policy: &Effective<'a>, mesh: &Settings<'a>) -> Option<&'a ZoneAwareLbSetting> {
+    zone_setting(policy, mesh).filter(|setting| setting.enabled != Some(false))
+}
+
+/// Returns what is said of zones: by the rule, else by the mesh unless the rule has a setting of its own. Where it says
+/// that they do not count, localities do not either: it wins over what is said of those.
+///
+/// Source: Istio `GetEffectiveLbSetting`.
+fn zone_setting<'a>(policy: &Effective<'a>, mesh: &Settings<'a>) -> Option<&'a ZoneAwareLbSetting> {
     let own = policy.balancer.filter(|balancer| {
         balancer.locality_lb_setting.is_some() || balancer.zone_aware_lb_setting.is_some()
     });
-    let setting = match own {
+    match own {
         Some(own) => own.zone_aware_lb_setting.as_ref(),
         None => mesh.config.and_then(|config| config.zone_aware_lb_setting.as_ref()),
-    };
-    setting.filter(|setting| setting.enabled != Some(false))
+    }
 }
 
 /// Whether any policy of a rule looks at zones.
@@ -243,8 +253,8 @@ pub(super) fn looks_at_zones(rule: &DestinationRule) -> bool {
 
 /// Returns the labels that order endpoints, where a rule says so and endpoints can be left for others at all.
 pub(super) fn failover_priority<'a>(policy: &Effective<'a>, mesh: &Settings<'a>) -> &'a [String] {
-    if let Some(zones) = zones(policy, mesh) {
-        return &zones.failover_priority;
+    if let Some(setting) = zone_setting(policy, mesh) {
+        return if setting.enabled == Some(false) { &[] } else { &setting.failover_priority };
     }
     let setting = locality_setting(policy, mesh).filter(|setting| {
         policy.outlier.is_some() && setting.enabled != Some(false) && setting.distribute.is_empty()

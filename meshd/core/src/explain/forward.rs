@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use http::{HeaderMap, Version};
+use http::HeaderMap;
 use mesh_proto::explain::{Destination, End, Explanation, Fault, Instance, Mirror, Outcome, Sends};
 
 use super::{Scene, settings, words};
@@ -184,17 +184,12 @@ fn sends(
     destination: &WeightedCluster,
 ) -> Sends {
     let before = call.path_and_query();
+    let name = matched.route_name();
     let facts = Facts {
-        method: call.method,
-        scheme: call.scheme,
-        authority: call.authority,
-        path_and_query: &before,
-        version: Version::HTTP_11,
-        downstream: (Ipv4Addr::LOCALHOST, 0).into(),
-        upstream: None,
-        status: None,
-        started_ms: 0,
         host_name: &scene.plan.node.name,
+        route_name: &name,
+        cluster: destination.cluster.as_ref().map(|cluster| &cluster.name),
+        ..Facts::of(call, &before, (Ipv4Addr::LOCALHOST, 0).into())
     };
     let (rules, own) = (route.headers.as_deref(), destination.headers.as_deref());
     let mut changed = call.headers.clone();

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use mesh_proto::registration::Protocol;
 
 use crate::plan::{Names, Outbound, ServicePort, TcpRule, TcpRules, TlsHost, UnknownHosts};
+use crate::wire::sniff;
 
 /// What a connection stands for.
 #[derive(Clone, Copy, Debug)]
@@ -92,9 +93,12 @@ pub fn expected(outbound: &Outbound, names: &Names, target: Target<'_>) -> Expec
         return match service.protocol {
             protocol if protocol.is_http() => Expected::Http,
             protocol if protocol.is_tls() => Expected::Tls,
-            Protocol::Auto => Expected::Any,
+            Protocol::Auto => told_by_number(service.number),
             _ => Expected::Tcp,
         };
+    }
+    if let Target::Address(address) = target {
+        return told_by_number(address.port());
     }
     let (Target::Port(port) | Target::Host { port, .. }) = target else { return Expected::Any };
     match outbound.ports.get(&port) {
@@ -103,6 +107,11 @@ pub fn expected(outbound: &Outbound, names: &Names, target: Target<'_>) -> Expec
         Some(table) if !table.has_http() && !table.tls.is_empty() => Expected::Tls,
         _ => Expected::Any,
     }
+}
+
+/// What a port nobody declared is known for.
+fn told_by_number(port: u16) -> Expected {
+    if sniff::server_speaks_first(port) { Expected::Tcp } else { Expected::Any }
 }
 
 /// Finds which rules a connection follows.

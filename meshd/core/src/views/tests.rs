@@ -112,3 +112,59 @@ fn services_show_ports_and_instances() {
     assert_eq!(rows[0].ports, [(9080, "http".to_owned(), "HTTP".to_owned())]);
     assert_eq!((rows[0].instances[1].id.as_str(), rows[0].instances[1].on.as_str()), ("reviews-v2", "vm2"));
 }
+
+#[test]
+fn routes_of_gateways_tell_where_they_are_open_and_what_is_shown() {
+    let rules = "
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: front, namespace: default}
+spec:
+  selector: {edge: \"yes\"}
+  servers:
+  - {port: {number: 443, name: https, protocol: HTTPS}, hosts: [shop.com], tls: {mode: MUTUAL, credentialName: shop}}
+  - {port: {number: 80, name: http, protocol: HTTP}, hosts: [shop.com]}
+  - {port: {number: 8443, name: tls, protocol: TLS}, hosts: [pass.com], tls: {mode: PASSTHROUGH}}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: shop, namespace: default}
+spec:
+  hosts: [shop.com]
+  gateways: [front]
+  http: [{route: [{destination: {host: reviews, port: {number: 9080}}}]}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: pass, namespace: default}
+spec:
+  hosts: [pass.com]
+  gateways: [front]
+  tls: [{match: [{sniHosts: [pass.com]}], route: [{destination: {host: reviews, port: {number: 9080}}}]}]
+";
+    let (world, _) = plan(rules);
+    let node = Arc::new(Node {
+        host: HostId(1),
+        domain: "cluster.local".into(),
+        labels: [("edge".to_owned(), "yes".to_owned())].into(),
+        callers: vec![Workload { namespace: "default".into(), ..Workload::default() }],
+        ..Node::default()
+    });
+    let plan = compile(&world, &node, None);
+
+    let rows = routes(&plan, &PlanFilter::default());
+
+    let told: Vec<_> = rows
+        .iter()
+        .filter(|row| !row.gateway.is_empty())
+        .map(|row| format!("{}:{} at {}: {} then {}", row.host, row.port, row.gateway, row.when, row.then))
+        .collect();
+    let expected = [
+        "shop.com:80 at 0.0.0.0:80 of Gateway default/front: always then reviews.default.svc.cluster.local:9080",
+        "shop.com:443 at 0.0.0.0:443 of Gateway default/front, TLS with secret shop, visitors show one, too: always then reviews.default.svc.cluster.local:9080",
+        "pass.com:8443 at 0.0.0.0:8443 of Gateway default/front, TLS passes: sni pass.com then reviews.default.svc.cluster.local:9080",
+    ];
+    assert_eq!(told, expected);
+    let named = PlanFilter { host: Some("shop.com".into()), port: Some(443) };
+    assert_eq!(routes(&plan, &named).len(), 1);
+}

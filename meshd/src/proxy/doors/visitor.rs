@@ -8,15 +8,19 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::{HeaderValue, Request, Response};
-use hyper::body::Incoming;
 use mesh_core::balance::{self, Hint};
 use mesh_core::plan::{Cluster, Door, DoorKind, Doors, GatewayDoor, Inside, Plan, ServerTls, TlsServer, Via};
 use mesh_core::route;
 use mesh_core::wire::client_hello::{self, Parsed};
+use mesh_core::wire::proxy_header;
 use mesh_core::wire::sniff::{self, Sniff, sniff};
-use tokio_rustls::LazyConfigAcceptor;
+use rustls::ServerConfig;
+use tokio::io::AsyncWriteExt;
+use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 
+use super::super::body::Inflow;
 use super::super::exchange::Reply;
+use super::super::interim::Early;
 use super::super::outbound::{self, Connection, Edge, Opaque, Target};
 use super::super::watch::Watch;
 use super::super::wire::{Stream, Wire};
@@ -44,7 +48,8 @@ pub(in crate::proxy) async fn answer(
     worker: &Rc<Worker>,
     door: &Door,
     hop: ByHop<'_>,
-    request: Request<Incoming>,
+    request: Request<Inflow>,
+    early: Option<Arc<Early>>,
 ) -> Option<Response<Reply>> {
     let DoorKind::Gateway(gateway) = &door.kind else { return None };
     let authority = request.uri().authority().map(|authority| authority.as_str().to_ascii_lowercase());
@@ -60,12 +65,13 @@ pub(in crate::proxy) async fn answer(
         worker: worker.clone(),
         caller: seat,
         peer: hop.peer,
+        local: None,
         target: Target::Port(port),
         is_proxy: false,
         edge: Some(edge),
         watch: hop.watch.clone(),
     };
-    Some(requests::handle(Rc::new(connection), request).await)
+    Some(requests::handle(Rc::new(connection), request, early).await)
 }
 
 /// What is known of a visitor that came by a hop.
@@ -101,6 +107,23 @@ impl Visitor {
         }
     }
 
+    /// Serves a connection to its end: of a visitor, or of a load balancer that says for whom it is.
+    pub(in crate::proxy) async fn arrive(mut self, gateway: &GatewayDoor, mut wire: Wire) {
+        let settings = &self.worker.settings;
+        // An address of IPv4 may have come to a socket of IPv6.
+        let from = self.peer.ip().to_canonical();
+        if settings.proxy_header_from.iter().any(|range| range.contains(&from)) {
+            let told = |bytes: &[u8]| proxy_header::parse(bytes) != proxy_header::Parsed::More;
+            let read = wire.read_ahead(settings.head_timeout, proxy_header::MAX_BYTES, told).await;
+            let Ok(proxy_header::Parsed::Header { source, length }) = read.map(proxy_header::parse) else {
+                return tracing::debug!(peer = %self.peer, "a load balancer did not say whom it brings: cut");
+            };
+            wire.skip(length);
+            self.peer = source.unwrap_or(self.peer);
+        }
+        self.enter(gateway, wire).await;
+    }
+
     /// Serves a visitor to its end.
     pub(in crate::proxy) async fn enter(self, gateway: &GatewayDoor, mut wire: Wire) {
         if gateway.tls.is_empty() {
@@ -116,6 +139,9 @@ impl Visitor {
         let read = wire.read_ahead(patience, client_hello::MAX_BYTES, whole).await.map(client_hello::parse);
         let Ok(Parsed::Hello(hello)) = read else { return };
         let name = hello.server_name.unwrap_or_default();
+        if let Some(config) = self.worker.settings.challenges.shown(&name, &hello.protocols) {
+            return self.prove(config, wire).await;
+        }
         let Some(server) = gateway.tls.find(&name) else {
             return tracing::debug!(peer = %self.peer, sni = name, "visitor asks for a name that no server has: cut");
         };
@@ -124,6 +150,16 @@ impl Visitor {
             (None, Inside::Hop(cluster)) => self.pass(cluster, &hello.protocols, wire).await,
             (None, _) => self.inside(server, Some(&name), Edge::Plain, wire).await,
         }
+    }
+
+    /// Shows an authority what it wants to see (ACME, `tls-alpn-01`): the handshake is all.
+    async fn prove(&self, config: Arc<ServerConfig>, wire: Wire) {
+        let shown = async {
+            let mut stream = TlsAcceptor::from(config).accept(wire).await?;
+            stream.shutdown().await
+        };
+        let ended = tokio::time::timeout(self.worker.settings.head_timeout, shown).await;
+        tracing::debug!(peer = %self.peer, ?ended, "an authority asked for a proof");
     }
 
     async fn plain(self, gateway: &GatewayDoor, wire: Wire) {
@@ -199,6 +235,7 @@ impl Visitor {
             worker: self.worker,
             caller: self.seat,
             peer: self.peer,
+            local: None,
             target: Target::Port(port),
             is_proxy: false,
             edge: None,

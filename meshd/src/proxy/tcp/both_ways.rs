@@ -25,7 +25,7 @@ impl BothWays {
         Self { there: OneWay::default(), back: OneWay::default(), spoke: Rc::new(Cell::new(Instant::now())) }
     }
 
-    /// Returns when something was read last.
+    /// Returns when a byte moved last.
     pub(super) fn spoke(&self) -> Rc<Cell<Instant>> {
         self.spoke.clone()
     }
@@ -78,7 +78,7 @@ impl OneWay {
     ) -> Poll<io::Result<()>> {
         for _ in 0..MOST_ROUNDS {
             if self.held.is_some() {
-                ready!(self.poll_write(cx, to))?;
+                ready!(self.poll_write(cx, to, spoke))?;
             }
             match self.state {
                 State::Ended => return Poll::Ready(Ok(())),
@@ -122,7 +122,12 @@ impl OneWay {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_write(&mut self, cx: &mut Context<'_>, to: &mut Wire) -> Poll<io::Result<()>> {
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut Wire,
+        spoke: &Cell<Instant>,
+    ) -> Poll<io::Result<()>> {
         let Some((buffer, start, end)) = &mut self.held else { return Poll::Ready(Ok(())) };
         while start < end {
             let count = ready!(Pin::new(&mut *to).poll_write(cx, &buffer[*start..*end]))?;
@@ -130,6 +135,8 @@ impl OneWay {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             *start += count;
+            // A slow reader is not silent. Source: Envoy's idle timer of a TCP proxy counts bytes sent, too.
+            spoke.set(Instant::now());
             self.state = State::Written;
         }
         self.held = None;
@@ -139,3 +146,42 @@ impl OneWay {
 
 /// Buffers that one direction fills before others have their turn: a megabyte, about a millisecond.
 const MOST_ROUNDS: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+    use crate::proxy::wire::Stream;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_reader_is_not_silent() {
+        let (mut far, near) = duplex(1_024);
+        let (mut application, there) = duplex(1 << 16);
+        application.write_all(&[7; 20_480]).await.expect("room");
+        application.shutdown().await.expect("open");
+        let (mut caller, mut endpoint) = (Wire::new(Stream::Pipe(near)), Wire::new(Stream::Pipe(there)));
+        let mut copy = BothWays::new();
+        let spoke = copy.spoke();
+        let read = async {
+            let (mut count, mut buffer) = (0, [0; 1_024]);
+            loop {
+                tokio::time::sleep(Duration::from_millis(60)).await;
+                let silent = spoke.get().elapsed();
+                assert!(silent < Duration::from_millis(100), "{count} bytes read, silent for {silent:?}");
+                match far.read(&mut buffer).await.expect("open") {
+                    0 => break,
+                    more => count += more,
+                }
+            }
+            drop(far);
+            count
+        };
+
+        let (copied, count) = tokio::join!(copy.run(&mut caller, &mut endpoint), read);
+
+        assert_eq!((copied.ok(), count), (Some(()), 20_480));
+    }
+}

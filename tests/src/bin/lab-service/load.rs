@@ -1,7 +1,8 @@
 //! A caller that asks at a steady rate and forgives nothing: what a restart under load is judged by.
 //!
 //! Keeps connections alive, as programs do, and opens a new one for every tenth request. A connection that the server
-//! announced to close is replaced; any other end without an answer is a failure.
+//! announced to close is replaced; any other end without an answer is a failure. Times are those since a request was due,
+//! not since it was sent: who waits for an answer and asks late meanwhile does not hide how long others would have waited.
 
 use std::io::{BufRead, BufReader, Error, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -20,12 +21,20 @@ pub(crate) fn run(to: &str, rate: u32, seconds: u64) -> std::io::Result<()> {
             std::thread::spawn(move || call(&to, every, every * number / CALLERS, end, &tally))
         })
         .collect();
+    let mut times = Vec::new();
     for caller in callers {
-        caller.join().map_err(|_| Error::other("a caller panicked"))?;
+        times.extend(caller.join().map_err(|_| Error::other("a caller panicked"))?);
     }
+    times.sort_unstable();
+    let quantile = |part: usize| times.get(times.len() * part / 100).map_or(0, Duration::as_micros);
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let (asked, failed) = (count(&tally.asked), count(&tally.failed));
-    crate::say(&format!("asked {asked} failed {failed} slowest_ms {}", count(&tally.slowest_ms)));
+    crate::say(&format!(
+        "asked {asked} failed {failed} slowest_ms {} p50_us {} p99_us {}",
+        count(&tally.slowest_ms),
+        quantile(50),
+        quantile(99)
+    ));
     if failed == 0 { Ok(()) } else { Err(Error::other(format!("{failed} of {asked} requests failed"))) }
 }
 
@@ -36,14 +45,15 @@ struct Tally {
     slowest_ms: AtomicU64,
 }
 
-fn call(to: &str, every: Duration, offset: Duration, end: Instant, tally: &Tally) {
-    let mut connection = None;
+fn call(to: &str, every: Duration, offset: Duration, end: Instant, tally: &Tally) -> Vec<Duration> {
+    let (mut connection, mut times) = (None, Vec::new());
     let mut at = Instant::now() + offset;
     for number in 1.. {
         if at >= end {
-            return;
+            break;
         }
         std::thread::sleep(at.saturating_duration_since(Instant::now()));
+        let due = at;
         at += every;
         if number % FRESH_EVERY == 0 {
             connection = None;
@@ -58,7 +68,9 @@ fn call(to: &str, every: Duration, offset: Duration, end: Instant, tally: &Tally
         }
         let took = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         tally.slowest_ms.fetch_max(took, Ordering::Relaxed);
+        times.push(due.elapsed());
     }
+    times
 }
 
 fn ask(to: &str, connection: &mut Option<BufReader<TcpStream>>) -> std::io::Result<()> {

@@ -74,3 +74,28 @@ fn the_mesh_may_order_endpoints_by_labels_too() {
         assert_shares(&counts, &expected);
     }
 }
+
+/// Source: Istio `GetEffectiveLbSetting`: a setting for zones wins over one for localities, also where it says no.
+#[test]
+fn zones_that_do_not_count_let_no_locality_count() {
+    let mut world = world();
+    for (id, zone) in [(1, "eu/a"), (2, "us/a")] {
+        let mut host = mesh_proto::watch::Host::clone(&world.hosts[&HostId(id)]);
+        host.facts.locality = zone.into();
+        world.absorb(&Change::Host { id: HostId(id), host: Some(host) });
+    }
+    let at = |world: &World| {
+        let mut node = Node::clone(&node());
+        node.locality = Locality::parse("eu/a");
+        let plan = compile(world, &Arc::new(node), None);
+        count(&plan.clusters[&name("")], &Hint::default(), 10_000, 4)
+    };
+    apply(&mut world, &rule("{outlierDetection: {}}"));
+    assert_shares(&at(&world), &[1, 1, 0, 0]);
+    apply(&mut world, &mesh("{zoneAwareLbSetting: {enabled: false}, localityLbSetting: {enabled: true}}"));
+    assert_shares(&at(&world), &[1; 4]);
+    apply(&mut world, &rule("{outlierDetection: {}, loadBalancer: {localityLbSetting: {enabled: true}}}"));
+    assert_shares(&at(&world), &[1, 1, 0, 0]);
+    apply(&mut world, &rule("{outlierDetection: {}, loadBalancer: {zoneAwareLbSetting: {enabled: false}}}"));
+    assert_shares(&at(&world), &[1; 4]);
+}

@@ -1,0 +1,35 @@
+"""TLS that the caller begins. A reading of `core/cluster_tls.go`."""
+from .words import TYPE
+
+
+def originate(tls, http2):
+    mode = tls["mode"]
+    if mode not in ("SIMPLE", "MUTUAL") or "credentialName" in tls:
+        raise ValueError(f"TLS {mode} is not translated")
+    common = {"tls_params": {"tls_minimum_protocol_version": "TLSv1_2", "tls_maximum_protocol_version": "TLSv1_3"}}
+    if mode == "MUTUAL":
+        common["tls_certificates"] = [{"certificate_chain": {"filename": tls["clientCertificate"]},
+                                       "private_key": {"filename": tls["privateKey"]}}]
+    if not tls.get("insecureSkipVerify"):
+        roots = tls.get("caCertificates", "system")
+        check = {"system_root_certs": {}} if roots == "system" else {"trusted_ca": {"filename": roots}}
+        names = [{"san_type": kind, "matcher": {"exact": name}} for name in tls.get("subjectAltNames") or [] for kind in ("DNS", "URI")]
+        if names:
+            check["match_typed_subject_alt_names"] = names
+        common["validation_context"] = check
+    if http2:
+        common["alpn_protocols"] = ["h2"]
+    socket = {"@type": TYPE + "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext", "common_tls_context": common}
+    if tls.get("sni"):
+        socket["sni"] = tls["sni"]
+    return {"name": "envoy.transport_sockets.tls", "typed_config": socket}
+
+
+def automatic(tls):
+    """The server's name from the request, and a certificate that must be for it. Source: `setAutoSniAndAutoSanValidation`."""
+    out = {}
+    if not tls.get("sni"):
+        out["auto_sni"] = True
+        if not tls.get("subjectAltNames") and not tls.get("insecureSkipVerify"):
+            out["auto_san_validation"] = True
+    return out
