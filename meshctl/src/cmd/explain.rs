@@ -106,7 +106,7 @@ fn ask(args: &ExplainArgs) -> Result<Ask> {
         [method, url] => of_url(method, url).map_err(Failure::usage)?,
         _ => return Err(Failure::usage("a method and a URL are wanted, such as GET http://reviews:9080/")),
     };
-    ask.sni = args.sni.clone();
+    ask.sni.clone_from(&args.sni);
     ask.gateway = args.gateway.clone().unwrap_or_default();
     if ask.sni.is_some() && ask.speaks == Speaks::Tcp {
         return Err(Failure::usage(

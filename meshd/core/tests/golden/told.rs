@@ -51,7 +51,7 @@ fn asked(world: &World, plan: &Plan, call: &Call) -> Option<Ask> {
     } else {
         let caller = plan.node.callers.get(call.from)?;
         ask.from = format!("{}/{}", caller.namespace, caller.account);
-        ask.labels = caller.labels.clone();
+        ask.labels.clone_from(&caller.labels);
     }
     let port = ask.port.unwrap_or(80);
     match (first, rest) {
