@@ -292,10 +292,10 @@ def meshd(work, folder, binaries, transport="tcp"):
         if sum(len(item["instances"]) for item in found) < len(work.v1 + work.v2):
             raise RuntimeError("not registered yet")
     retry(registered)
-    with open(folder + "/rules.yaml", "w") as file:
-        file.write(rules(work) if work.protocol != "tcp" else "")
-    if work.protocol != "tcp":
-        run(*near, "apply", "-f", folder + "/rules.yaml")
+    documents = rules(work).split("\n---\n") if work.protocol != "tcp" else []
+    # One transaction has at most 1,000 objects.
+    for begin in range(0, len(documents), 1_000):
+        run(*near, "apply", "-f", "-", feed="\n---\n".join(documents[begin:begin + 1_000]))
     return Target(label, port, processes)
 
 

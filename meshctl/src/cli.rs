@@ -11,9 +11,13 @@ use crate::words::duration;
 
 mod look;
 mod secret;
+mod watch;
 
 pub(crate) use look::{AnalyzeArgs, ApiCommand, ExplainArgs, FieldsArgs, Grave, TestArgs, ValidateArgs};
 pub(crate) use secret::{SecretArgs, SecretCommand};
+pub(crate) use watch::{
+    By, ConfigArgs, DoctorArgs, GraphArgs, GraphForm, LogsCommand, PlanArgs, TapArgs, TopArgs,
+};
 
 const AFTER: &str = "\
 First steps:
@@ -21,6 +25,7 @@ First steps:
   meshctl apply -f rules.yaml                  send rules to the mesh, wait until every host runs them
   meshctl status                               hosts, leader, revisions
   meshctl top                                  who calls whom, live
+  meshctl doctor                               what is wrong with this host, each with its remedy
 
 Exit codes: 0 done, 1 findings or refused, 2 file unreadable, 3 conflict, 4 no quorum or time-out, 64 wrong usage";
 
@@ -31,7 +36,8 @@ pub(crate) struct Cli {
     /// Unix socket of the meshd to speak to [env: `MESHD_SOCKET`] [default: /run/meshd/meshd.sock, else the demo's]
     #[arg(long, global = true, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
-    /// Host of the running demo to speak to (vm1, vm2, vm3)
+    /// Host of the mesh to ask: what that one tells (routes, clusters, endpoints, top, tap, doctor, config, logs); in a
+    /// demo: the host to speak to
     #[arg(long, global = true, value_name = "NAME")]
     pub(crate) host: Option<String>,
     /// What to do
@@ -96,6 +102,17 @@ pub(crate) enum Command {
     Endpoints(PlanArgs),
     /// Live: requests/s, success and latency per caller, service and version
     Top(TopArgs),
+    /// Live: requests as they end, of every host, without what lets somebody in
+    Tap(Box<TapArgs>),
+    /// Who calls whom, how often, how well: a picture of measured traffic
+    Graph(GraphArgs),
+    /// What keeps meshd from its work on this host, and what to do about it
+    Doctor(DoctorArgs),
+    /// What a host runs: keys in force, sockets, version, revision
+    Config(ConfigArgs),
+    /// How much meshd logs
+    #[command(subcommand)]
+    Logs(LogsCommand),
     /// Put the meshd and the meshd.toml on disk in place of the meshd that runs, cutting nobody
     #[command(
         after_help = "Run as root, or as the user of meshd. `systemctl reload meshd` does the same; after an upgrade, the package does."
@@ -397,40 +414,6 @@ pub(crate) enum HostCommand {
         /// Its name
         name: String,
     },
-}
-
-/// Arguments of `routes`, `clusters`, `endpoints`.
-#[derive(Debug, Args)]
-pub(crate) struct PlanArgs {
-    /// Only of this service, short or full name
-    #[arg(value_name = "SERVICE")]
-    pub(crate) service: Option<String>,
-    /// Only on this port
-    #[arg(long)]
-    pub(crate) port: Option<u16>,
-    #[command(flatten)]
-    pub(crate) output: Output,
-}
-
-/// Arguments of `top`.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  meshctl top                                  live; q to leave
-  meshctl top --once --interval 5s             one measurement, for scripts
-  meshctl top --once -o json")]
-pub(crate) struct TopArgs {
-    /// Measure once and print
-    #[arg(long)]
-    pub(crate) once: bool,
-    /// Time between two measurements
-    #[arg(long, value_parser = duration, default_value = "1s", value_name = "TIME")]
-    pub(crate) interval: Duration,
-    /// Only calls counted by the host that answers
-    #[arg(long)]
-    pub(crate) local: bool,
-    #[command(flatten)]
-    pub(crate) output: Output,
 }
 
 /// Arguments of `history`.

@@ -24,6 +24,8 @@ const MAX_ANSWER: usize = 256 << 20;
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     socket: PathBuf,
+    /// The host that is asked by way of this meshd.
+    on: Option<String>,
 }
 
 /// Why there is no answer.
@@ -39,7 +41,7 @@ enum Silence {
 impl Client {
     /// Speaks to the meshd behind a socket.
     pub(crate) fn at(socket: impl Into<PathBuf>) -> Self {
-        Self { socket: socket.into() }
+        Self { socket: socket.into(), on: None }
     }
 
     /// Finds the meshd the user means; says so when it is the demo's.
@@ -48,7 +50,22 @@ impl Client {
         if place.demo {
             tell(&paint(Tone::Dim, "(no meshd of this host's own: asking the running demo, host vm1)"));
         }
-        Ok(Self::at(place.socket))
+        Ok(Self { on: place.on, ..Self::at(place.socket) })
+    }
+
+    /// The same way, to another host of the mesh.
+    pub(crate) fn on(&self, host: &str) -> Self {
+        Self { on: Some(host.to_owned()), ..self.clone() }
+    }
+
+    /// Whether it is one host that is asked, by way of another.
+    pub(crate) fn asks_another(&self) -> Option<&str> {
+        self.on.as_deref()
+    }
+
+    /// The socket.
+    pub(crate) fn socket(&self) -> &std::path::Path {
+        &self.socket
     }
 
     /// Asks, and takes anything but a response as failure. Findings of a refusal are told.
@@ -85,6 +102,11 @@ impl Client {
         request: &Request,
         patience: Duration,
     ) -> std::result::Result<std::result::Result<Response, ApiError>, Silence> {
+        let wrapped = self
+            .on
+            .as_ref()
+            .map(|host| Request::On { host: host.clone(), request: Box::new(request.clone()) });
+        let request = wrapped.as_ref().unwrap_or(request);
         let stream = UnixStream::connect(&self.socket).await.map_err(Silence::NotThere)?;
         match timeout(patience, exchange_on(stream, request)).await {
             Ok(answer) => answer,

@@ -3,19 +3,24 @@
 mod analyze;
 mod api;
 mod apply;
+mod config;
 mod delete;
 mod diff;
+mod doctor;
 pub(crate) mod explain;
 mod get;
+mod graph;
 mod history;
 mod host;
 pub(crate) mod local;
+mod logs;
 mod meaning;
 mod plan;
 mod reload;
 mod secret;
 mod service;
 pub(crate) mod status;
+mod tap;
 mod test;
 pub(crate) mod token;
 pub(crate) mod top;
@@ -25,7 +30,8 @@ pub(crate) mod wait;
 use mesh_proto::secret::Replaces;
 
 use crate::cli::{
-    ApiCommand, Cli, Command, DemoAction, HostCommand, SecretCommand, ServiceCommand, TokenCommand,
+    ApiCommand, Cli, Command, DemoAction, HostCommand, LogsCommand, SecretCommand, ServiceCommand,
+    TokenCommand,
 };
 use crate::client::Client;
 use crate::demo;
@@ -84,7 +90,14 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit> {
         Command::Routes(args) => plan::routes(&args, &client()?).await,
         Command::Clusters(args) => plan::clusters(&args, &client()?).await,
         Command::Endpoints(args) => plan::endpoints(&args, &client()?).await,
-        Command::Top(args) => top::run(&args, &client()?).await,
+        Command::Top(args) => top::run(&args, wish.host.is_some(), &client()?).await,
+        Command::Tap(args) => tap::run(&args, &client()?).await,
+        Command::Graph(args) => graph::run(&args, &client()?).await,
+        Command::Doctor(args) => doctor::run(&args, &wish).await,
+        Command::Config(args) => config::run(&args, &client()?).await,
+        Command::Logs(LogsCommand::Level { level, during, output }) => {
+            logs::level(level, during, output.output, &client()?).await
+        }
         Command::History(args) => history::run(&args, &client()?).await,
         Command::Rollback(args) => history::rollback(&args, &client()?).await,
         Command::Reload => reload::run(&client()?).await,

@@ -30,7 +30,7 @@ use mesh_proto::command::Liveness;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::cli::DemoArgs;
+use crate::cli::{By, DemoArgs};
 use crate::cmd::{self, token, top::rates::rates, wait};
 use crate::exit::{Exit, Failure, Result};
 use crate::output::{Tone, paint, say, tell};
@@ -259,7 +259,9 @@ impl Demo {
     fn picture(&self, begun: Instant) -> Option<Picture> {
         let seen = self.last.as_ref()?;
         let edges = match (self.readings.front(), self.readings.back()) {
-            (Some(first), Some(last)) => rates(&first.1, &last.1, last.0.saturating_duration_since(first.0)),
+            (Some(first), Some(last)) => {
+                rates(&first.1, &last.1, last.0.saturating_duration_since(first.0), By::Edge)
+            }
             _ => Vec::new(),
         };
         Some(Picture::new(begun.elapsed(), &self.judge, seen, &edges, &self.hosts))

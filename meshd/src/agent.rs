@@ -25,7 +25,7 @@ mod offer;
 mod servers;
 mod session;
 
-pub use mirror::{Mirror, MirrorError};
+pub use mirror::{FORMAT as MIRROR_FORMAT, Mirror, MirrorError};
 pub use offer::effective_health;
 use servers::Servers;
 use session::{Ended, Session};

@@ -6,9 +6,11 @@
 mod begin;
 mod carrier;
 mod entrances;
+mod examine;
 mod follow;
 mod handover;
 mod logging;
+mod looking;
 mod members;
 mod names;
 mod notary;
@@ -21,6 +23,7 @@ mod state;
 mod watchdog;
 
 pub use begin::{Init, Join, exit_code, init, join};
+pub use examine::doctor;
 pub use logging::tell_error;
 pub use run::{Cleanup, cleanup, run};
 

@@ -13,9 +13,11 @@ use mesh_core::plan::{Locality, Workload};
 use mesh_proto::finding::Finding;
 use mesh_proto::registration::Protocol;
 
+pub use effective::{addresses, effective};
 pub use keys::{KEYS, Key, default_document, reference};
 
 pub(crate) mod document;
+mod effective;
 mod keys;
 mod read;
 pub(crate) mod words;
@@ -195,6 +197,19 @@ pub struct Proxy {
     pub access_log: AccessLog,
     /// Load balancers whose connections to gateways begin with a PROXY header.
     pub proxy_header_from: Vec<IpNet>,
+    /// What `meshctl tap` may show.
+    pub tap: Tap,
+}
+
+/// What `meshctl tap` may show of requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tap {
+    /// Nothing.
+    Off,
+    /// Everything but values that let somebody in.
+    Redacted,
+    /// These too, where they are asked for.
+    All,
 }
 
 /// How traffic travels between hosts.
@@ -321,6 +336,35 @@ pub enum LogFormat {
 pub struct Overrides {
     /// `--data DIR`: the data folder; the socket moves there too, unless the file names one.
     pub data: Option<PathBuf>,
+}
+
+/// Where the configuration comes from.
+#[derive(Clone, Debug, Default)]
+pub struct Source {
+    /// `--config FILE`; `None`: [`DEFAULT_FILE`], if it is there.
+    pub file: Option<PathBuf>,
+    /// What the command line says louder.
+    pub overrides: Overrides,
+}
+
+impl Source {
+    /// Reads the configuration that is there now.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn load(&self) -> Result<Config, ConfigError> {
+        Config::load(self.file.as_deref(), &self.overrides)
+    }
+
+    /// The file, whether it is there or not.
+    pub fn path(&self) -> &Path {
+        self.file.as_deref().unwrap_or(Path::new(DEFAULT_FILE))
+    }
+
+    /// The text of the file; empty where there is none.
+    pub fn text(&self) -> String {
+        std::fs::read_to_string(self.path()).unwrap_or_default()
+    }
 }
 
 /// Why there is no configuration.

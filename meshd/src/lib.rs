@@ -9,6 +9,7 @@ mod allocator;
 pub mod app;
 pub mod config;
 pub mod dns;
+pub mod doctor;
 pub mod drain;
 pub mod health;
 pub mod identity;

@@ -153,6 +153,16 @@ impl Listeners {
         state.held.values().chain(state.given.values()).flatten().map(OwnedFd::try_clone).collect()
     }
 
+    /// Tells every place that is listened on: `tcp`, `udp` or `unix`, and address or path.
+    pub fn places(&self) -> Vec<(&'static str, String)> {
+        let place = |place: &Place| match place {
+            Place::Tcp(address) => ("tcp", address.to_string()),
+            Place::Udp(address) => ("udp", address.to_string()),
+            Place::Unix(path) => ("unix", path.display().to_string()),
+        };
+        self.state().held.keys().map(place).collect()
+    }
+
     /// Lets go of everything: who accepts no more must not keep callers waiting. `Keep::InStore` leaves what systemd has.
     pub fn close(&self, keep: Keep) {
         let mut state = self.state();

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 use meshd::app;
-use meshd::config::{Config, Overrides};
+use meshd::config::{Overrides, Source};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -35,6 +35,9 @@ enum Command {
     Run,
     /// Remove what interception put into the kernel: for a meshd that ended without doing so itself.
     Cleanup(app::Cleanup),
+    /// Look at this host without asking its meshd; `meshctl doctor` shows what is found.
+    #[command(hide = true)]
+    Doctor,
     /// Print a meshd.toml with every key, its default, unit and meaning.
     Config,
     /// Print the completion of a shell.
@@ -87,16 +90,22 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         }
         _ => {}
     }
-    let load = || Config::load(arguments.config.as_deref(), &Overrides { data: arguments.data.clone() });
-    if matches!(arguments.command, Command::Run) {
-        return app::run(|| Ok(load()?));
+    let source = Source { file: arguments.config, overrides: Overrides { data: arguments.data } };
+    match arguments.command {
+        Command::Run => return app::run(source),
+        Command::Doctor => return app::doctor(&source),
+        _ => {}
     }
-    let config = load()?;
+    let config = source.load()?;
     match arguments.command {
         Command::Init(init) => app::init(&config, &init),
         Command::Join(join) => app::join(&config, &join),
         Command::Cleanup(cleanup) => app::cleanup(&config, &cleanup),
-        Command::Run | Command::Config | Command::Completion { .. } | Command::Man { .. } => Ok(()),
+        Command::Run
+        | Command::Doctor
+        | Command::Config
+        | Command::Completion { .. }
+        | Command::Man { .. } => Ok(()),
     }
 }
 

@@ -35,7 +35,7 @@ use budget::{Descriptors, Memory};
 
 use crate::drain::{self, Drain};
 use crate::listeners::Listeners;
-use crate::telemetry::{AccessLog, Stats};
+use crate::telemetry::{AccessLog, Stats, Tap};
 use crate::transport::{Accepted, Challenges, Dialer, QuicOptions, SocketOptions, Transport, socket};
 
 mod accept;
@@ -141,6 +141,8 @@ pub struct Settings {
     pub resolve: Resolver,
     /// Where doors get their sockets.
     pub listeners: Listeners,
+    /// Shows requests to those who ask. Default: nobody does.
+    pub tap: Arc<Tap>,
 }
 
 impl Default for Settings {
@@ -169,6 +171,7 @@ impl Default for Settings {
             proxy_header_from: Vec::new(),
             challenges: Arc::default(),
             listeners: Listeners::default(),
+            tap: Arc::default(),
             original_destination: |stream| socket::original_destination(stream).ok(),
             resolve: Arc::new(|host, port| {
                 Box::pin(async move { tokio::net::lookup_host((host, port)).await.map(Iterator::collect) })

@@ -14,6 +14,7 @@ pub use counters::Counters;
 pub use edge::{EdgeCell, EdgeKey};
 pub use histogram::Histogram;
 pub use shard::Shard;
+pub use tap::{Tap, TapError, Told};
 
 mod access_log;
 mod counters;
@@ -21,6 +22,7 @@ mod edge;
 mod histogram;
 mod prometheus;
 mod shard;
+mod tap;
 
 /// Tells of a task that ended in a panic. The bar is 0.
 pub fn task_panicked(task: &'static str) {

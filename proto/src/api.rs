@@ -14,6 +14,7 @@ use crate::command::{
 };
 use crate::explain::{Ask, Difference, Explanation};
 use crate::finding::Finding;
+use crate::look::{Checkup, HostConfig, LogAsk, LogState, TapAsk, Tapped};
 use crate::registration::{Health, Instance, Registration};
 use crate::resource::{Kind, ObjectKey};
 use crate::secret::{NewSecret, SecretView};
@@ -121,6 +122,21 @@ pub enum Request {
     Report(BTreeMap<HostId, AgentReport>),
     /// Version of the meshd that answers.
     Version,
+    /// What ails the host that answers.
+    Doctor,
+    /// What the host that answers runs.
+    Config,
+    /// How much the host that answers logs, and should.
+    LogLevel(LogAsk),
+    /// Requests as they end on the host that answers.
+    Tap(Box<TapAsk>),
+    /// Passes on what one host can tell to that host ([`Request::is_of_one_host`]).
+    On {
+        /// Its name.
+        host: String,
+        /// What it is asked.
+        request: Box<Self>,
+    },
     /// Hands over to the meshd and the meshd.toml that are on disk (answered by this host's meshd). `Done` once the
     /// successor is ready to take over; who asks again after that asks the successor.
     Reload,
@@ -142,6 +158,22 @@ pub struct Call {
 }
 
 impl Request {
+    /// Whether it asks for what one host alone can tell of itself: it may be passed on to any host of the mesh.
+    pub fn is_of_one_host(&self) -> bool {
+        matches!(
+            self,
+            Self::Stats { scope: Scope::Host }
+                | Self::Routes(_)
+                | Self::Clusters(_)
+                | Self::Endpoints(_)
+                | Self::Version
+                | Self::Doctor
+                | Self::Config
+                | Self::LogLevel(_)
+                | Self::Tap(_)
+        )
+    }
+
     /// Whether only the leader can answer.
     pub fn needs_leader(&self) -> bool {
         match self {
@@ -233,7 +265,18 @@ pub enum Response {
         /// Its process, on its host; 0 from a meshd that does not tell.
         #[serde(default)]
         pid: u32,
+        /// Its wall clock, milliseconds since 1970; 0 from a meshd that does not tell.
+        #[serde(default)]
+        clock_ms: u64,
     },
+    /// To `Doctor`.
+    Checkup(Box<Checkup>),
+    /// To `Config`.
+    Config(Box<HostConfig>),
+    /// To `LogLevel`.
+    LogLevel(LogState),
+    /// To `Tap`.
+    Tapped(Tapped),
     /// Done; nothing to say.
     Done,
 }
@@ -391,6 +434,13 @@ pub enum HostRole {
     Standby,
     /// Follows the World.
     Agent,
+}
+
+impl HostRole {
+    /// Whether it has a vote.
+    pub fn votes(self) -> bool {
+        matches!(self, Self::Leader | Self::Voter)
+    }
 }
 
 /// A service of the mesh.

@@ -34,6 +34,28 @@ pub struct Ask {
     /// Whether a caller that nobody registered is an error, or one without labels.
     #[serde(default)]
     pub any_caller: bool,
+    /// What is asked about: a request, or a connection that is none (`authority` is then where it goes).
+    #[serde(default)]
+    pub speaks: Speaks,
+    /// The server that TLS asks for; `None`: the host in `authority`, unless that is an address.
+    #[serde(default)]
+    pub sni: Option<String>,
+    /// The gateway that a visitor comes to, `NAMESPACE/NAME`; empty: the caller is inside the mesh.
+    #[serde(default)]
+    pub gateway: String,
+}
+
+/// What is spoken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Speaks {
+    /// Requests.
+    #[default]
+    Http,
+    /// Bytes.
+    Tcp,
+    /// TLS that the caller begins itself.
+    Tls,
 }
 
 /// What becomes of it.
@@ -80,6 +102,9 @@ pub struct Seen {
     pub path: String,
     /// Query without `?`.
     pub query: Option<String>,
+    /// The server that TLS asks for, where there is TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sni: Option<String>,
 }
 
 /// A caller.
@@ -169,6 +194,8 @@ pub enum End {
     PassThrough,
     /// A request that is refused for its form.
     BadRequest,
+    /// A connection that is closed: no rule takes it, or nobody listens.
+    Closed,
 }
 
 /// Faults injected on purpose.

@@ -8,6 +8,7 @@ pub mod api;
 pub mod command;
 pub mod explain;
 pub mod finding;
+pub mod look;
 pub mod registration;
 pub mod resource;
 pub mod secret;

@@ -16,19 +16,20 @@ mod traffic;
 mod virtual_service;
 
 use crate::finding::Finding;
-use crate::resource::{Object, Spec};
+use crate::resource::{Kind, Object, Spec};
 use crate::value::Duration;
 
 /// Says everything about an object that makes no sense.
 pub fn validate(object: &Object) -> Vec<Finding> {
-    let mut check = Check::default();
+    let mut check = Check { namespace: object.metadata.namespace.clone(), found: Vec::new() };
+    metadata(&mut check, object);
     match &object.spec {
         Spec::VirtualService(spec) => virtual_service::check(&mut check, spec),
         Spec::DestinationRule(spec) => destination_rule::check(&mut check, spec),
         Spec::ServiceEntry(spec) => service_entry::check(&mut check, spec),
         Spec::WorkloadEntry(spec) => service_entry::check_workload(&mut check, "spec", spec),
         Spec::WorkloadGroup(spec) => service_entry::check_group(&mut check, spec),
-        Spec::Gateway(spec) => traffic::check_gateway(&mut check, spec),
+        Spec::Gateway(spec) => traffic::check_gateway(&mut check, &object.metadata.name, spec),
         Spec::Sidecar(spec) => traffic::check_sidecar(&mut check, spec),
         Spec::PeerAuthentication(spec) => security::check_peer(&mut check, spec),
         Spec::AuthorizationPolicy(spec) => security::check_authorization(&mut check, &object.metadata, spec),
@@ -42,10 +43,36 @@ pub fn validate(object: &Object) -> Vec<Finding> {
     check.found
 }
 
+/// What Istio's annotations ask for that cannot be.
+fn metadata(check: &mut Check, object: &Object) {
+    let path = |name: &str| crate::yaml::join("metadata.annotations", name);
+    if object.metadata.annotations.contains_key(DRY_RUN) && object.kind() != Kind::AuthorizationPolicy {
+        check.error(path(DRY_RUN), "only an AuthorizationPolicy can be tried without effect");
+    }
+    if object.metadata.annotations.contains_key(ALWAYS_REJECT) {
+        check.error(path(ALWAYS_REJECT), "asks for the object to be refused");
+    }
+}
+
+const DRY_RUN: &str = "istio.io/dry-run";
+const ALWAYS_REJECT: &str = "internal.istio.io/webhook-always-reject";
+
 /// Collects findings.
-#[derive(Default)]
 struct Check {
+    /// Of the object.
+    namespace: String,
     found: Vec<Finding>,
+}
+
+/// Who may be exported to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Exports {
+    /// Namespaces, or all.
+    Rules,
+    /// Also nobody (`~`): services of one workload.
+    Services,
+    /// The own namespace alone: rules for some workloads of it.
+    Own,
 }
 
 impl Check {
@@ -113,16 +140,32 @@ impl Check {
     }
 
     /// Who sees an object: `.`, `*`, `~` or namespaces.
-    fn export_to(&mut self, names: &[String]) {
+    ///
+    /// Source: Istio `validateExportTo`.
+    fn export_to(&mut self, names: &[String], exports: Exports) {
+        let own = self.namespace.clone();
+        let full = |name: &String| if name == "." { own.clone() } else { name.clone() };
         let path = |index: usize| format!("spec.exportTo[{index}]");
         for (index, name) in names.iter().enumerate() {
-            if !matches!(name.as_str(), "." | "*" | "~") && text::label(name).is_err() {
-                self.error(path(index), format!("{name:?} is neither a namespace nor \".\", \"*\" or \"~\""));
+            match name.as_str() {
+                "~" if exports != Exports::Services => {
+                    self.error(path(index), "\"~\", nobody, is for a ServiceEntry only");
+                }
+                "." | "*" | "~" => {}
+                name if text::label(name).is_err() => self
+                    .error(path(index), format!("{name:?} is neither a namespace nor \".\", \"*\" or \"~\"")),
+                _ => {}
             }
-            if name != "." && matches!(name.as_str(), "*" | "~") && names.len() > 1 {
+            if matches!(name.as_str(), "*" | "~") && names.len() > 1 {
                 self.error(path(index), format!("{name:?} must stand alone"));
+            } else if exports == Exports::Own && full(name) != own {
+                self.error(
+                    path(index),
+                    format!("a rule with a workloadSelector is for its own namespace, {own}, only"),
+                );
             }
         }
+        let names: Vec<String> = names.iter().map(full).collect();
         self.unique(
             "the namespace",
             names.iter().enumerate().map(|(index, name)| (path(index), name.as_str())),

@@ -22,10 +22,16 @@ pub(crate) fn folder() -> PathBuf {
     std::env::var_os("MESH_MACHINES_FOLDER").map_or_else(|| "/var/tmp/meshd-machines".into(), PathBuf::from)
 }
 
+/// Which Debian the machines are: `MESH_MACHINES_SUITE` (such as `bullseye`), else the one of this machine.
+fn suite() -> Option<String> {
+    std::env::var("MESH_MACHINES_SUITE").ok()
+}
+
 /// Returns the Debian tree; makes it where it is not there. Takes about two minutes.
 pub(crate) fn tree() -> Result<PathBuf> {
-    let tree = folder().join("base");
-    let done = folder().join("base.done");
+    let name = suite().map_or_else(|| "base".to_owned(), |suite| format!("base-{suite}"));
+    let tree = folder().join(&name);
+    let done = folder().join(format!("{name}.done"));
     if done.exists() {
         return Ok(tree);
     }
@@ -33,7 +39,8 @@ pub(crate) fn tree() -> Result<PathBuf> {
         std::fs::remove_dir_all(&tree)?;
     }
     std::fs::create_dir_all(folder())?;
-    let (mirror, suite) = mirror()?;
+    let (mirror, own) = mirror()?;
+    let suite = suite().unwrap_or(own);
     let include = format!("--include={PACKAGES}");
     let tree_text = tree.display().to_string();
     run(Command::new("debootstrap").args(["--variant=minbase", &include, &suite, &tree_text, &mirror]))?;

@@ -71,7 +71,7 @@ fn machines_from_nothing_to_a_canary_and_through_trouble() {
 
         // meshd is killed: nothing is left redirected to nobody, and it comes back.
         let before = first.sh("systemctl show meshd -p MainPID --value")?;
-        first.sh("systemctl kill --signal=KILL meshd")?;
+        first.sh("kill -KILL $(systemctl show meshd -p MainPID --value)")?;
         eventually_within(SETTLES_WITHIN, "meshd is back after a crash", || {
             let now = first.sh("systemctl show meshd -p MainPID --value")?;
             ensure!(now != before && now.trim() != "0", "{now}");

@@ -79,6 +79,6 @@ fn pid(machine: &Machine) -> Result<String> {
 }
 
 const RATE: u32 = 1_000;
-const SECONDS: u64 = 15;
+const SECONDS: u64 = 8;
 /// Requests a second that even a busy machine makes with a slow build.
 const LEAST: u64 = 50;

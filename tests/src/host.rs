@@ -23,6 +23,8 @@ pub struct Host {
     services: Vec<(String, Guarded)>,
     /// Descriptors that meshd may have; `None`: as many as this process.
     descriptors: Option<u32>,
+    /// Of meshd's environment.
+    environment: Vec<(String, String)>,
 }
 
 /// What `curl` brought.
@@ -73,6 +75,7 @@ impl Host {
             meshd: None,
             services: Vec::new(),
             descriptors: None,
+            environment: Vec::new(),
         };
         host.shell(&format!(
             // No link-local addresses: the kernel would add them at a time of its own.
@@ -155,6 +158,17 @@ impl Host {
     /// Lets meshd have so many descriptors, from its next start on.
     pub fn limit_descriptors(&mut self, most: u32) {
         self.descriptors = Some(most);
+    }
+
+    /// What the environment of meshd has beside this process's, from its next start on.
+    pub fn give_meshd(&mut self, environment: &[(&str, &str)]) {
+        self.environment =
+            environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    }
+
+    /// How a shell on the host runs meshctl against this host's meshd.
+    pub fn meshctl_line(&self) -> String {
+        format!("{} --socket {}", self.binaries.meshctl.display(), self.folder.join("meshd.sock").display())
     }
 
     /// Starts `meshd run` and waits until it is ready.
@@ -439,6 +453,7 @@ impl Host {
             }
         };
         command.args(arguments).arg("--config").arg(self.config());
+        command.envs(self.environment.iter().cloned());
         command
     }
 

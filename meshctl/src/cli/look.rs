@@ -81,13 +81,22 @@ Examples:
   meshctl explain GET http://reviews:9080/api?v=2 -H 'end-user: jason' --from productpage
   meshctl explain http://reviews:9080/ -f rules.yaml -f services.toml     on files alone, no mesh
   meshctl explain POST http://reviews/api --from ratings.shop -o json
+  meshctl explain tcp mongo:27017 --from ratings                          a connection of bytes
+  meshctl explain tls db.example.com:443                                  TLS that the caller begins itself
+  meshctl explain https://shop.example.com/ --gateway istio-system/edge   a visitor of a gateway
 
 Without -f it asks the meshd of this host, whose rules and health it shows. With -f it needs no mesh: rules are *.yaml,
 services *.toml as in /etc/meshd/services.d; without services, those that the rules name are assumed.")]
 pub(crate) struct ExplainArgs {
-    /// Method (GET where left out) and URL
+    /// Method (GET where left out) and URL; or tcp or tls and HOST:PORT (also as tcp://HOST:PORT, tls://HOST:PORT)
     #[arg(value_names = ["METHOD", "URL"], num_args = 1..=2, required = true)]
     pub(crate) request: Vec<String>,
+    /// A visitor of this gateway asks, not a caller inside the mesh
+    #[arg(long, value_name = "NAMESPACE/NAME", conflicts_with = "from")]
+    pub(crate) gateway: Option<String>,
+    /// Server that TLS asks for, where it is not the host
+    #[arg(long, value_name = "NAME")]
+    pub(crate) sni: Option<String>,
     /// Header of the request
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
     pub(crate) headers: Vec<String>,

@@ -6,7 +6,7 @@ use mesh_core::compile::compile;
 use mesh_core::endpoint::Moment;
 use mesh_core::{explain, sketch};
 use mesh_proto::api::{Request, Response};
-use mesh_proto::explain::{Ask, End, Explanation};
+use mesh_proto::explain::{Ask, End, Explanation, Speaks};
 
 use crate::cli::ExplainArgs;
 use crate::client::{Client, answer};
@@ -28,7 +28,8 @@ pub(crate) async fn run(args: &ExplainArgs, client: impl Fn() -> Result<Client>)
         }
         ask.any_caller = true;
         let in_url = ask.authority.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
-        files.usual_port = ask.port.or(in_url);
+        // A visitor names the gateway's port, which says nothing of services.
+        files.usual_port = ask.port.or(in_url).filter(|_| ask.gateway.is_empty());
         files.assume_destinations = true;
         of_files(&mut files, &ask)?
     };
@@ -38,7 +39,7 @@ pub(crate) async fn run(args: &ExplainArgs, client: impl Fn() -> Result<Client>)
 
 /// Whether the mesh itself would not carry the request out.
 fn refused(explanation: &Explanation) -> bool {
-    matches!(explanation.outcome.kind, End::NoRoute | End::UnknownHost | End::BadRequest)
+    matches!(explanation.outcome.kind, End::NoRoute | End::UnknownHost | End::BadRequest | End::Closed)
         || (explanation.outcome.kind == End::Forward && explanation.outcome.status.is_some())
 }
 
@@ -54,7 +55,7 @@ pub(crate) fn of_files(files: &mut Files, ask: &Ask) -> Result<Explanation> {
         );
     }
     explanation.caller.seen_from.clear();
-    if ask.from.is_empty() {
+    if ask.from.is_empty() && ask.gateway.is_empty() {
         explanation.caller.known_as = "no caller was named (--from)".into();
     }
     put_places(&mut explanation, &files.rules);
@@ -90,12 +91,28 @@ pub(crate) fn put_places(explanation: &mut Explanation, rules: &Rules) {
 
 /// Reads what was typed.
 fn ask(args: &ExplainArgs) -> Result<Ask> {
-    let (method, url) = match args.request.as_slice() {
-        [url] => ("GET", url),
-        [method, url] => (method.as_str(), url),
+    let sni = args.sni.as_deref();
+    let mut ask = match args.request.as_slice() {
+        [only] if only.eq_ignore_ascii_case("tls") && sni.is_some() => {
+            connection(Speaks::Tls, &format!("{}:{}", sni.unwrap_or_default(), args.port.unwrap_or(443)))
+        }
+        [url] => match url.split_once("://") {
+            Some((scheme, place)) if speaks(scheme).is_some() => {
+                connection(speaks(scheme).unwrap_or_default(), place.trim_end_matches('/'))
+            }
+            _ => of_url("GET", url).map_err(Failure::usage)?,
+        },
+        [word, place] if speaks(word).is_some() => connection(speaks(word).unwrap_or_default(), place),
+        [method, url] => of_url(method, url).map_err(Failure::usage)?,
         _ => return Err(Failure::usage("a method and a URL are wanted, such as GET http://reviews:9080/")),
     };
-    let mut ask = of_url(method, url).map_err(Failure::usage)?;
+    ask.sni.clone_from(&args.sni);
+    ask.gateway = args.gateway.clone().unwrap_or_default();
+    if ask.sni.is_some() && ask.speaks == Speaks::Tcp {
+        return Err(Failure::usage(
+            "--sni is for TLS: write tls HOST:PORT, or an https:// URL with --gateway",
+        ));
+    }
     ask.port = args.port;
     ask.from = args.from.clone().unwrap_or_default();
     for line in &args.headers {
@@ -114,12 +131,25 @@ fn ask(args: &ExplainArgs) -> Result<Ask> {
     Ok(ask)
 }
 
+/// What a word stands for that is no method.
+fn speaks(word: &str) -> Option<Speaks> {
+    match word.to_ascii_lowercase().as_str() {
+        "tcp" => Some(Speaks::Tcp),
+        "tls" => Some(Speaks::Tls),
+        _ => None,
+    }
+}
+
+fn connection(speaks: Speaks, place: &str) -> Ask {
+    Ask { speaks, authority: place.to_owned(), ..Ask::default() }
+}
+
 /// Takes a URL apart. It is not brought to another form: how it is written may matter.
 pub(crate) fn of_url(method: &str, url: &str) -> std::result::Result<Ask, String> {
     let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
     let scheme = scheme.to_ascii_lowercase();
     if scheme != "http" && scheme != "https" {
-        return Err(format!("{url}: only http:// and https:// are explained"));
+        return Err(format!("{url}: only http://, https://, tcp:// and tls:// are explained"));
     }
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, target) = rest.split_at(end);

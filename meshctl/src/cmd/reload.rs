@@ -35,7 +35,7 @@ pub(crate) async fn run(client: &Client) -> Result<Exit> {
 }
 
 async fn who(client: &Client) -> Result<(String, u32)> {
-    answer!(client.call(&Request::Version).await?, Response::Version { version, pid } => (version, pid))
+    answer!(client.call(&Request::Version).await?, Response::Version { version, pid, .. } => (version, pid))
 }
 
 const BETWEEN_QUESTIONS: Duration = Duration::from_millis(50);

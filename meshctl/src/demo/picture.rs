@@ -258,6 +258,7 @@ mod tests {
             retries_per_second: 0.0,
             p50_us: Some(1_000),
             p99_us: Some(2_000),
+            ..Rate::default()
         };
         let unanswered = Rate { version: String::new(), requests: 10, success: 0.0, ..base.clone() };
 

@@ -8,3 +8,4 @@ mod examples;
 mod fields;
 mod look;
 mod offline;
+mod watch;

@@ -120,6 +120,57 @@ fn a_request_the_mesh_would_not_carry_out_is_1() {
 }
 
 #[test]
+fn explain_tells_of_connections_and_of_visitors_of_gateways() {
+    let example = |name: &str| format!("{}/../examples/{name}", env!("CARGO_MANIFEST_DIR"));
+    let explain = |example: &str, asked: &[&str]| alone(&[&["explain"], asked, &["-f", example]].concat());
+    let (tcp, gateway) = (example("tcp"), example("gateway"));
+    let visit = ["--gateway", "default/shop"];
+    for (files, asked, code, line) in [
+        (&tcp, &["tcp", "echo:9000"][..], 0, "VirtualService default/echo tcp[0]"),
+        (&tcp, &["tcp", "echo:9000"], 0, "carried 80 % to echo.default.svc.cluster.local:9000 v1, 20 % to"),
+        (&tcp, &["tcp://edge:31400", "--gateway", "default/echo"], 0, "carried 80 % to echo"),
+        (
+            &tcp,
+            &["tcp", "edge:1", "--gateway", "default/echo"],
+            1,
+            "nobody listens on port 1 (the gateway opens 31400)",
+        ),
+        (&tcp, &["tls", "--sni", "no.example.com"], 0, "nobody declares no.example.com:443"),
+        (
+            &gateway,
+            &["https://shop.example.com/login", visit[0], visit[1]],
+            0,
+            "its certificate is of secret shop",
+        ),
+        (&gateway, &["https://shop.example.com/login", visit[0], visit[1]], 0, "sent to productpage.default"),
+        (&gateway, &["https://shop.example.com/else", visit[0], visit[1]], 1, "404"),
+        (&gateway, &["http://shop.example.com/", visit[0], visit[1]], 0, "301 to https://shop.example.com/"),
+        (
+            &gateway,
+            &["https://no.example.com/", visit[0], visit[1]],
+            1,
+            "no server of the gateway on port 443",
+        ),
+        (
+            &gateway,
+            &["https://x/", "--gateway", "edge"],
+            1,
+            "there is no Gateway default/edge (there are default/shop)",
+        ),
+        (&gateway, &["tcp", "echo:9000", "--sni", "a"], 64, "--sni is for TLS"),
+    ] {
+        let ran = explain(files, asked);
+        assert_eq!(ran.code, code, "{asked:?}: {}{}", ran.out, ran.err);
+        assert!(
+            format!("{}{}", ran.out, ran.err).contains(line),
+            "{asked:?}: {line} is not in\n{}{}",
+            ran.out,
+            ran.err
+        );
+    }
+}
+
+#[test]
 fn explain_asks_the_mesh_where_no_file_is_named() {
     let server = Server::start(|request, _| match request {
         Request::Explain(ask) => {

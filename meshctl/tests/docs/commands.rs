@@ -34,14 +34,15 @@ fn commands(text: &str) -> Vec<(String, i32)> {
 }
 
 /// A demo of this test's own: addresses and folder that no other demo has.
-struct Demo {
+pub(crate) struct Demo {
     child: Child,
     folder: tempfile::TempDir,
-    base: String,
+    /// The first three numbers of its addresses.
+    pub(crate) base: String,
 }
 
 impl Demo {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let folder = tempfile::Builder::new().prefix("docs").tempdir_in("/tmp").expect("a folder");
         let base = own_base(64, 128);
         let mut command = Command::new(meshctl());
@@ -91,7 +92,7 @@ impl Demo {
     }
 
     /// Ends the demo as Ctrl-C does, and returns what it left behind.
-    fn end(mut self) -> Vec<PathBuf> {
+    pub(crate) fn end(mut self) -> Vec<PathBuf> {
         let id = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(id, rustix::process::Signal::INT).expect("a running demo");
         let limit = Instant::now() + COMMAND;

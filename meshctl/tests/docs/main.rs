@@ -1,9 +1,11 @@
 //! The documentation is true: tables are made from the code, and what the tutorial says to type is typed.
 
 mod architecture;
+mod browser;
 mod commands;
 mod differences;
 mod live;
+mod page;
 mod support;
 mod terminal;
 

@@ -1,7 +1,7 @@
 //! How long the World takes to become a Plan, and what it weighs: 10,000 rules of each kind, 100,000 endpoints.
 //!
 //! `cargo run --release --example scale -p mesh-core`. Prints the median of several runs in time of one core, which a busy
-//! machine does not lengthen.
+//! machine does not lengthen. The World comes as it does to an agent: as JSON, fact by fact, made by a process of its own.
 #![expect(
     clippy::disallowed_methods,
     clippy::print_stdout,
@@ -10,6 +10,8 @@
 )]
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,8 +32,19 @@ const HOSTS: usize = 1_000;
 const PER_SERVICE: usize = 10;
 const RUNS: usize = 7;
 
+/// With this argument it only writes the facts.
+const FACTS: &str = "facts";
+
+/// With this one, the rules: `meshctl validate` is measured by them.
+const YAML: &str = "yaml";
+
 fn main() {
-    let mut world = world();
+    match std::env::args().nth(1).as_deref() {
+        Some(FACTS) => return tell_facts(),
+        Some(YAML) => return tell_yaml(),
+        _ => {}
+    }
+    let mut world = mirrored();
     println!(
         "{SERVICES} VirtualServices, {SERVICES} DestinationRules, {} endpoints on {HOSTS} hosts",
         SERVICES * PER_SERVICE
@@ -156,6 +169,38 @@ fn tell(what: &str, mut times: Vec<Duration>) {
     );
 }
 
+/// Writes every fact of the World, one a line.
+fn tell_facts() {
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    for fact in world().public().facts {
+        serde_json::to_writer(&mut out, &fact).unwrap();
+        out.write_all(b"\n").unwrap();
+    }
+}
+
+/// Writes every rule as a document.
+fn tell_yaml() {
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    for service in 0..SERVICES {
+        let texts = [virtual_service_text(service, 90), destination_rule_text(service, 5)];
+        for text in texts {
+            writeln!(out, "---{text}").unwrap();
+        }
+    }
+}
+
+/// Reads the World as an agent does.
+fn mirrored() -> World {
+    let own = std::env::current_exe().unwrap();
+    let mut teller = Command::new(own).arg(FACTS).stdout(Stdio::piped()).spawn().unwrap();
+    let mut world = World::default();
+    for line in BufReader::new(teller.stdout.take().unwrap()).lines() {
+        world.absorb(&serde_json::from_str(&line.unwrap()).unwrap());
+    }
+    assert!(teller.wait().unwrap().success(), "the facts are told");
+    world
+}
+
 fn world() -> World {
     let mut world = World::default();
     world.mesh.domain = "cluster.local".into();
@@ -215,11 +260,13 @@ fn instance(service: usize, version: &str) -> Instance {
 }
 
 fn virtual_service(world: &mut World, service: usize, share: usize) {
+    put(world, &virtual_service_text(service, share));
+}
+
+fn virtual_service_text(service: usize, share: usize) -> String {
     let rest = 100 - share;
-    put(
-        world,
-        &format!(
-            "
+    format!(
+        "
 apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata: {{name: s{service}}}
@@ -233,15 +280,16 @@ spec:
     - {{destination: {{host: s{service}, subset: v1}}, weight: {share}}}
     - {{destination: {{host: s{service}}}, weight: {rest}}}
 "
-        ),
-    );
+    )
 }
 
 fn destination_rule(world: &mut World, service: usize, errors: usize) {
-    put(
-        world,
-        &format!(
-            "
+    put(world, &destination_rule_text(service, errors));
+}
+
+fn destination_rule_text(service: usize, errors: usize) -> String {
+    format!(
+        "
 apiVersion: networking.istio.io/v1
 kind: DestinationRule
 metadata: {{name: s{service}}}
@@ -250,8 +298,7 @@ spec:
   trafficPolicy: {{outlierDetection: {{consecutive5xxErrors: {errors}}}}}
   subsets: [{{name: v1, labels: {{version: v1}}}}]
 "
-        ),
-    );
+    )
 }
 
 fn service_entry(world: &mut World) {

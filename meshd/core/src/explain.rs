@@ -1,4 +1,4 @@
-//! Why a request goes where it goes: the functions that serve traffic, asked one by one.
+//! Why a request or a connection goes where it goes: the functions that serve traffic, asked one by one.
 //!
 //! The Plan decides, as for every request: `route::find_host`, `route::route`, `route::rewrite`, `balance`. What the Plan no
 //! longer holds — rules that this caller can never meet, older rules for the same host, which object set which field — is
@@ -9,22 +9,26 @@
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
-use mesh_proto::explain::{Ask, Caller, End, Explanation, Host, Outcome, Seen};
+use mesh_proto::explain::{Ask, Caller, End, Explanation, Host, Outcome, Seen, Speaks};
 
 use crate::compile::compile;
+use crate::compile::rules::Rules;
 use crate::endpoint::Moment;
 use crate::plan::{Node, Outbound, Plan, PortTable, UnknownHosts, VirtualHost};
 use crate::route::{self, Call, path};
-use crate::wire::{guard, strip};
+use crate::wire::{fold, guard, strip};
 use crate::world::World;
 
 mod caller;
+mod connection;
+mod door;
 mod forward;
 mod passed;
 mod settings;
 mod words;
 
-/// Explains a request.
+/// Explains a request, or a connection that is none (`connection`), of a caller inside the mesh or of a gateway's visitor
+/// (`door`).
 ///
 /// `plan` is the one that serves traffic now, so that health and ejections are those of this moment; a caller it was not
 /// made for gets one of its own, made from `world`.
@@ -32,15 +36,18 @@ mod words;
 /// # Errors
 /// A caller nobody knows, or a request that cannot be read, in words for people.
 pub fn explain(world: &World, plan: &Plan, ask: &Ask, now: Moment) -> Result<Explanation, String> {
+    if !ask.gateway.is_empty() {
+        return door::explain(world, plan, ask, now);
+    }
     let found = caller::find(world, plan, ask)?;
     let own = plan.outbounds.iter().position(|outbound| outbound.caller == found.workload);
     if let Some(at) = own {
-        return Scene { world, plan, outbound: &plan.outbounds[at], ask, now }.explain(&found);
+        return Scene { world, plan, outbound: &plan.outbounds[at], ask, now, gateway: None }.explain(&found);
     }
     let node = Node { callers: vec![found.workload.clone()], ..Node::clone(&plan.node) };
     let made = compile(world, &Arc::new(node), Some(plan));
     let outbound = made.outbounds.first().ok_or("this host has no Plan yet; try again when it is ready")?;
-    Scene { world, plan: &made, outbound, ask, now }.explain(&found)
+    Scene { world, plan: &made, outbound, ask, now, gateway: None }.explain(&found)
 }
 
 /// What is looked at.
@@ -50,10 +57,34 @@ struct Scene<'a> {
     outbound: &'a Outbound,
     ask: &'a Ask,
     now: Moment,
+    /// The gateway that a visitor came to, `namespace/name`; `None`: the caller is inside the mesh.
+    gateway: Option<&'a str>,
 }
 
 impl Scene<'_> {
     fn explain(&self, caller: &caller::Found) -> Result<Explanation, String> {
+        match self.ask.speaks {
+            Speaks::Http => self.request(caller),
+            Speaks::Tcp | Speaks::Tls => connection::explain(self, caller),
+        }
+    }
+
+    /// Why rules for a host are not for who asks, whatever they say: `None`: they are.
+    fn not_bound(&self, rules: &Rules<'_>) -> Option<String> {
+        let caller = &self.outbound.caller;
+        if !rules.seen_from(&caller.namespace) {
+            return Some(format!("exportTo: namespace {} does not see it", caller.namespace));
+        }
+        match self.gateway {
+            Some(gateway) if !rules.gateways.iter().any(|own| own == gateway) => {
+                Some(format!("gateways: it is not bound to {gateway}"))
+            }
+            None if !rules.in_mesh => Some("gateways: it is for visitors of gateways only".into()),
+            _ => None,
+        }
+    }
+
+    fn request(&self, caller: &caller::Found) -> Result<Explanation, String> {
         let mut notes = caller.notes.clone();
         let mut headers = headers(self.ask)?;
         let authority = match headers.get(http::header::HOST).and_then(|host| host.to_str().ok()) {
@@ -70,9 +101,9 @@ impl Scene<'_> {
             };
             return Ok(explanation);
         }
-        strip_head(&mut headers, &mut notes);
+        at_the_door(&mut headers, &mut notes);
         let (raw, query) = path::parts(&self.ask.target);
-        let Ok(normal) = path::normalise(raw) else {
+        let Ok(normal) = path::bring(raw, self.outbound.paths) else {
             let mut explanation = self.begin(caller, &authority, 0, raw, query);
             explanation.outcome = Outcome {
                 kind: End::BadRequest,
@@ -119,6 +150,7 @@ impl Scene<'_> {
                 port,
                 path: path.to_owned(),
                 query: query.map(str::to_owned),
+                sni: None,
             },
             caller: Caller {
                 name: format!("{}/{}", caller.workload.namespace, caller.workload.account),
@@ -253,8 +285,8 @@ fn how_found(table: &PortTable, host: &VirtualHost, authority: &str) -> String {
     format!("the longest wildcard that takes {asked}")
 }
 
-/// Takes off what the proxy takes off before rules are asked.
-fn strip_head(headers: &mut HeaderMap, notes: &mut Vec<String>) {
+/// Brings a head into the form in which rules see it.
+fn at_the_door(headers: &mut HeaderMap, notes: &mut Vec<String>) {
     let before: Vec<HeaderName> = headers.keys().cloned().collect();
     strip::strip(headers);
     let gone: Vec<&str> =
@@ -262,7 +294,14 @@ fn strip_head(headers: &mut HeaderMap, notes: &mut Vec<String>) {
     if !gone.is_empty() {
         notes.push(format!("taken off before rules are asked: {}", gone.join(", ")));
     }
+    fold::fold(headers, false);
     headers.remove(http::header::HOST);
+    // What the proxy adds before rules are asked; the id is another for each request.
+    for (name, value) in
+        [("x-forwarded-proto", "http"), ("x-request-id", "00000000-0000-4000-8000-000000000000")]
+    {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    }
 }
 
 fn headers(ask: &Ask) -> Result<HeaderMap, String> {

@@ -29,7 +29,7 @@ pub use resolved::{Answers, Named, Resolved};
 pub use route::{
     Abort, Action, Cors, Delay, DirectResponse, Fault, Forward, HeaderOps, HeaderRules, HeaderTarget,
     HeaderTemplate, Matcher, Mirror, Origin, PathMatch, PortSource, Redirect, RetryOn, RetryPolicy, Rewrite,
-    Route, TemplatePart, ValueMatch, WeightedCluster,
+    Route, Shown, TemplatePart, ValueMatch, Variable, WeightedCluster,
 };
 pub use shared::Shared;
 

@@ -13,6 +13,7 @@ use rand_core::RngCore;
 
 use crate::plan::{Matcher, PortTable, Route, VirtualHost, WeightedCluster};
 
+pub mod connection;
 pub mod cors;
 pub mod headers;
 pub(crate) mod matcher;
@@ -57,6 +58,19 @@ pub struct Matched<'a> {
     pub matcher: Option<&'a Matcher>,
 }
 
+impl Matched<'_> {
+    /// Returns the name that the route's author gave it, with that of the condition that held: `route.condition`.
+    ///
+    /// Source: Istio `TranslateRoute`; Envoy's `%ROUTE_NAME%`.
+    pub fn route_name(&self) -> Cow<'_, str> {
+        let name = self.route.origin.name.as_str();
+        match self.matcher.map_or("", |matcher| matcher.name.as_str()) {
+            "" => Cow::Borrowed(name),
+            condition => Cow::Owned(format!("{name}.{condition}")),
+        }
+    }
+}
+
 /// Returns the name in a Host: lower case, without port. A trailing dot stays, for it is part of the name.
 ///
 /// Whatever follows the last colon is the port, also where it is no number; an IPv6 address keeps its brackets.
@@ -79,8 +93,12 @@ pub fn find_host<'a>(table: &'a PortTable, authority: &str) -> Option<&'a Arc<Vi
     table.http.find(&host_of(authority))
 }
 
-/// Returns the first route that applies; `None`: the answer is 404 with an empty body (`NR`).
+/// Returns the first route that applies; `None`: the answer is 404 with an empty body (`NR`). To what has no path (`*`)
+/// none does.
 pub fn route<'a>(host: &'a VirtualHost, call: &Call<'_>) -> Option<Matched<'a>> {
+    if !call.path.starts_with('/') {
+        return None;
+    }
     host.routes.iter().find_map(|route| {
         if route.matchers.is_empty() {
             return Some(Matched { route, matcher: None });

@@ -20,6 +20,9 @@ use crate::world::World;
 /// The name of the host from which a sketch is looked at.
 pub const HERE: &str = "here";
 
+/// The id of the mesh of a sketch: nothing is known of its hosts.
+pub(crate) const ID: &str = "files";
+
 /// What identifies the mesh of a sketch: Istio's defaults.
 const DOMAIN: &str = "cluster.local";
 
@@ -34,8 +37,7 @@ pub fn of_files(
     objects: Vec<Object>,
 ) -> Result<World, String> {
     let mut world = World::default();
-    let mesh =
-        Mesh { id: "files".into(), trust_domain: DOMAIN.into(), domain: DOMAIN.into(), ..Mesh::default() };
+    let mesh = Mesh { id: ID.into(), trust_domain: DOMAIN.into(), domain: DOMAIN.into(), ..Mesh::default() };
     let bootstrap = Bootstrap { mesh, sealed_root: BTreeMap::new(), host: new_host(HERE, 1) };
     run(&mut world, Command::Bootstrap(Box::new(bootstrap)))?;
     for (number, (name, instances)) in (2_u64..).zip(hosts) {

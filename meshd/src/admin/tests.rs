@@ -9,7 +9,7 @@ fn echo() -> Handler {
     Arc::new(|request, _| {
         Box::pin(async move {
             match request {
-                Request::Version => Ok(Response::Version { version: "9".into(), pid: 0 }),
+                Request::Version => Ok(Response::Version { version: "9".into(), pid: 0, clock_ms: 0 }),
                 _ => Err(ApiError {
                     code: ErrorCode::NoQuorum,
                     message: "no quorum".into(),
@@ -51,7 +51,7 @@ async fn a_call_is_answered_with_json() {
     let answer = ask(&mut stream, &post("\"version\"")).await;
 
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    assert!(answer.ends_with(r#"{"version":{"version":"9","pid":0}}"#), "{answer}");
+    assert!(answer.ends_with(r#"{"version":{"version":"9","pid":0,"clock_ms":0}}"#), "{answer}");
 }
 
 #[tokio::test]

@@ -39,7 +39,8 @@ pub enum MirrorError {
     },
 }
 
-const FORMAT: &str = "meshd-mirror 1";
+/// How a mirror begins that this version knows.
+pub const FORMAT: &str = "meshd-mirror 1";
 
 impl Mirror {
     /// The mirror of the data folder `folder`.

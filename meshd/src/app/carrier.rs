@@ -81,3 +81,33 @@ impl Carrier for Hosts {
 pub(super) fn unavailable(message: impl Into<String>) -> ApiError {
     ApiError { code: ErrorCode::Unavailable, message: message.into(), findings: Vec::new() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A call of a released version, and the answer it got.
+    #[derive(serde::Deserialize)]
+    struct Recorded {
+        call: Call,
+        answer: Result<Response, ApiError>,
+    }
+
+    #[test]
+    fn calls_and_answers_of_every_released_version_are_read() {
+        let released = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats");
+        let mut read = 0;
+        for version in std::fs::read_dir(released).unwrap().flatten().filter(|entry| entry.path().is_dir()) {
+            let lines = std::fs::read_to_string(version.path().join("calls.jsonl")).unwrap();
+            for line in lines.lines() {
+                let recorded: Recorded =
+                    serde_json::from_str(line).unwrap_or_else(|error| panic!("{version:?}: {error}: {line}"));
+                assert_eq!(recorded.call.author, "uid 0 on vm1");
+                let refusal = recorded.answer.err().map(|error| error.code);
+                assert!(refusal.is_none_or(|code| code == ErrorCode::NotFound), "{refusal:?}");
+                read += 1;
+            }
+        }
+        assert!(read > 10, "{read} calls are recorded");
+    }
+}

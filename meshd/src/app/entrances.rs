@@ -14,7 +14,7 @@ use crate::dns::Lookup;
 use crate::identity::HostKeys;
 use crate::listeners::Listeners;
 use crate::proxy::{self, Declared, Entrance, Proxy, Settings, Shared, Sockets, Way};
-use crate::telemetry::{self, AccessLog, Stats};
+use crate::telemetry::{self, AccessLog, Stats, Tap};
 use crate::transport::{Challenges, Dialer, QuicOptions, SocketOptions, Transport};
 use mesh_core::wire::http2::FrameLimits;
 
@@ -43,6 +43,7 @@ pub(super) fn start_proxy(
     names: &Arc<Lookup>,
     listeners: &Listeners,
     challenges: &Arc<Challenges>,
+    tap: &Arc<Tap>,
 ) -> Result<Proxy> {
     let shared = Shared {
         plans: outlets.plans.clone(),
@@ -51,6 +52,7 @@ pub(super) fn start_proxy(
             resolve: resolver(names.clone()),
             listeners: listeners.clone(),
             challenges: challenges.clone(),
+            tap: tap.clone(),
             ..settings(config)
         }),
         stats: stats.clone(),

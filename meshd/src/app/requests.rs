@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::carrier::{Hosts, unavailable};
+use super::looking::Looking;
 use super::orders::Orders;
 use crate::agent::Published;
 use crate::server::Server;
@@ -59,6 +60,8 @@ pub(super) struct Requests {
     pub(super) stats: Arc<Stats>,
     /// When meshd began.
     pub(super) began: Instant,
+    /// What people look at.
+    pub(super) looking: Looking,
     /// Where a successor is asked for.
     pub(super) reloads: mpsc::Sender<Reload>,
 }
@@ -69,7 +72,10 @@ pub(super) type Reload = oneshot::Sender<Result<(), String>>;
 impl Requests {
     /// Answers a request of somebody on this host.
     pub(super) async fn answer(&self, request: Request, author: &str) -> Result<Response, ApiError> {
-        match self.answer_here(&request).await {
+        if let Request::On { host, request } = &request {
+            return self.pass_on(host, request, author).await;
+        }
+        match self.answer_here(&request, Asker::Here).await {
             Some(answer) => answer,
             None => self.answer_by_server(request, author).await,
         }
@@ -89,8 +95,8 @@ impl Requests {
     async fn answer_host(&self, host: HostId, frame: &[u8]) -> Result<Response, ApiError> {
         let call: Call =
             serde_json::from_slice(frame).map_err(|error| refused(ErrorCode::Invalid, error.to_string()))?;
-        if reads_only(&call.request)
-            && let Some(answer) = self.answer_here(&call.request).await
+        if call.request.is_of_one_host()
+            && let Some(answer) = self.answer_here(&call.request, Asker::OtherHost).await
         {
             return answer;
         }
@@ -114,7 +120,11 @@ impl Requests {
     }
 
     /// Answers what this host knows itself; `None` for what concerns the mesh.
-    async fn answer_here(&self, request: &Request) -> Option<Result<Response, ApiError>> {
+    pub(super) async fn answer_here(
+        &self,
+        request: &Request,
+        asker: Asker,
+    ) -> Option<Result<Response, ApiError>> {
         let plan = self.plans.load_full();
         Some(Ok(match request {
             Request::Routes(filter) => Response::Routes(views::routes(&plan, filter)),
@@ -127,8 +137,17 @@ impl Requests {
             Request::Stats { scope: Scope::Host } => Response::Stats(vec![self.own_stats()]),
             Request::Stats { scope: Scope::Mesh } => Response::Stats(self.stats_of_all().await),
             Request::Version => {
-                Response::Version { version: env!("CARGO_PKG_VERSION").into(), pid: std::process::id() }
+                let clock_ms = u64::try_from(super::examine::wall_ms()).unwrap_or(0);
+                Response::Version {
+                    version: env!("CARGO_PKG_VERSION").into(),
+                    pid: std::process::id(),
+                    clock_ms,
+                }
             }
+            Request::Doctor => Response::Checkup(Box::new(self.examine().await)),
+            Request::Config => self.configuration(&plan),
+            Request::LogLevel(ask) => return Some(self.log_level(ask, asker == Asker::OtherHost)),
+            Request::Tap(ask) => return Some(self.tap(ask).await),
             Request::Get(get) if get.stale => self.read_mirror(get),
             Request::Reload => return Some(self.reload().await),
             Request::Register { instances } => return Some(self.register(instances).await),
@@ -143,7 +162,11 @@ impl Requests {
         }))
     }
 
-    async fn answer_by_server(&self, request: Request, author: &str) -> Result<Response, ApiError> {
+    pub(super) async fn answer_by_server(
+        &self,
+        request: Request,
+        author: &str,
+    ) -> Result<Response, ApiError> {
         let author = format!("{author} on {}", self.name);
         match &self.server {
             Some(server) if server.is_member() => server.call(request, &author).await,
@@ -351,16 +374,13 @@ fn think(world: &World, plan: &Plan, request: &Request, now: Moment) -> Result<R
     }
 }
 
-/// What any host of the mesh may read of another.
-fn reads_only(request: &Request) -> bool {
-    matches!(
-        request,
-        Request::Stats { scope: Scope::Host }
-            | Request::Routes(_)
-            | Request::Clusters(_)
-            | Request::Endpoints(_)
-            | Request::Version
-    )
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asker {
+    /// Somebody on this host.
+    Here,
+    /// Another host of the mesh.
+    OtherHost,
 }
 
 pub(super) fn refused(code: ErrorCode, message: impl Into<String>) -> ApiError {

@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use data_encoding::BASE64;
 use mesh_core::identity::Identity;
 use mesh_core::plan::{Locality, Node, Plan, Workload};
+use mesh_proto::look::Grade;
 use mesh_proto::registration::Registration;
 use rustls::pki_types::CertificateDer;
 use tokio::net::TcpListener;
@@ -20,6 +21,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::carrier::Hosts;
 use super::follow::Follower;
 use super::handover::{Leaving, Predecessor, Started, Successor};
+use super::logging::Levels;
+use super::looking::Looking;
 use super::names::Names;
 use super::notary::HostNotary;
 use super::orders::Orders;
@@ -28,33 +31,34 @@ use super::state::{FolderLock, HostState};
 use super::{NeedsPerson, begin, entrances, logging, members, signer, standing, watchdog};
 use crate::admin::{self, Pages};
 use crate::agent::{Agent, Farewell, Mirror, Offer, Outlets, Published};
-use crate::config::Config;
+use crate::config::{Config, Source};
 use crate::drain::{self, Drain};
 use crate::identity::{HostKeys, Rotation, RotationHandle, RotationSettings};
 use crate::listeners::{Keep, Listeners};
 use crate::proxy::Proxy;
 use crate::server::{Server, Setup};
 use crate::services::Desk;
-use crate::telemetry::Stats;
+use crate::telemetry::{Stats, Tap};
 use crate::transport::{Accepted, Credentials, Dialer, Service, SocketOptions, Trust, socket};
 use crate::{agent, dns, health, intercept, systemd, task};
 
-/// Serves until SIGTERM or SIGINT, or until a successor takes over. `load` reads the configuration.
+/// Serves until SIGTERM or SIGINT, or until a successor takes over. `source` is where the configuration is.
 ///
 /// # Errors
 /// When the host is in no mesh, a port is taken, or a file cannot be used: each says which and what to do.
-pub fn run(load: impl FnOnce() -> Result<Config>) -> Result<()> {
+pub fn run(source: Source) -> Result<()> {
     let (predecessor, listeners) = match Predecessor::find() {
         Ok(Some((predecessor, sockets))) => (Some(predecessor), Listeners::inherited(sockets)),
         Ok(None) => (None, Listeners::inherited(socket::adopt(systemd::stored()))),
         Err(error) if error.is::<Started>() => return Ok(()),
         Err(error) => return Err(error.context("taking over")),
     };
-    let prepared = prepare(load, predecessor.as_ref());
+    let prepared = prepare(&source, predecessor.as_ref());
     if let (Err(error), Some(predecessor)) = (&prepared, &predecessor) {
         predecessor.failed(error);
     }
-    let (config, state) = prepared?;
+    let (config, state, log) = prepared?;
+    let text = source.text();
     if let Some(predecessor) = &predecessor {
         predecessor.prepared().context("taking over")?;
     }
@@ -66,7 +70,9 @@ pub fn run(load: impl FnOnce() -> Result<Config>) -> Result<()> {
     // Raft alone on a thread, so that nobody can delay a heartbeat; everything else of the control plane on another.
     let raft = runtime("meshd-raft")?;
     let work = runtime("meshd-work")?;
-    match work.block_on(serve(config, state, &raft, listeners, predecessor)) {
+    let begun = Begun { source, text, log };
+    let served = async { serve(Ground::new(config, state)?, begun, &raft, listeners, predecessor).await };
+    match work.block_on(served) {
         Ok(Some(leaving)) => {
             // All that has the data folder open ends with its runtime.
             raft.shutdown_timeout(END_LIMIT);
@@ -83,12 +89,9 @@ pub fn run(load: impl FnOnce() -> Result<Config>) -> Result<()> {
 }
 
 /// Reads what this host is, and changes nothing.
-fn prepare(
-    load: impl FnOnce() -> Result<Config>,
-    predecessor: Option<&Predecessor>,
-) -> Result<(Config, HostState)> {
-    let config = load()?;
-    logging::start(&config.log)?;
+fn prepare(source: &Source, predecessor: Option<&Predecessor>) -> Result<(Config, HostState, Levels)> {
+    let config = source.load()?;
+    let log = logging::start(&config.log)?;
     let data = &config.host.data;
     if let Some(predecessor) = predecessor {
         predecessor.check(data)?;
@@ -99,7 +102,7 @@ fn prepare(
             data.join("host.json").display()
         ))
     })?;
-    Ok((config, state))
+    Ok((config, state, log))
 }
 
 /// `meshd cleanup`
@@ -137,6 +140,14 @@ fn runtime(name: &'static str) -> Result<Runtime> {
 /// The mark on every outgoing socket: interception lets it pass.
 fn socket_options(config: &Config) -> SocketOptions {
     SocketOptions { mark: Some(config.intercept.mark) }
+}
+
+/// How this process began.
+struct Begun {
+    source: Source,
+    /// The file as it was.
+    text: String,
+    log: Levels,
 }
 
 /// What is known before anything listens.
@@ -188,14 +199,13 @@ impl Ground {
 
 /// Serves; returns what is still to be done where a successor takes over.
 async fn serve(
-    config: Config,
-    state: HostState,
+    ground: Ground,
+    begun: Begun,
     raft: &Runtime,
     listeners: Listeners,
     predecessor: Option<Predecessor>,
 ) -> Result<Option<Leaving>> {
     let mut stop_signal = Stop::new()?;
-    let ground = Ground::new(config, state)?;
     let socket = admin::bind_socket(&ground.config.listen.socket, &listeners).await?;
     let ports = Ports::bind(&ground.config, &listeners)?;
 
@@ -217,6 +227,7 @@ async fn serve(
     let dns = dns::start(&ground.config, plans, upstreams.clone(), &ground.draining, &listeners)?;
     let names = dns::Lookup::new(&ground.config, upstreams.clone());
     task::spawn("names", Names::run(names.clone(), published.clone()));
+    let tap = Arc::new(Tap::default());
     let mut proxy = entrances::start_proxy(
         &ground.config,
         &outlets,
@@ -227,6 +238,7 @@ async fn serve(
         &names,
         &listeners,
         &orders.challenges,
+        &tap,
     )?;
     if let Some(keeper) = proxy.doors.take() {
         task::spawn("doors", keeper.run(published.clone(), problems));
@@ -249,6 +261,15 @@ async fn serve(
         orders,
         stats: ground.stats.clone(),
         began: ground.began,
+        looking: Looking {
+            source: begun.source,
+            text: begun.text,
+            config: ground.config.clone(),
+            log: begun.log,
+            tap,
+            certificates: certificates.standings(),
+            listeners: listeners.clone(),
+        },
         reloads,
     });
     let control = std::mem::replace(&mut proxy.control, mpsc::channel(1).1);
@@ -277,6 +298,7 @@ async fn serve(
     watchdog::start(proxy.pulses(), raft.handle());
     systemd::ready();
     listeners.keep_in_store();
+    task::spawn("first look", first_look(requests.clone()));
     let unclaimed = listeners.clone();
     task::spawn("unclaimed sockets", async move {
         // Doors are opened by the first Plan, and tried again after a few seconds.
@@ -611,6 +633,15 @@ async fn first_plan(mut published: watch::Receiver<Arc<Published>>, stop: &mut S
     }
 }
 
+/// Looks once at what `meshctl doctor` looks at, and writes what needs somebody into the log.
+async fn first_look(requests: Arc<Requests>) {
+    tokio::time::sleep(FIRST_LOOK_AFTER).await;
+    for check in requests.examine().await.checks.iter().filter(|check| check.grade >= Grade::Warning) {
+        let (about, what, why, fix) = (&check.name, &check.what, &check.why, &check.fix);
+        tracing::warn!(about, what, why, fix, "something is wrong with this host");
+    }
+}
+
 /// Hands what comes in on the mesh port, and is no data hop, to whom it concerns.
 async fn accept_control(
     mut incoming: mpsc::Receiver<Accepted>,
@@ -708,6 +739,8 @@ fn remove_file(path: &Path) {
     }
 }
 
+/// After the start, other hosts and their servers are found by then.
+const FIRST_LOOK_AFTER: Duration = Duration::from_secs(5);
 /// After how long a socket of a predecessor that nobody asked for is closed.
 const CLAIMED_WITHIN: Duration = Duration::from_secs(10);
 /// How long the control plane's tasks may take to end where a successor waits for its files.

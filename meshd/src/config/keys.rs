@@ -272,6 +272,13 @@ pub const KEYS: &[Key] = &[
         "Load balancers in front of gateways here: each of their connections must begin with a PROXY header (version 1 or 2), which says where the visitor is. What others send is never read as one.",
     ),
     key(
+        "proxy",
+        "tap",
+        r#""redacted""#,
+        "off, redacted, all",
+        "What `meshctl tap` may show of requests. redacted: without values that let somebody in (authorization, cookies, tokens in queries); all: these too, where asked for.",
+    ),
+    key(
         "limits",
         "head_seconds",
         "10",

@@ -16,7 +16,7 @@ use super::keys::KEYS;
 use super::words::{self, absolute_path, host_and_port, host_name, label, labels, locality, socket_address};
 use super::{
     AccessLog, Acme, Advertise, Challenge, Config, Dns, Host, Intercept, InterceptMode, Limits, Listen,
-    Listener, Log, LogFormat, Ordered, Overrides, Proxy, Services, StandsFor, Transport, Voter,
+    Listener, Log, LogFormat, Ordered, Overrides, Proxy, Services, StandsFor, Tap, Transport, Voter,
 };
 
 /// Let's Encrypt's bound.
@@ -37,7 +37,7 @@ pub(super) fn config(file: &str, text: &str, overrides: &Overrides) -> Result<Co
     let acme = acme(&mut tables);
     let services = tables.table("services", |t| Services { directory: t.get("directory", absolute_path) });
     let log = tables.table("log", |t| Log {
-        level: t.get("level", parsed(level)),
+        level: t.get("level", parsed(words::log_level)),
         format: t.get(
             "format",
             choice(&[("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)]),
@@ -139,6 +139,7 @@ fn proxy(tables: &mut Tables<'_, '_>) -> Proxy {
             choice(&[("off", AccessLog::Off), ("text", AccessLog::Text), ("json", AccessLog::Json)]),
         ),
         proxy_header_from: t.get("proxy_header_from", list(parsed(range))),
+        tap: t.get("tap", choice(&[("off", Tap::Off), ("redacted", Tap::Redacted), ("all", Tap::All)])),
     })
 }
 
@@ -429,15 +430,6 @@ fn resolver(text: &str) -> Result<SocketAddr, String> {
     text.parse::<SocketAddr>()
         .or_else(|_| text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53)))
         .map_err(|_| format!("{text:?} is not IP or IP:PORT of a resolver"))
-}
-
-fn level(text: &str) -> Result<String, String> {
-    match tracing_subscriber::EnvFilter::try_new(text) {
-        Ok(_) if !text.is_empty() => Ok(text.to_owned()),
-        _ => Err(format!(
-            "{text:?} is not error, warn, info, debug or trace (also per module: info,meshd=debug)"
-        )),
-    }
 }
 
 fn kernel_host_name() -> String {

@@ -79,6 +79,7 @@ fn every_key_changes_the_configuration() {
         ("proxy", "drain_seconds = 5"),
         ("proxy", "access_log = \"json\""),
         ("proxy", "proxy_header_from = [\"10.0.0.0/8\"]"),
+        ("proxy", "tap = \"off\""),
         ("limits", "head_seconds = 5"),
         ("limits", "idle_seconds = 5"),
         ("limits", "sniff_ms = 5"),

@@ -127,3 +127,23 @@ pub(crate) fn absolute_path(value: &Value<'_>) -> Read<std::path::PathBuf> {
         is_absolute.then(|| text.into()).ok_or_else(|| format!("{text:?} is not an absolute path"))
     })(value)
 }
+
+/// Reads how much is logged: a level, or levels of parts with commas between them.
+///
+/// `EnvFilter` takes a word that is no level for the name of a part, and then logs nothing else: here it is a mistake.
+pub(crate) fn log_level(text: &str) -> Result<String, String> {
+    const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+    let wrong =
+        || format!("{text:?} is not error, warn, info, debug or trace (also per module: info,meshd=debug)");
+    let is_known = |directive: &str| {
+        directive.contains(['=', '['])
+            || LEVELS.iter().any(|level| level.eq_ignore_ascii_case(directive.trim()))
+    };
+    let is_read = tracing_subscriber::EnvFilter::try_new(text).is_ok();
+    if text.len() > LONGEST_LEVEL || !is_read || !text.split(',').all(is_known) {
+        return Err(wrong());
+    }
+    Ok(text.to_owned())
+}
+
+const LONGEST_LEVEL: usize = 1_000;

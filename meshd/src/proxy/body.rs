@@ -10,18 +10,17 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use mesh_core::wire::guard::Refusal;
 use tokio::sync::Notify;
 
 use super::budget::{LARGE_UPLOAD, Left};
 use super::interim::{Asked, Hold};
 use super::watch::Watch;
-pub(crate) use answer::{AnswerBody, AnswerError};
+pub(crate) use inflow::{Inflow, InflowError, Message};
 use pace::Pace;
 pub(crate) use upload::Upload;
 
-mod answer;
+mod inflow;
 mod pace;
 mod trailers;
 mod upload;
@@ -33,7 +32,7 @@ pub(crate) enum Outgoing {
     /// All of it.
     Whole(Option<Bytes>),
     /// Straight from the caller.
-    Stream(Incoming),
+    Stream(Inflow),
     /// From the caller, remembered.
     Replay(Replay),
 }
@@ -43,7 +42,7 @@ pub(crate) enum Outgoing {
 pub(crate) enum BodyError {
     /// The caller's connection broke.
     #[error("the caller's body ended early: {0}")]
-    Caller(#[from] hyper::Error),
+    Caller(#[from] InflowError),
     /// It ended early in an earlier attempt.
     #[error("the caller's body ended early before")]
     Broken,
@@ -53,6 +52,9 @@ pub(crate) enum BodyError {
     /// No memory is left for it.
     #[error("no memory is left for the body")]
     Shed,
+    /// What stands behind it is too much. HTTP/1 never gets here: its bytes are looked at before.
+    #[error("trailers too large")]
+    Trailers,
     /// The application answered without asking for it.
     #[error("nobody asked for the body")]
     Unwanted,
@@ -100,10 +102,11 @@ impl Body for Outgoing {
 ///
 /// Keeps what it has read until it is told to stop or the limit is passed; then no attempt may begin any more.
 pub(crate) struct Source {
-    body: RefCell<Incoming>,
+    body: RefCell<Inflow>,
     kept: RefCell<Kept>,
     size: SizeHint,
     limit: usize,
+    trailer_bytes: usize,
     /// Which attempt may read.
     turn: Cell<u32>,
     received: Cell<u64>,
@@ -121,6 +124,17 @@ pub(crate) struct Source {
     hold: Option<RefCell<Hold>>,
 }
 
+/// What a body may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BodyLimits {
+    /// Bytes that are remembered for another attempt.
+    pub(crate) replay_bytes: usize,
+    /// Bytes of all trailers.
+    pub(crate) trailer_bytes: usize,
+    /// Bytes a second, and how long it may fall behind; `None`: as slowly as it likes.
+    pub(crate) pace: Option<(u32, Duration)>,
+}
+
 #[derive(Default)]
 struct Kept {
     data: Vec<Bytes>,
@@ -129,20 +143,16 @@ struct Kept {
 }
 
 impl Source {
-    /// Remembers up to `limit` bytes. `pace`: bytes a second, and how long the body may fall behind.
-    pub(crate) fn new(
-        body: Incoming,
-        limit: usize,
-        pace: Option<(u32, Duration)>,
-        hold: Option<Hold>,
-        watch: &Arc<Watch>,
-    ) -> Rc<Self> {
+    /// Takes a body in, within its limits.
+    pub(crate) fn new(body: Inflow, limits: BodyLimits, hold: Option<Hold>, watch: &Arc<Watch>) -> Rc<Self> {
+        let BodyLimits { replay_bytes, trailer_bytes, pace } = limits;
         watch.upload_moved();
         Rc::new(Self {
             size: body.size_hint(),
             body: RefCell::new(body),
             kept: RefCell::default(),
-            limit,
+            limit: replay_bytes,
+            trailer_bytes,
             turn: Cell::new(0),
             received: Cell::new(0),
             keeps: Cell::new(true),
@@ -256,6 +266,10 @@ impl Source {
                 self.broken.set(Some(BROKEN));
                 return Poll::Ready(Some(Err(error.into())));
             }
+            Poll::Ready(Some(Ok(frame))) if trailers::bytes(&frame) > self.trailer_bytes => {
+                self.broken.set(Some(TRAILERS));
+                return Poll::Ready(Some(Err(BodyError::Trailers)));
+            }
             Poll::Ready(Some(Ok(_))) if self.is_too_large() => {
                 self.broken.set(Some(SHED));
                 return Poll::Ready(Some(Err(BodyError::Shed)));
@@ -361,4 +375,6 @@ impl Replay {
 const BROKEN: Refusal = Refusal { status: StatusCode::BAD_REQUEST, reason: "body ended early" };
 /// No memory is left.
 pub(crate) const SHED: Refusal = Refusal { status: StatusCode::SERVICE_UNAVAILABLE, reason: "overload" };
+const TRAILERS: Refusal =
+    Refusal { status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, reason: "trailers too large" };
 const SLOW: Refusal = Refusal { status: StatusCode::REQUEST_TIMEOUT, reason: "body too slow" };

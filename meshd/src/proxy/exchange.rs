@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
+use ::http::Version;
 use ::http::request::Parts;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -20,11 +21,12 @@ use mesh_core::plan::{Cluster, Via, VirtualHost};
 use mesh_core::resilience::breaker::Permit;
 use mesh_core::resilience::{Flag, Flags};
 
-use super::body::{AnswerBody, AnswerError, Source};
+use super::body::{Inflow, InflowError, Source};
 use super::budget::{LARGE_BODY, Left};
 use super::outbound::Connection;
+use super::request;
 use super::upstream::Lease;
-use crate::telemetry::{EdgeCell, EdgeKey, Record};
+use crate::telemetry::{EdgeCell, EdgeKey, Record, Told};
 
 /// One request, until it is told. A box: it travels through many hands.
 pub(crate) struct Exchange(Box<Life>);
@@ -49,12 +51,14 @@ pub(crate) struct Life {
     pub(crate) upstream_time: Option<Duration>,
     pub(crate) source: Option<Rc<Source>>,
     pub(crate) sent_bytes: u64,
+    /// The endpoint of the last attempt, and what it speaks.
+    pub(crate) upstream: Option<(SocketAddr, Version)>,
     flag: Option<Flag>,
     flags: Flags,
     log: Option<Box<Logged>>,
 }
 
-/// What only the access log wants.
+/// What only the access log and taps want.
 struct Logged {
     method: String,
     path: String,
@@ -64,12 +68,17 @@ struct Logged {
     user_agent: String,
     request_id: String,
     upstream: String,
+    downstream: SocketAddr,
+    /// For taps.
+    headers: Option<::http::HeaderMap>,
 }
 
 impl Exchange {
     pub(crate) fn begin(connection: &Rc<Connection>, caller: Arc<str>, parts: &Parts) -> Self {
         connection.watch.request_began();
-        let log = connection.worker.access_log.is_some().then(|| Box::new(Logged::of(parts)));
+        let is_tapped = connection.worker.settings.tap.is_on();
+        let is_told = is_tapped || connection.worker.access_log.is_some();
+        let log = is_told.then(|| Box::new(Logged::of(connection, parts, is_tapped)));
         Self(Box::new(Life {
             connection: connection.clone(),
             started: Instant::now(),
@@ -85,6 +94,7 @@ impl Exchange {
             upstream_time: None,
             source: None,
             sent_bytes: 0,
+            upstream: None,
             flag: None,
             flags: Flags::default(),
             log,
@@ -118,8 +128,20 @@ impl Life {
         self.flags.set(flag);
     }
 
-    /// Tells who answers, for the log.
-    pub(crate) fn answered_by(&mut self, via: &Via) {
+    /// Returns all that were raised.
+    pub(crate) fn flags(&self) -> Flags {
+        self.flags
+    }
+
+    /// Tells who answers.
+    pub(crate) fn answered_by(&mut self, via: &Via, http2: bool) {
+        let version = if http2 { Version::HTTP_2 } else { Version::HTTP_11 };
+        self.upstream = match via {
+            Via::Local(address) | Via::Plain(address) | Via::Mesh { hop: address, .. } => {
+                Some((*address, version))
+            }
+            Via::Socket(_) | Via::Name { .. } => None,
+        };
         if let Some(log) = &mut self.log {
             log.upstream = match via {
                 Via::Local(address) | Via::Plain(address) => address.to_string(),
@@ -134,6 +156,21 @@ impl Life {
     pub(crate) fn request_id(&mut self, id: &::http::HeaderValue) {
         if let Some(log) = &mut self.log {
             log.request_id = text(Some(id));
+        }
+    }
+
+    /// Tells taps and the access log.
+    fn tell(&self, mut log: Box<Logged>, took: Duration) {
+        let worker = &self.connection.worker;
+        let headers = log.headers.take();
+        let record = log.record(self, took);
+        if let Some(headers) = headers {
+            let told =
+                Told { record: &record, caller: &self.caller, retries: self.retries, headers: &headers };
+            worker.settings.tap.offer(&told);
+        }
+        if let Some(sink) = &worker.access_log {
+            sink.write(record);
         }
     }
 
@@ -171,14 +208,14 @@ impl Drop for Life {
             Some(edge) => edge.finished(self.status, self.flag, self.failed, self.retries, took),
             None => self.edge().finished(self.status, self.flag, self.failed, self.retries, took),
         }
-        if let (Some(log), Some(sink)) = (self.log.take(), &self.connection.worker.access_log) {
-            sink.write(log.record(self, took));
+        if let Some(log) = self.log.take() {
+            self.tell(log, took);
         }
     }
 }
 
 impl Logged {
-    fn of(parts: &Parts) -> Self {
+    fn of(connection: &Connection, parts: &Parts, is_tapped: bool) -> Self {
         let field = |name: &str| text(parts.headers.get(name));
         let authority = parts.uri.authority().map_or_else(|| field("host"), ToString::to_string);
         Self {
@@ -190,6 +227,8 @@ impl Logged {
             user_agent: field("user-agent"),
             request_id: field("x-request-id"),
             upstream: String::new(),
+            downstream: request::remote(&parts.headers, connection),
+            headers: is_tapped.then(|| parts.headers.clone()),
         }
     }
 
@@ -215,17 +254,13 @@ impl Logged {
                 .cluster
                 .as_ref()
                 .map_or_else(String::new, |cluster| cluster.name.to_string()),
-            downstream: shown(exchange.connection.peer),
+            downstream: self.downstream.to_string(),
         }
     }
 }
 
 fn text(value: Option<&::http::HeaderValue>) -> String {
     value.map_or_else(String::new, |value| String::from_utf8_lossy(value.as_bytes()).into_owned())
-}
-
-fn shown(address: SocketAddr) -> String {
-    address.to_string()
 }
 
 /// The body of an answer to a caller.
@@ -240,7 +275,7 @@ pub(crate) enum Reply {
 
 /// A body on its way from an endpoint to a caller, with all that ends when it ends.
 pub(crate) struct Relay {
-    pub(crate) body: AnswerBody,
+    pub(crate) body: Inflow,
     pub(crate) lease: Option<Lease>,
     pub(crate) exchange: Option<Exchange>,
     /// When the route's timeout ends it.
@@ -310,7 +345,7 @@ pub(crate) struct Guards {
 pub(crate) enum ReplyError {
     /// The endpoint's connection broke.
     #[error("the endpoint's answer ended early: {0}")]
-    Endpoint(#[from] AnswerError),
+    Endpoint(#[from] InflowError),
     /// No memory is left for it.
     #[error("no memory is left for the answer")]
     Shed,

@@ -12,7 +12,7 @@ use mesh_core::resilience::outlier::Answer;
 use mesh_core::resilience::retry::{self, Attempt, Decision};
 use mesh_core::resilience::{Failure, Flag, Outcome, breaker, grpc};
 
-use super::body::{AnswerBody, Outgoing, Source};
+use super::body::{Inflow, Outgoing, Source};
 use super::exchange::{Exchange, Guards, over};
 use super::interim::Interim;
 use super::request::{self, Head};
@@ -45,7 +45,7 @@ pub(crate) struct Sending<'a> {
 
 /// An endpoint's answer.
 pub(crate) struct Answered {
-    pub(crate) response: Response<AnswerBody>,
+    pub(crate) response: Response<Inflow>,
     pub(crate) lease: Lease,
     pub(crate) guards: Guards,
 }
@@ -88,7 +88,7 @@ async fn attempts<'a>(
         let Some((endpoint, pool)) = choose(sending, &tried) else { return Err(Failure::NoEndpoint) };
         *current = endpoint.or(*current);
         exchange.edge = Some(pool.edge.clone());
-        exchange.answered_by(&pool.via);
+        exchange.answered_by(&pool.via, pool.http2);
         let in_flight = endpoint.map(|endpoint| endpoint.state.enter());
         let result = attempt(sending, &pool, exchange.retries).await;
         let outcome = match &result {
@@ -205,7 +205,7 @@ async fn attempt(
     sending: &mut Sending<'_>,
     pool: &Rc<Pool>,
     retries: u32,
-) -> Result<(Response<AnswerBody>, Lease), Failure> {
+) -> Result<(Response<Inflow>, Lease), Failure> {
     let limit = sending.policy.per_try_timeout;
     let source = sending.source.clone();
     let mut once = pin!(once(sending, pool, retries));
@@ -223,7 +223,7 @@ async fn once(
     sending: &mut Sending<'_>,
     pool: &Rc<Pool>,
     retries: u32,
-) -> Result<(Response<AnswerBody>, Lease), Failure> {
+) -> Result<(Response<Inflow>, Lease), Failure> {
     let mut lease = pool.checkout(sending.cluster).await?;
     let body = sending.source.as_ref().map_or(Outgoing::Empty, Source::attempt);
     let headers = headers(sending, pool, retries).ok_or(Failure::Protocol)?;
@@ -239,11 +239,8 @@ async fn once(
         source.release();
     }
     let mut request = sending.head.request(headers, pool, body).ok_or(Failure::Protocol)?;
-    if let Some(interim) = sending.interim.as_ref().filter(|_| !pool.http2) {
-        interim.listen(&mut request);
-    }
     for _ in 0..STALE_CONNECTIONS {
-        let unanswered = match lease.send(request).await {
+        let unanswered = match lease.send(request, sending.interim.as_ref()).await {
             Ok(response) => {
                 // The other host met no application: as if we had met none ourselves.
                 let failure = pool.is_hop().then(|| inbound::failure_of(response.headers())).flatten();

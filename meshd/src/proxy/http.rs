@@ -3,17 +3,18 @@
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use ::http::request::Parts;
 use ::http::uri::Scheme;
 use ::http::{Method, Request, Response, StatusCode, Version, header};
-use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
 use mesh_core::plan::{Cluster, UnknownHosts, UpstreamProtocol, VirtualHost};
 use mesh_core::route::{self, Call, Matched, path};
 use mesh_core::wire::guard;
 
+use super::body::Inflow;
 use super::exchange::{Exchange, Reply};
+use super::interim::Early;
 use super::local_reply::LocalReply;
 use super::outbound::{Connection, Edge, Target};
 use super::passthrough::Place;
@@ -27,10 +28,15 @@ mod asked;
 mod reply;
 mod routed;
 
-/// Answers a request. Every way out ends in one line of the access log and one count.
-pub(crate) async fn handle(connection: Rc<Connection>, mut request: Request<Incoming>) -> Response<Reply> {
+/// Answers a request; `early` is where a stream of HTTP/2 is told what comes before its answer. Every way out ends in
+/// one line of the access log and one count.
+pub(crate) async fn handle(
+    connection: Rc<Connection>,
+    mut request: Request<Inflow>,
+    early: Option<Arc<Early>>,
+) -> Response<Reply> {
     let may_switch = request.method() == Method::CONNECT || request.headers().contains_key(header::UPGRADE);
-    let switch = may_switch.then(|| hyper::upgrade::on(&mut request));
+    let switch = may_switch.then(|| tunnel::OnSwitch::of(&mut request));
     let _decided = may_switch.then(|| Decided(connection.watch.clone()));
     let view = connection.worker.view();
     let refused = connection.watch.next_request();
@@ -97,6 +103,8 @@ pub(crate) async fn handle(connection: Rc<Connection>, mut request: Request<Inco
         is_grpc,
         version: parts.version,
         switch: Cell::new(switch),
+        early,
+        started: exchange.started,
     };
     let found = match incoming.find() {
         Ok(found) => found,
@@ -143,7 +151,10 @@ struct Inbound<'a> {
     is_grpc: bool,
     version: Version,
     /// The caller's bytes after a switch of protocols.
-    switch: Cell<Option<OnUpgrade>>,
+    switch: Cell<Option<tunnel::OnSwitch>>,
+    /// HTTP/2: what its stream is told before the answer.
+    early: Option<Arc<Early>>,
+    started: Instant,
 }
 
 /// Where a request goes.
@@ -169,8 +180,7 @@ impl<'a> Inbound<'a> {
         let table = outbound.ports.get(&self.asked.port);
         let host = table.and_then(|table| route::find_host(table, self.call.authority));
         if let Some(host) = host {
-            let matched = route::route(host, &self.call).filter(|_| self.call.path.starts_with('/'));
-            let matched = matched.ok_or_else(|| Box::new(LocalReply::no_route()))?;
+            let matched = route::route(host, &self.call).ok_or_else(|| Box::new(LocalReply::no_route()))?;
             return Ok(Found::Route(host, matched));
         }
         match outbound.unknown {

@@ -13,8 +13,7 @@ use std::sync::Arc;
 use ::http::header::{HeaderMap, HeaderName, HeaderValue};
 use ::http::{Method, Request, Response, StatusCode, Version};
 use bytes::Bytes;
-use hyper::body::{Body, Incoming};
-use hyper_util::rt::TokioIo;
+use http_body::Body;
 use mesh_core::identity::sni;
 use mesh_core::plan::{Cluster, Door, Endpoint, LocalInstance, LocalPort, UpstreamProtocol};
 use mesh_core::resilience::{Failure, breaker};
@@ -23,15 +22,17 @@ use mesh_proto::registration::Protocol;
 use tokio::net::TcpStream;
 
 use super::accept::{self, Open, Room};
-use super::body::Outgoing;
+use super::body::{Inflow, Outgoing};
 use super::budget::{CONNECTION_BYTES, Descriptor};
 use super::doors::visitor::{self, ByHop, Visitor};
 use super::exchange::{Guards, Relay, Reply};
+use super::interim::{Early, Interim};
 use super::local_reply::LocalReply;
 use super::outbound::{self, Target};
 use super::passthrough::Place;
 use super::request::{self, HOPS, Head, INSTANCE, SERVER_NAME, SPEAK};
 use super::server::{self, Trust};
+use super::tunnel::OnSwitch;
 use super::watch::{Busy, Watch};
 use super::wire::{Stream, Wire};
 use super::worker::{Caller, Worker};
@@ -157,11 +158,12 @@ async fn serve(worker: Rc<Worker>, peer: Peer, stream: LinkStream) {
     let watch = hop.watch.clone();
     let served = worker.clone();
     let wire = Wire::new(Stream::Hop(stream));
-    server::http2(&served, wire, &watch, Trust::Peer, |request| handle(hop.clone(), request)).await;
+    server::http2(&served, wire, &watch, Trust::Peer, |request, early| handle(hop.clone(), request, early))
+        .await;
 }
 
 /// Hands a request to the instance here that it is for.
-async fn handle(hop: Rc<Hop>, mut request: Request<Incoming>) -> Response<Reply> {
+async fn handle(hop: Rc<Hop>, mut request: Request<Inflow>, early: Arc<Early>) -> Response<Reply> {
     let busy = Busy::new(&hop.watch);
     hop.worker.intake.took(HOP_REQUEST_BYTES);
     if hop.worker.intake.is_short() {
@@ -181,12 +183,12 @@ async fn handle(hop: Rc<Hop>, mut request: Request<Incoming>) -> Response<Reply>
     };
     Counters::add(&hop.worker.shard.counters.inbound_requests_total);
     if let Some(door) = visitor::gateway_at(&view.plan, port.target) {
-        return hop.visit(&door, request, busy).await;
+        return hop.visit(&door, request, early, busy).await;
     }
     if request.method() == Method::CONNECT {
         return hop.open(port, &mut request, busy).await;
     }
-    match hop.forward(port, request, busy).await {
+    match hop.forward(port, request, &early, busy).await {
         Ok(response) => response,
         Err(failure) => unreachable(failure),
     }
@@ -226,8 +228,8 @@ impl Hop {
     }
 
     /// Opens a tunnel to the application: connects first, so that a failure can still be told.
-    async fn open(&self, port: &LocalPort, request: &mut Request<Incoming>, busy: Busy) -> Response<Reply> {
-        let switch = hyper::upgrade::on(request);
+    async fn open(&self, port: &LocalPort, request: &mut Request<Inflow>, busy: Busy) -> Response<Reply> {
+        let switch = OnSwitch::of(request);
         let (cluster, _) = self.application(port, UpstreamProtocol::Tcp);
         let wanted = tcp::Wanted::of(self.peer.address);
         let reached = match tcp::reach(&self.worker, &self.caller, &cluster, &wanted).await {
@@ -237,11 +239,8 @@ impl Hop {
         let worker = self.worker.clone();
         task::spawn_local("hop tunnel", async move {
             let _busy = busy;
-            match switch.await {
-                Ok(upgraded) => {
-                    let mut wire = Wire::new(Stream::Tunnel(TokioIo::new(upgraded)));
-                    tcp::join(&worker, &mut wire, reached).await;
-                }
+            match switch.wire().await {
+                Ok(mut wire) => tcp::join(&worker, &mut wire, reached).await,
                 Err(error) => tracing::debug!(%error, "the source left before its tunnel began"),
             }
         });
@@ -249,19 +248,24 @@ impl Hop {
     }
 
     /// Takes a request to a gateway of this host, without the detour through its socket.
-    async fn visit(&self, door: &Arc<Door>, mut request: Request<Incoming>, busy: Busy) -> Response<Reply> {
+    async fn visit(
+        &self,
+        door: &Arc<Door>,
+        mut request: Request<Inflow>,
+        early: Arc<Early>,
+        busy: Busy,
+    ) -> Response<Reply> {
         let named = request.headers_mut().remove(SERVER_NAME);
         let server_name = named.as_ref().and_then(|name| name.to_str().ok());
         let shown = self.shown(door.seat);
         if request.method() == Method::CONNECT {
-            let switch = hyper::upgrade::on(&mut request);
+            let switch = OnSwitch::of(&mut request);
             let (worker, peer, door) = (self.worker.clone(), self.peer.address, door.clone());
             let server_name = server_name.map(str::to_owned);
             task::spawn_local("hop to a gateway", async move {
                 let _busy = busy;
-                match switch.await {
-                    Ok(upgraded) => {
-                        let wire = Wire::new(Stream::Tunnel(TokioIo::new(upgraded)));
+                match switch.wire().await {
+                    Ok(wire) => {
                         let visitor = Visitor { worker, peer, seat: door.seat };
                         visitor.enter_by_hop(&door, server_name.as_deref(), shown, wire).await;
                     }
@@ -271,7 +275,7 @@ impl Hop {
             return Response::new(Reply::Empty);
         }
         let by = ByHop { peer: self.peer.address, server_name, shown, watch: &self.watch };
-        let answer = visitor::answer(&self.worker, door, by, request).await;
+        let answer = visitor::answer(&self.worker, door, by, request, Some(early)).await;
         drop(busy);
         answer.unwrap_or_else(|| unreachable(Failure::RefusedStream))
     }
@@ -298,7 +302,8 @@ impl Hop {
     async fn forward(
         &self,
         port: &LocalPort,
-        request: Request<Incoming>,
+        request: Request<Inflow>,
+        early: &Arc<Early>,
         busy: Busy,
     ) -> Result<Response<Reply>, Failure> {
         let (parts, body) = request.into_parts();
@@ -327,9 +332,10 @@ impl Hop {
         let body = if body.is_end_stream() { Outgoing::Empty } else { Outgoing::Stream(body) };
         let in_flight = endpoint.state.enter();
         let mut request = head.request(headers, &pool, body).ok_or(Failure::Protocol)?;
+        let interim = Interim::http2(early);
         loop {
             let mut lease = pool.checkout(&cluster).await?;
-            match lease.send(request).await {
+            match lease.send(request, Some(&interim)).await {
                 Ok(response) if guard::check_answer(response.version(), response.headers()).is_err() => {
                     return Err(Failure::Protocol);
                 }

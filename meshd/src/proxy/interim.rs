@@ -1,14 +1,14 @@
-//! Informational answers (1xx) of applications on their way to a caller of HTTP/1.1, and bodies that wait for
-//! `100 Continue`.
+//! Informational answers (1xx) of applications on their way to a caller, and bodies that wait for `100 Continue`.
 //!
-//! The parser writes no such answer for others: here it is put between two of its own messages on the wire
-//! ([`gate`](super::gate)). The first `100`, `102` or `103` of a request passes, and from then on the request is not
-//! tried again. Source: RFC 9110, sections 10.1.1 and 15.2; Envoy's `proxy_100_continue`, which Istio switches on.
+//! HTTP/1's parser writes no such answer for others: here it is put between two of its own messages on the wire
+//! ([`gate`](super::gate)). Over HTTP/2 it goes onto the stream of its request, so between hosts, too. The first `100`,
+//! `102` or `103` of a request passes, and from then on the request is not tried again. Source: RFC 9110, sections
+//! 10.1.1 and 15.2; Envoy's `proxy_100_continue`, which Istio switches on.
 
 use std::future::Future;
 use std::io::Write;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -20,20 +20,76 @@ use super::body::Outgoing;
 use super::request::strip_hop_by_hop;
 use super::watch::Watch;
 
-/// Tells a caller what an application says before its answer. differs: only over HTTP/1.1, and between hosts only to
-/// requests that expect `100-continue`.
+/// Tells a caller what an application says before its answer.
 #[derive(Clone)]
 pub(crate) struct Interim {
-    watch: Arc<Watch>,
-    /// Which of the connection's requests it is: a late word of another must not reach this one.
-    request: u64,
+    way: Way,
     asked: Option<Arc<Asked>>,
 }
 
+/// How a caller is told.
+#[derive(Clone)]
+enum Way {
+    /// Between two messages of its connection. The number says which of the connection's requests it is: a late word of
+    /// another must not reach this one.
+    Http1(Arc<Watch>, u64),
+    /// On its stream.
+    Http2(Arc<Early>),
+}
+
+/// What a stream of HTTP/2 is told before its answer. Shared with connections to applications, whose callbacks must be
+/// `Send`.
+#[derive(Debug, Default)]
+pub(crate) struct Early {
+    was_told: AtomicBool,
+    waits: AtomicBool,
+    head: Mutex<Option<(StatusCode, HeaderMap)>>,
+    waker: Mutex<Option<Waker>>,
+}
+
+impl Early {
+    fn tell(&self, status: StatusCode, headers: &HeaderMap) {
+        if self.was_told.swap(true, Relaxed) {
+            return;
+        }
+        let mut headers = headers.clone();
+        strip_hop_by_hop(&mut headers);
+        *locked(&self.head) = Some((status, headers));
+        self.waits.store(true, Relaxed);
+        if let Some(waker) = locked(&self.waker).take() {
+            waker.wake();
+        }
+    }
+
+    /// Takes what is to be said before the answer; wakes the task when there is something.
+    pub(crate) fn take(&self, cx: &Context<'_>) -> Option<(StatusCode, HeaderMap)> {
+        if self.waits.load(Relaxed) {
+            self.waits.store(false, Relaxed);
+            return locked(&self.head).take();
+        }
+        if !self.was_told.load(Relaxed) {
+            let mut waker = locked(&self.waker);
+            if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                *waker = Some(cx.waker().clone());
+            }
+        }
+        None
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Interim {
-    /// For the request that `watch` has under way.
-    pub(crate) fn new(watch: &Arc<Watch>, asked: Option<Arc<Asked>>) -> Self {
-        Self { watch: watch.clone(), request: watch.interim_begins(), asked }
+    /// For the request of HTTP/1 that `watch` has under way.
+    pub(crate) fn http1(watch: &Arc<Watch>, asked: Option<Arc<Asked>>) -> Self {
+        Self { way: Way::Http1(watch.clone(), watch.interim_begins()), asked }
+    }
+
+    /// For the request of a stream.
+    pub(crate) fn http2(early: &Arc<Early>) -> Self {
+        Self { way: Way::Http2(early.clone()), asked: None }
     }
 
     /// Listens to what is said before the answer to this request.
@@ -42,7 +98,8 @@ impl Interim {
         hyper::ext::on_informational(request, move |answer| this.heard(answer.status(), answer.headers()));
     }
 
-    fn heard(&self, status: StatusCode, headers: &HeaderMap) {
+    /// An application has said something.
+    pub(crate) fn heard(&self, status: StatusCode, headers: &HeaderMap) {
         if !matches!(status.as_u16(), 100 | 102 | 103) {
             return;
         }
@@ -51,12 +108,20 @@ impl Interim {
         if let Some(asked) = self.asked.as_ref().filter(|_| is_asked_for) {
             asked.answer(GO);
         }
-        self.watch.interim(self.request, || if is_asked_for { Vec::new() } else { written(status, headers) });
+        match &self.way {
+            Way::Http1(watch, request) => {
+                watch.interim(*request, || if is_asked_for { Vec::new() } else { written(status, headers) });
+            }
+            Way::Http2(early) => early.tell(status, headers),
+        }
     }
 
     /// Whether something was said: then it is too late to try again.
     pub(crate) fn has_told(&self) -> bool {
-        self.watch.has_told_interim(self.request)
+        match &self.way {
+            Way::Http1(watch, request) => watch.has_told_interim(*request),
+            Way::Http2(early) => early.was_told.load(Relaxed),
+        }
     }
 }
 
@@ -149,5 +214,6 @@ impl Hold {
     }
 }
 
-/// How long an application may be silent about a body: as long as callers wait (curl: 1 s) before they send it unasked.
+/// differs: under Istio, bodies wait until the application says something. How long it may be silent about one: as long as
+/// callers wait (curl: 1 s) before they send it unasked.
 const PATIENCE: Duration = Duration::from_secs(1);

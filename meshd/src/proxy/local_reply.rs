@@ -118,7 +118,7 @@ impl LocalReply {
     /// No endpoint answered.
     pub(crate) fn failure(failure: Failure, retried: bool) -> Self {
         let mut reply =
-            Self::new(failure.status(), failure.reason()).flag(failure.flag()).body(failure.body(retried));
+            Self::new(failure.status(), failure.details()).flag(failure.flag()).body(failure.body(retried));
         if failure.overloaded() {
             reply.headers.insert(OVERLOADED, HeaderValue::from_static("true"));
         }

@@ -100,7 +100,7 @@ async fn copy(
     let mut headers = head.headers.clone();
     headers.insert(request::ATTEMPT_COUNT, 1.into());
     let request = head.request(headers, &pool, body)?;
-    let response = lease.send(request).await.ok()?;
+    let response = lease.send(request, None).await.ok()?;
     let mut body = response.into_body();
     while let Some(frame) = body.frame().await {
         frame.ok()?;

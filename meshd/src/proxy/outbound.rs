@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::HeaderValue;
-use mesh_core::plan::{Cluster, Outbound, ServicePort, TcpRules, TlsHost, UnknownHosts, UpstreamProtocol};
+use mesh_core::plan::{Cluster, ServicePort, TcpRules, TlsHost, UnknownHosts, UpstreamProtocol};
+use mesh_core::route::connection as route;
 use mesh_core::wire::client_hello::{self, Parsed};
 use mesh_core::wire::sniff::{self, Sniff, sniff};
 use tokio::net::TcpStream;
@@ -26,6 +27,8 @@ pub(crate) struct Connection {
     pub(crate) caller: usize,
     /// Where the caller is.
     pub(crate) peer: SocketAddr,
+    /// What it called, where that is known.
+    pub(crate) local: Option<SocketAddr>,
     /// What the connection stands for.
     pub(crate) target: Target,
     /// Whether CONNECT may open a tunnel.
@@ -144,17 +147,22 @@ pub(crate) async fn carry(
     drop(draining);
     worker.watch_over(&watch);
     let served = worker.clone();
+    let local = match &target {
+        Target::Address(address) | Target::Local { address, .. } => Some(*address),
+        _ => wire.local_address(),
+    };
     let connection =
-        Rc::new(Connection { worker, caller, peer, target, is_proxy, edge, watch: watch.clone() });
+        Rc::new(Connection { worker, caller, peer, local, target, is_proxy, edge, watch: watch.clone() });
     match spoken {
         Spoken::Http1 => {
             // Each request asks for the Plan in force: a connection may outlive many.
             drop(view);
-            server::http1(&served, wire, &watch, |request| http::handle(connection.clone(), request)).await;
+            server::http1(&served, wire, &watch, |request| http::handle(connection.clone(), request, None))
+                .await;
         }
         Spoken::Http2 => {
             drop(view);
-            let handle = |request| http::handle(connection.clone(), request);
+            let handle = |request, early| http::handle(connection.clone(), request, Some(early));
             Box::pin(server::http2(&served, wire, &watch, Trust::Stranger, handle)).await;
         }
         Spoken::Tls(_) | Spoken::Opaque => {
@@ -176,57 +184,12 @@ async fn leaves_silent(draining: &mut crate::drain::Draining) {
 /// Tells what the Plan expects on a connection; `Auto`: its first bytes have to say.
 fn expected(view: &View, caller: usize, target: &Target) -> Declared {
     let Some((outbound, _)) = view.outbound(caller) else { return Declared::Auto };
-    if let Some(service) = service(view, outbound, target) {
-        let protocol = service.protocol;
-        return match () {
-            () if protocol.is_http() => Declared::Http,
-            () if protocol.is_tls() => Declared::Tls,
-            () if protocol == mesh_proto::registration::Protocol::Auto => Declared::Auto,
-            () => Declared::Tcp,
-        };
+    match route::expected(outbound, &view.plan.names, target.asked()) {
+        route::Expected::Http => Declared::Http,
+        route::Expected::Tls => Declared::Tls,
+        route::Expected::Tcp => Declared::Tcp,
+        route::Expected::Any => Declared::Auto,
     }
-    let (Target::Port(port) | Target::Host { port, .. }) = target else { return Declared::Auto };
-    match outbound.ports.get(port) {
-        Some(table) if table.has_http() && table.tls.is_empty() && table.tcp.is_none() => Declared::Http,
-        Some(table) if !table.has_http() && !table.tls.is_empty() && table.tcp.is_none() => Declared::Tls,
-        _ => Declared::Auto,
-    }
-}
-
-/// Finds the service that a target's address or name says.
-fn service<'a>(view: &'a View, outbound: &'a Outbound, target: &Target) -> Option<&'a Arc<ServicePort>> {
-    match target {
-        Target::Address(address) => at_address(outbound, *address),
-        Target::Host { host, port } => named(view, outbound, host, *port),
-        Target::Port(port) => {
-            let table = outbound.ports.get(port)?;
-            table.tcp.as_ref().filter(|_| !table.has_http() && table.tls.is_empty())
-        }
-        Target::Proxy | Target::Local { .. } => None,
-    }
-}
-
-fn at_address(outbound: &Outbound, address: SocketAddr) -> Option<&Arc<ServicePort>> {
-    outbound.addresses.get(&(address.ip(), address.port())).or_else(|| {
-        let fits =
-            |(net, port, _): &&(ipnet::IpNet, u16, _)| *port == address.port() && net.contains(&address.ip());
-        outbound.ranges.iter().find(fits).map(|(_, _, service)| service)
-    })
-}
-
-/// A name is known through the addresses that DNS would answer, so that every spelling works.
-fn named<'a>(view: &'a View, outbound: &'a Outbound, host: &str, port: u16) -> Option<&'a Arc<ServicePort>> {
-    let host = host.to_ascii_lowercase();
-    let host = host.trim_end_matches('.');
-    let by_address =
-        view.plan.names.find(host).and_then(|addresses| {
-            addresses.iter().find_map(|address| outbound.addresses.get(&(*address, port)))
-        });
-    let own_name = |service: &&Arc<ServicePort>| service.host == host && service.number == port;
-    by_address
-        .or_else(|| host.parse().ok().and_then(|address| outbound.addresses.get(&(address, port))))
-        .or_else(|| outbound.addresses.values().find(own_name))
-        .or_else(|| outbound.ports.get(&port)?.tcp.as_ref().filter(own_name))
 }
 
 /// Reads just enough of a connection to know what it speaks. Declared TCP is not touched: the server may speak first.
@@ -291,33 +254,34 @@ fn opaque(connection: &Connection, view: &View, spoken: &Spoken) -> Opaque {
         return bounds.clone().map_or_else(direct, Opaque::Bounded);
     }
     let Some((outbound, _)) = view.outbound(connection.caller) else { return Opaque::Refused };
-    let port = connection.port(view);
-    if let (Spoken::Tls(Some(name)), Some(table)) = (spoken, outbound.ports.get(&port))
-        && let Some(host) = table.tls.find(name)
-    {
-        return Opaque::Tls(host.clone());
-    }
-    let is_tls = matches!(spoken, Spoken::Tls(_));
-    let found = service(view, outbound, &connection.target);
-    let by_port = || outbound.ports.get(&port)?.tcp.as_ref();
-    // On TLS ports only the names that rules have count.
-    let found = found.or_else(by_port).filter(|service| !is_tls || !service.protocol.is_tls());
-    if let Some(service) = found {
-        return Opaque::Service(service.clone());
-    }
-    if let (Some(proxy), UnknownHosts::Allow) = (&outbound.egress_proxy, outbound.unknown) {
-        return Opaque::Service(proxy.clone());
-    }
-    match (&connection.target, outbound.unknown) {
-        (_, UnknownHosts::Refuse | UnknownHosts::NotFound) | (Target::Proxy | Target::Local { .. }, _) => {
-            Opaque::Refused
-        }
-        (Target::Address(address), _) => Opaque::Direct(Place::Address(*address)),
-        (Target::Host { host, port }, _) => Opaque::Direct(Place::Name(host.clone(), *port)),
-        (Target::Port(port), _) => match spoken {
-            Spoken::Tls(Some(name)) => Opaque::Direct(Place::Name(name.as_str().into(), *port)),
+    let said = match spoken {
+        Spoken::Tls(name) => route::Spoken::Tls(name.as_deref()),
+        _ => route::Spoken::Opaque,
+    };
+    match route::way(outbound, &view.plan.names, connection.target.asked(), said) {
+        route::Way::Service(service) | route::Way::EgressProxy(service) => Opaque::Service(service.clone()),
+        route::Way::Tls(host) => Opaque::Tls(host.clone()),
+        route::Way::Refused => Opaque::Refused,
+        route::Way::Direct => match (&connection.target, spoken) {
+            (Target::Address(address), _) => Opaque::Direct(Place::Address(*address)),
+            (Target::Host { host, port }, _) => Opaque::Direct(Place::Name(host.clone(), *port)),
+            (Target::Port(port), Spoken::Tls(Some(name))) => {
+                Opaque::Direct(Place::Name(name.as_str().into(), *port))
+            }
             _ => Opaque::Refused,
         },
+    }
+}
+
+impl Target {
+    /// As the Plan is asked for it.
+    fn asked(&self) -> route::Target<'_> {
+        match self {
+            Self::Port(port) => route::Target::Port(*port),
+            Self::Host { host, port } => route::Target::Host { host, port: *port },
+            Self::Address(address) => route::Target::Address(*address),
+            Self::Proxy | Self::Local { .. } => route::Target::Nothing,
+        }
     }
 }
 
@@ -333,17 +297,8 @@ impl Connection {
     /// Returns the service port of an address: that of a declared range or address, else the address's own.
     pub(crate) fn service_port(&self, address: SocketAddr) -> u16 {
         let view = self.worker.view();
-        let found = view.outbound(self.caller).and_then(|(outbound, _)| at_address(outbound, address));
+        let found = view.outbound(self.caller).and_then(|(outbound, _)| route::at_address(outbound, address));
         found.map_or(address.port(), |service| service.number)
-    }
-
-    fn port(&self, _view: &View) -> u16 {
-        match &self.target {
-            Target::Port(port) | Target::Host { port, .. } => *port,
-            Target::Address(address) => self.service_port(*address),
-            Target::Local { address, .. } => address.port(),
-            Target::Proxy => 0,
-        }
     }
 }
 
@@ -353,6 +308,6 @@ pub(crate) fn is_reachable(view: &View, caller: usize, host: &str, port: u16) ->
     let lower = host.to_ascii_lowercase();
     let table = outbound.ports.get(&port);
     outbound.unknown == UnknownHosts::Allow
-        || named(view, outbound, host, port).is_some()
+        || route::named(outbound, &view.plan.names, host, port).is_some()
         || table.is_some_and(|table| table.http.find(&lower).is_some() || table.tls.find(&lower).is_some())
 }

@@ -2,6 +2,7 @@
 //!
 //! Source: RFC 9110 section 7.6.1 (hop-by-hop); Envoy's connection manager and router (`x-envoy-…`, `x-request-id`).
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use mesh_core::plan::Via;
 pub(crate) use mesh_core::wire::strip::{strip, strip_hop_by_hop};
 
 use super::body::Outgoing;
-use super::outbound::Edge;
+use super::outbound::{Connection, Edge};
 use super::upstream::Pool;
 
 /// A head, ready to be sent to any endpoint.
@@ -86,6 +87,16 @@ pub(crate) fn grpc_timeout_of(millis: u64) -> HeaderValue {
     HeaderValue::from_str(&text).expect("digits and a letter")
 }
 
+/// Returns where a caller is: the last of those that `x-forwarded-for` names, which whoever stands before us has seen,
+/// else who has opened the connection. Gateways believe nobody.
+///
+/// Source: Envoy `ConnectionManagerUtility::mutateRequestHeaders` without `use_remote_address`, `getLastAddressFromXFF`.
+pub(crate) fn remote(headers: &HeaderMap, connection: &Connection) -> SocketAddr {
+    let last = headers.get_all(FORWARDED_FOR).iter().next_back().filter(|_| connection.edge.is_none());
+    let named = last.and_then(|value| value.to_str().ok()?.rsplit(',').next()?.trim().parse().ok());
+    named.map_or(connection.peer, |address: IpAddr| SocketAddr::new(address, 0))
+}
+
 /// Adds what every request carries, and what rules may ask for: the scheme it came by and an id. Callers on this host
 /// come by `http`, whatever the scheme of their target.
 pub(crate) fn add_standard(headers: &mut HeaderMap) {
@@ -102,7 +113,7 @@ pub(crate) fn add_standard(headers: &mut HeaderMap) {
 ///
 /// Source: Envoy `ConnectionManagerUtility::mutateRequestHeaders` with `use_remote_address`, as Istio sets it for
 /// gateways without trusted proxies before them.
-pub(crate) fn at_the_edge(headers: &mut HeaderMap, visitor: std::net::IpAddr, edge: &Edge) -> Scheme {
+pub(crate) fn at_the_edge(headers: &mut HeaderMap, visitor: IpAddr, edge: &Edge) -> Scheme {
     let (scheme, text) = match edge {
         Edge::Plain => (Scheme::HTTP, "http"),
         Edge::Tls(_) => (Scheme::HTTPS, "https"),

@@ -78,10 +78,7 @@ pub(crate) async fn carry(
 
 /// Picks the cluster of the first rule that applies. `None`: none does, or its destination is not there.
 fn choose(rules: &TcpRules, destination: Option<SocketAddr>) -> Option<Arc<Cluster>> {
-    let rule = rules.rules.iter().find(|rule| {
-        rule.destination_subnets.is_empty()
-            || destination.is_some_and(|to| rule.destination_subnets.iter().any(|net| net.contains(&to.ip())))
-    })?;
+    let rule = route::connection::rule(rules, destination.map(|to| to.ip()))?;
     let total = rule.destinations.iter().map(|destination| destination.weight).sum();
     route::split(&rule.destinations, total, &mut Chance).cluster.clone()
 }

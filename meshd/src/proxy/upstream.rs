@@ -16,7 +16,8 @@ use mesh_core::plan::{CircuitLimits, Cluster, Endpoint, UpstreamProtocol, Upstre
 use mesh_core::resilience::{Failure, breaker};
 use tokio::sync::oneshot;
 
-use super::body::{AnswerBody, Outgoing};
+use super::body::{Inflow, Outgoing};
+use super::interim::Interim;
 use super::wire::{Stream, Wire};
 use super::worker::Worker;
 use crate::task;
@@ -348,20 +349,24 @@ pub(crate) struct Unanswered {
 }
 
 impl Lease {
-    /// Sends a request and waits for the head of its answer.
+    /// Sends a request and waits for the head of its answer; `interim` is told what comes before it.
     pub(crate) async fn send(
         &mut self,
-        request: Request<Outgoing>,
-    ) -> Result<Response<AnswerBody>, Unanswered> {
+        mut request: Request<Outgoing>,
+        interim: Option<&Interim>,
+    ) -> Result<Response<Inflow>, Unanswered> {
         let sent = match &mut self.link {
             Link::Http1 { sender, served, .. } => {
                 *served += 1;
+                if let Some(interim) = interim {
+                    interim.listen(&mut request);
+                }
                 sender.try_send_request(request).await
             }
-            Link::Http2(connection) => return connection.sender.send(request).await,
+            Link::Http2(connection) => return connection.sender.send(request, interim).await,
             Link::Gone => return Err(Unanswered { unsent: Some(request), failure: Failure::ConnectionLost }),
         };
-        sent.map(|response| response.map(AnswerBody::Http1)).map_err(|mut error| {
+        sent.map(|response| response.map(Inflow::Http1)).map_err(|mut error| {
             let unsent = error.take_message();
             let failure = if unsent.is_some() {
                 Failure::ResetBeforeRequest

@@ -1,6 +1,7 @@
 //! A connection's bytes: what carries them, what was read ahead, and who looks at them.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -15,7 +16,7 @@ use tokio_rustls::client::TlsStream;
 use super::budget::Descriptor;
 use super::gate::Gate;
 use super::upstream::Streams;
-use crate::transport::{Lane, LinkStream};
+use crate::transport::{Lane, LinkStream, socket};
 
 /// What carries a connection.
 pub(crate) enum Stream {
@@ -87,6 +88,14 @@ impl Wire {
     pub(crate) fn holding(mut self, descriptor: Descriptor) -> Self {
         self.descriptor = Some(descriptor);
         self
+    }
+
+    /// Returns the address at this end, where it is a socket's.
+    pub(crate) fn local_address(&self) -> Option<SocketAddr> {
+        match &self.stream {
+            Stream::Tcp(stream) => stream.local_addr().ok().map(socket::unmapped),
+            _ => None,
+        }
     }
 
     /// Returns the lane, where it is one.

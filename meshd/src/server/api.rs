@@ -130,6 +130,7 @@ impl Server {
             Request::Version => Ok(Response::Version {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 pid: std::process::id(),
+                clock_ms: wall_ms(),
             }),
             _ => Err(invalid("this is answered by the host itself, not by the servers of the mesh")),
         }

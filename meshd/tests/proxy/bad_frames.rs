@@ -9,20 +9,20 @@ use tokio::net::TcpStream;
 use super::lab::*;
 use super::plan::*;
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
+pub(super) const DATA: u8 = 0;
+pub(super) const HEADERS: u8 = 1;
 const PRIORITY: u8 = 2;
-const RST_STREAM: u8 = 3;
+pub(super) const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub(super) const END_STREAM: u8 = 1;
+pub(super) const END_HEADERS: u8 = 4;
 
-fn frame(kind: u8, flags: u8, id: u32, payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame(kind: u8, flags: u8, id: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).expect("short").to_be_bytes();
     let mut frame = vec![length[1], length[2], length[3], kind, flags];
     frame.extend(id.to_be_bytes());
@@ -31,7 +31,7 @@ fn frame(kind: u8, flags: u8, id: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// A field, neither indexed nor compressed.
-fn field(name: &str, value: &str) -> Vec<u8> {
+pub(super) fn field(name: &str, value: &str) -> Vec<u8> {
     let length = |text: &str| u8::try_from(text.len()).expect("short");
     let mut bytes = vec![0, length(name)];
     bytes.extend(name.as_bytes());
@@ -40,7 +40,7 @@ fn field(name: &str, value: &str) -> Vec<u8> {
     bytes
 }
 
-fn block(fields: &[(&str, &str)]) -> Vec<u8> {
+pub(super) fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     fields.iter().flat_map(|(name, value)| field(name, value)).collect()
 }
 
@@ -58,7 +58,7 @@ fn opening() -> Vec<u8> {
 
 /// How a connection was answered.
 #[derive(Debug, PartialEq, Eq)]
-enum Told {
+pub(super) enum Told {
     /// A GOAWAY with this code.
     Goaway(u32),
     /// A stream reset with this code.
@@ -101,7 +101,7 @@ async fn connect(lab: &Lab) -> TcpStream {
 }
 
 /// Sends frames and returns what is told first.
-async fn ask(lab: &Lab, frames: &[u8]) -> Told {
+pub(super) async fn ask(lab: &Lab, frames: &[u8]) -> Told {
     let mut stream = connect(lab).await;
     stream.write_all(frames).await.expect("open");
     tokio::time::timeout(Duration::from_secs(8), told(&mut stream)).await.expect("something is told")
@@ -113,7 +113,7 @@ async fn lab() -> (Backend, Lab) {
     (backend, lab)
 }
 
-const PROTOCOL_ERROR: u32 = 1;
+pub(super) const PROTOCOL_ERROR: u32 = 1;
 const REFUSED_STREAM: u32 = 7;
 const ENHANCE_YOUR_CALM: u32 = 11;
 

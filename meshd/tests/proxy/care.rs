@@ -15,7 +15,7 @@ use super::lab::*;
 use super::plan::*;
 
 /// An application of fixed words: reads a head, writes its answer, and again; `true`: closes after the first.
-async fn scripted(answer: Vec<u8>, closes: bool) -> (SocketAddr, Arc<AtomicUsize>) {
+pub(super) async fn scripted(answer: Vec<u8>, closes: bool) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind(loopback(0)).await.expect("a port");
     let address = listener.local_addr().expect("an address");
     let connections = Arc::new(AtomicUsize::new(0));
@@ -39,7 +39,7 @@ async fn scripted(answer: Vec<u8>, closes: bool) -> (SocketAddr, Arc<AtomicUsize
 }
 
 /// Reads to the end of a head; `false`: the connection ended.
-async fn read_head(stream: &mut TcpStream, read: &mut Vec<u8>) -> bool {
+pub(super) async fn read_head(stream: &mut TcpStream, read: &mut Vec<u8>) -> bool {
     while !read.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
         if !matches!(stream.read(&mut byte).await, Ok(1)) {
@@ -51,7 +51,7 @@ async fn read_head(stream: &mut TcpStream, read: &mut Vec<u8>) -> bool {
 }
 
 /// Reads until the text is there.
-async fn read_until(stream: &mut TcpStream, read: &mut Vec<u8>, text: &str) {
+pub(super) async fn read_until(stream: &mut TcpStream, read: &mut Vec<u8>, text: &str) {
     while !String::from_utf8_lossy(read).contains(text) {
         let count = tokio::time::timeout(Duration::from_secs(5), stream.read_buf(read)).await;
         let shown = String::from_utf8_lossy(read);
@@ -59,7 +59,7 @@ async fn read_until(stream: &mut TcpStream, read: &mut Vec<u8>, text: &str) {
     }
 }
 
-fn to_address(address: SocketAddr) -> Lab {
+pub(super) fn to_address(address: SocketAddr) -> Lab {
     start(plan(vec![("*", vec![simple(cluster("reviews", vec![local(address)]))])]))
 }
 
@@ -131,7 +131,7 @@ async fn a_body_is_asked_for_where_the_caller_waits_to_be() {
     assert!(read.starts_with(b"HTTP/1.1 404 "), "{}", String::from_utf8_lossy(&read));
 }
 
-const HINTED: &str = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: x\r\n\r\n\
+pub(super) const HINTED: &str = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: x\r\n\r\n\
                       HTTP/1.1 103 Early Hints\r\nLink: </b>\r\n\r\n\
                       HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 

@@ -16,6 +16,9 @@ use mesh_proto::registration::{Health, Instance, PortBinding, Protocol};
 use super::lab::{Answer, Backend, request, start};
 use super::plan::PORT;
 
+/// Applications: service, version, what answers.
+pub(super) type Backends = [(&'static str, &'static str, Backend)];
+
 /// A request: method, host, target, headers.
 type Sent = (&'static str, &'static str, String, Vec<(&'static str, &'static str)>);
 
@@ -82,12 +85,14 @@ fn instance(service: &str, version: &str, backend: &Backend) -> Instance {
         namespace: "default".into(),
         account: service.into(),
         labels: BTreeMap::from([("version".into(), version.into())]),
-        ports: vec![PortBinding {
-            number: PORT,
-            name: "http".into(),
-            protocol: Protocol::Http,
-            target: backend.address,
-        }],
+        ports: [PORT, PORT + 1]
+            .map(|number| PortBinding {
+                number,
+                name: format!("http-{number}"),
+                protocol: Protocol::Http,
+                target: backend.address,
+            })
+            .into(),
         // An endpoint outside the mesh: reached in plain text, so that no certificate is needed.
         address: Some(Ipv4Addr::LOCALHOST.into()),
         weight: 1,
@@ -97,8 +102,8 @@ fn instance(service: &str, version: &str, backend: &Backend) -> Instance {
     }
 }
 
-fn world(backends: &[(&'static str, &'static str, Backend)]) -> World {
-    let (documents, findings) = mesh_proto::yaml::read("rules", RULES);
+pub(super) fn world(rules: &str, backends: &Backends) -> World {
+    let (documents, findings) = mesh_proto::yaml::read("rules", rules);
     assert!(findings.is_empty(), "{findings:?}");
     let objects = documents.into_iter().map(|document| document.object).collect();
     let instances = backends
@@ -208,11 +213,7 @@ fn explained(world: &World, plan: &Plan, (method, host, target, headers): &Sent)
 }
 
 /// Compares what was said with what happened; returns what differs.
-fn differs(
-    told: &Explanation,
-    is: &Answer,
-    backends: &[(&'static str, &'static str, Backend)],
-) -> Vec<String> {
+pub(super) fn differs(told: &Explanation, is: &Answer, backends: &Backends) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut same = |what: &str, told: &str, is: &str| {
         if told != is {
@@ -276,7 +277,7 @@ async fn explain_and_reality_agree() {
         ("reviews", "v2", Backend::http1("reviews-v2").await),
         ("ratings", "v1", Backend::http1("ratings-v1").await),
     ];
-    let world = world(&backends);
+    let world = world(RULES, &backends);
     let plan = compile(&world, &sketch::node(vec![sketch::nobody()]), None);
     assert_eq!(plan.problems, Vec::<String>::new());
     let lab = start(plan.clone());

@@ -81,7 +81,7 @@ fn start_one(cluster: Cluster) -> Lab {
     start(plan(vec![("reviews", vec![simple(cluster)])]))
 }
 
-async fn caller(address: SocketAddr) -> SendRequest<Bytes> {
+pub(super) async fn caller(address: SocketAddr) -> SendRequest<Bytes> {
     let stream = TcpStream::connect(address).await.expect("a connection");
     let (sender, connection) = h2::client::handshake(stream).await.expect("HTTP/2");
     meshd::task::spawn("test", async move {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_core::plan::{OutlierPolicy, PortTable};
-use meshd::proxy::Declared;
+use mesh_proto::registration::Protocol;
+use meshd::proxy::{Declared, Settings, Way};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -106,4 +107,23 @@ async fn a_destination_that_is_not_there_closes_the_connection() {
         start_with(with_table(table(vec![missing])), service(Declared::Tcp), settings(), &no_credentials());
 
     assert_eq!(bytes(lab.address, b"x").await, "");
+}
+
+#[tokio::test]
+async fn where_servers_are_known_to_speak_first_nobody_waits_for_the_caller() {
+    let db = echo("hello").await;
+    let mut plan = with_table(PortTable::default());
+    change(&mut plan, |outbound| {
+        let mut port = (*tcp_service(vec![to(1, cluster("db", vec![local(db)]))])).clone();
+        (port.number, port.protocol) = (3306, Protocol::Auto);
+        outbound.addresses.insert(("10.4.0.9".parse().expect("an address"), 3306), Arc::new(port));
+    });
+    let settings = Settings {
+        original_destination: |_| "10.4.0.9:3306".parse().ok(),
+        sniff_timeout: Duration::from_secs(600),
+        ..settings()
+    };
+    let lab = start_with(plan, Way::Outbound { caller: 0 }, settings, &no_credentials());
+
+    assert_eq!(talk(lab.address, "hello", b"select").await, b"select");
 }

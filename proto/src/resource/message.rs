@@ -31,3 +31,9 @@ pub(super) use message;
 pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
+
+/// Reads a port that is a condition: 0 is none, as in protobuf.
+pub(super) fn port<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<u16>, D::Error> {
+    let port: Option<u16> = serde::Deserialize::deserialize(from)?;
+    Ok(port.filter(|port| *port != 0))
+}

@@ -40,6 +40,7 @@ message! {
         /// The name.
         pub name: String,
         /// The port the instances listen on. Default: `number`.
+        #[serde(deserialize_with = "crate::resource::message::port")]
         pub target_port: Option<u16>,
     }
 }

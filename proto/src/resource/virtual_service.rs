@@ -122,6 +122,7 @@ message! {
         /// Headers by lower-case name.
         pub headers: BTreeMap<String, StringMatch>,
         /// The port the caller dialled.
+        #[serde(deserialize_with = "crate::resource::message::port")]
         pub port: Option<u16>,
         /// Labels the calling workload must have.
         pub source_labels: Labels,
@@ -172,6 +173,7 @@ message! {
         /// Where the connection was going: addresses or ranges.
         pub destination_subnets: Vec<String>,
         /// The port the caller dialled.
+        #[serde(deserialize_with = "crate::resource::message::port")]
         pub port: Option<u16>,
         /// Where it comes from: an address or range (no longer used by Istio).
         pub source_subnet: String,
@@ -190,6 +192,7 @@ message! {
         /// Where the connection was going: addresses or ranges.
         pub destination_subnets: Vec<String>,
         /// The port the caller dialled.
+        #[serde(deserialize_with = "crate::resource::message::port")]
         pub port: Option<u16>,
         /// Labels the calling workload must have.
         pub source_labels: Labels,

@@ -60,10 +60,7 @@ const VIRTUAL_SERVICE: &[Row] = &[
 
 const HTTP_ROUTE: &[Row] = &[
     honoured("name"),
-    without_effect(
-        "match[].name",
-        "Envoy's logs add it to the route's name; in those of meshd a route has its own",
-    ),
+    honoured("match[].name"),
     honoured("match[].uri"),
     honoured("match[].scheme"),
     honoured("match[].method"),

@@ -1,6 +1,6 @@
 //! Rules of `DestinationRule`.
 
-use super::{Check, each, text};
+use super::{Check, Exports, each, text};
 use crate::resource::{
     ClientTlsMode, ClientTlsSettings, ConnectionPoolSettings, ConsistentHashLb, DestinationRule,
     H2UpgradePolicy, HttpCookie, HttpSettings, LoadBalancerSettings, LocalityDistribute, LocalityFailover,
@@ -27,7 +27,8 @@ pub(super) fn check(check: &mut Check, spec: &DestinationRule) {
     if let Some(selector) = &spec.workload_selector {
         check.rule("spec.workloadSelector.matchLabels", text::labels(&selector.match_labels));
     }
-    check.export_to(&spec.export_to);
+    let own = spec.workload_selector.is_some();
+    check.export_to(&spec.export_to, if own { Exports::Own } else { Exports::Rules });
 }
 
 fn traffic_policy(check: &mut Check, path: &str, policy: &TrafficPolicy) {
@@ -47,7 +48,13 @@ fn traffic_policy(check: &mut Check, path: &str, policy: &TrafficPolicy) {
             Some(selector) => check.port(format!("{path}.port.number"), selector.number),
             None => check.error(format!("{path}.port"), "must be there"),
         }
+        if (PortTrafficPolicy { port: None, ..port.clone() }) == PortTrafficPolicy::default() {
+            check.error(path.clone(), "must have loadBalancer, connectionPool, outlierDetection or tls");
+        }
         blocks(check, &path, port);
+    }
+    if policy.tunnel.is_some() && policy.proxy_protocol.is_some() {
+        check.error(path, "only one of tunnel and proxyProtocol may be set");
     }
     if let Some(tunnel) = &policy.tunnel {
         let path = format!("{path}.tunnel");
@@ -122,8 +129,8 @@ fn warmup_rules(check: &mut Check, path: &str, warmup: &WarmupConfiguration) {
     if let Some(percent) = warmup.minimum_percent {
         check.percent(format!("{path}.minimumPercent"), percent);
     }
-    if warmup.aggression.is_some_and(|aggression| aggression.is_nan() || aggression < 0.0) {
-        check.error(format!("{path}.aggression"), "must not be negative");
+    if warmup.aggression.is_some_and(|aggression| aggression.is_nan() || aggression <= 0.0) {
+        check.error(format!("{path}.aggression"), "must be more than 0");
     }
 }
 
@@ -150,10 +157,15 @@ fn consistent_hash(check: &mut Check, path: &str, hash: &ConsistentHashLb) {
     if let Some(cookie) = &hash.http_cookie {
         http_cookie(check, &format!("{path}.httpCookie"), cookie);
     }
-    if let Some(size) = hash.maglev.as_ref().and_then(|maglev| maglev.table_size)
-        && (size > MOST_MAGLEV || !is_prime(size))
-    {
-        check.error(format!("{path}.maglev.tableSize"), format!("{size} is not a prime up to {MOST_MAGLEV}"));
+    match hash.maglev.as_ref().map(|maglev| maglev.table_size.unwrap_or_default()) {
+        Some(0) => check.error(format!("{path}.maglev.tableSize"), "must be there: a prime, such as 65537"),
+        Some(size) if size >= MOST_MAGLEV || !is_prime(size) => {
+            check.error(
+                format!("{path}.maglev.tableSize"),
+                format!("{size} is not a prime below {MOST_MAGLEV}"),
+            );
+        }
+        _ => {}
     }
     let ring = hash.ring_hash.as_ref().and_then(|ring| ring.minimum_ring_size);
     for (field, size) in [("ringHash.minimumRingSize", ring), ("minimumRingSize", hash.minimum_ring_size)] {
@@ -176,7 +188,7 @@ const MOST_MAGLEV: u64 = 5_000_011;
 const MOST_RING: u64 = 8 << 20;
 
 fn is_prime(number: u64) -> bool {
-    number >= 2 && (2..=number.isqrt()).all(|divisor| !number.is_multiple_of(divisor))
+    number >= 1 && (2..=number.isqrt()).all(|divisor| !number.is_multiple_of(divisor))
 }
 
 fn http_cookie(check: &mut Check, path: &str, cookie: &HttpCookie) {
@@ -199,17 +211,52 @@ fn locality_lb(check: &mut Check, path: &str, setting: &LocalityLbSetting) {
     for (path, share) in each(&format!("{path}.distribute"), &setting.distribute) {
         distribute(check, &path, share);
     }
-    let from = each(&format!("{path}.distribute"), &setting.distribute)
-        .map(|(path, share)| (format!("{path}.from"), share.from.as_str()))
-        .collect::<Vec<_>>();
-    check.unique("the locality", from);
+    apart(
+        check,
+        each(&format!("{path}.distribute"), &setting.distribute)
+            .map(|(path, share)| (format!("{path}.from"), share.from.as_str())),
+    );
+    if !setting.failover.is_empty()
+        && let Some((path, label)) = each(&format!("{path}.failoverPriority"), &setting.failover_priority)
+            .find(|(_, key)| is_topology(key))
+    {
+        check.error(path, format!("{label:?} cannot stand beside failover, which orders regions too"));
+    }
     failover(check, path, &setting.failover, &setting.failover_priority);
+}
+
+/// Labels of places, which have fields of their own.
+fn is_topology(key: &str) -> bool {
+    matches!(
+        key,
+        "topology.kubernetes.io/region" | "topology.kubernetes.io/zone" | "topology.istio.io/subzone"
+    )
+}
+
+/// No locality may stand for a place that one before it has; what is left (`*` after `us/*`) it may.
+///
+/// Source: Istio `validateLocalities`.
+fn apart<'l>(check: &mut Check, localities: impl Iterator<Item = (String, &'l str)>) {
+    let all: Vec<_> = localities.collect();
+    for (at, (path, one)) in all.iter().enumerate() {
+        if let Some((_, other)) = all[..at].iter().find(|(_, before)| takes(before, one)) {
+            check.error(path.clone(), format!("{one:?} is among {other:?} already"));
+        }
+    }
+}
+
+/// Whether the places of a locality are among those of one before it, or the other way round where parts are missing.
+fn takes(before: &str, one: &str) -> bool {
+    let parts = |text: &'_ str| text.splitn(3, '/').map(str::to_owned).collect::<Vec<_>>();
+    parts(before).iter().zip(parts(one)).all(|(before, one)| *before == one || before == "*")
 }
 
 fn zone_aware_lb(check: &mut Check, path: &str, setting: &ZoneAwareLbSetting) {
     failover(check, path, &setting.failover, &setting.failover_priority);
-    if setting.min_cluster_size == Some(0) {
-        check.error(format!("{path}.minClusterSize"), "must be at least 1");
+    for (path, label) in each(&format!("{path}.failoverPriority"), &setting.failover_priority) {
+        if is_topology(label) {
+            check.error(path, format!("{label:?} is not for zones, which are ordered by place already"));
+        }
     }
 }
 
@@ -246,6 +293,7 @@ fn distribute(check: &mut Check, path: &str, share: &LocalityDistribute) {
     if sum != 100 {
         check.error(format!("{path}.to"), format!("the shares add up to {sum}, not to 100"));
     }
+    apart(check, share.to.keys().map(|to| (crate::yaml::join(&format!("{path}.to"), to), to.as_str())));
 }
 
 /// `region/zone/subzone`; only the last part may be `*`.
@@ -280,6 +328,10 @@ fn tcp_settings(check: &mut Check, path: &str, tcp: &TcpSettings) {
     if tcp.idle_timeout.is_some_and(|idle| !idle.get().is_zero()) {
         check.duration(format!("{path}.idleTimeout"), tcp.idle_timeout);
     }
+    if let Some(probes) = &tcp.tcp_keepalive {
+        check.duration(format!("{path}.tcpKeepalive.time"), probes.time);
+        check.duration(format!("{path}.tcpKeepalive.interval"), probes.interval);
+    }
 }
 
 fn http_settings(check: &mut Check, path: &str, http: &HttpSettings) {
@@ -313,7 +365,9 @@ fn outlier_detection(check: &mut Check, path: &str, outlier: &OutlierDetection) 
     check.duration(format!("{path}.baseEjectionTime"), outlier.base_ejection_time);
     check.percent(format!("{path}.maxEjectionPercent"), f64::from(outlier.max_ejection_percent));
     check.percent(format!("{path}.minHealthPercent"), f64::from(outlier.min_health_percent));
-    if outlier.consecutive_local_origin_failures.is_some() && !outlier.split_external_local_origin_errors {
+    if outlier.consecutive_local_origin_failures.is_some_and(|count| count > 0)
+        && !outlier.split_external_local_origin_errors
+    {
         check.error(
             format!("{path}.consecutiveLocalOriginFailures"),
             "needs splitExternalLocalOriginErrors: true",
@@ -337,6 +391,8 @@ fn client_tls(check: &mut Check, path: &str, tls: &ClientTlsSettings) {
         let beside = [
             ("caCertificates", !tls.ca_certificates.is_empty()),
             ("subjectAltNames", !tls.subject_alt_names.is_empty()),
+            // Of a secret for both sides nobody knows whether roots are in it.
+            ("credentialName", tls.mode == ClientTlsMode::Simple && !tls.credential_name.is_empty()),
         ];
         for (field, used) in beside {
             if used {
@@ -351,11 +407,12 @@ fn client_tls(check: &mut Check, path: &str, tls: &ClientTlsSettings) {
         ("clientCertificate", &tls.client_certificate),
         ("privateKey", &tls.private_key),
         ("caCertificates", &tls.ca_certificates),
+        ("caCrl", &tls.ca_crl),
         ("credentialName", &tls.credential_name),
     ];
     match tls.mode {
-        ClientTlsMode::Mutual if !tls.credential_name.is_empty() => {
-            for (field, _) in files[..3].iter().filter(|(_, file)| !file.is_empty()) {
+        ClientTlsMode::Mutual | ClientTlsMode::Simple if !tls.credential_name.is_empty() => {
+            for (field, _) in files[..4].iter().filter(|(_, file)| !file.is_empty()) {
                 check.error(format!("{path}.{field}"), "cannot stand beside credentialName");
             }
         }

@@ -100,11 +100,16 @@ fn outcome(check: &mut Check, path: &str, route: &HttpRoute, delegate: bool) {
             }
         }
     }
-    let regex = |matching: &HttpMatchRequest| matches!(matching.uri, Some(StringMatch::Regex(_)));
+    let other = |matching: &HttpMatchRequest| {
+        matching.uri.as_ref().is_some_and(|uri| !matches!(uri, StringMatch::Prefix(_)))
+    };
     if route.redirect.as_ref().is_some_and(|redirect| !redirect.prefix_rewrite.is_empty())
-        && route.r#match.iter().any(regex)
+        && route.r#match.iter().any(other)
     {
-        check.error(format!("{path}.redirect.prefixRewrite"), "cannot be used where uri is matched by regex");
+        check.error(
+            format!("{path}.redirect.prefixRewrite"),
+            "needs every uri of the route to be matched by prefix",
+        );
     }
 }
 
@@ -116,7 +121,9 @@ fn request(check: &mut Check, path: &str, matching: &HttpMatchRequest, _: &HttpR
         ("authority", &matching.authority),
     ];
     for (field, wanted) in single {
-        if let Some(wanted) = wanted {
+        // Every path begins with nothing; Envoy takes an empty prefix here, and nowhere else.
+        let is_any = field == "uri" && *wanted == Some(StringMatch::Prefix(String::new()));
+        if let Some(wanted) = wanted.as_ref().filter(|_| !is_any) {
             string_match(check, &format!("{path}.{field}"), wanted);
         }
     }
@@ -139,10 +146,10 @@ fn request(check: &mut Check, path: &str, matching: &HttpMatchRequest, _: &HttpR
             string_match(check, &path, wanted);
         }
     }
-    if let Some(port) = matching.port {
-        check.port(format!("{path}.port"), port);
-    }
     check.rule(format!("{path}.sourceLabels"), text::labels(&matching.source_labels));
+    if !matching.source_namespace.is_empty() {
+        check.rule(format!("{path}.sourceNamespace"), text::label(&matching.source_namespace));
+    }
     for (path, gateway) in each(&format!("{path}.gateways"), &matching.gateways) {
         check.rule(path, text::gateway(gateway));
     }
@@ -152,8 +159,18 @@ fn request(check: &mut Check, path: &str, matching: &HttpMatchRequest, _: &HttpR
 fn matched_header(name: &str) -> Result<(), String> {
     match name {
         ":path" | ":method" | ":authority" | ":scheme" => Ok(()),
+        _ if is_claim(name) => Err(format!(
+            "{:?}: claims of a token are not known before RequestAuthentication is enforced",
+            shorten(name)
+        )),
         _ => text::header_name(name),
     }
+}
+
+/// Whether a header stands for a claim of a token. Source: Istio `jwt.ToRoutingClaim`.
+pub(super) fn is_claim(name: &str) -> bool {
+    const BEGINS: &str = "@request.auth.claims";
+    name.get(..BEGINS.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(BEGINS))
 }
 
 fn string_match(check: &mut Check, path: &str, wanted: &StringMatch) {
@@ -170,14 +187,14 @@ fn headers(check: &mut Check, path: &str, headers: Option<&Headers>) {
     let Some(headers) = headers else { return };
     for (side, operations) in [("request", &headers.request), ("response", &headers.response)] {
         if let Some(operations) = operations {
-            header_operations(check, &format!("{path}.headers.{side}"), operations);
+            header_operations(check, &format!("{path}.headers.{side}"), operations, side == "request");
         }
     }
 }
 
-fn header_operations(check: &mut Check, path: &str, operations: &HeaderOperations) {
+fn header_operations(check: &mut Check, path: &str, operations: &HeaderOperations, asks: bool) {
     for (field, values) in [("set", &operations.set), ("add", &operations.add)] {
-        header_values(check, &format!("{path}.{field}"), values, field);
+        header_values(check, &format!("{path}.{field}"), values, asks);
     }
     for (path, name) in each(&format!("{path}.remove"), &operations.remove) {
         check.rule(path.clone(), text::header_name(name));
@@ -187,31 +204,36 @@ fn header_operations(check: &mut Check, path: &str, operations: &HeaderOperation
     }
 }
 
-fn header_values(check: &mut Check, path: &str, values: &BTreeMap<String, String>, field: &str) {
+fn header_values(check: &mut Check, path: &str, values: &BTreeMap<String, String>, asks: bool) {
     for (name, value) in values {
         let path = join(path, name);
-        let authority = field == "set" && name == ":authority";
-        if !authority {
+        if !is_authority(name) {
             check.rule(path.clone(), text::header_name(name));
+        } else if !asks {
+            check.error(path.clone(), "an answer has no host");
         }
         check.rule(path, text::header_value(value));
     }
 }
 
-/// Setting the host is a rewrite of the authority; two rewrites contradict each other.
+fn is_authority(name: &str) -> bool {
+    name.eq_ignore_ascii_case(":authority") || name.eq_ignore_ascii_case("host")
+}
+
+/// Setting or adding the host is a rewrite of the authority; two rewrites contradict each other.
 fn authority(check: &mut Check, path: &str, route: &HttpRoute) {
-    let sets_host = |headers: Option<&Headers>| {
-        let request = headers.and_then(|headers| headers.request.as_ref());
-        request.is_some_and(|request| {
-            request.set.keys().any(|name| name == ":authority" || name.eq_ignore_ascii_case("host"))
-        })
-    };
-    let rewrites = route.rewrite.as_ref().is_some_and(|rewrite| !rewrite.authority.is_empty());
-    if rewrites && sets_host(route.headers.as_deref()) {
-        check.error(
-            format!("{path}.headers.request.set"),
-            "sets the host, and rewrite.authority does too; use one",
-        );
+    let mut sets = route.rewrite.as_ref().is_some_and(|rewrite| !rewrite.authority.is_empty());
+    let Some(request) = route.headers.as_ref().and_then(|headers| headers.request.as_ref()) else { return };
+    for (field, values) in [("set", &request.set), ("add", &request.add)] {
+        for _ in values.keys().filter(|name| is_authority(name)) {
+            if sets {
+                check.error(
+                    format!("{path}.headers.request.{field}"),
+                    "sets the host, which is set already (by rewrite.authority, host or :authority); use one",
+                );
+            }
+            sets = true;
+        }
     }
 }
 
@@ -360,7 +382,10 @@ fn fault_delay(check: &mut Check, path: &str, delay: &FaultDelay) {
     }
     percentage(check, path, delay.percentage);
     if delay.fixed_delay.is_none() && delay.exponential_delay.is_none() {
-        check.error(format!("{path}.fixedDelay"), "must be there");
+        check.warning(path, "has no fixedDelay, so nothing waits");
+    }
+    if delay.exponential_delay.is_some() {
+        check.error(format!("{path}.exponentialDelay"), "is carried out by nobody; write fixedDelay");
     }
     check.duration(format!("{path}.fixedDelay"), delay.fixed_delay);
 }
@@ -378,8 +403,14 @@ fn fault_abort(check: &mut Check, path: &str, abort: &FaultAbort) {
             );
         }
         Some(_) => {}
-        None if abort.grpc_status.is_empty() && abort.http2_error.is_empty() => {
-            check.error(path, "must have one of httpStatus and grpcStatus");
+        None if !abort.http2_error.is_empty() => {
+            check.error(
+                format!("{path}.http2Error"),
+                "is carried out by nobody; write httpStatus or grpcStatus",
+            );
+        }
+        None if abort.grpc_status.is_empty() => {
+            check.warning(path, "has neither httpStatus nor grpcStatus, so nothing is aborted");
         }
         None => grpc_status(check, path, &abort.grpc_status),
     }
@@ -399,9 +430,14 @@ fn grpc_status(check: &mut Check, path: &str, status: &str) {
     }
 }
 
+/// A share of faults: none, or at least one request of a million.
 fn percentage(check: &mut Check, path: &str, percentage: Option<Percent>) {
-    if let Some(share) = percentage {
-        check.percent(format!("{path}.percentage.value"), share.value);
+    let Some(share) = percentage else { return };
+    let path = format!("{path}.percentage.value");
+    if share.value > 0.0 && share.value < 0.0001 {
+        check.error(path, format!("{} is less than the least share, 0.0001 (percent)", share.value));
+    } else {
+        check.percent(path, share.value);
     }
 }
 
@@ -424,7 +460,9 @@ fn mirrors(check: &mut Check, path: &str, route: &HttpRoute) {
     }
     for (path, mirror) in each(&format!("{path}.mirrors"), &route.mirrors) {
         destination(check, &format!("{path}.destination"), mirror.destination.as_ref());
-        percentage(check, &path, mirror.percentage);
+        if let Some(share) = mirror.percentage {
+            check.percent(format!("{path}.percentage.value"), share.value);
+        }
     }
 }
 

@@ -35,8 +35,8 @@ pub(super) fn check(expression: &str) -> Result<(), String> {
         .map_err(|error| at_character(expression, error.span().start.offset, &error.kind().to_string()))
 }
 
-/// A bound of ours: Envoy's is on the compiled program.
-const MOST_BYTES: usize = 10_000;
+/// Istio's bound: Envoy's is on the compiled program, which is longer.
+const MOST_BYTES: usize = 1_024;
 /// RE2's bound on nesting is 1,000; nobody writes a tenth of it.
 const MOST_NESTED: u32 = 100;
 /// RE2's bound.

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::{Check, each, text};
+use super::text::UNIX;
+use super::traffic::is_http;
+use super::{Check, Exports, each, text};
 use crate::resource::{Resolution, ServiceEntry, ServicePort, WorkloadEntry, WorkloadGroup};
 use crate::yaml::{join, shorten};
 
@@ -17,7 +19,6 @@ pub(super) fn check(check: &mut Check, spec: &ServiceEntry) {
             check.rule(path, text::wildcard_host(host));
         }
     }
-    check.unique("the host", each("spec.hosts", &spec.hosts).map(|(path, host)| (path, host.as_str())));
     addresses(check, spec);
     ports(check, spec);
     endpoints(check, spec);
@@ -31,7 +32,7 @@ pub(super) fn check(check: &mut Check, spec: &ServiceEntry) {
     for (path, name) in each("spec.subjectAltNames", &spec.subject_alt_names) {
         check.required(path, name);
     }
-    check.export_to(&spec.export_to);
+    check.export_to(&spec.export_to, Exports::Services);
 }
 
 fn addresses(check: &mut Check, spec: &ServiceEntry) {
@@ -92,8 +93,6 @@ const PROTOCOLS: &[&str] = &[
     "REDIS",
     "MYSQL",
     "UDP",
-    "DOUBLE_HBONE",
-    "HBONE",
 ];
 
 fn endpoints(check: &mut Check, spec: &ServiceEntry) {
@@ -129,6 +128,8 @@ fn resolution(check: &mut Check, spec: &ServiceEntry) {
             for (path, endpoint) in each("spec.endpoints", &spec.endpoints) {
                 if endpoint.address.starts_with(UNIX) {
                     check.error(format!("{path}.address"), "a unix socket needs resolution STATIC");
+                } else if endpoint.address.is_empty() && !endpoint.network.is_empty() {
+                    check.error(format!("{path}.address"), "must be there: DNS looks it up");
                 }
             }
             if spec.resolution() == Resolution::DnsRoundRobin && spec.endpoints.len() > 1 {
@@ -139,11 +140,25 @@ fn resolution(check: &mut Check, spec: &ServiceEntry) {
             for (path, host) in each("spec.hosts", &spec.hosts).filter(|(_, host)| !host.starts_with('*')) {
                 check.error(path, format!("{host:?} has no wildcard; DYNAMIC_DNS is for wildcard hosts"));
             }
-            if !spec.endpoints.is_empty() {
-                check.error("spec.endpoints", "cannot be set with DYNAMIC_DNS");
+            for (field, used) in
+                [("endpoints", !spec.endpoints.is_empty()), ("addresses", !spec.addresses.is_empty())]
+            {
+                if used {
+                    check.error(format!("spec.{field}"), "cannot be set with DYNAMIC_DNS");
+                }
+            }
+            for (path, port) in each("spec.ports", &spec.ports) {
+                let known = ["HTTP", "TLS", "GRPC", "HTTP2"];
+                if !known.iter().any(|name| name.eq_ignore_ascii_case(&port.protocol)) {
+                    check.error(
+                        format!("{path}.protocol"),
+                        format!("DYNAMIC_DNS is for {}", known.join(", ")),
+                    );
+                }
             }
         }
     }
+    told_apart(check, spec);
     let numbers_only = spec.resolution() == Resolution::Static;
     for (path, endpoint) in each("spec.endpoints", &spec.endpoints) {
         let address = &endpoint.address;
@@ -156,17 +171,28 @@ fn resolution(check: &mut Check, spec: &ServiceEntry) {
     }
 }
 
-const UNIX: &str = "unix://";
+/// Several hosts of one entry are told apart by what callers say: the Host of a request, the server name of TLS.
+fn told_apart(check: &mut Check, spec: &ServiceEntry) {
+    if spec.resolution() == Resolution::None || spec.hosts.len() < 2 {
+        return;
+    }
+    let silent = |port: &ServicePort| {
+        !is_http(&port.protocol)
+            && !["HTTPS", "TLS"].iter().any(|name| name.eq_ignore_ascii_case(&port.protocol))
+    };
+    if let Some((path, _)) = each("spec.ports", &spec.ports).find(|(_, port)| silent(port)) {
+        check.error(
+            format!("{path}.protocol"),
+            "with several hosts must be HTTP or TLS, by which they are told apart; write one entry for each host",
+        );
+    }
+}
 
 /// Checks an instance, alone or inside a `ServiceEntry`.
 pub(super) fn check_workload(check: &mut Check, path: &str, entry: &WorkloadEntry) {
     let at = format!("{path}.address");
     if let Some(socket) = entry.address.strip_prefix(UNIX) {
-        if !socket.starts_with(['/', '@']) {
-            check.error(at, "a unix socket must be an absolute path (or begin with @)");
-        } else if socket.ends_with('/') {
-            check.error(at, "a unix socket cannot be a folder");
-        }
+        check.rule(at, text::socket(socket));
         if !entry.ports.is_empty() {
             check.error(format!("{path}.ports"), "a unix socket has no ports");
         }
@@ -210,9 +236,12 @@ pub(super) fn check_group(check: &mut Check, spec: &WorkloadGroup) {
         check.port("spec.probe.httpGet.port", get.port);
         for (path, header) in each("spec.probe.httpGet.httpHeaders", &get.http_headers) {
             check.rule(format!("{path}.name"), text::header_name(&header.name));
-            if header.name.contains('*') {
-                check.error(format!("{path}.name"), "must not hold a wildcard");
+            if !header.name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+                check.error(format!("{path}.name"), "must be made of letters, digits and \"-\"");
             }
+        }
+        if !matches!(get.scheme.as_str(), "" | "HTTP" | "HTTPS") {
+            check.error("spec.probe.httpGet.scheme", "must be HTTP or HTTPS");
         }
     }
     if let Some(socket) = &probe.tcp_socket {

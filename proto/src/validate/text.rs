@@ -24,6 +24,11 @@ pub(super) fn label(text: &str) -> Result<(), String> {
 
 /// A host name without wildcard; a dot at its end is allowed.
 pub(super) fn fqdn(text: &str) -> Result<(), String> {
+    host(text)?;
+    top(text, text)
+}
+
+fn host(text: &str) -> Result<(), String> {
     if text.is_empty() {
         return Err("must be there".to_owned());
     }
@@ -34,22 +39,78 @@ pub(super) fn fqdn(text: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// The last label of a name is no number: what looks like a part of an address is none. `rest` is what counts of it.
+fn top(text: &str, rest: &str) -> Result<(), String> {
+    match rest.rsplit('.').next() {
+        Some(last) if !last.is_empty() && last.bytes().all(|byte| byte.is_ascii_digit()) => {
+            Err(format!("{:?} is no host name: its last label is a number", shorten(text)))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// A host name, `*`, `*.rest`, or an unfinished first label such as `*-v1.rest`.
 pub(super) fn wildcard_host(text: &str) -> Result<(), String> {
+    // The first label may be a number: `80` is a short name.
+    let beyond = text.split_once('.').map_or("", |(_, rest)| rest);
     let Some(rest) = text.strip_prefix('*') else {
-        return fqdn(text).map_err(|reason| {
+        host(text).map_err(|reason| {
             if text.contains('*') {
                 format!("{:?} has a wildcard elsewhere than at its beginning", shorten(text))
             } else {
                 reason
             }
-        });
+        })?;
+        return top(text, beyond);
     };
     if rest.is_empty() {
         return Ok(());
     }
     let rest = rest.strip_prefix(['.', '-']).unwrap_or(rest);
-    fqdn(rest).map_err(|_| format!("{:?} is no host name with a wildcard", shorten(text)))
+    host(rest).map_err(|_| format!("{:?} is no host name with a wildcard", shorten(text)))?;
+    top(text, beyond)
+}
+
+/// A wildcard stands for whole labels: `*`, `*.rest`.
+pub(super) fn whole_labels(text: &str) -> Result<(), String> {
+    if text.len() > 1 && text.starts_with('*') && !text.starts_with("*.") {
+        return Err(format!("{:?}: a wildcard stands for whole labels here; write *.domain", shorten(text)));
+    }
+    Ok(())
+}
+
+/// Whether two names, each with or without wildcard, stand for a common host.
+///
+/// Source: Istio `host.Name.Matches`.
+pub(super) fn overlap(one: &str, other: &str) -> bool {
+    match (one.strip_prefix('*'), other.strip_prefix('*')) {
+        (Some(one), Some(other)) => one.ends_with(other) || other.ends_with(one),
+        (Some(suffix), None) => other.ends_with(suffix),
+        (None, Some(suffix)) => one.ends_with(suffix),
+        (None, None) => one == other,
+    }
+}
+
+/// The path of a unix socket, or its name in the abstract namespace (`@name`).
+pub(super) fn socket(path: &str) -> Result<(), String> {
+    if path.starts_with('@') {
+        return Ok(());
+    }
+    if !path.starts_with('/') {
+        return Err("a unix socket must be an absolute path (or begin with @)".to_owned());
+    }
+    if path.ends_with('/') { Err("a unix socket cannot be a folder".to_owned()) } else { Ok(()) }
+}
+
+/// How the address of a unix socket begins.
+pub(super) const UNIX: &str = "unix://";
+
+/// What a listener is bound to: an address.
+pub(super) fn bind(bind: &str) -> Result<(), String> {
+    if bind.is_empty() || address(bind) {
+        return Ok(());
+    }
+    Err(format!("{:?} is no IP address", shorten(bind)))
 }
 
 /// Whether every host `narrow` stands for is among those of `wide`.
@@ -74,8 +135,11 @@ pub(super) fn subnet(text: &str) -> Result<(), String> {
 
 /// `name`, `namespace/name`, or `mesh`.
 pub(super) fn gateway(text: &str) -> Result<(), String> {
-    let (namespace, name) = text.split_once('/').unwrap_or(("default", text));
-    if label(namespace).is_err() || fqdn(name).is_err() {
+    let is_one = match text.split_once('/') {
+        Some((namespace, name)) => label(namespace).is_ok() && label(name).is_ok(),
+        None => fqdn(text).is_ok(),
+    };
+    if !is_one {
         return Err(format!("{:?} is no gateway: write \"mesh\", a name, or namespace/name", shorten(text)));
     }
     Ok(())
@@ -90,7 +154,8 @@ pub(super) fn labels(labels: &Labels) -> Result<(), String> {
         if value.contains('*') {
             return Err(format!("{:?} is no value of a label: wildcards are not allowed", shorten(value)));
         }
-        if !value.is_empty() && !qualified(value) {
+        // Istio knows no bound on the length of a value.
+        if !value.is_empty() && !named(value) {
             return Err(format!("{:?} is no value of a label", shorten(value)));
         }
     }
@@ -99,14 +164,17 @@ pub(super) fn labels(labels: &Labels) -> Result<(), String> {
 
 pub(super) fn label_key(key: &str) -> bool {
     let (prefix, name) = key.split_once('/').unwrap_or(("x", key));
-    fqdn(prefix).is_ok() && qualified(name)
+    prefix.len() <= 253 && !prefix.ends_with('.') && host(prefix).is_ok() && qualified(name)
 }
 
 fn qualified(text: &str) -> bool {
+    text.len() <= 63 && named(text)
+}
+
+fn named(text: &str) -> bool {
     let edge = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
     let bytes = text.as_bytes();
-    bytes.len() <= 63
-        && edge(bytes.first())
+    edge(bytes.first())
         && edge(bytes.last())
         && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
 }

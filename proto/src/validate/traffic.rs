@@ -1,7 +1,8 @@
-//! Rules of `Gateway` and `Sidecar`, as far as they can be told while both are refused at apply.
+//! Rules of `Gateway` and `Sidecar`.
 
 use super::destination_rule::connection_pool;
 use super::service_entry::protocol;
+use super::text::UNIX;
 use super::{Check, each, text};
 use crate::resource::{
     CaptureMode, Gateway, IstioEgressListener, IstioIngressListener, OutboundTrafficPolicyMode, Server,
@@ -9,7 +10,8 @@ use crate::resource::{
 };
 use crate::yaml::shorten;
 
-pub(super) fn check_gateway(check: &mut Check, spec: &Gateway) {
+pub(super) fn check_gateway(check: &mut Check, name: &str, spec: &Gateway) {
+    check.rule("metadata.name", text::label(name));
     if spec.servers.is_empty() {
         check.error("spec.servers", "must have at least one server");
     }
@@ -17,6 +19,10 @@ pub(super) fn check_gateway(check: &mut Check, spec: &Gateway) {
     for (path, server) in each("spec.servers", &spec.servers) {
         check_server(check, &path, server);
     }
+    let ports = each("spec.servers", &spec.servers).filter_map(|(path, server)| {
+        Some((format!("{path}.port.name"), server.port.as_ref()?.name.as_str()))
+    });
+    check.unique("the port name", ports.filter(|(_, name)| !name.is_empty()).collect::<Vec<_>>());
 }
 
 fn check_server(check: &mut Check, path: &str, server: &Server) {
@@ -30,27 +36,53 @@ fn check_server(check: &mut Check, path: &str, server: &Server) {
         check.error(format!("{path}.port"), "must be there");
         return;
     };
-    let unix = server.bind.starts_with("unix://");
-    if unix && port.number != 0 {
-        check.error(format!("{path}.port.number"), "must be 0 where bind is a unix socket");
-    } else if !unix {
+    if let Some(socket) = server.bind.strip_prefix(UNIX) {
+        check.rule(format!("{path}.bind"), text::socket(socket));
+        if port.number != 0 {
+            check.error(format!("{path}.port.number"), "must be 0 where bind is a unix socket");
+        }
+    } else {
+        check.rule(format!("{path}.bind"), text::bind(&server.bind));
         check.port(format!("{path}.port.number"), port.number);
     }
     check.required(format!("{path}.port.name"), &port.name);
+    no_target(check, &format!("{path}.port"), port);
     if check.required(format!("{path}.port.protocol"), &port.protocol) {
         protocol(check, &format!("{path}.port.protocol"), &port.protocol);
     }
-    let wants_tls = ["HTTPS", "TLS"].iter().any(|name| name.eq_ignore_ascii_case(&port.protocol));
-    let plain = port.protocol.eq_ignore_ascii_case("HTTP") || port.protocol.eq_ignore_ascii_case("HTTP2");
-    match &server.tls {
-        None if wants_tls => {
+    let Some(tls) = &server.tls else {
+        if is_tls(&port.protocol) {
             check.error(format!("{path}.tls"), format!("must be there for {}", port.protocol));
         }
-        Some(tls) if plain && !tls.https_redirect => {
-            check.error(format!("{path}.tls"), format!("cannot be there for {}", port.protocol));
-        }
-        Some(tls) => server_tls(check, &format!("{path}.tls"), tls),
-        None => {}
+        return;
+    };
+    let path = format!("{path}.tls");
+    server_tls(check, &path, tls);
+    // What is not TLS may only be sent elsewhere.
+    let bare = matches!(tls.mode, ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough)
+        && [&tls.server_certificate, &tls.private_key, &tls.ca_certificates]
+            .iter()
+            .all(|file| file.is_empty());
+    if !is_tls(&port.protocol) && !(bare && is_http(&port.protocol)) {
+        check.error(path.clone(), format!("cannot be there for {}", port.protocol));
+    }
+    if tls.https_redirect && !is_http(&port.protocol) {
+        check.warning(format!("{path}.httpsRedirect"), "is for servers of HTTP only");
+    }
+}
+
+fn is_tls(protocol: &str) -> bool {
+    ["HTTPS", "TLS"].iter().any(|name| name.eq_ignore_ascii_case(protocol))
+}
+
+/// Source: Istio `protocol.Instance.IsHTTP`.
+pub(super) fn is_http(protocol: &str) -> bool {
+    ["HTTP", "HTTP2", "HTTP_PROXY", "GRPC", "GRPC-WEB"].iter().any(|name| name.eq_ignore_ascii_case(protocol))
+}
+
+fn no_target(check: &mut Check, path: &str, port: &ServicePort) {
+    if port.target_port.is_some() {
+        check.error(format!("{path}.targetPort"), "is for a ServiceEntry only");
     }
 }
 
@@ -60,7 +92,7 @@ fn gateway_host(check: &mut Check, path: &str, host: &str) {
         check.error(path, format!("{namespace:?} is no namespace"));
     }
     if name != "*" && !text::address(name) {
-        check.rule(path, text::wildcard_host(name));
+        check.rule(path, text::wildcard_host(name).and_then(|()| text::whole_labels(name)));
         if !name.contains('.') {
             check.error(path, format!("{name:?} is a short name; write the full one"));
         }
@@ -75,11 +107,17 @@ pub(super) fn server_tls(check: &mut Check, path: &str, tls: &ServerTlsSettings)
     ];
     let files = !tls.server_certificate.is_empty() && !tls.private_key.is_empty();
     let secrets = named[..2].iter().any(|(_, used)| *used);
+    let sources = usize::from(files) + named.iter().filter(|(_, used)| *used).count();
+    if sources > 1 && tls.mode != ServerTlsMode::IstioMutual {
+        check.error(
+            path,
+            "only one of credentialName, credentialNames, tlsCertificates and serverCertificate may be set",
+        );
+    }
     match tls.mode {
         ServerTlsMode::Simple | ServerTlsMode::Mutual | ServerTlsMode::OptionalMutual => {
-            let sources = usize::from(files) + named.iter().filter(|(_, used)| *used).count();
-            if sources > 1 {
-                check.error(path, "only one of credentialName, credentialNames, tlsCertificates and serverCertificate may be set");
+            if tls.mode == ServerTlsMode::Simple && !secrets && !tls.ca_crl.is_empty() {
+                check.error(format!("{path}.caCrl"), "has no meaning in SIMPLE: callers show no certificate");
             }
             if !secrets && tls.tls_certificates.is_empty() {
                 check.required(format!("{path}.serverCertificate"), &tls.server_certificate);
@@ -142,10 +180,18 @@ pub(super) fn check_sidecar(check: &mut Check, spec: &Sidecar) {
     listeners_differ(check, "spec.egress", egress);
     let Some(policy) = &spec.outbound_traffic_policy else { return };
     if let Some(proxy) = &policy.egress_proxy {
+        let path = "spec.outboundTrafficPolicy.egressProxy";
         if policy.mode != Some(OutboundTrafficPolicyMode::AllowAny) {
-            check.error("spec.outboundTrafficPolicy.egressProxy", "needs mode ALLOW_ANY");
+            check.error(path, "needs mode ALLOW_ANY");
         }
-        check.rule("spec.outboundTrafficPolicy.egressProxy.host", text::fqdn(&proxy.host));
+        check.rule(format!("{path}.host"), text::fqdn(&proxy.host));
+        match proxy.port {
+            Some(port) => check.port(format!("{path}.port.number"), port.number),
+            None => check.error(format!("{path}.port"), "must be there"),
+        }
+        if !proxy.subset.is_empty() {
+            check.rule(format!("{path}.subset"), text::label(&proxy.subset));
+        }
     }
 }
 
@@ -156,10 +202,33 @@ fn egress(check: &mut Check, path: &str, listener: &IstioEgressListener) {
     for (path, host) in each(&format!("{path}.hosts"), &listener.hosts) {
         check.rule(path, egress_host(host));
     }
-    bind(check, path, &listener.bind);
-    if listener.bind.starts_with(UNIX) && listener.capture_mode == CaptureMode::Iptables {
-        check.error(format!("{path}.captureMode"), "IPTABLES cannot catch traffic to a unix socket");
+    let Some(port) = &listener.port else { return };
+    listener_port(check, &format!("{path}.port"), port);
+    match listener.bind.strip_prefix(UNIX) {
+        Some(socket) if port.number == 0 => {
+            check.rule(format!("{path}.bind"), text::socket(socket));
+            if listener.capture_mode == CaptureMode::Iptables {
+                check.error(format!("{path}.captureMode"), "IPTABLES cannot catch traffic to a unix socket");
+            }
+        }
+        Some(_) => check.error(format!("{path}.port.number"), "must be 0 where bind is a unix socket"),
+        None if port.number == 0 => {
+            check.error(
+                format!("{path}.port.number"),
+                "0 is not a port (1 to 65535), unless bind is a unix socket",
+            );
+        }
+        None => check.rule(format!("{path}.bind"), text::bind(&listener.bind)),
     }
+}
+
+/// The port of a listener: a name and a protocol if there is one.
+fn listener_port(check: &mut Check, path: &str, port: &ServicePort) {
+    if !port.name.is_empty() {
+        check.rule(format!("{path}.name"), text::label(&port.name));
+    }
+    protocol(check, &format!("{path}.protocol"), &port.protocol);
+    no_target(check, path, port);
 }
 
 /// `namespace/host`; the namespace may be `*`, `.`, `~`, or `~name` for all but that.
@@ -168,40 +237,31 @@ fn egress_host(host: &str) -> Result<(), String> {
         return Err(format!("{:?} is not of the form namespace/host", shorten(host)));
     };
     let named = namespace.strip_prefix('~').unwrap_or(namespace);
-    if !matches!(namespace, "*" | "." | "~") && text::label(named).is_err() {
+    let all_but = namespace.starts_with('~') && named.is_empty();
+    if !matches!(named, "*" | ".") && !all_but && text::label(named).is_err() {
         return Err(format!("{:?} is no namespace", shorten(namespace)));
     }
     text::wildcard_host(name)?;
-    if name.len() > 1 && name.starts_with('*') && !name.starts_with("*.") {
-        return Err(format!("{:?}: a wildcard stands for whole labels here; write *.domain", shorten(name)));
+    if name != "*" && !name.contains('.') {
+        return Err(format!("{:?} is a short name; write the full one", shorten(name)));
     }
-    Ok(())
-}
-
-fn bind(check: &mut Check, path: &str, bind: &str) {
-    if !bind.is_empty() && !bind.starts_with(UNIX) && !text::address(bind) {
-        check.error(
-            format!("{path}.bind"),
-            format!("{:?} is neither an IP address nor unix:///path", shorten(bind)),
-        );
-    }
+    text::whole_labels(name)
 }
 
 fn ingress(check: &mut Check, path: &str, listener: &IstioIngressListener) {
     if listener.bind.starts_with(UNIX) {
         check.error(format!("{path}.bind"), "a unix socket cannot be bound for callers");
     } else {
-        bind(check, path, &listener.bind);
+        check.rule(format!("{path}.bind"), text::bind(&listener.bind));
     }
     match &listener.port {
-        Some(port) => check.port(format!("{path}.port.number"), port.number),
+        Some(port) => {
+            check.port(format!("{path}.port.number"), port.number);
+            listener_port(check, &format!("{path}.port"), port);
+        }
         None => check.error(format!("{path}.port"), "must be there"),
     }
-    let endpoint = &listener.default_endpoint;
-    let local = endpoint.parse::<std::net::SocketAddr>().is_ok_and(|address| address.port() > 0);
-    if !endpoint.is_empty() && !endpoint.starts_with(UNIX) && !local {
-        check.error(format!("{path}.defaultEndpoint"), "must be 127.0.0.1:PORT, [::1]:PORT or unix:///path");
-    }
+    check.rule(format!("{path}.defaultEndpoint"), default_endpoint(&listener.default_endpoint));
     if let Some(pool) = &listener.connection_pool {
         connection_pool(check, &format!("{path}.connectionPool"), pool);
     }
@@ -210,14 +270,26 @@ fn ingress(check: &mut Check, path: &str, listener: &IstioIngressListener) {
     }
 }
 
-fn ingress_tls(check: &mut Check, path: &str, tls: &ServerTlsSettings, protocol: &str) {
-    if matches!(tls.mode, ServerTlsMode::AutoPassthrough | ServerTlsMode::Passthrough) {
-        check.error(
-            format!("{path}.mode"),
-            "must end TLS here: SIMPLE, MUTUAL, OPTIONAL_MUTUAL or ISTIO_MUTUAL",
-        );
+/// Where what comes in goes: a socket of the workload's own host.
+fn default_endpoint(endpoint: &str) -> Result<(), String> {
+    if endpoint.is_empty() {
+        return Ok(());
     }
-    if !["HTTPS", "TLS"].iter().any(|name| name.eq_ignore_ascii_case(protocol)) {
+    if let Some(path) = endpoint.strip_prefix(UNIX) {
+        return text::socket(path);
+    }
+    let local = endpoint.rsplit_once(':').is_some_and(|(host, port)| {
+        matches!(host, "" | "127.0.0.1" | "0.0.0.0" | "[::1]" | "[::]")
+            && port.parse::<u16>().is_ok_and(|port| port > 0)
+    });
+    if local { Ok(()) } else { Err("must be 127.0.0.1:PORT, [::1]:PORT, :PORT or unix:///path".to_owned()) }
+}
+
+fn ingress_tls(check: &mut Check, path: &str, tls: &ServerTlsSettings, protocol: &str) {
+    if !matches!(tls.mode, ServerTlsMode::Simple | ServerTlsMode::Mutual | ServerTlsMode::OptionalMutual) {
+        check.error(format!("{path}.mode"), "must end TLS here: SIMPLE, MUTUAL or OPTIONAL_MUTUAL");
+    }
+    if !is_tls(protocol) {
         check.error(path, format!("needs a port of protocol HTTPS or TLS, not {:?}", shorten(protocol)));
     }
     let refused = [
@@ -225,6 +297,7 @@ fn ingress_tls(check: &mut Check, path: &str, tls: &ServerTlsSettings, protocol:
         ("credentialName", !tls.credential_name.is_empty()),
         ("credentialNames", !tls.credential_names.is_empty()),
         ("tlsCertificates", !tls.tls_certificates.is_empty()),
+        ("subjectAltNames", !tls.subject_alt_names.is_empty()),
     ];
     for (field, _) in refused.iter().filter(|(_, used)| *used) {
         check.error(format!("{path}.{field}"), "is for gateways only");
@@ -247,5 +320,3 @@ fn listeners_differ<'s>(
         .collect();
     check.unique("the listener", names.iter().map(|(path, name)| (path.clone(), name.as_str())));
 }
-
-const UNIX: &str = "unix://";

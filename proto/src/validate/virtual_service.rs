@@ -1,6 +1,6 @@
 //! Rules of `VirtualService`.
 
-use super::{Check, each, http, text};
+use super::{Check, Exports, each, http, text};
 use crate::resource::{
     Destination, L4MatchAttributes, RouteDestination, TcpRoute, TlsMatchAttributes, TlsRoute, VirtualService,
 };
@@ -39,12 +39,12 @@ pub(super) fn check(check: &mut Check, spec: &VirtualService) {
         }
     }
     for (path, route) in each("spec.tls", &spec.tls) {
-        tls(check, &path, route, &spec.hosts);
+        tls(check, &path, route, &spec.hosts, mesh);
     }
     for (path, route) in each("spec.tcp", &spec.tcp) {
         tcp(check, &path, route);
     }
-    check.export_to(&spec.export_to);
+    check.export_to(&spec.export_to, Exports::Rules);
 }
 
 fn hosts(check: &mut Check, spec: &VirtualService, mesh: bool) {
@@ -52,30 +52,50 @@ fn hosts(check: &mut Check, spec: &VirtualService, mesh: bool) {
         if mesh && host == "*" {
             check.error(path, "\"*\" alone is not allowed for the mesh; name hosts, or write *.domain");
         } else if !text::address(host) {
-            check.rule(path, traffic_host(host));
+            check.rule(path, traffic_host(host, !mesh && !spec.tls.is_empty()));
         }
     }
-    check.unique("the host", each("spec.hosts", &spec.hosts).map(|(path, host)| (path, host.as_str())));
+    for (at, (path, host)) in each("spec.hosts", &spec.hosts).enumerate() {
+        if let Some(first) = spec.hosts[..at].iter().find(|first| text::overlap(first, host)) {
+            check.error(
+                path,
+                format!("{host:?} and {first:?} stand for the same hosts; each may be here once"),
+            );
+        }
+    }
+    if !mesh {
+        return;
+    }
+    let names = spec.http.iter().flat_map(|route| &route.r#match);
+    let mut names = names.flat_map(|matching| matching.headers.keys().chain(matching.without_headers.keys()));
+    if let Some(claim) = names.find(|name| http::is_claim(name)) {
+        check.error("spec.http", format!("{claim:?}: claims of a token are matched at gateways only"));
+    }
 }
 
-fn tls(check: &mut Check, path: &str, route: &TlsRoute, hosts: &[String]) {
+fn tls(check: &mut Check, path: &str, route: &TlsRoute, hosts: &[String], mesh: bool) {
     if route.r#match.is_empty() {
         check.error(path, "must have a match with sniHosts");
     }
     for (path, matching) in each(&format!("{path}.match"), &route.r#match) {
-        tls_match(check, &path, matching, hosts);
+        tls_match(check, &path, matching, hosts, mesh);
     }
     destinations(check, path, &route.route);
 }
 
-fn tls_match(check: &mut Check, path: &str, matching: &TlsMatchAttributes, hosts: &[String]) {
+fn tls_match(check: &mut Check, path: &str, matching: &TlsMatchAttributes, hosts: &[String], mesh: bool) {
     if matching.sni_hosts.is_empty() {
         check.error(format!("{path}.sniHosts"), "must name at least one host");
     }
     for (path, sni) in each(&format!("{path}.sniHosts"), &matching.sni_hosts) {
-        if let Err(reason) = traffic_host(sni) {
+        if text::address(sni) {
+            check.warning(
+                path,
+                format!("{sni:?} is an address: TLS names servers, and most callers send no address"),
+            );
+        } else if let Err(reason) = traffic_host(sni, !mesh) {
             check.error(path, reason);
-        } else if !text::address(sni) && !hosts.iter().any(|host| text::covers(host, sni)) {
+        } else if !hosts.iter().any(|host| text::covers(host, sni)) {
             check.error(path, format!("{sni:?} is not among spec.hosts ({})", hosts.join(", ")));
         }
     }
@@ -99,9 +119,6 @@ fn tcp(check: &mut Check, path: &str, route: &TcpRoute) {
 fn l4_match(check: &mut Check, path: &str, matching: &L4MatchAttributes) {
     for (path, subnet) in each(&format!("{path}.destinationSubnets"), &matching.destination_subnets) {
         check.rule(path, text::subnet(subnet));
-    }
-    if let Some(port) = matching.port {
-        check.port(format!("{path}.port"), port);
     }
     if !matching.source_subnet.is_empty() {
         check.rule(format!("{path}.sourceSubnet"), text::subnet(&matching.source_subnet));
@@ -158,10 +175,10 @@ pub(super) fn destination(check: &mut Check, path: &str, destination: Option<&De
     }
 }
 
-/// A host with or without wildcard, or the name of a hop between meshes (`outbound_.PORT_.SUBSET_.HOST`).
-fn traffic_host(host: &str) -> Result<(), String> {
+/// A host with or without wildcard; at gateways also the name of a hop (`outbound_.PORT_.SUBSET_.HOST`).
+fn traffic_host(host: &str, gateway: bool) -> Result<(), String> {
     match host.strip_prefix("outbound_.").and_then(|rest| rest.splitn(3, '.').nth(2)) {
-        Some(host) => text::wildcard_host(host),
-        None => text::wildcard_host(host),
+        Some(host) if gateway => text::wildcard_host(host),
+        _ => text::wildcard_host(host),
     }
 }

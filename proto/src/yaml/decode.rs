@@ -104,6 +104,13 @@ impl Notes<'_> {
     }
 }
 
+/// Returns a number without fraction as an integer; `None` where a float does not tell neighbours apart any more.
+#[expect(clippy::cast_possible_truncation, reason = "at most 2^53, and it has no fraction")]
+fn whole(value: f64) -> Option<i64> {
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    (value.abs() <= EXACT).then_some(value as i64)
+}
+
 fn address(node: &Node) -> usize {
     std::ptr::from_ref(node).addr()
 }
@@ -189,12 +196,15 @@ impl Decoder<'_, '_> {
     where
         T: TryFrom<u64> + TryFrom<i64> + Default,
     {
-        let value = match self.node.value {
-            Value::Unsigned(value) => T::try_from(value).ok(),
-            Value::Signed(value) => T::try_from(value).ok(),
+        let value = match self.numeric() {
+            Some(Value::Unsigned(value)) => T::try_from(value).ok(),
+            Some(Value::Signed(value)) => T::try_from(value).ok(),
+            // `5e1` and `50.0` are 50 in JSON, which is what Istio's types are read from.
+            Some(Value::Float(value)) if value.fract() == 0.0 => {
+                whole(value).and_then(|value| T::try_from(value).ok())
+            }
             _ => {
-                let quoted = matches!(&self.node.value, Value::Text(text) if text.parse::<f64>().is_ok());
-                self.wrong("a whole number", quoted.then_some("write it without quotes"));
+                self.wrong("a whole number", None);
                 return T::default();
             }
         };
@@ -202,6 +212,23 @@ impl Decoder<'_, '_> {
             self.wrong(&format!("a number from {least} to {most}"), None);
             T::default()
         })
+    }
+
+    /// The value where it is a number, also one in quotes: protobuf's JSON writes large ones so, and takes them all.
+    fn numeric(&self) -> Option<Value> {
+        match &self.node.value {
+            value @ (Value::Unsigned(_) | Value::Signed(_) | Value::Float(_)) => Some(value.clone()),
+            Value::Text(text) if text.bytes().all(|byte| !byte.is_ascii_whitespace()) => {
+                let number: serde_json::Number = serde_json::from_str(text).ok()?;
+                let signed = || number.as_i64().map(Value::Signed);
+                number
+                    .as_u64()
+                    .map(Value::Unsigned)
+                    .or_else(signed)
+                    .or_else(|| number.as_f64().map(Value::Float))
+            }
+            _ => None,
+        }
     }
 
     fn text_hint(&self) -> Option<&'static str> {
@@ -263,10 +290,10 @@ impl<'de> Deserializer<'de> for Decoder<'de, '_> {
 
     #[expect(clippy::cast_precision_loss, reason = "percentages; nobody writes 2^53 of them")]
     fn deserialize_f64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refusal> {
-        let value = match self.node.value {
-            Value::Unsigned(value) => value as f64,
-            Value::Signed(value) => value as f64,
-            Value::Float(value) => value,
+        let value = match self.numeric() {
+            Some(Value::Unsigned(value)) => value as f64,
+            Some(Value::Signed(value)) => value as f64,
+            Some(Value::Float(value)) => value,
             _ => {
                 self.wrong("a number", None);
                 0.0

@@ -77,7 +77,7 @@ fn an_unknown_field_is_named_with_what_was_meant() {
 #[test]
 fn every_wrong_type_is_reported_and_not_only_the_first() {
     let found = about(
-        "  hosts: reviews\n  http:\n  - name: 1.10\n    timeout: 5\n    retries: {attempts: many, perTryTimeout: 1 s}\n    route:\n    - destination: {host: reviews, port: {number: 99999}}\n      weight: \"10\"\n    match: [{uri: {exact: /a, prefix: /b}}]\n",
+        "  hosts: reviews\n  http:\n  - name: 1.10\n    timeout: 5\n    retries: {attempts: many, perTryTimeout: 1 s}\n    route:\n    - destination: {host: reviews, port: {number: 99999}}\n      weight: \"ten\"\n    match: [{uri: {exact: /a, prefix: /b}}]\n",
     );
     assert_eq!(
         found,
@@ -88,7 +88,7 @@ fn every_wrong_type_is_reported_and_not_only_the_first() {
             r#"rules.yaml:9:25: VirtualService default/reviews: spec.http[0].retries.attempts: must be a whole number, not the text "many""#,
             r#"rules.yaml:9:46: VirtualService default/reviews: spec.http[0].retries.perTryTimeout: "1 s" is not a duration (write 10s, 500ms, 1m30s or 1h)"#,
             "rules.yaml:11:51: VirtualService default/reviews: spec.http[0].route[0].destination.port.number: must be a number from 0 to 65535, not the number 99999",
-            r#"rules.yaml:12:15: VirtualService default/reviews: spec.http[0].route[0].weight: must be a whole number, not the text "10"; write it without quotes"#,
+            r#"rules.yaml:12:15: VirtualService default/reviews: spec.http[0].route[0].weight: must be a whole number, not the text "ten""#,
             "rules.yaml:13:14: VirtualService default/reviews: spec.http[0].match[0].uri: only one of exact, prefix and regex may be set",
         ]
     );
@@ -366,3 +366,73 @@ proptest! {
         }
     }
 }
+
+/// What Istio's own reader makes of a scalar: a whole number (`int32`), a number (`double`), a truth value; `None`: an error.
+///
+/// Source: observed with the Go packages it consists of: yaml.v2 as `YAMLToJSON` calls it, and `protojson`.
+const SCALARS: &[(&str, Option<i32>, Option<f64>, Option<bool>)] = &[
+    ("50", Some(50), Some(50.0), None),
+    ("50.0", Some(50), Some(50.0), None),
+    ("5e1", Some(50), Some(50.0), None),
+    ("50.5", None, Some(50.5), None),
+    ("017", Some(15), Some(15.0), None),
+    ("0o17", Some(15), Some(15.0), None),
+    ("089", Some(89), Some(89.0), None),
+    ("0x1F", Some(31), Some(31.0), None),
+    ("0b101", Some(5), Some(5.0), None),
+    ("1_000", Some(1000), Some(1000.0), None),
+    ("+5", Some(5), Some(5.0), None),
+    ("-5", Some(-5), Some(-5.0), None),
+    (".5", None, Some(0.5), None),
+    ("5.", Some(5), Some(5.0), None),
+    ("\"80\"", Some(80), Some(80.0), None),
+    ("'80'", Some(80), Some(80.0), None),
+    ("\"5e1\"", Some(50), Some(50.0), None),
+    ("\" 80\"", None, None, None),
+    ("\"0x1F\"", None, None, None),
+    ("yes", None, None, Some(true)),
+    ("on", None, None, Some(true)),
+    ("off", None, None, Some(false)),
+    ("n", None, None, Some(false)),
+    ("TRUE", None, None, Some(true)),
+    ("\"true\"", None, None, None),
+    (".inf", None, None, None),
+    ("1e21", None, Some(1e21), None),
+    ("2147483648", None, Some(2_147_483_648.0), None),
+    ("2001-01-01", None, None, None),
+];
+
+#[test]
+fn scalars_are_read_as_istio_reads_them() {
+    for (scalar, whole, number, truth) in SCALARS {
+        let read = |spec: String| {
+            let text = format!("{HEAD}{spec}");
+            let (documents, findings) = read("a.yaml", &text);
+            let errors =
+                findings.iter().filter(|finding| finding.is_error() && finding.code != "not-enforced");
+            if errors.count() > 0 {
+                None
+            } else {
+                documents.into_iter().next().map(|document| document.object.spec)
+            }
+        };
+        let route =
+            |rest: &str| format!("spec: {{hosts: [a], http: [{{route: [{{destination: {{host: a}}{rest}}}]");
+        let http = |spec: Option<Spec>| match spec {
+            Some(Spec::VirtualService(spec)) => spec.http.into_iter().next(),
+            _ => None,
+        };
+        let weight = http(read(format!("{}}}]}}\n", route(&format!(", weight: {scalar}")))));
+        assert_eq!(weight.and_then(|http| http.route[0].weight), *whole, "{scalar} as a whole number");
+        let share = http(read(format!("{}, mirrorPercentage: {{value: {scalar}}}}}]}}\n", route(""))));
+        assert_eq!(
+            share.and_then(|http| http.mirror_percentage).map(|share| share.value),
+            *number,
+            "{scalar} as a number"
+        );
+        let said = http(read(format!("{}, match: [{{ignoreUriCase: {scalar}}}]}}]}}\n", route(""))));
+        assert_eq!(said.map(|http| http.r#match[0].ignore_uri_case), *truth, "{scalar} as a truth value");
+    }
+}
+
+const HEAD: &str = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: a}\n";

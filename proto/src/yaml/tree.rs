@@ -56,6 +56,8 @@ pub(super) fn parse(part: &Part<'_>) -> Result<Node, Mistake> {
     let options = serde_saphyr::options! {
         duplicate_keys: DuplicateKeyPolicy::PassThrough,
         with_snippet: false,
+        // Kubernetes and Istio read YAML 1.1: 017 is 15.
+        legacy_octal_numbers: true,
         budget: serde_saphyr::budget! {
             max_events: MAX_NODES * 3,
             max_nodes: MAX_NODES,

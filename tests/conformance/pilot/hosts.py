@@ -83,8 +83,9 @@ class Hosts:
         if match and not self.applies(match, port):
             return None
         out = {"match": route_match(match)}
-        if route.get("name"):
-            out["name"] = route["name"]
+        name = route.get("name", "") + ("." + match["name"] if match and match.get("name") else "")
+        if name:
+            out["name"] = name
         operations = header_operations(route.get("headers"))
         authority = operations.pop("authority")
         out.update(operations)

@@ -24,11 +24,13 @@ pub(crate) fn page(told: &Explanation) -> String {
 fn head(told: &Explanation, text: &mut String) {
     let request = &told.request;
     let query = request.query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
-    let _ = writeln!(
-        text,
-        "{} {}://{}{}{query}",
-        request.method, request.scheme, request.authority, request.path
-    );
+    let asks = request.sni.as_ref().map(|name| format!(" asking for {name}")).unwrap_or_default();
+    let url = format!("{}://{}{}{query}{asks}", request.scheme, request.authority, request.path);
+    if is_connection(told) {
+        let _ = writeln!(text, "{url}");
+    } else {
+        let _ = writeln!(text, "{} {url}", request.method);
+    }
     let caller = &told.caller;
     let labels: Vec<String> = caller.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let labels = if labels.is_empty() { String::new() } else { format!("; {}", labels.join(", ")) };
@@ -38,6 +40,10 @@ fn head(told: &Explanation, text: &mut String) {
     if let Some(host) = &told.host {
         let _ = writeln!(text, "  host {}:{} ({})", host.name, host.port, host.how);
     }
+}
+
+fn is_connection(told: &Explanation) -> bool {
+    matches!(told.request.scheme.as_str(), "tcp" | "tls")
 }
 
 fn passed(told: &Explanation, text: &mut String) {
@@ -62,7 +68,9 @@ fn counts(told: &Explanation, text: &mut String) {
         settings(&told.settings, "      ", text);
     }
     let tone = match (told.outcome.kind, told.outcome.status) {
-        (End::NoRoute | End::UnknownHost | End::BadRequest, _) | (End::Forward, Some(_)) => Tone::Bad,
+        (End::NoRoute | End::UnknownHost | End::BadRequest | End::Closed, _) | (End::Forward, Some(_)) => {
+            Tone::Bad
+        }
         (End::PassThrough, _) => Tone::Warn,
         _ => Tone::Good,
     };
@@ -76,7 +84,9 @@ fn goes_to(to: &Destination, text: &mut String) {
         let status = to.status.map(|status| format!("{status}: ")).unwrap_or_default();
         let _ = writeln!(text, "  {}", paint(Tone::Bad, &format!("{status}{}", to.trouble)));
     }
-    let _ = writeln!(text, "  sent as {} with Host {}", to.sends.target, to.sends.authority);
+    if !to.sends.target.is_empty() {
+        let _ = writeln!(text, "  sent as {} with Host {}", to.sends.target, to.sends.authority);
+    }
     for (name, value) in &to.sends.set {
         let _ = writeln!(text, "  header {name}: {value}");
     }

@@ -11,7 +11,8 @@ use ratatui::text::Line;
 use ratatui::widgets::{Cell, Row, Table};
 
 use super::rates::{Rate, rates};
-use super::{cells, stats, tell_no_terminal};
+use super::{cells, heads, stats, tell_no_terminal};
+use crate::cli::By;
 use crate::client::Client;
 use crate::exit::{Exit, Failure, Result};
 use crate::screen::{Screen, style};
@@ -20,7 +21,7 @@ use crate::screen::{Screen, style};
 const WINDOW: usize = 10;
 
 /// Draws until the user leaves.
-pub(super) async fn run(client: &Client, scope: Scope, interval: Duration) -> Result<Exit> {
+pub(super) async fn run(client: &Client, scope: Scope, interval: Duration, by: By) -> Result<Exit> {
     let mut readings: VecDeque<(Instant, Vec<HostStats>)> = VecDeque::new();
     readings.push_back((Instant::now(), stats(client, scope).await?));
     let mut screen = Screen::open().map_err(|error| {
@@ -45,12 +46,12 @@ pub(super) async fn run(client: &Client, scope: Scope, interval: Duration) -> Re
         }
         let (Some(first), Some(last)) = (readings.front(), readings.back()) else { continue };
         let time = last.0.saturating_duration_since(first.0);
-        let rows = rates(&first.1, &last.1, time);
-        screen.draw(|frame| view(frame, &rows, last.1.len(), time, trouble.as_deref()));
+        let rows = rates(&first.1, &last.1, time, by);
+        screen.draw(|frame| view(frame, &rows, by, last.1.len(), time, trouble.as_deref()));
     }
 }
 
-fn view(frame: &mut Frame<'_>, rows: &[Rate], hosts: usize, time: Duration, trouble: Option<&str>) {
+fn view(frame: &mut Frame<'_>, rows: &[Rate], by: By, hosts: usize, time: Duration, trouble: Option<&str>) {
     let [head, body, foot] =
         Layout::vertical([Constraint::Length(2), Constraint::Min(1), Constraint::Length(1)])
             .areas(frame.area());
@@ -63,8 +64,8 @@ fn view(frame: &mut Frame<'_>, rows: &[Rate], hosts: usize, time: Duration, trou
         )),
     };
     frame.render_widget(line, head);
-    let heads = ["FROM", "TO", "VERSION", "REQ/S", "SHARE", "SUCCESS", "P50", "P99", "RETRIES/S"];
-    let rows: Vec<_> = rows.iter().map(cells).collect();
+    let heads = heads(by);
+    let rows: Vec<_> = rows.iter().map(|row| cells(row, by)).collect();
     let widths = (0..heads.len()).map(|column| {
         let cells = rows.iter().map(|row| row[column].0.chars().count());
         let width = cells.chain([heads[column].len()]).max().unwrap_or(0);
@@ -72,10 +73,11 @@ fn view(frame: &mut Frame<'_>, rows: &[Rate], hosts: usize, time: Duration, trou
     });
     let widths: Vec<_> = widths.collect();
     let table = Table::new(
-        rows.into_iter().map(|row| Row::new(row.map(|(text, tone)| Cell::from(text).style(style(tone))))),
+        rows.into_iter()
+            .map(|row| Row::new(row.into_iter().map(|(text, tone)| Cell::from(text).style(style(tone))))),
         widths,
     )
-    .header(Row::new(heads).style(Style::new().add_modifier(Modifier::BOLD)))
+    .header(Row::new(heads.iter().copied()).style(Style::new().add_modifier(Modifier::BOLD)))
     .column_spacing(2);
     frame.render_widget(table, body);
     frame.render_widget(Line::styled("q leaves", style(crate::output::Tone::Dim)), foot);
@@ -91,6 +93,7 @@ mod tests {
     fn the_view_shows_a_row_per_version() {
         let mut terminal = Terminal::new(TestBackend::new(110, 8)).expect("terminal");
         let row = Rate {
+            host: String::new(),
             source: "default/productpage".into(),
             destination: "reviews.default.svc.cluster.local".into(),
             port: 9080,
@@ -103,9 +106,13 @@ mod tests {
             retries_per_second: 0.0,
             p50_us: Some(1_500),
             p99_us: Some(3_000),
+            buckets: std::collections::BTreeMap::new(),
+            failures: 0,
         };
 
-        terminal.draw(|frame| view(frame, &[row], 3, Duration::from_secs(10), None)).expect("drawn");
+        terminal
+            .draw(|frame| view(frame, &[row], By::Edge, 3, Duration::from_secs(10), None))
+            .expect("drawn");
 
         let text = terminal.backend().to_string();
         assert!(text.contains("10 requests/s · 3 hosts · over the last 10 s"), "{text}");

@@ -6,9 +6,14 @@ use std::time::Duration;
 use mesh_proto::api::{EdgeStats, HostStats};
 use serde::Serialize;
 
+use crate::cli::By;
+
 /// What went over one edge in some time.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct Rate {
+    /// Host that counted, where rows stand for hosts; else empty.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) host: String,
     /// Calling workload.
     pub(crate) source: String,
     /// Host called.
@@ -33,6 +38,12 @@ pub(crate) struct Rate {
     pub(crate) p50_us: Option<u64>,
     /// 99th percentile in microseconds.
     pub(crate) p99_us: Option<u64>,
+    /// Requests that failed.
+    #[serde(skip)]
+    pub(crate) failures: u64,
+    /// Durations: upper bound in microseconds, and how many.
+    #[serde(skip)]
+    pub(crate) buckets: BTreeMap<u64, u64>,
 }
 
 impl Rate {
@@ -47,7 +58,8 @@ pub(crate) fn short_host(host: &str) -> &str {
     host.find(".svc.").map_or(host, |end| &host[..end])
 }
 
-type Edge = (String, String, u16, String, String);
+/// Host, source, destination, port, subset, version: what is not told apart is empty.
+type Edge = (String, String, String, u16, String, String);
 
 #[derive(Clone, Default)]
 struct Sum {
@@ -57,25 +69,48 @@ struct Sum {
     buckets: BTreeMap<u64, u64>,
 }
 
-/// Computes what went over each edge between two readings; edges without requests are left out.
+/// Computes what went over each edge, to each service, or from each host, between two readings; what had no requests is
+/// left out.
 ///
 /// A host that restarted in between counts from zero, so all of its second reading is new.
-pub(crate) fn rates(before: &[HostStats], after: &[HostStats], time: Duration) -> Vec<Rate> {
-    let sums = sums(before, after);
-    let mut totals: BTreeMap<(&str, &str, u16), u64> = BTreeMap::new();
-    for ((source, destination, port, ..), sum) in &sums {
-        *totals.entry((source, destination, *port)).or_default() += sum.requests;
+pub(crate) fn rates(before: &[HostStats], after: &[HostStats], time: Duration, by: By) -> Vec<Rate> {
+    let sums = sums(before, after, by);
+    // Of an edge, its share among what its source sends to that destination; else among all.
+    let group = |edge: &Edge| match by {
+        By::Edge => (edge.1.clone(), edge.2.clone(), edge.3),
+        By::Service | By::Host => (String::new(), String::new(), 0),
+    };
+    let mut totals: BTreeMap<(String, String, u16), u64> = BTreeMap::new();
+    for (edge, sum) in &sums {
+        *totals.entry(group(edge)).or_default() += sum.requests;
     }
     sums.iter()
         .filter(|(_, sum)| sum.requests > 0)
-        .map(|(edge, sum)| {
-            let total = totals.get(&(edge.0.as_str(), edge.1.as_str(), edge.2)).copied().unwrap_or(0);
-            rate(edge, sum, total, time)
-        })
+        .map(|(edge, sum)| rate(edge, sum, totals.get(&group(edge)).copied().unwrap_or(0), time))
         .collect()
 }
 
-fn sums(before: &[HostStats], after: &[HostStats]) -> BTreeMap<Edge, Sum> {
+/// Adds rates of one time up.
+pub(crate) fn merged(rates: &[&Rate]) -> Rate {
+    let mut sum = Sum::default();
+    let mut whole = Rate { success: 1.0, ..Rate::default() };
+    for rate in rates {
+        sum.requests += rate.requests;
+        sum.failures += rate.failures;
+        for (bound, number) in &rate.buckets {
+            *sum.buckets.entry(*bound).or_default() += number;
+        }
+        whole.requests_per_second += rate.requests_per_second;
+        whole.retries_per_second += rate.retries_per_second;
+    }
+    whole.requests = sum.requests;
+    whole.success = success(&sum);
+    whole.p50_us = percentile(&sum.buckets, 50);
+    whole.p99_us = percentile(&sum.buckets, 99);
+    whole
+}
+
+fn sums(before: &[HostStats], after: &[HostStats], by: By) -> BTreeMap<Edge, Sum> {
     let mut sums: BTreeMap<Edge, Sum> = BTreeMap::new();
     for host in after {
         let earlier = before.iter().find(|was| was.host == host.host && was.uptime_ms <= host.uptime_ms);
@@ -84,14 +119,25 @@ fn sums(before: &[HostStats], after: &[HostStats]) -> BTreeMap<Edge, Sum> {
         for edge in &host.edges {
             let key = key(edge);
             let was = earlier.get(&key).copied();
-            add(sums.entry(key).or_default(), edge, was);
+            let row = match by {
+                By::Edge => key,
+                By::Service => {
+                    let none = String::new;
+                    (none(), none(), edge.destination.clone(), edge.port, none(), none())
+                }
+                By::Host => {
+                    (host.host.clone(), String::new(), String::new(), 0, String::new(), String::new())
+                }
+            };
+            add(sums.entry(row).or_default(), edge, was);
         }
     }
     sums
 }
 
 fn key(edge: &EdgeStats) -> Edge {
-    (edge.source.clone(), edge.destination.clone(), edge.port, edge.subset.clone(), edge.version.clone())
+    let (source, destination) = (edge.source.clone(), edge.destination.clone());
+    (String::new(), source, destination, edge.port, edge.subset.clone(), edge.version.clone())
 }
 
 fn add(sum: &mut Sum, now: &EdgeStats, was: Option<&EdgeStats>) {
@@ -111,9 +157,10 @@ fn add(sum: &mut Sum, now: &EdgeStats, was: Option<&EdgeStats>) {
 
 #[expect(clippy::cast_precision_loss, reason = "counts of requests in seconds are far below 2^52")]
 fn rate(edge: &Edge, sum: &Sum, total: u64, time: Duration) -> Rate {
-    let (source, destination, port, subset, version) = edge.clone();
+    let (host, source, destination, port, subset, version) = edge.clone();
     let seconds = time.as_secs_f64().max(1e-3);
     Rate {
+        host,
         source,
         destination,
         port,
@@ -122,11 +169,18 @@ fn rate(edge: &Edge, sum: &Sum, total: u64, time: Duration) -> Rate {
         requests: sum.requests,
         requests_per_second: sum.requests as f64 / seconds,
         share: sum.requests as f64 / total.max(1) as f64,
-        success: 1.0 - sum.failures as f64 / sum.requests.max(1) as f64,
+        success: success(sum),
         retries_per_second: sum.retries as f64 / seconds,
         p50_us: percentile(&sum.buckets, 50),
         p99_us: percentile(&sum.buckets, 99),
+        failures: sum.failures,
+        buckets: sum.buckets.clone(),
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts of requests in seconds are far below 2^52")]
+fn success(sum: &Sum) -> f64 {
+    1.0 - sum.failures as f64 / sum.requests.max(1) as f64
 }
 
 /// Returns the upper bound of the bucket that holds the given percentile.
@@ -171,7 +225,7 @@ mod tests {
             vec![edge("v1", 280, 0, &[(1_000, 280)]), edge("v2", 20, 1, &[(2_000, 20)])],
         )];
 
-        let rows = rates(&before, &after, Duration::from_secs(2));
+        let rows = rates(&before, &after, Duration::from_secs(2), By::Edge);
 
         assert_eq!(rows.len(), 2);
         assert_eq!((rows[0].requests, rows[0].requests_per_second, rows[0].share), (180, 90.0, 0.9));
@@ -185,7 +239,7 @@ mod tests {
         let before = [host("vm1", 90_000, vec![edge("v1", 5_000, 0, &[])])];
         let after = [host("vm1", 500, vec![edge("v1", 40, 0, &[])])];
 
-        assert_eq!(rates(&before, &after, Duration::from_secs(1))[0].requests, 40);
+        assert_eq!(rates(&before, &after, Duration::from_secs(1), By::Edge)[0].requests, 40);
     }
 
     #[test]
@@ -193,7 +247,7 @@ mod tests {
         let after =
             [host("vm1", 1, vec![edge("v1", 1, 0, &[])]), host("vm2", 1, vec![edge("v1", 2, 0, &[])])];
 
-        let rows = rates(&[], &after, Duration::from_secs(1));
+        let rows = rates(&[], &after, Duration::from_secs(1), By::Edge);
 
         assert_eq!((rows.len(), rows[0].requests), (1, 3));
     }
@@ -202,6 +256,22 @@ mod tests {
     fn a_quiet_edge_is_left_out() {
         let reading = [host("vm1", 1, vec![edge("v1", 7, 0, &[])])];
 
-        assert!(rates(&reading, &reading, Duration::from_secs(1)).is_empty());
+        assert!(rates(&reading, &reading, Duration::from_secs(1), By::Edge).is_empty());
+    }
+
+    #[test]
+    fn rows_of_services_and_of_hosts_add_edges_up() {
+        let after = [
+            host("vm1", 1, vec![edge("v1", 90, 0, &[(1_000, 90)]), edge("v2", 10, 10, &[(9_000, 10)])]),
+            host("vm2", 1, vec![edge("v1", 100, 0, &[(1_000, 100)])]),
+        ];
+
+        let services = rates(&[], &after, Duration::from_secs(1), By::Service);
+        let hosts = rates(&[], &after, Duration::from_secs(1), By::Host);
+
+        assert_eq!((services.len(), services[0].requests, services[0].success), (1, 200, 0.95));
+        assert_eq!(services[0].p99_us, Some(9_000));
+        let shares: Vec<_> = hosts.iter().map(|row| (row.host.as_str(), row.share)).collect();
+        assert_eq!(shares, [("vm1", 0.5), ("vm2", 0.5)]);
     }
 }

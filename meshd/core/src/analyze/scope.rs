@@ -12,6 +12,7 @@ use mesh_proto::value::Labels;
 use super::listed;
 use crate::compile::hosts::{Services, Source, full_name, has_all, of_kind, takes};
 use crate::compile::rules::MESH;
+use crate::sketch;
 use crate::world::World;
 
 /// Tells of everything that selectors, subsets and gateways get wrong.
@@ -21,6 +22,7 @@ pub(super) fn check(world: &World, services: &Services<'_>, domain: &str, findin
     selectors(world, findings);
     sidecars(world, findings);
     gateways(world, findings);
+    gateway_hosts(world, findings);
     ports(services, findings);
     empty_services(services, findings);
 }
@@ -231,6 +233,33 @@ fn gateways(world: &World, findings: &mut Vec<Finding>) {
                 Some(gateway) => hosts_of_gateway(rule, gateway, name, &key, path, findings),
             }
         }
+    }
+}
+
+/// Gateways that no host of the mesh opens. Files alone say nothing of hosts.
+///
+/// Source: Istio `gateway.IngressGatewayPortAnalyzer`.
+fn gateway_hosts(world: &World, findings: &mut Vec<Finding>) {
+    if world.mesh.id == sketch::ID {
+        return;
+    }
+    for stored in of_kind(world, Kind::Gateway) {
+        let Spec::Gateway(spec) = &stored.object.spec else { continue };
+        let opens =
+            |host: &std::sync::Arc<mesh_proto::watch::Host>| has_all(&host.facts.labels, &spec.selector);
+        if spec.selector.is_empty() || world.hosts.values().any(opens) {
+            continue;
+        }
+        let pairs: Vec<String> =
+            spec.selector.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let text = format!(
+            "Referenced selector not found: {:?}: no host of the mesh has these labels, so nobody opens the gateway",
+            pairs.join(",")
+        );
+        let hint = "give them to the hosts that are to open it: labels in meshd.toml";
+        findings.push(
+            Finding::warning("IST0101", "spec.selector", text).with_hint(hint).on(&stored.object.key()),
+        );
     }
 }
 

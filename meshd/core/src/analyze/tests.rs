@@ -310,3 +310,33 @@ fn objects_that_get_in_each_others_way_are_told() {
     ));
     assert!(has(&found, "IST0002", "HTTPRoute.fault.delay.percent is deprecated"), "{found:?}");
 }
+
+#[test]
+fn a_gateway_that_no_host_opens_is_told_of_a_mesh_and_not_of_files() {
+    let yaml = r"
+kind: Gateway
+apiVersion: networking.istio.io/v1
+metadata: {name: edge}
+spec: {selector: {istio: edge}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]}
+";
+    let host = |labels: serde_json::Value| -> mesh_proto::watch::Host {
+        serde_json::from_value(serde_json::json!({
+            "name": "vm1", "public_key": "", "wrap_key": "", "voter_eligible": false, "liveness": "live",
+            "facts": {"address": "192.0.2.1:15008", "version": "0", "labels": labels},
+        }))
+        .expect("a host")
+    };
+    let told = |id: &str, labels: serde_json::Value| {
+        let mut world = sketch::after(&world(), &batch(yaml));
+        world.mesh.id = id.into();
+        world.absorb(&Change::Host { id: HostId(1), host: Some(host(labels)) });
+        let found = thorough(&world).into_iter().map(|finding| finding.to_string());
+        found.filter(|text| text.contains("selector not found")).collect::<Vec<_>>()
+    };
+
+    let found = told("mesh", serde_json::json!({"istio": "other"}));
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].contains("Referenced selector not found: \"istio=edge\""), "{}", found[0]);
+    assert_eq!(told("mesh", serde_json::json!({"istio": "edge", "zone": "a"})), [String::new(); 0]);
+    assert_eq!(told(sketch::ID, serde_json::json!({})), [String::new(); 0]);
+}

@@ -2,7 +2,7 @@
 //!
 //! Source: Istio `buildInboundChainConfigs`, `buildInboundClusters`, `InboundConnectionPoolForPort`.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use mesh_proto::registration::{Instance, PortBinding, Protocol};
@@ -179,9 +179,13 @@ fn listener<'a>(spec: &'a Sidecar, binding: &PortBinding) -> Option<&'a IstioIng
 }
 
 /// Returns where a listener sends what comes: to its `defaultEndpoint`, in which an unspecified address is the
-/// instance's own.
+/// instance's own, and none at all (`:8080`) that of the loopback.
 fn target(listener: &IstioIngressListener, registered: SocketAddr) -> SocketAddr {
-    let Ok(wanted) = listener.default_endpoint.parse::<SocketAddr>() else { return registered };
+    let endpoint = &listener.default_endpoint;
+    if let Some(port) = endpoint.strip_prefix(':').and_then(|port| port.parse().ok()) {
+        return SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    }
+    let Ok(wanted) = endpoint.parse::<SocketAddr>() else { return registered };
     let own: IpAddr = registered.ip();
     SocketAddr::new(if wanted.ip().is_unspecified() { own } else { wanted.ip() }, wanted.port())
 }

@@ -25,6 +25,7 @@ pub(crate) fn matcher(condition: &HttpMatchRequest) -> Result<Matcher, BadMatch>
     let path = condition.uri.as_ref().map(|uri| path_match(uri, condition.ignore_uri_case)).transpose()?;
     let query = condition.query_params.iter();
     Ok(Matcher {
+        name: condition.name.clone(),
         path: path.flatten(),
         method: value(&condition.method)?,
         scheme: value(&condition.scheme)?,

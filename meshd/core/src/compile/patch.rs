@@ -12,6 +12,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use foldhash::HashSet;
+
 pub(super) use index::Index;
 
 use super::seen::Stale;
@@ -43,7 +45,7 @@ pub(super) fn next(world: &World, node: &Arc<Node>, before: &Plan) -> Option<Pla
         let beside = tcp_of_ports(before, then, world, index, &now, &hosts);
         let old = index.slice(then, node, &hosts, &beside)?;
         let new = now.slice(world, node, &hosts, &beside)?;
-        let old = whole(&old, node, Some(before), Stale::All, false);
+        let old = whole(&old, node, Some(before), unchanged(before), false);
         let new = whole(&new, node, Some(before), Stale::All, false);
         put::put(&mut next, &old, &new, &put::Mine { hosts: &hosts, index: &now, domain: &node.domain })?;
     }
@@ -58,6 +60,13 @@ pub(super) fn next(world: &World, node: &Arc<Node>, before: &Plan) -> Option<Pla
     next.revision = world.revision;
     next.seen.follow(world, now);
     Some(next)
+}
+
+/// A slice of the World as it was has the endpoints of the Plan before, unless some could not be made: that is told again,
+/// so that it can be taken out of what was told.
+fn unchanged(before: &Plan) -> Stale {
+    let is_sound = !before.problems.iter().any(|problem| problem.starts_with("instance "));
+    if is_sound { Stale::Hosts(HashSet::default()) } else { Stale::All }
 }
 
 /// What others may ask of this host. What cannot be carried out of it was told by the slices.
@@ -83,12 +92,8 @@ fn tcp_of_ports(
     new: &Index,
     hosts: &BTreeSet<String>,
 ) -> BTreeSet<String> {
-    let ports = |host: &String| {
-        let mut ports = old.ports(then, host);
-        ports.extend(new.ports(world, host));
-        ports
-    };
-    let ports: BTreeSet<u16> = hosts.iter().flat_map(ports).collect();
+    let mut ports = old.ports_of_all(then, hosts);
+    ports.extend(new.ports_of_all(world, hosts));
     let tables = before.outbounds.iter().flat_map(|outbound| &outbound.ports);
     let theirs = tables.filter(|(number, _)| ports.contains(number));
     theirs.filter_map(|(_, table)| Some(table.tcp.as_ref()?.host.clone())).collect()

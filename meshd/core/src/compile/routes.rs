@@ -182,8 +182,9 @@ pub(crate) fn header_rules(headers: Option<&Headers>) -> Result<Option<Box<Heade
         response: headers.response.as_ref().map(operations).transpose()?.unwrap_or_default(),
         authority: None,
     };
-    let set = headers.request.iter().flat_map(|request| &request.set);
-    rules.authority = set.filter(|(name, _)| is_authority(name)).map(|(_, value)| value.clone()).next();
+    // Adding a host to the one that is there is a rewrite too: a request has one.
+    let named = headers.request.iter().flat_map(|request| request.set.iter().chain(&request.add));
+    rules.authority = named.filter(|(name, _)| is_authority(name)).map(|(_, value)| value.clone()).next();
     Ok(Some(Box::new(rules)))
 }
 

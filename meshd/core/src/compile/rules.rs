@@ -118,7 +118,7 @@ impl Asker<'_> {
     /// decides alone where it is given.
     ///
     /// Source: Istio `sourceMatchHTTP`.
-    fn unmet(&self, condition: &HttpMatchRequest, home: &str, port: u16) -> Option<SourceUnmet> {
+    pub(crate) fn unmet(&self, condition: &HttpMatchRequest, home: &str, port: u16) -> Option<SourceUnmet> {
         let other_port = || condition.port.is_some_and(|wanted| wanted != port).then_some(SourceUnmet::Port);
         if !condition.gateways.is_empty() {
             let among = self.is_among(&condition.gateways, home);
@@ -142,8 +142,28 @@ impl Asker<'_> {
         namespace: &str,
         home: &str,
     ) -> bool {
-        let named = gateways.is_empty() || self.is_among(gateways, home);
-        named && (self.gateway.is_some() || self.is_from(labels, namespace))
+        self.unmet_by(gateways, labels, namespace, home).is_none()
+    }
+
+    /// Returns the first of these words that does not hold.
+    pub(crate) fn unmet_by(
+        &self,
+        gateways: &[String],
+        labels: &BTreeMap<String, String>,
+        namespace: &str,
+        home: &str,
+    ) -> Option<SourceUnmet> {
+        if !gateways.is_empty() && !self.is_among(gateways, home) {
+            return Some(SourceUnmet::Gateways);
+        }
+        if self.gateway.is_some() {
+            return None;
+        }
+        if !super::hosts::has_all(&self.caller.labels, labels) {
+            return Some(SourceUnmet::Labels);
+        }
+        let other = !namespace.is_empty() && namespace != self.caller.namespace;
+        other.then_some(SourceUnmet::Namespace)
     }
 
     fn is_among(&self, gateways: &[String], home: &str) -> bool {
@@ -151,11 +171,6 @@ impl Asker<'_> {
             None => gateway == MESH,
             Some(own) => gateway != MESH && gateway_name(gateway, home) == own,
         })
-    }
-
-    fn is_from(&self, labels: &BTreeMap<String, String>, namespace: &str) -> bool {
-        super::hosts::has_all(&self.caller.labels, labels)
-            && (namespace.is_empty() || namespace == self.caller.namespace)
     }
 }
 
@@ -228,15 +243,6 @@ pub(crate) enum SourceUnmet {
     Labels,
     Namespace,
     Port,
-}
-
-/// Returns why a caller inside the mesh can never meet a condition on this port; `None`: it can.
-pub(crate) fn out_of_reach(
-    condition: &HttpMatchRequest,
-    caller: &Workload,
-    port: u16,
-) -> Option<SourceUnmet> {
-    Asker { caller, gateway: None }.unmet(condition, "", port)
 }
 
 /// Whether a condition that this caller can meet is met by every request.

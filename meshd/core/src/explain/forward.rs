@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use http::{HeaderMap, Version};
+use http::HeaderMap;
 use mesh_proto::explain::{Destination, End, Explanation, Fault, Instance, Mirror, Outcome, Sends};
 
 use super::{Scene, settings, words};
@@ -169,7 +169,7 @@ fn destinations(
         .collect()
 }
 
-fn share(weight: u32, total: u32) -> u32 {
+pub(super) fn share(weight: u32, total: u32) -> u32 {
     let parts = (u64::from(weight) * 1_000_000).checked_div(u64::from(total)).unwrap_or(0);
     u32::try_from(parts).unwrap_or(1_000_000)
 }
@@ -184,17 +184,12 @@ fn sends(
     destination: &WeightedCluster,
 ) -> Sends {
     let before = call.path_and_query();
+    let name = matched.route_name();
     let facts = Facts {
-        method: call.method,
-        scheme: call.scheme,
-        authority: call.authority,
-        path_and_query: &before,
-        version: Version::HTTP_11,
-        downstream: (Ipv4Addr::LOCALHOST, 0).into(),
-        upstream: None,
-        status: None,
-        started_ms: 0,
         host_name: &scene.plan.node.name,
+        route_name: &name,
+        cluster: destination.cluster.as_ref().map(|cluster| &cluster.name),
+        ..Facts::of(call, &before, (Ipv4Addr::LOCALHOST, 0).into())
     };
     let (rules, own) = (route.headers.as_deref(), destination.headers.as_deref());
     let mut changed = call.headers.clone();
@@ -229,7 +224,7 @@ fn difference(before: &HeaderMap, after: &HeaderMap) -> (Vec<(String, String)>, 
 }
 
 /// The instances behind a destination, and which of them the balancer would take.
-fn behind(
+pub(super) fn behind(
     scene: &Scene<'_>,
     call: &Call<'_>,
     cluster: &Cluster,

@@ -7,7 +7,7 @@ use super::{Scene, words};
 use crate::compile::Problems;
 use crate::compile::hosts::takes;
 use crate::compile::mesh::Settings;
-use crate::compile::rules::{HttpRule, Rules, load, out_of_reach};
+use crate::compile::rules::{Asker, HttpRule, Rules, load};
 use crate::plan::{Origin, Route, VirtualHost};
 use crate::route::{Call, Matched, matcher};
 
@@ -28,10 +28,24 @@ impl Passing<'_> {
         let (mine, others): (Vec<&Rules<'_>>, Vec<_>) = about.partition(|rules| self.serves(rules));
         let mut passed: Vec<Passed> =
             others.iter().map(|rules| self.not_counted(rules, mine.first().copied())).collect();
+        if self.scene.gateway.is_some() {
+            // Routes of several objects are one list there, those that take everything at its end.
+            passed.extend(self.united(matched));
+            return passed;
+        }
         for rules in mine {
             passed.extend(self.through(rules, matched));
         }
         passed
+    }
+
+    /// Goes through the routes of a gateway's host up to the one that counts.
+    fn united(&self, matched: Option<&Matched<'_>>) -> Vec<Passed> {
+        let counts = |route: &std::sync::Arc<Route>| {
+            matched.is_some_and(|matched| std::sync::Arc::ptr_eq(matched.route, route))
+        };
+        let before = self.host.routes.iter().take_while(|route| !counts(route));
+        before.map(|route| Passed { rule: self.named(&route.origin), because: self.unmet(route) }).collect()
     }
 
     /// Whether the routes of the host were made of these rules.
@@ -46,9 +60,8 @@ impl Passing<'_> {
 
     /// Why rules for the host do not count at all.
     fn not_counted(&self, rules: &Rules<'_>, winner: Option<&Rules<'_>>) -> Passed {
-        let caller = &self.scene.outbound.caller;
-        let because = if !rules.seen_from(&caller.namespace) {
-            vec![format!("exportTo: namespace {} does not see it", caller.namespace)]
+        let because = if let Some(reason) = self.scene.not_bound(rules) {
+            vec![reason]
         } else if let Some(winner) =
             winner.filter(|winner| *winner.hosts != *rules.hosts && self.closer(winner, rules))
         {
@@ -58,7 +71,7 @@ impl Passing<'_> {
         } else if rules.http.is_empty() {
             vec!["it has no http routes".into()]
         } else {
-            rules.http.iter().flat_map(|rule| self.unreachable(rule)).collect()
+            rules.http.iter().flat_map(|rule| self.unreachable(rules, rule)).collect()
         };
         Passed { rule: words::rule(self.scene.world, Some(&rules.key), "", ""), because }
     }
@@ -81,7 +94,7 @@ impl Passing<'_> {
             }
             let because = match self.compiled(&rule.origin) {
                 Some(route) => self.unmet(route),
-                None => self.unreachable(rule),
+                None => self.unreachable(rules, rule),
             };
             passed.push(Passed { rule: self.named(&rule.origin), because });
         }
@@ -101,11 +114,17 @@ impl Passing<'_> {
     }
 
     /// Why no request of this caller on this port meets a rule.
-    fn unreachable(&self, rule: &HttpRule<'_>) -> Vec<String> {
-        let caller = &self.scene.outbound.caller;
+    fn unreachable(&self, rules: &Rules<'_>, rule: &HttpRule<'_>) -> Vec<String> {
+        let asker = Asker { caller: &self.scene.outbound.caller, gateway: self.scene.gateway };
         let reason = |condition: &HttpMatchRequest| {
-            let unmet = out_of_reach(condition, caller, self.port)?;
-            Some(words::source(condition, unmet, caller, self.port))
+            let unmet = asker.unmet(condition, rules.namespace, self.port)?;
+            let asked = words::Asked {
+                gateways: &condition.gateways,
+                labels: &condition.source_labels,
+                namespace: &condition.source_namespace,
+                port: condition.port,
+            };
+            Some(words::source(&asked, unmet, self.scene, self.port))
         };
         let reasons: Vec<String> = rule.http.r#match.iter().filter_map(reason).collect();
         if reasons.is_empty() { vec!["a rule before it takes every request".into()] } else { reasons }

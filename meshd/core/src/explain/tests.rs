@@ -173,3 +173,106 @@ fn a_caller_nobody_knows_is_an_error_that_names_those_there_are() {
 
     assert_eq!(error, "no workload prodpage is registered (there are productpage, ratings, reviews)");
 }
+
+const CONNECTIONS: &str = "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: mongo, namespace: default}
+spec: {host: mongo, subsets: [{name: v1, labels: {version: v1}}, {name: v2, labels: {version: v2}}]}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: mongo, namespace: default}
+spec:
+  hosts: [mongo]
+  tcp:
+  - {match: [{port: 1}], route: [{destination: {host: mongo, subset: v9}}]}
+  - {match: [{sourceLabels: {app: other}}], route: [{destination: {host: mongo, subset: v2}}]}
+  - route: [{destination: {host: mongo, subset: v1}, weight: 80}, {destination: {host: mongo, subset: v2}, weight: 20}]
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: default}
+spec:
+  selector: {istio: edge}
+  servers:
+  - {port: {number: 443, name: https, protocol: HTTPS}, hosts: [shop.example.com], tls: {mode: SIMPLE, credentialName: shop}}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: shop, namespace: default}
+spec:
+  hosts: [shop.example.com]
+  gateways: [edge]
+  http:
+  - {match: [{uri: {prefix: /a}}], directResponse: {status: 418}}
+  - {directResponse: {status: 200}}
+";
+
+fn ask_of(ask: Ask) -> Explanation {
+    let (documents, findings) = mesh_proto::yaml::read("rules", CONNECTIONS);
+    assert!(findings.is_empty(), "{findings:?}");
+    let objects = documents.into_iter().map(|document| document.object).collect();
+    let mongo = ["v1", "v2"].map(|version| {
+        let mut one = instance("mongo", version);
+        one.ports[0] = PortBinding {
+            number: 27_017,
+            name: "mongo".into(),
+            protocol: Protocol::Mongo,
+            target: ([127, 0, 0, 1], 27_017).into(),
+        };
+        (format!("mongo-{version}"), one)
+    });
+    let hosts = BTreeMap::from([("vm1".to_owned(), mongo.into_iter().collect())]);
+    let world = sketch::of_files(&hosts, objects).expect("a World");
+    let plan = compile(&world, &sketch::node(vec![sketch::nobody()]), None);
+    explain(&world, &plan, &ask, Moment(0)).expect("an explanation")
+}
+
+fn passed_over(told: &Explanation) -> Vec<String> {
+    told.passed.iter().map(|one| format!("{} {}", one.rule.path, one.because.join(" | "))).collect()
+}
+
+#[test]
+fn a_connection_tells_the_blocks_passed_over_and_its_shares() {
+    let told = ask_of(Ask { speaks: Speaks::Tcp, authority: "mongo:27017".into(), ..Ask::default() });
+
+    assert_eq!(
+        passed_over(&told),
+        ["tcp[0] port 1: it is 27017", "tcp[1] sourceLabels app = other: the caller has no such label"]
+    );
+    assert_eq!(told.rule.expect("a rule").path, "tcp[2]");
+    let shares: Vec<_> = told.destinations.iter().map(|one| (one.subset.as_str(), one.share)).collect();
+    assert_eq!(shares, [("v1", 800_000), ("v2", 200_000)]);
+    assert!(told.notes.iter().any(|note| note.starts_with("DNS answers 240.240.")), "{:?}", told.notes);
+}
+
+#[test]
+fn a_visitor_tells_the_server_and_the_rule_of_the_gateway() {
+    let visit = |gateway: &str, authority: &str| {
+        ask_of(Ask {
+            method: "GET".into(),
+            scheme: "https".into(),
+            authority: authority.into(),
+            target: "/b".into(),
+            gateway: gateway.into(),
+            ..Ask::default()
+        })
+    };
+
+    let told = visit("default/edge", "shop.example.com");
+    assert_eq!(told.outcome.status, Some(200));
+    assert_eq!(passed_over(&told), ["http[0] uri prefix /a: it is \"/b\""]);
+    assert_eq!(
+        told.notes.first().map(String::as_str),
+        Some("TLS ends at the gateway, by Gateway default/edge: its certificate is of secret shop")
+    );
+
+    let told = visit("default/edge", "other.example.com");
+    assert_eq!(
+        told.outcome.words,
+        "closed: no server of the gateway on port 443 has the name other.example.com"
+    );
+    let told = visit("default/edge", "shop.example.com:8443");
+    assert_eq!(told.outcome.words, "closed: nobody listens on port 8443 (the gateway opens 443)");
+}

@@ -1,10 +1,12 @@
 //! Reasons in words.
 
 use mesh_proto::explain::Rule;
-use mesh_proto::resource::{HttpMatchRequest, ObjectKey};
+use mesh_proto::resource::ObjectKey;
+use mesh_proto::value::Labels;
 
+use super::Scene;
 use crate::compile::rules::SourceUnmet;
-use crate::plan::{HeaderTarget, Matcher, ValueMatch, Workload};
+use crate::plan::{HeaderTarget, Matcher, ValueMatch};
 use crate::route::Call;
 use crate::route::matcher::Unmet;
 use crate::views::words as plain;
@@ -68,20 +70,27 @@ pub(super) fn unmet(matcher: &Matcher, unmet: Unmet, call: &Call<'_>) -> String 
     }
 }
 
+/// What a condition asks of who asks, and of the port.
+pub(super) struct Asked<'a> {
+    pub(super) gateways: &'a [String],
+    pub(super) labels: &'a Labels,
+    pub(super) namespace: &'a str,
+    pub(super) port: Option<u16>,
+}
+
 /// Says what a rule asks of its callers that this one is not.
-pub(super) fn source(
-    condition: &HttpMatchRequest,
-    unmet: SourceUnmet,
-    caller: &Workload,
-    port: u16,
-) -> String {
+pub(super) fn source(asked: &Asked<'_>, unmet: SourceUnmet, scene: &Scene<'_>, port: u16) -> String {
+    let caller = &scene.outbound.caller;
     match unmet {
         SourceUnmet::Gateways => {
-            format!("gateways {}: the caller is inside the mesh", condition.gateways.join(", "))
+            let is = scene.gateway.map_or_else(
+                || "the caller is inside the mesh".to_owned(),
+                |gateway| format!("it came to {gateway}"),
+            );
+            format!("gateways {}: {is}", asked.gateways.join(", "))
         }
         SourceUnmet::Labels => {
-            let missing =
-                condition.source_labels.iter().find(|(name, value)| caller.labels.get(*name) != Some(*value));
+            let missing = asked.labels.iter().find(|(name, value)| caller.labels.get(*name) != Some(*value));
             let Some((name, value)) = missing else { return "sourceLabels".into() };
             let has = caller.labels.get(name).map_or_else(
                 || "the caller has no such label".to_owned(),
@@ -90,10 +99,10 @@ pub(super) fn source(
             format!("sourceLabels {name} = {value}: {has}")
         }
         SourceUnmet::Namespace => {
-            format!("sourceNamespace {}: the caller is in {}", condition.source_namespace, caller.namespace)
+            format!("sourceNamespace {}: the caller is in {}", asked.namespace, caller.namespace)
         }
         SourceUnmet::Port => {
-            format!("port {}: it is {port}", condition.port.map(|port| port.to_string()).unwrap_or_default())
+            format!("port {}: it is {port}", asked.port.map(|port| port.to_string()).unwrap_or_default())
         }
     }
 }

@@ -41,6 +41,8 @@ pub struct Origin {
 /// A conjunction of conditions on a request.
 #[derive(Clone, Debug, Default)]
 pub struct Matcher {
+    /// Name given to it, may be empty; part of the route's name in headers.
+    pub name: String,
     /// Path without query.
     pub path: Option<PathMatch>,
     /// Method.
@@ -164,7 +166,10 @@ impl HeaderRules {
         let asks = |template: &HeaderTemplate| match template {
             HeaderTemplate::Plain(_) => false,
             HeaderTemplate::Parts(parts) => {
-                parts.iter().any(|part| matches!(part, TemplatePart::Request { .. }))
+                let asks = |part: &TemplatePart| {
+                    matches!(part, TemplatePart::Request { .. } | TemplatePart::QueryParameter { .. })
+                };
+                parts.iter().any(asks)
             }
         };
         self.response.set.iter().chain(&self.response.add).any(|(_, template)| asks(template))
@@ -214,21 +219,61 @@ pub enum TemplatePart {
         /// Bytes kept.
         max_bytes: Option<usize>,
     },
-    /// `%PROTOCOL%`.
-    Protocol,
-    /// `%DOWNSTREAM_REMOTE_ADDRESS%`, with or without port.
-    DownstreamAddress {
-        /// Whether the port is shown.
-        with_port: bool,
+    /// `%QUERY_PARAM(name):max_bytes%`.
+    QueryParameter {
+        /// Name, as it stands in the target.
+        name: String,
+        /// Bytes kept.
+        max_bytes: Option<usize>,
     },
-    /// `%UPSTREAM_HOST%`.
-    UpstreamHost,
-    /// `%START_TIME%` in ISO 8601 with milliseconds.
+    /// `%START_TIME(format)%`.
+    StartTime(crate::route::template::TimeFormat),
+    /// One word.
+    Variable(Variable),
+}
+
+/// A variable that is one word, as Envoy names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Variable {
+    /// `PROTOCOL`.
+    Protocol,
+    /// `START_TIME`, in ISO 8601 with milliseconds.
     StartTime,
-    /// `%RESPONSE_CODE%`.
+    /// `DOWNSTREAM_REMOTE_…`: the caller, as `x-forwarded-for` has it last.
+    Downstream(Shown),
+    /// `DOWNSTREAM_DIRECT_REMOTE_…`: who opened the connection.
+    DownstreamDirect(Shown),
+    /// `DOWNSTREAM_LOCAL_…`: what was called.
+    DownstreamLocal(Shown),
+    /// `UPSTREAM_HOST`, `UPSTREAM_REMOTE_…`: the endpoint, once there is one.
+    Upstream(Shown),
+    /// `UPSTREAM_PROTOCOL`.
+    UpstreamProtocol,
+    /// `UPSTREAM_REQUEST_ATTEMPT_COUNT`.
+    Attempts,
+    /// `RESPONSE_CODE`.
     ResponseCode,
-    /// `%HOSTNAME%`.
+    /// `RESPONSE_CODE_DETAILS`.
+    ResponseDetails,
+    /// `RESPONSE_FLAGS`.
+    ResponseFlags,
+    /// `ROUTE_NAME`.
+    RouteName,
+    /// `UPSTREAM_CLUSTER`.
+    Cluster,
+    /// `HOSTNAME`.
     HostName,
+}
+
+/// What of an address is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// Address and port.
+    Whole,
+    /// The address.
+    WithoutPort,
+    /// The port.
+    Port,
 }
 
 /// What to change in path and authority.

@@ -128,6 +128,24 @@ impl Failure {
         }
     }
 
+    /// Returns Envoy's `%RESPONSE_CODE_DETAILS%`.
+    pub const fn details(self) -> &'static str {
+        match self {
+            Self::NoEndpoint => "no_healthy_upstream",
+            Self::Overflow => "upstream_reset_before_response_started{overflow}",
+            Self::Connect => "upstream_reset_before_response_started{remote_connection_failure}",
+            Self::ConnectTimeout => "upstream_reset_before_response_started{connection_timeout}",
+            Self::RefusedStream => "upstream_reset_before_response_started{remote_refused_stream_reset}",
+            Self::ResetBeforeRequest | Self::ConnectionLost => {
+                "upstream_reset_before_response_started{connection_termination}"
+            }
+            Self::RemoteReset => "upstream_reset_before_response_started{remote_reset}",
+            Self::Protocol => "upstream_reset_before_response_started{protocol_error}",
+            Self::PerTryTimeout => "upstream_per_try_timeout",
+            Self::RouteTimeout => "response_timeout",
+        }
+    }
+
     /// Whether the answer carries `x-envoy-overloaded: true`.
     pub const fn overloaded(self) -> bool {
         matches!(self, Self::Overflow)

@@ -7,11 +7,14 @@
 //! Left to the proxy: `server: envoy` (which overwrites whatever a rule says) and the `x-` headers it adds itself.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 
+use super::Call;
 use super::template::{self, Seen};
-use crate::plan::{HeaderOps, HeaderRules, Rewrite};
+use crate::plan::{ClusterName, HeaderOps, HeaderRules, Rewrite};
+use crate::resilience::Flags;
 use crate::wire::fold;
 
 /// What variables in header values may ask for. The request's parts are those before any rewrite.
@@ -27,16 +30,60 @@ pub struct Facts<'a> {
     pub path_and_query: &'a str,
     /// What the caller speaks.
     pub version: Version,
-    /// The caller's address.
+    /// The caller's address, as those before us have it.
     pub downstream: SocketAddr,
-    /// The endpoint chosen, once there is one.
-    pub upstream: Option<SocketAddr>,
-    /// Status of the answer, once there is one.
-    pub status: Option<StatusCode>,
-    /// When the request began, in milliseconds since 1970.
-    pub started_ms: u64,
+    /// Who opened the connection.
+    pub direct: SocketAddr,
+    /// What was called, where that is known.
+    pub local: Option<SocketAddr>,
+    /// When the request began, since 1970.
+    pub started: Duration,
     /// Name of this host.
     pub host_name: &'a str,
+    /// Names of the route and of the condition that held.
+    pub route_name: &'a str,
+    /// Where it is sent.
+    pub cluster: Option<&'a ClusterName>,
+    /// What became of it so far.
+    pub answer: AnswerFacts<'a>,
+}
+
+/// What variables may ask for of an answer; of a request, nothing of it is there yet.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AnswerFacts<'a> {
+    /// Its status.
+    pub status: Option<StatusCode>,
+    /// The endpoint.
+    pub upstream: Option<SocketAddr>,
+    /// What the endpoint speaks.
+    pub upstream_version: Option<Version>,
+    /// How often it was sent.
+    pub attempts: u32,
+    /// Why it ended as it did.
+    pub flags: Flags,
+    /// The same in words.
+    pub details: &'a str,
+}
+
+impl<'a> Facts<'a> {
+    /// What a call itself says. `target` is its path and query.
+    pub fn of(call: &Call<'a>, target: &'a str, caller: SocketAddr) -> Self {
+        Self {
+            method: call.method,
+            scheme: call.scheme,
+            authority: call.authority,
+            path_and_query: target,
+            version: Version::HTTP_11,
+            downstream: caller,
+            direct: caller,
+            local: None,
+            started: Duration::ZERO,
+            host_name: "",
+            route_name: "",
+            cluster: None,
+            answer: AnswerFacts { attempts: 1, ..AnswerFacts::default() },
+        }
+    }
 }
 
 /// Changes a request's headers.
@@ -77,6 +124,7 @@ pub fn response(
         };
         change(block.map(|rules| rules.map(|rules| &rules.response)), headers, make);
     }
+    fold::fold_answer(headers);
 }
 
 /// Returns the authority a request is sent on with, where a rule changes it: `rewrite.authority`, else the route's

@@ -110,8 +110,13 @@ fn field_holds(name: &HeaderName, condition: &ValueMatch, headers: &HeaderMap) -
 /// Whether the first occurrence of a query parameter meets the condition; bytes are compared as sent. `?v` and `?v=`
 /// both have an empty `v`.
 fn query_holds(name: &str, condition: &ValueMatch, query: Option<&str>) -> bool {
-    let Some(query) = query else { return false };
-    let parameters = query.split('&').map(|part| part.split_once('=').unwrap_or((part, "")));
-    let first = parameters.into_iter().find(|(found, _)| *found == name);
-    first.is_some_and(|(_, value)| value_holds(condition, value.as_bytes()))
+    query
+        .and_then(|query| query_value(query, name))
+        .is_some_and(|value| value_holds(condition, value.as_bytes()))
+}
+
+/// Finds the first occurrence of a query parameter.
+pub(crate) fn query_value<'a>(query: &'a str, name: &str) -> Option<&'a str> {
+    let mut parameters = query.split('&').map(|part| part.split_once('=').unwrap_or((part, "")));
+    parameters.find(|(found, _)| *found == name).map(|(_, value)| value)
 }

@@ -2,10 +2,15 @@
 //!
 //! Source: Envoy "Custom request/response headers"; Istio's header values are passed to it.
 
+use std::net::SocketAddr;
+
 use http::{HeaderValue, StatusCode};
 
 use super::headers::Facts;
-use crate::plan::{HeaderTemplate, TemplatePart};
+use crate::plan::{HeaderTemplate, Shown, TemplatePart, Variable};
+pub use time::{TimeFormat, iso_8601};
+
+mod time;
 
 /// Why a header value cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -14,10 +19,11 @@ pub enum BadTemplate {
     #[error("{0:?} has a single %: write %% for a percent sign")]
     LonePercent(String),
     /// A variable that meshd does not know.
-    #[error(
-        "{0:?} is not a variable meshd knows (has: REQ, RESP, PROTOCOL, DOWNSTREAM_REMOTE_ADDRESS, DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT, UPSTREAM_HOST, START_TIME, RESPONSE_CODE, HOSTNAME)"
-    )]
+    #[error("{0:?} is not a variable meshd knows (has: REQ, RESP, QUERY_PARAM, {known})", known = words())]
     UnknownVariable(String),
+    /// A letter of a time's format that stands for nothing.
+    #[error("{0:?}: {1:?} stands for no part of a time")]
+    BadTime(String, String),
     /// A byte that no header may carry.
     #[error("{0:?} cannot be sent as a header value")]
     NotAValue(String),
@@ -36,7 +42,7 @@ pub fn parse(text: &str) -> Result<HeaderTemplate, BadTemplate> {
             rest = after;
             continue;
         }
-        let end = after.find('%').ok_or_else(|| BadTemplate::LonePercent(shorten(text)))?;
+        let end = end_of_variable(after).ok_or_else(|| BadTemplate::LonePercent(shorten(text)))?;
         if !literal.is_empty() {
             parts.push(TemplatePart::Text(std::mem::take(&mut literal)));
         }
@@ -88,23 +94,46 @@ fn append(part: &TemplatePart, facts: &Facts<'_>, seen: &Seen<'_>, out: &mut Vec
             let value = field(name).or_else(|| field(alternative.as_deref()?));
             out.extend_from_slice(cut(value.map_or(b"", HeaderValue::as_bytes), *max_bytes));
         }
-        TemplatePart::Protocol => out.extend_from_slice(protocol(facts.version).as_bytes()),
-        TemplatePart::DownstreamAddress { with_port: true } => {
-            out.extend_from_slice(facts.downstream.to_string().as_bytes());
+        TemplatePart::QueryParameter { name, max_bytes } => {
+            let query = facts.path_and_query.split_once('?').map_or("", |(_, query)| query);
+            let value = super::matcher::query_value(query, name).unwrap_or_default();
+            out.extend_from_slice(cut(value.as_bytes(), *max_bytes));
         }
-        TemplatePart::DownstreamAddress { with_port: false } => {
-            out.extend_from_slice(facts.downstream.ip().to_string().as_bytes());
-        }
-        TemplatePart::UpstreamHost => {
-            let text = facts.upstream.map(|upstream| upstream.to_string()).unwrap_or_default();
+        TemplatePart::StartTime(format) => {
+            let mut text = String::new();
+            format.write(facts.started, &mut text);
             out.extend_from_slice(text.as_bytes());
         }
-        TemplatePart::StartTime => out.extend_from_slice(iso_8601(facts.started_ms).as_bytes()),
-        TemplatePart::ResponseCode => {
-            // A request has no status yet: Envoy writes 0.
-            out.extend_from_slice(facts.status.as_ref().map_or("0", StatusCode::as_str).as_bytes());
-        }
-        TemplatePart::HostName => out.extend_from_slice(facts.host_name.as_bytes()),
+        TemplatePart::Variable(variable) => out.extend_from_slice(value(*variable, facts).as_bytes()),
+    }
+}
+
+fn value(variable: Variable, facts: &Facts<'_>) -> String {
+    let answer = &facts.answer;
+    let address = |address: Option<SocketAddr>, shown| {
+        let written = |address: SocketAddr| match shown {
+            Shown::Whole => address.to_string(),
+            Shown::WithoutPort => address.ip().to_string(),
+            Shown::Port => address.port().to_string(),
+        };
+        address.map(written).unwrap_or_default()
+    };
+    match variable {
+        Variable::Protocol => protocol(facts.version).to_owned(),
+        Variable::StartTime => iso_8601(u64::try_from(facts.started.as_millis()).unwrap_or(0)),
+        Variable::Downstream(shown) => address(Some(facts.downstream), shown),
+        Variable::DownstreamDirect(shown) => address(Some(facts.direct), shown),
+        Variable::DownstreamLocal(shown) => address(facts.local, shown),
+        Variable::Upstream(shown) => address(answer.upstream, shown),
+        Variable::UpstreamProtocol => answer.upstream_version.map(protocol).unwrap_or_default().to_owned(),
+        Variable::Attempts => answer.attempts.to_string(),
+        // A request has no status yet: Envoy writes 0.
+        Variable::ResponseCode => answer.status.as_ref().map_or("0", StatusCode::as_str).to_owned(),
+        Variable::ResponseDetails => answer.details.to_owned(),
+        Variable::ResponseFlags => answer.flags.to_string(),
+        Variable::RouteName => facts.route_name.to_owned(),
+        Variable::Cluster => facts.cluster.map(ToString::to_string).unwrap_or_default(),
+        Variable::HostName => facts.host_name.to_owned(),
     }
 }
 
@@ -123,6 +152,23 @@ fn request_value(name: &str, facts: &Facts<'_>, seen: &Seen<'_>) -> Option<Vec<u
     Some(text.into_bytes())
 }
 
+/// Finds the `%` that ends a variable. Within parentheses there may be others.
+fn end_of_variable(text: &str) -> Option<usize> {
+    let closing = |at: usize| {
+        let rest = &text[at + 1..];
+        let length = rest
+            .strip_prefix(':')
+            .map_or(0, |digits| 1 + digits.chars().take_while(char::is_ascii_digit).count());
+        rest[length..].starts_with('%').then_some(at + 1 + length)
+    };
+    match (text.find('('), text.find('%')?) {
+        (Some(open), end) if open < end => {
+            text.match_indices(')').find_map(|(at, _)| closing(at)).or(Some(end))
+        }
+        (_, end) => Some(end),
+    }
+}
+
 fn variable(text: &str) -> Result<TemplatePart, BadTemplate> {
     let unknown = || BadTemplate::UnknownVariable(format!("%{}%", shorten(text)));
     let (name, argument, length) = match text.split_once('(') {
@@ -134,11 +180,12 @@ fn variable(text: &str) -> Result<TemplatePart, BadTemplate> {
                 None if length.is_empty() => None,
                 None => return Err(unknown()),
             };
-            (name, Some(argument.to_ascii_lowercase()), length)
+            (name, Some(argument), length)
         }
     };
     Ok(match (name, argument, length) {
         ("REQ" | "RESP", Some(argument), max_bytes) if !argument.is_empty() => {
+            let argument = argument.to_ascii_lowercase();
             let (field, alternative) = match argument.split_once('?') {
                 Some((name, other)) => (name.to_owned(), Some(other.to_owned())),
                 None => (argument, None),
@@ -149,17 +196,53 @@ fn variable(text: &str) -> Result<TemplatePart, BadTemplate> {
                 TemplatePart::Response { name: field, alternative, max_bytes }
             }
         }
-        ("PROTOCOL", None, None) => TemplatePart::Protocol,
-        ("DOWNSTREAM_REMOTE_ADDRESS", None, None) => TemplatePart::DownstreamAddress { with_port: true },
-        ("DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT", None, None) => {
-            TemplatePart::DownstreamAddress { with_port: false }
+        ("QUERY_PARAM", Some(name), max_bytes) if !name.is_empty() => {
+            TemplatePart::QueryParameter { name: name.to_owned(), max_bytes }
         }
-        ("UPSTREAM_HOST", None, None) => TemplatePart::UpstreamHost,
-        ("START_TIME", None, None) => TemplatePart::StartTime,
-        ("RESPONSE_CODE", None, None) => TemplatePart::ResponseCode,
-        ("HOSTNAME", None, None) => TemplatePart::HostName,
+        ("START_TIME", Some(format), None) if !format.is_empty() => {
+            let read = TimeFormat::parse(format);
+            TemplatePart::StartTime(
+                read.map_err(|letter| BadTemplate::BadTime(format!("%{}%", shorten(text)), letter))?,
+            )
+        }
+        (word, None, None) => {
+            let known = WORDS.iter().find(|(known, _)| *known == word);
+            TemplatePart::Variable(known.ok_or_else(unknown)?.1)
+        }
         _ => return Err(unknown()),
     })
+}
+
+/// Variables that are one word.
+const WORDS: [(&str, Variable); 24] = [
+    ("PROTOCOL", Variable::Protocol),
+    ("START_TIME", Variable::StartTime),
+    ("DOWNSTREAM_REMOTE_ADDRESS", Variable::Downstream(Shown::Whole)),
+    ("DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT", Variable::Downstream(Shown::WithoutPort)),
+    ("DOWNSTREAM_REMOTE_PORT", Variable::Downstream(Shown::Port)),
+    ("DOWNSTREAM_DIRECT_REMOTE_ADDRESS", Variable::DownstreamDirect(Shown::Whole)),
+    ("DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT", Variable::DownstreamDirect(Shown::WithoutPort)),
+    ("DOWNSTREAM_DIRECT_REMOTE_PORT", Variable::DownstreamDirect(Shown::Port)),
+    ("DOWNSTREAM_LOCAL_ADDRESS", Variable::DownstreamLocal(Shown::Whole)),
+    ("DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT", Variable::DownstreamLocal(Shown::WithoutPort)),
+    ("DOWNSTREAM_LOCAL_PORT", Variable::DownstreamLocal(Shown::Port)),
+    ("UPSTREAM_HOST", Variable::Upstream(Shown::Whole)),
+    ("UPSTREAM_REMOTE_ADDRESS", Variable::Upstream(Shown::Whole)),
+    ("UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT", Variable::Upstream(Shown::WithoutPort)),
+    ("UPSTREAM_REMOTE_PORT", Variable::Upstream(Shown::Port)),
+    ("UPSTREAM_PROTOCOL", Variable::UpstreamProtocol),
+    ("UPSTREAM_REQUEST_ATTEMPT_COUNT", Variable::Attempts),
+    ("UPSTREAM_CLUSTER", Variable::Cluster),
+    ("UPSTREAM_CLUSTER_RAW", Variable::Cluster),
+    ("ROUTE_NAME", Variable::RouteName),
+    ("RESPONSE_CODE", Variable::ResponseCode),
+    ("RESPONSE_CODE_DETAILS", Variable::ResponseDetails),
+    ("RESPONSE_FLAGS", Variable::ResponseFlags),
+    ("HOSTNAME", Variable::HostName),
+];
+
+fn words() -> String {
+    WORDS.map(|(word, _)| word).join(", ")
 }
 
 /// Writes a version as `%PROTOCOL%` does.
@@ -170,23 +253,6 @@ pub fn protocol(version: http::Version) -> &'static str {
         http::Version::HTTP_3 => "HTTP/3",
         _ => "HTTP/1.1",
     }
-}
-
-/// Writes a time as `2026-01-31T12:00:00.123Z`.
-///
-/// Source: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`.
-pub fn iso_8601(unix_ms: u64) -> String {
-    let (days, ms) = (unix_ms / 86_400_000, unix_ms % 86_400_000);
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let (hour, minute, second) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1_000 % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", ms % 1_000)
 }
 
 fn shorten(text: &str) -> String {

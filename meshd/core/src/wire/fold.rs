@@ -1,4 +1,4 @@
-//! Repeated lines of a request's head made one, where one is meant.
+//! Repeated lines of a head made one, where one is meant.
 //!
 //! Rules compare header lines one by one; fields that are one value by nature must be one line before that, or a rule could
 //! be walked around by sending half of it on a line of its own. Source: Envoy's single-valued headers (its
@@ -18,6 +18,16 @@ pub fn fold(headers: &mut HeaderMap, http2: bool) {
     }
     if http2 {
         join(headers, &header::COOKIE, b"; ");
+    }
+}
+
+/// Joins repeated lines of an answer that Envoy holds as one value.
+pub fn fold_answer(headers: &mut HeaderMap) {
+    if headers.len() == headers.keys_len() {
+        return;
+    }
+    for name in &SINGLE_IN_ANSWERS {
+        join(headers, name, b",");
     }
 }
 
@@ -65,6 +75,30 @@ const SINGLE: [HeaderName; 27] = [
     HeaderName::from_static("x-request-id"),
 ];
 
+/// The same in answers.
+const SINGLE_IN_ANSWERS: [HeaderName; 20] = [
+    header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
+    header::ACCESS_CONTROL_ALLOW_HEADERS,
+    header::ACCESS_CONTROL_ALLOW_METHODS,
+    header::ACCESS_CONTROL_ALLOW_ORIGIN,
+    header::ACCESS_CONTROL_EXPOSE_HEADERS,
+    header::ACCESS_CONTROL_MAX_AGE,
+    header::AGE,
+    header::CACHE_CONTROL,
+    header::CONTENT_ENCODING,
+    header::CONTENT_TYPE,
+    header::DATE,
+    header::ETAG,
+    header::EXPIRES,
+    HeaderName::from_static("grpc-message"),
+    HeaderName::from_static("grpc-status"),
+    header::LAST_MODIFIED,
+    header::LOCATION,
+    header::VARY,
+    header::VIA,
+    HeaderName::from_static("x-request-id"),
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,6 +117,23 @@ mod tests {
         assert_eq!(folded(&[("origin", "a"), ("origin", "b"), ("origin", "c")], false), ["origin: a,b,c"]);
         assert_eq!(folded(&[("x-any", "a"), ("x-any", "b")], true), ["x-any: a", "x-any: b"]);
         assert_eq!(folded(&[("origin", "a"), ("x-any", "a")], true), ["origin: a", "x-any: a"]);
+    }
+
+    #[test]
+    fn answers_have_single_values_of_their_own() {
+        let mut headers = HeaderMap::new();
+        for name in ["vary", "link", "pragma"] {
+            headers.append(name, HeaderValue::from_static("a"));
+            headers.append(name, HeaderValue::from_static("b"));
+        }
+        fold_answer(&mut headers);
+        let lines = |name: &str| {
+            headers.get_all(name).iter().map(|value| value.to_str().expect("text")).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            (lines("vary"), lines("link"), lines("pragma")),
+            (vec!["a,b"], vec!["a", "b"], vec!["a", "b"])
+        );
     }
 
     #[test]

@@ -23,6 +23,13 @@ pub const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How many bytes are always enough to tell.
 pub const ENOUGH_BYTES: usize = 24;
 
+/// Whether servers on a port are known to speak first: waiting there for the caller's first bytes is of no use.
+///
+/// Source: Istio's well-known ports of SMTP, DNS, MySQL and MongoDB (`ConvertProtocol`).
+pub const fn server_speaks_first(port: u16) -> bool {
+    matches!(port, 25 | 53 | 3306 | 27017)
+}
+
 /// Tells what a connection speaks from its first bytes. Never returns [`Sniff::More`] for [`ENOUGH_BYTES`] or more.
 ///
 /// HTTP/1 is a method of the registered ones, a space, and the beginning of a target: `EHLO host` and `PING` are not.

@@ -10,9 +10,9 @@ use mesh_core::world::World;
 use mesh_proto::yaml::Document;
 use serde::Deserialize;
 
-use super::door;
 use super::verdict::{self, Asked, Verdict};
 use super::world::{Maker, instance, node};
+use super::{door, told};
 
 /// A case: services, rules, calls.
 #[derive(Clone, Debug, Deserialize)]
@@ -75,18 +75,18 @@ struct Service {
 pub(crate) struct Call {
     /// Host, optionally `METHOD HOST/PATH`: `GET reviews/x?y`, `reviews/x`; `tls SNI`; `tcp`, `tcp ADDRESS`; `dns NAME`.
     #[serde(rename = "call")]
-    line: String,
+    pub(crate) line: String,
     #[serde(default)]
-    from: usize,
+    pub(crate) from: usize,
     #[serde(default = "http_port")]
-    port: u16,
+    pub(crate) port: u16,
     /// A visitor's call: to the door of this address (`:80` is `0.0.0.0:80`).
-    at: Option<String>,
+    pub(crate) at: Option<String>,
     /// The name a visitor asks for in TLS.
-    sni: Option<String>,
+    pub(crate) sni: Option<String>,
     #[serde(default)]
-    headers: Vec<String>,
-    verdict: String,
+    pub(crate) headers: Vec<String>,
+    pub(crate) verdict: String,
     by: Option<String>,
     path: Option<String>,
     authority: Option<String>,
@@ -121,6 +121,15 @@ impl Case {
             failures.push(format!("{} (expectations by {:?})", self.about, self.source));
         }
         failures
+    }
+
+    /// Asks `explain` about every call: how many, and what it says otherwise.
+    pub(crate) fn told(&self) -> (usize, Vec<String>) {
+        let (documents, _) = mesh_proto::yaml::read("rules", &self.rules);
+        let (world, node) = self.mesh(documents);
+        let plan = compile(&world, &node, None);
+        let differ = self.calls.iter().filter_map(|call| told::differs(&world, &plan, call)).collect();
+        (self.calls.len(), differ)
     }
 
     /// The Plan of the case with other rules in the place of its own.

@@ -1,6 +1,6 @@
 //! What becomes of a visitor's connection at a door.
 
-use mesh_core::plan::{Credential, DoorKind, GatewayDoor, Inside, Outbound, Plan, ServerTls};
+use mesh_core::plan::{Credential, Door, DoorKind, GatewayDoor, Inside, Outbound, Plan, ServerTls};
 
 use super::verdict::{self, Verdict};
 
@@ -12,9 +12,7 @@ pub(crate) fn decide(
     inside: impl FnOnce(&Outbound, u16) -> Verdict,
 ) -> Verdict {
     let say = |what: &str| Verdict { what: what.to_owned(), ..Verdict::default() };
-    let full = if address.starts_with(':') { format!("0.0.0.0{address}") } else { address.to_owned() };
-    let address = full.parse().expect("an address");
-    let Some(door) = plan.doors.open.get(&address) else { return say("closed") };
+    let Some(door) = at(plan, address) else { return say("closed") };
     let seat =
         |seat: usize| plan.doors.seats.get(&seat).or_else(|| plan.outbounds.get(seat)).expect("a seat");
     let gateway = match &door.kind {
@@ -36,6 +34,12 @@ pub(crate) fn decide(
             verdict
         }
     }
+}
+
+/// Finds the door at an address; `:80` is `0.0.0.0:80`.
+pub(crate) fn at<'p>(plan: &'p Plan, address: &str) -> Option<&'p Door> {
+    let full = if address.starts_with(':') { format!("0.0.0.0{address}") } else { address.to_owned() };
+    plan.doors.open.get(&full.parse().expect("an address")).map(AsRef::as_ref)
 }
 
 fn plain<'p>(

@@ -14,6 +14,7 @@ mod conformance;
 mod door;
 mod fields;
 mod scale;
+mod told;
 mod verdict;
 mod world;
 
@@ -28,6 +29,19 @@ fn every_golden_case_is_decided_as_written() {
     }
     assert!(failures.is_empty(), "{} of {calls} calls:\n{}", failures.len(), failures.join("\n"));
     assert!(calls >= 60, "only {calls} calls are checked");
+}
+
+#[test]
+fn explain_says_of_every_call_what_becomes_of_it() {
+    let (cases, mut failures) = cases();
+    let mut asked = 0;
+    for (name, case) in &cases {
+        let (of_case, differ) = case.told();
+        asked += of_case;
+        failures.extend(differ.into_iter().map(|failure| format!("{name}: {failure}")));
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    assert!(asked >= 100, "only {asked} calls were asked about");
 }
 
 /// Every case by its file, and what could not be read.

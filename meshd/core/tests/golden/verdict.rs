@@ -92,17 +92,11 @@ pub(crate) fn decide(outbound: &Outbound, asked: &Asked<'_>) -> Verdict {
 
 fn act(matched: &Matched<'_>, call: &Call<'_>, port: u16) -> Verdict {
     let target = call.path_and_query();
+    let name = matched.route_name();
     let facts = headers::Facts {
-        method: call.method,
-        scheme: call.scheme,
-        authority: call.authority,
-        path_and_query: &target,
-        version: http::Version::HTTP_11,
-        downstream: ([127, 0, 0, 1], 4711).into(),
-        upstream: None,
-        status: None,
-        started_ms: 0,
         host_name: "vm1",
+        route_name: &name,
+        ..headers::Facts::of(call, &target, ([127, 0, 0, 1], 4711).into())
     };
     let rules = matched.route.headers.as_deref();
     let mut verdict = Verdict { sent: call.headers.clone(), ..Verdict::default() };

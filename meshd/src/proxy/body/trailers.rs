@@ -19,6 +19,12 @@ pub(super) fn without_forbidden(frame: Frame<Bytes>) -> (Frame<Bytes>, u64) {
     (Frame::trailers(trailers), count)
 }
 
+/// Returns how many bytes of trailers a frame has, names and values.
+pub(super) fn bytes(frame: &Frame<Bytes>) -> usize {
+    let fields = frame.trailers_ref().into_iter().flatten();
+    fields.map(|(name, value)| name.as_str().len() + value.len()).sum()
+}
+
 fn is_forbidden(name: &HeaderName) -> bool {
     FORBIDDEN.contains(name) || OURS.iter().any(|prefix| name.as_str().starts_with(prefix))
 }

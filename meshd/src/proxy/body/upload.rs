@@ -1,4 +1,4 @@
-//! A request's body on its way into a stream of HTTP/2.
+//! A body on its way into a stream of HTTP/2: a request's to an endpoint, an answer's to a caller.
 
 use std::error::Error;
 use std::future::Future;
@@ -9,20 +9,22 @@ use bytes::Bytes;
 use h2::{Reason, SendStream};
 use http_body::Body;
 
-use super::{BodyError, Outgoing};
-
 /// Moves a body into a stream, as far as there is room for it. As a future it is over when all was moved, or the stream
 /// is no more.
-pub(crate) struct Upload {
-    body: Outgoing,
+pub(crate) struct Upload<B> {
+    body: B,
     stream: SendStream<Bytes>,
     /// Data that waits for room, and whether it is the last.
     held: Option<(Bytes, bool)>,
     is_over: bool,
 }
 
-impl Upload {
-    pub(crate) fn new(body: Outgoing, stream: SendStream<Bytes>) -> Self {
+impl<B> Upload<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Error + 'static,
+{
+    pub(crate) fn new(body: B, stream: SendStream<Bytes>) -> Self {
         Self { body, stream, held: None, is_over: false }
     }
 
@@ -53,7 +55,7 @@ impl Upload {
         Poll::Ready(())
     }
 
-    fn take(&mut self, frame: Option<Result<http_body::Frame<Bytes>, BodyError>>) {
+    fn take(&mut self, frame: Option<Result<http_body::Frame<Bytes>, B::Error>>) {
         match frame.map(|frame| frame.map(http_body::Frame::into_data)) {
             None => self.held = Some((Bytes::new(), true)),
             Some(Err(error)) => {
@@ -75,7 +77,11 @@ impl Upload {
     }
 }
 
-impl Future for Upload {
+impl<B> Future for Upload<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Error + 'static,
+{
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -83,8 +89,8 @@ impl Future for Upload {
     }
 }
 
-/// The endpoint is told what the caller has told us, where that was a reset.
-fn reason_of(error: &BodyError) -> Reason {
+/// Who is at the other end is told what has been told to us, where that was a reset.
+fn reason_of(error: &(dyn Error + 'static)) -> Reason {
     let mut cause = error.source();
     while let Some(inner) = cause {
         if let Some(reset) = inner.downcast_ref::<h2::Error>() {

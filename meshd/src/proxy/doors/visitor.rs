@@ -8,7 +8,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::{HeaderValue, Request, Response};
-use hyper::body::Incoming;
 use mesh_core::balance::{self, Hint};
 use mesh_core::plan::{Cluster, Door, DoorKind, Doors, GatewayDoor, Inside, Plan, ServerTls, TlsServer, Via};
 use mesh_core::route;
@@ -19,7 +18,9 @@ use rustls::ServerConfig;
 use tokio::io::AsyncWriteExt;
 use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 
+use super::super::body::Inflow;
 use super::super::exchange::Reply;
+use super::super::interim::Early;
 use super::super::outbound::{self, Connection, Edge, Opaque, Target};
 use super::super::watch::Watch;
 use super::super::wire::{Stream, Wire};
@@ -47,7 +48,8 @@ pub(in crate::proxy) async fn answer(
     worker: &Rc<Worker>,
     door: &Door,
     hop: ByHop<'_>,
-    request: Request<Incoming>,
+    request: Request<Inflow>,
+    early: Option<Arc<Early>>,
 ) -> Option<Response<Reply>> {
     let DoorKind::Gateway(gateway) = &door.kind else { return None };
     let authority = request.uri().authority().map(|authority| authority.as_str().to_ascii_lowercase());
@@ -63,12 +65,13 @@ pub(in crate::proxy) async fn answer(
         worker: worker.clone(),
         caller: seat,
         peer: hop.peer,
+        local: None,
         target: Target::Port(port),
         is_proxy: false,
         edge: Some(edge),
         watch: hop.watch.clone(),
     };
-    Some(requests::handle(Rc::new(connection), request).await)
+    Some(requests::handle(Rc::new(connection), request, early).await)
 }
 
 /// What is known of a visitor that came by a hop.
@@ -232,6 +235,7 @@ impl Visitor {
             worker: self.worker,
             caller: self.seat,
             peer: self.peer,
+            local: None,
             target: Target::Port(port),
             is_proxy: false,
             edge: None,

@@ -1,11 +1,14 @@
 //! Answers on their way to the caller: an endpoint's, dressed as the rules say, or our own.
 
+use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ::http::header::{self, HeaderMap, HeaderValue};
 use ::http::{Response, StatusCode, Version};
-use mesh_core::plan::HeaderRules;
-use mesh_core::route::headers::{self as header_rules, Facts};
+use mesh_core::plan::{ClusterName, HeaderRules};
+use mesh_core::resilience::Flags;
+use mesh_core::route::headers::{self as header_rules, AnswerFacts, Facts};
+use mesh_core::wire::fold;
 use mesh_core::wire::guard::Refusal;
 
 use super::super::budget::CONNECTION_BYTES;
@@ -95,6 +98,7 @@ impl Inbound<'_> {
         exchange.details = "via_upstream";
         parts.version = if self.version >= Version::HTTP_2 { Version::HTTP_2 } else { Version::HTTP_11 };
         request::strip_hop_by_hop(&mut parts.headers);
+        fold::fold_answer(&mut parts.headers);
         parts.headers.insert(
             request::SERVICE_TIME,
             request::number(u64::try_from(took.as_millis()).unwrap_or(u64::MAX)),
@@ -104,7 +108,10 @@ impl Inbound<'_> {
         {
             parts.headers.append(header::SET_COOKIE, cookie);
         }
-        self.apply(&reply.rules, &mut parts.headers, parts.status);
+        if !reply.rules.is_empty() {
+            let told = Told::of(exchange, Some(parts.status), exchange.details);
+            self.apply(&reply.rules, &mut parts.headers, &told);
+        }
         replace(&mut parts.headers, reply.marks.as_ref());
         // On the way in an application keeps its name, as under Istio.
         if !matches!(self.connection.target, Target::Local { .. }) {
@@ -120,13 +127,20 @@ impl Inbound<'_> {
         marks: Option<&HeaderMap>,
         exchange: Exchange,
     ) -> Response<Reply> {
-        let status = reply.status;
+        let told = (!rules.is_empty()).then(|| {
+            // Rules run before an answer of our own has a status, as in Envoy.
+            let mut told = Told::of(&exchange, None, reply.details);
+            reply.flag.into_iter().for_each(|flag| told.flags.set(flag));
+            told
+        });
         let mut response = answer(reply, self.is_grpc, exchange);
         let described = [header::CONTENT_TYPE, header::CONTENT_LENGTH].map(|name| {
             let value = response.headers().get(&name).cloned();
             (name, value)
         });
-        self.apply(rules, response.headers_mut(), status);
+        if let Some(told) = told {
+            self.apply(rules, response.headers_mut(), &told);
+        }
         // What describes the body may be changed, not removed: Envoy adds it last.
         for (name, value) in described {
             if let Some(value) = value.filter(|_| !response.headers().contains_key(&name)) {
@@ -146,12 +160,9 @@ impl Inbound<'_> {
         }
     }
 
-    fn apply(&self, rules: &Rules<'_>, headers: &mut HeaderMap, status: StatusCode) {
-        if rules.is_empty() {
-            return;
-        }
+    fn apply(&self, rules: &Rules<'_>, headers: &mut HeaderMap, told: &Told) {
         let target = self.call.path_and_query();
-        let mut facts = self.facts(&target, (!rules.before_status).then_some(status));
+        let mut facts = Facts { answer: told.facts(), ..self.facts(&target, rules) };
         let mut request = self.call.headers;
         // What was sent on, with what rules made of it, is what rules for the answer see.
         if let Some(head) = rules.sent {
@@ -162,19 +173,49 @@ impl Inbound<'_> {
         header_rules::response(rules.route, rules.destination, rules.many, headers, request, &facts);
     }
 
-    pub(super) fn facts<'b>(&'b self, target: &'b str, status: Option<StatusCode>) -> Facts<'b> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    pub(super) fn facts<'b>(&'b self, target: &'b str, rules: &Rules<'b>) -> Facts<'b> {
+        let started = SystemTime::now() - self.started.elapsed();
         Facts {
-            method: self.call.method,
-            scheme: self.call.scheme,
-            authority: self.call.authority,
-            path_and_query: target,
             version: self.version,
-            downstream: self.connection.peer,
-            upstream: None,
-            status,
-            started_ms: u64::try_from(now.as_millis()).unwrap_or(0),
+            direct: self.connection.peer,
+            local: self.connection.local,
+            started: started.duration_since(UNIX_EPOCH).unwrap_or_default(),
             host_name: &self.view.plan.node.name,
+            route_name: rules.route_name,
+            cluster: rules.cluster,
+            ..Facts::of(&self.call, target, self.remote())
+        }
+    }
+
+    /// Returns where the caller is, as those before us have it.
+    pub(super) fn remote(&self) -> SocketAddr {
+        request::remote(self.call.headers, self.connection)
+    }
+}
+
+/// What rules may ask for of an answer.
+struct Told {
+    status: Option<StatusCode>,
+    upstream: Option<(SocketAddr, Version)>,
+    attempts: u32,
+    flags: Flags,
+    details: &'static str,
+}
+
+impl Told {
+    fn of(exchange: &Exchange, status: Option<StatusCode>, details: &'static str) -> Self {
+        let attempts = if exchange.edge.is_some() { exchange.retries + 1 } else { 0 };
+        Self { status, upstream: exchange.upstream, attempts, flags: exchange.flags(), details }
+    }
+
+    fn facts(&self) -> AnswerFacts<'_> {
+        AnswerFacts {
+            status: self.status,
+            upstream: self.upstream.map(|(address, _)| address),
+            upstream_version: self.upstream.map(|(_, version)| version),
+            attempts: self.attempts,
+            flags: self.flags,
+            details: self.details,
         }
     }
 }
@@ -185,10 +226,11 @@ pub(super) struct Rules<'a> {
     pub(super) route: Option<&'a HeaderRules>,
     pub(super) destination: Option<&'a HeaderRules>,
     pub(super) many: bool,
-    /// They run before the answer has a status: those of redirects and direct answers, as in Envoy.
-    pub(super) before_status: bool,
     /// What was sent on, where the answer's rules want to know.
     pub(super) sent: Option<&'a Head>,
+    /// Names that values may ask for.
+    pub(super) route_name: &'a str,
+    pub(super) cluster: Option<&'a ClusterName>,
 }
 
 impl Rules<'_> {

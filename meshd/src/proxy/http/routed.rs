@@ -9,7 +9,7 @@ use ::http::header::{self, HeaderMap, HeaderValue};
 use ::http::uri::PathAndQuery;
 use ::http::{Response, StatusCode, Version};
 use bytes::Bytes;
-use hyper::body::{Body, Incoming};
+use http_body::Body;
 use mesh_core::balance::{self, HashKeyOutcome};
 use mesh_core::plan::{Action, Balancer, Cluster, Forward, Matcher, RetryOn, RetryPolicy, WeightedCluster};
 use mesh_core::resilience::{Failure, Flag, fault};
@@ -18,7 +18,7 @@ use mesh_core::route::headers as header_rules;
 use mesh_core::route::{self, Call, Matched, rewrite};
 use mesh_core::wire::guard;
 
-use super::super::body::Source;
+use super::super::body::{BodyLimits, Inflow, Source};
 use super::super::exchange::{Deadline, Exchange, Reply};
 use super::super::forward::{self, Sending};
 use super::super::interim::{Hold, Interim};
@@ -35,7 +35,7 @@ impl Inbound<'_> {
     pub(super) async fn routed(
         &self,
         matched: Matched<'_>,
-        body: Incoming,
+        body: Inflow,
         mut exchange: Exchange,
     ) -> Response<Reply> {
         let route = matched.route;
@@ -46,12 +46,16 @@ impl Inbound<'_> {
             }
             Action::Direct(_) | Action::Redirect(_) => None,
         };
+        let route_name = matched.route_name();
         let rules = Rules {
             route: route.headers.as_deref(),
             destination: chosen.and_then(|(_, destination)| destination.headers.as_deref()),
             many: chosen.is_some_and(|(forward, _)| forward.destinations.len() > 1),
             sent: None,
-            before_status: chosen.is_none(),
+            route_name: &route_name,
+            cluster: chosen
+                .and_then(|(_, destination)| destination.cluster.as_ref())
+                .map(|cluster| &cluster.name),
         };
         if let Some(fault) = &route.fault {
             let (delay, abort) = fault::decide(fault, &mut Chance);
@@ -104,7 +108,7 @@ impl Inbound<'_> {
     }
 
     /// Sends it on by a route.
-    async fn forward(&self, way: Chosen<'_>, body: Incoming, mut exchange: Exchange) -> Response<Reply> {
+    async fn forward(&self, way: Chosen<'_>, body: Inflow, mut exchange: Exchange) -> Response<Reply> {
         let Chosen { forward, destination, matcher, rules, marks } = way;
         let Some(cluster) = &destination.cluster else {
             exchange.host = Some((destination.name.host.clone(), destination.name.port));
@@ -144,7 +148,7 @@ impl Inbound<'_> {
     pub(super) async fn unrouted(
         &self,
         cluster: &Arc<Cluster>,
-        body: Incoming,
+        body: Inflow,
         mut exchange: Exchange,
     ) -> Response<Reply> {
         let addressed = cluster.addressed();
@@ -178,12 +182,16 @@ impl Inbound<'_> {
     }
 
     /// Takes the body in, where there is one. What gRPC streams may take its time.
-    fn source(&self, body: Incoming, replay_bytes: usize) -> Option<Rc<Source>> {
+    fn source(&self, body: Inflow, replay_bytes: usize) -> Option<Rc<Source>> {
         let settings = &self.connection.worker.settings;
-        let pace = (!self.is_grpc).then_some((settings.body_rate, settings.body_timeout));
+        let limits = BodyLimits {
+            replay_bytes,
+            trailer_bytes: settings.limits.trailer_bytes,
+            pace: (!self.is_grpc).then_some((settings.body_rate, settings.body_timeout)),
+        };
         let waits = self.version == Version::HTTP_11 && self.call.headers.contains_key(header::EXPECT);
         let watch = &self.connection.watch;
-        (!body.is_end_stream()).then(|| Source::new(body, replay_bytes, pace, waits.then(Hold::new), watch))
+        (!body.is_end_stream()).then(|| Source::new(body, limits, waits.then(Hold::new), watch))
     }
 
     fn sending<'b>(
@@ -201,8 +209,14 @@ impl Inbound<'_> {
         let caller = self.caller.expect("a route was found for this caller");
         let worker = &self.connection.worker;
         let (began, peer) = (Instant::now(), self.connection.peer);
-        let interim = (self.version == Version::HTTP_11)
-            .then(|| Interim::new(&self.connection.watch, source.as_ref().and_then(|source| source.asked())));
+        let interim = match (&self.early, self.version) {
+            (Some(early), _) => Some(Interim::http2(early)),
+            (None, Version::HTTP_11) => {
+                let asked = source.as_ref().and_then(|source| source.asked());
+                Some(Interim::http1(&self.connection.watch, asked))
+            }
+            _ => None,
+        };
         Sending {
             worker,
             caller,
@@ -289,7 +303,7 @@ impl Inbound<'_> {
             (Some(path), Some(query)) => Cow::Owned(format!("{path}?{query}")),
         };
         if !rules.is_empty() {
-            let facts = self.facts(&before, None);
+            let facts = self.facts(&before, rules);
             header_rules::request(rules.route, rules.destination, rules.many, &mut headers, &facts);
         }
         if rewritten.is_some() {
@@ -352,7 +366,7 @@ impl Inbound<'_> {
         let (Balancer::RingHash { policy, .. } | Balancer::Maglev { policy, .. }) = &cluster.balancer else {
             return (None, None);
         };
-        let source = self.connection.peer.ip();
+        let source = self.remote().ip();
         match balance::hash_key(policy, self.call.headers, self.call.query, source, &mut Chance) {
             HashKeyOutcome::Hash(hash) => (Some(hash), None),
             HashKeyOutcome::MakeCookie { hash, set_cookie } => (Some(hash), Some(set_cookie)),

@@ -22,7 +22,8 @@ use tokio::sync::oneshot;
 
 use super::connect::ConnectError;
 use super::{Shared, Slot, Unanswered};
-use crate::proxy::body::{AnswerBody, Outgoing, Upload};
+use crate::proxy::body::{Inflow, Message, Outgoing, Upload};
+use crate::proxy::interim::Interim;
 use crate::proxy::request;
 use crate::proxy::wire::Wire;
 use crate::task;
@@ -147,8 +148,13 @@ impl Sender {
         self.state.0.ended.get() || matches!(ready(), Poll::Ready(Err(_)))
     }
 
-    /// Sends a request and waits for the head of its answer; its body goes on by itself after that.
-    pub(super) async fn send(&self, request: Request<Outgoing>) -> Result<Response<AnswerBody>, Unanswered> {
+    /// Sends a request and waits for the head of its answer, telling `interim` what comes before; its body goes on by
+    /// itself after that.
+    pub(super) async fn send(
+        &self,
+        request: Request<Outgoing>,
+        interim: Option<&Interim>,
+    ) -> Result<Response<Inflow>, Unanswered> {
         if self.is_closed() {
             return Err(Unanswered { unsent: Some(request), failure: Failure::ResetBeforeRequest });
         }
@@ -157,20 +163,24 @@ impl Sender {
         prepare(&mut head, &body);
         let is_whole = body.is_end_stream();
         let (mut answer, stream) = self.open(head, is_whole)?;
-        if is_whole {
-            drop((stream, body));
-            return Ok(AnswerBody::http2(answer.await?));
-        }
-        let mut upload = Upload::new(body, stream);
+        let mut upload = (!is_whole).then(|| Upload::new(body, stream));
         let answered = poll_fn(|cx| {
-            let _ = upload.poll_send(cx);
+            if let Some(upload) = &mut upload {
+                let _ = upload.poll_send(cx);
+            }
+            if let Some(interim) = interim {
+                while let Poll::Ready(Some(Ok(early))) = answer.poll_informational(cx) {
+                    interim.heard(early.status(), early.headers());
+                }
+            }
             Pin::new(&mut answer).poll(cx)
         });
-        let response = answered.await?;
-        if !upload.is_over() {
+        let (parts, stream) = answered.await?.into_parts();
+        if let Some(upload) = upload.filter(|upload| !upload.is_over()) {
             task::spawn_local("request body", upload);
         }
-        Ok(AnswerBody::http2(response))
+        let body = Inflow::http2(Message::Answer, &parts.headers, stream);
+        Ok(Response::from_parts(parts, body))
     }
 
     /// Asks for a tunnel (`CONNECT`) and waits for the head of the answer.
@@ -243,5 +253,5 @@ static UNIQUE: [HeaderName; 2] = [request::REQUEST_ID, HeaderName::from_static("
 const STREAM_WINDOW: u32 = 1 << 20;
 /// What all streams of a connection may have under way.
 const CONNECTION_WINDOW: u32 = 4 << 20;
-/// Of one answer's head. As hyper's client has it.
-const HEADER_BYTES: u32 = 16 * 1024;
+/// Of one answer's head, 32 bytes for each field included: what passes over HTTP/1 passes between hosts, too.
+const HEADER_BYTES: u32 = 128 * 1024;

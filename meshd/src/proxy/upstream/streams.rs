@@ -17,7 +17,7 @@ pub(crate) struct Streams {
 }
 
 impl Streams {
-    pub(super) fn new((to, from): (SendStream<Bytes>, RecvStream)) -> Self {
+    pub(crate) fn new((to, from): (SendStream<Bytes>, RecvStream)) -> Self {
         Self { to, from, rest: Bytes::new() }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use foldhash::HashSet;
 use mesh_proto::command::HostId;
 use mesh_proto::registration::{Instance, Registration};
 use mesh_proto::resource::{Destination, Kind, ObjectKey, ServiceEntry, Spec, VirtualService};
@@ -236,6 +237,26 @@ impl Index {
         registered.chain(declared.flatten().map(|port| port.number)).collect()
     }
 
+    /// Returns the ports of several services together.
+    pub(super) fn ports_of_all(&self, world: &World, names: &BTreeSet<String>) -> BTreeSet<u16> {
+        let links = names.iter().filter_map(|name| self.links(name));
+        let (mut on, mut ports) = (BTreeSet::new(), BTreeSet::new());
+        for links in links {
+            on.extend(links.instances.iter().copied());
+            for stored in &links.entries {
+                if let Spec::ServiceEntry(spec) = &stored.object.spec {
+                    ports.extend(spec.ports.iter().map(|port| port.number));
+                }
+            }
+        }
+        let mine = Mine::of(names.iter().map(String::as_str));
+        for registration in on.iter().filter_map(|id| world.registrations.get(id)) {
+            let instances = registration.instances.values().filter(|instance| mine.has(instance));
+            ports.extend(instances.flat_map(|instance| &instance.ports).map(|port| port.number));
+        }
+        ports
+    }
+
     /// Whether a service has the port on which hosts of rules are that are no service.
     pub(super) fn has_http_port(&self, world: &World, name: &str) -> bool {
         self.ports(world, name).contains(&HTTP_PORT)
@@ -298,13 +319,33 @@ impl Index {
             }
         }
         let of_host = |(id, services): (HostId, Vec<&str>)| {
-            let mine = |instance: &Instance| services.iter().any(|service| is_of(instance, service));
+            let mine = Mine::of(services.into_iter());
             let all = world.registrations.get(&id)?.instances.iter();
-            let kept = all.filter(|(_, instance)| mine(instance));
+            let kept = all.filter(|(_, instance)| mine.has(instance));
             let instances = kept.map(|(name, instance)| (name.clone(), instance.clone())).collect();
             Some((id, Arc::new(Registration { instances })))
         };
         wanted.into_iter().filter_map(of_host).collect()
+    }
+}
+
+/// Services by name and namespace: with many of them, an instance's is found without a look at each.
+struct Mine<'a>(HashSet<(&'a str, &'a str)>);
+
+impl<'a> Mine<'a> {
+    /// Takes full host names, which are lower case.
+    fn of(hosts: impl Iterator<Item = &'a str>) -> Self {
+        Self(hosts.filter_map(|host| host.split_once(".svc.")?.0.split_once('.')).collect())
+    }
+
+    fn has(&self, instance: &Instance) -> bool {
+        let lower = |text: &str| text.bytes().all(|byte| !byte.is_ascii_uppercase());
+        if lower(&instance.service) && lower(&instance.namespace) {
+            return self.0.contains(&(&*instance.service, &*instance.namespace));
+        }
+        let (name, namespace) =
+            (instance.service.to_ascii_lowercase(), instance.namespace.to_ascii_lowercase());
+        self.0.contains(&(name.as_str(), namespace.as_str()))
     }
 }
 

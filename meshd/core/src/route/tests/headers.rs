@@ -1,8 +1,10 @@
+use std::time::Duration;
+
 use http::{StatusCode, Version};
 
 use super::*;
-use crate::plan::{HeaderTemplate, TemplatePart};
-use crate::route::headers::{Facts, authority, request, response};
+use crate::plan::{HeaderTemplate, TemplatePart, Variable};
+use crate::route::headers::{AnswerFacts, Facts, authority, request, response};
 use crate::route::template::{BadTemplate, parse};
 
 fn facts() -> Facts<'static> {
@@ -12,11 +14,14 @@ fn facts() -> Facts<'static> {
         authority: "reviews:9080",
         path_and_query: "/a?b",
         version: Version::HTTP_11,
-        downstream: "10.0.0.1:4711".parse().expect("an address"),
-        upstream: None,
-        status: Some(StatusCode::OK),
-        started_ms: 951_782_400_123,
+        downstream: "10.0.0.9:0".parse().expect("an address"),
+        direct: "10.0.0.1:4711".parse().expect("an address"),
+        local: None,
+        started: Duration::from_millis(951_782_400_123),
         host_name: "vm1",
+        route_name: "canary",
+        cluster: None,
+        answer: AnswerFacts { status: Some(StatusCode::OK), attempts: 2, ..AnswerFacts::default() },
     }
 }
 
@@ -62,8 +67,18 @@ fn variables_are_filled_in_and_nothing_is_added_for_nothing() {
         ("%REQ(:authority)%", Some("reviews:9080")),
         ("%PROTOCOL%", Some("HTTP/1.1")),
         ("100%%", Some("100%")),
-        ("%DOWNSTREAM_REMOTE_ADDRESS%", Some("10.0.0.1:4711")),
-        ("%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%", Some("10.0.0.1")),
+        ("%DOWNSTREAM_REMOTE_ADDRESS%", Some("10.0.0.9:0")),
+        ("%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%", Some("10.0.0.9")),
+        ("%DOWNSTREAM_DIRECT_REMOTE_PORT%", Some("4711")),
+        ("%DOWNSTREAM_LOCAL_ADDRESS%", None),
+        ("%START_TIME(%Y/%m)% %%", Some("2000/02 %")),
+        ("%START_TIME(a%%b (c))%", Some("a%b (c)")),
+        ("%QUERY_PARAM(b)%|%QUERY_PARAM(c)%", Some("|")),
+        ("%ROUTE_NAME%", Some("canary")),
+        ("%RESPONSE_FLAGS%", Some("-")),
+        ("%RESPONSE_CODE_DETAILS%", None),
+        ("%UPSTREAM_REQUEST_ATTEMPT_COUNT%", Some("2")),
+        ("%UPSTREAM_CLUSTER%", None),
         ("%UPSTREAM_HOST%", None),
         ("%START_TIME%", Some("2000-02-29T00:00:00.123Z")),
         ("%HOSTNAME%", Some("vm1")),
@@ -96,9 +111,15 @@ fn bad_templates_are_refused_by_name() {
     assert!(matches!(parse("50%"), Err(BadTemplate::LonePercent(_))));
     assert!(parse("%SECRET%").expect_err("unknown").to_string().contains("\"%SECRET%\""));
     assert!(matches!(parse("a\nb"), Err(BadTemplate::NotAValue(_))));
+    assert!(matches!(parse("%START_TIME(%Q)%"), Err(BadTemplate::BadTime(..))));
+    assert!(matches!(parse("%REQ(x)"), Err(BadTemplate::LonePercent(_))));
+    assert!(matches!(parse("%RESPONSE_CODE:2%"), Err(BadTemplate::UnknownVariable(_))));
     assert_eq!(
         parse("a %PROTOCOL%").expect("sound"),
-        HeaderTemplate::Parts(vec![TemplatePart::Text("a ".into()), TemplatePart::Protocol])
+        HeaderTemplate::Parts(vec![
+            TemplatePart::Text("a ".into()),
+            TemplatePart::Variable(Variable::Protocol)
+        ])
     );
 }
 

@@ -33,7 +33,7 @@ pub(super) fn of(plan: &Plan) -> String {
     sorted(plan.inbound.targets.iter(), &mut out);
     sorted(plan.names.exact.iter(), &mut out);
     let _ = writeln!(out, "{:?}", plan.names.wildcard);
-    let _ = writeln!(out, "{:?}", plan.clusters);
+    let _ = writeln!(out, "{:?} {:?}", plan.named.refresh, plan.clusters);
     out
 }
 

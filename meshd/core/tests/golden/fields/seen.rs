@@ -56,24 +56,21 @@ const SEEN: &[Seen] = &[
         tests: &["meshd/core/src/balance/zones/tests.rs::labels_come_before_regions"],
         alone: true,
     },
-    Seen {
-        fields: &["MeshConfig localityLbSetting.failoverPriority"],
-        tests: &["meshd/core/src/compile/tests/near.rs::the_mesh_may_order_endpoints_by_labels_too"],
-        alone: true,
-    },
-    Seen {
-        fields: &["retries.retryRemoteLocalities", "defaultHttpRetryPolicy.retryRemoteLocalities"],
-        tests: &[
+    seen(
+        &["MeshConfig localityLbSetting.failoverPriority"],
+        &["meshd/core/src/compile/tests/near.rs::the_mesh_may_order_endpoints_by_labels_too"],
+    ),
+    seen(
+        &["retries.retryRemoteLocalities", "defaultHttpRetryPolicy.retryRemoteLocalities"],
+        &[
             "tests/conformance/cases/retry-localities",
             "meshd/core/src/balance/tests.rs::a_retry_that_may_go_far_leaves_the_levels_that_were_tried",
         ],
-        alone: true,
-    },
-    Seen {
-        fields: &["MeshConfig dnsRefreshRate"],
-        tests: &["tests/lab/names.rs::round_robin_of_dns_is_one_endpoint_at_the_address_of_now"],
-        alone: true,
-    },
+    ),
+    seen(
+        &["MeshConfig dnsRefreshRate"],
+        &["tests/lab/names.rs::round_robin_of_dns_is_one_endpoint_at_the_address_of_now"],
+    ),
     // Connections and requests under way.
     seen(
         &[

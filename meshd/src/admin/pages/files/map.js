@@ -7,7 +7,8 @@ import { draw, percent, rate } from "./words.js";
 import { judge, versions } from "./model.js";
 
 const NODE = { width: 158, height: 58 };
-const GAP = { along: 96, across: 26 };
+/** Along: room for a label such as `47.0/s · 55.6 %` between two nodes. */
+const GAP = { along: 128, across: 26 };
 const MARGIN = 24;
 /** Below this width, in pixels, calls go from top to bottom. */
 const NARROW = 640;
@@ -56,7 +57,7 @@ function arrange(graph, upright) {
   }
   const most = Math.max(1, ...layers.map((layer) => layer.length));
   const [step, stride] = upright
-    ? [NODE.height + GAP.along * 0.62, NODE.width + GAP.across / 2]
+    ? [NODE.height + GAP.along * 0.5, NODE.width + GAP.across / 2]
     : [NODE.width + GAP.along, NODE.height + GAP.across];
   const across = most * stride - (upright ? GAP.across / 2 : GAP.across);
   const along = (layers.length - 1) * step + (upright ? NODE.height : NODE.width);
@@ -119,7 +120,10 @@ function edge(link, at, upright, dim) {
     "g", { class: `edge ${state} ${dim ? "dim" : ""}` },
     draw("path", { d: route.path, "stroke-width": width.toFixed(1) }),
     link.total.rate > 0 ? draw("path", { class: "flow", d: route.path, "stroke-width": Math.max(1.4, width - 1).toFixed(1) }) : undefined,
-    draw("text", { x: route.x, y: route.y }, label),
+    // The label stands above a line that goes across, and to the right of one that goes down.
+    upright
+      ? draw("text", { class: "beside", x: route.x + width / 2 + 7, y: route.y }, label)
+      : draw("text", { x: route.x, y: route.y - width / 2 - 9 }, label),
   );
 }
 

@@ -137,10 +137,12 @@ export function judge(success) {
 
 /** Joins edges and services to a graph: nodes by name, links between them. */
 export function graph(edges, services) {
-  const offers = new Map();
+  // An account that several services share names none of them.
+  const owners = new Map();
   for (const service of services) {
-    for (const instance of service.instances) if (instance.account) offers.set(instance.account, service.host);
+    for (const { account } of service.instances) if (account) owners.set(account, (owners.get(account) ?? new Set()).add(service.host));
   }
+  const offers = new Map([...owners].filter(([, hosts]) => hosts.size === 1).map(([account, [host]]) => [account, host]));
   const nodes = new Map();
   const node = (id, name) => {
     if (!nodes.has(id)) nodes.set(id, { id, name, service: undefined });

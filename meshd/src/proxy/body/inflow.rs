@@ -1,17 +1,18 @@
-//! Bodies of endpoints' answers, over either version of HTTP.
+//! Bodies that come in, over either version of HTTP: of callers' requests and of endpoints' answers.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream};
-use http::Response;
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_LENGTH, HeaderMap};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-/// The body of an endpoint's answer.
-pub(crate) enum AnswerBody {
+/// A body that comes in.
+pub(crate) enum Inflow {
+    /// None.
+    Empty,
     /// Over HTTP/1.
     Http1(Incoming),
     /// Over HTTP/2.
@@ -24,11 +25,21 @@ pub(crate) struct Received {
     /// What is still to come, where the head says it.
     left: Option<u64>,
     had_all_data: bool,
+    of: Message,
 }
 
-/// Why an answer's body ends early.
+/// What a body belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Message {
+    /// A caller's: whole only once its end has come.
+    Request,
+    /// An endpoint's: it may end before its request was read, and says so by a reset without error. Source: RFC 9113, section 8.1.
+    Answer,
+}
+
+/// Why a body that comes in ends early.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum AnswerError {
+pub(crate) enum InflowError {
     /// A connection of HTTP/1 broke.
     #[error("{0}")]
     Http1(#[from] hyper::Error),
@@ -37,20 +48,17 @@ pub(crate) enum AnswerError {
     Http2(#[from] h2::Error),
 }
 
-impl AnswerBody {
-    /// Takes the body of an answer over HTTP/2.
-    pub(crate) fn http2(response: Response<RecvStream>) -> Response<Self> {
-        let length =
-            response.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-        response.map(|stream| {
-            let left = length.or(stream.is_end_stream().then_some(0));
-            Self::Http2(Received { stream, left, had_all_data: false })
-        })
+impl Inflow {
+    /// Takes the body that follows a head over HTTP/2.
+    pub(crate) fn http2(of: Message, headers: &HeaderMap, stream: RecvStream) -> Self {
+        let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        let left = length.or(stream.is_end_stream().then_some(0));
+        Self::Http2(Received { stream, left, had_all_data: false, of })
     }
 }
 
 impl Received {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, InflowError>>> {
         if !self.had_all_data {
             match ready!(self.stream.poll_data(cx)) {
                 Some(Ok(data)) => {
@@ -58,38 +66,40 @@ impl Received {
                     self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
-                Some(Err(error)) => return Poll::Ready(end_of(error)),
+                Some(Err(error)) => return Poll::Ready(self.end_of(error)),
                 None => self.had_all_data = true,
             }
         }
         match ready!(self.stream.poll_trailers(cx)) {
             Ok(trailers) => Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers)))),
-            Err(error) => Poll::Ready(end_of(error)),
+            Err(error) => Poll::Ready(self.end_of(error)),
         }
+    }
+
+    fn end_of(&self, error: h2::Error) -> Option<Result<Frame<Bytes>, InflowError>> {
+        let is_end = self.of == Message::Answer && error.reason() == Some(Reason::NO_ERROR);
+        (!is_end).then(|| Err(error.into()))
     }
 }
 
-/// An answer may end before its request was read, and says so by a reset without error: RFC 9113, section 8.1.
-fn end_of(error: h2::Error) -> Option<Result<Frame<Bytes>, AnswerError>> {
-    (error.reason() != Some(Reason::NO_ERROR)).then(|| Err(error.into()))
-}
-
-impl Body for AnswerBody {
+impl Body for Inflow {
     type Data = Bytes;
-    type Error = AnswerError;
+    type Error = InflowError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, InflowError>>> {
         match self.get_mut() {
-            Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(AnswerError::Http1),
+            Self::Empty => Poll::Ready(None),
+            Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(InflowError::Http1),
             Self::Http2(received) => received.poll(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
+            Self::Empty => true,
             Self::Http1(body) => body.is_end_stream(),
             Self::Http2(received) => received.stream.is_end_stream(),
         }
@@ -97,6 +107,7 @@ impl Body for AnswerBody {
 
     fn size_hint(&self) -> SizeHint {
         match self {
+            Self::Empty => SizeHint::with_exact(0),
             Self::Http1(body) => body.size_hint(),
             Self::Http2(received) => received.left.map_or_else(SizeHint::default, SizeHint::with_exact),
         }
