@@ -3,6 +3,7 @@
 //! The load is of idempotent requests, twelve callers at once for a few seconds. With retries no request fails; without
 //! any, few do, and outlier detection decides how few.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -178,7 +179,8 @@ fn least_request_beats_round_robin_when_one_instance_is_slow() {
                 } else {
                     lab.vm(number).serve(&name, port, "fast")?;
                 }
-                file += &format!(
+                let _ = write!(
+                    file,
                     "[[service]]\nid = \"{name}\"\nname = \"reviews\"\naccount = \"reviews\"\n[[service.port]]\n\
                      number = 9080\nprotocol = \"http\"\ntarget = \"127.0.0.1:{port}\"\n"
                 );

@@ -26,19 +26,20 @@ fn a_gateway_orders_its_certificates_and_renews_them() {
         };
         // `shop` is proven by TLS on 443; for `www` no server has a certificate, so it is proven on port 80, where rules
         // send everything else to HTTPS.
-        eventually("the certificate has come", || {
+        // Should it be asked for before the port is open, the next order begins after a minute.
+        eventually_within(Duration::from_secs(90), "the certificate has come", || {
             let answer = visit(&mut lab, "shop.example.com")?;
             ensure!(answer.status == 200 && answer.body.contains("the shop"), "{answer:?}");
             Ok(())
         })?;
-        eventually("so has the other", || fingerprint(lab.vm(1), "www"))?;
+        eventually_within(Duration::from_secs(90), "so has the other", || fingerprint(lab.vm(1), "www"))?;
         let redirected = lab.vm(3).curl(&["-H", "Host: shop.example.com", "http://198.18.0.1/"])?;
         ensure!(redirected.status == 301, "{redirected:?}");
         let log = std::fs::read_to_string(&authority.log)?;
         ensure!(log.contains("tls-alpn-01") && log.contains("http-01"), "{log}");
 
         // What leads elsewhere is told, and the authority is not asked again and again.
-        eventually("the failure is told", || {
+        eventually_within(Duration::from_secs(30), "the failure is told", || {
             let status = lab.vm(2).meshctl(&["status", "-o", "json"])?.success()?.stdout;
             ensure!(status.contains("secret lost is not renewed: lost.example.com"), "{status}");
             Ok(())

@@ -26,7 +26,11 @@ fn the_printed_file_says_the_defaults() {
         printed.lines().map(|line| keys(line).unwrap_or_else(|| line.to_owned()) + "\n").collect();
     // The example row names both of the keys of which one is needed.
     let spoken = spoken.replace("to = \"reviews.default:9080\"\n", "");
+    // A row needs somebody to order from.
+    let spoken =
+        spoken.replace("\ndirectory = \"\"\n", "\ndirectory = \"https://ca.example.com/directory\"\n");
     let mut config = parse(&spoken).unwrap();
+    assert_eq!(config.acme.take().expect("it is on").certificates.len(), 1);
     assert_eq!(config.listeners.len(), 1);
     config.listeners.clear();
     assert_eq!(config, Config::default());

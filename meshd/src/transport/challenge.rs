@@ -11,6 +11,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 
 use super::provider;
 
@@ -50,7 +51,7 @@ impl Challenges {
     /// Shows a certificate to whom asks for `name` with [`ACME_TLS`].
     ///
     /// # Errors
-    /// Certificate and key do not go together.
+    /// The key is none.
     pub fn certificate(
         self: &Arc<Self>,
         name: &str,
@@ -58,10 +59,12 @@ impl Challenges {
         key: PrivateKeyDer<'static>,
     ) -> Result<Offered, rustls::Error> {
         let versions = [&rustls::version::TLS13, &rustls::version::TLS12];
+        // Its extension is critical, and unknown to rustls' own check of a pair.
+        let pair = CertifiedKey::new(vec![certificate], provider().key_provider.load_private_key(key)?);
         let mut config = ServerConfig::builder_with_provider(provider().clone())
             .with_protocol_versions(&versions)?
             .with_no_client_auth()
-            .with_single_cert(vec![certificate], key)?;
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
         config.alpn_protocols = vec![ACME_TLS.to_vec()];
         let (name, config) = (name.to_ascii_lowercase(), Arc::new(config));
         self.change(|asked| asked.names.insert(name.clone(), config.clone()));

@@ -69,6 +69,7 @@ async fn a_load_balancer_says_where_the_visitor_is_and_nobody_else_does() {
 
 #[tokio::test]
 async fn an_authority_is_answered_before_any_rule_for_as_long_as_it_asks() {
+    const PATH: &str = "/.well-known/acme-challenge/token";
     let backend = Backend::http1("web").await;
     let (plain, tls) = (nobody().port(), nobody().port());
     let servers = format!(
@@ -80,7 +81,6 @@ async fn an_authority_is_answered_before_any_rule_for_as_long_as_it_asks() {
     let host = Host::start(&rules(&backend, &servers), settings);
     opened(loopback(plain)).await;
     opened(loopback(tls)).await;
-    const PATH: &str = "/.well-known/acme-challenge/token";
     let ask = |request| async move { once(loopback(plain), request).await };
 
     let before = ask(get(PATH, &[("host", "web.com")])).await.status;
@@ -96,12 +96,15 @@ async fn an_authority_is_answered_before_any_rule_for_as_long_as_it_asks() {
         assert_eq!(status, StatusCode::MOVED_PERMANENTLY);
     }
 
-    let made = rcgen::generate_simple_self_signed(["web.com".to_owned()]).expect("a certificate");
-    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
-    let shown = challenges.certificate("web.com", made.cert.der().clone(), key).expect("they fit");
+    let signing = rcgen::KeyPair::generate().expect("a key");
+    let mut params = rcgen::CertificateParams::new(vec!["web.com".to_owned()]).expect("a name");
+    params.custom_extensions = vec![rcgen::CustomExtension::new_acme_identifier(&[7; 32])];
+    let made = params.self_signed(&signing).expect("a certificate");
+    let key = PrivateKeyDer::try_from(signing.serialize_der()).expect("a key");
+    let shown = challenges.certificate("web.com", made.der().clone(), key).expect("a key");
     // There is no secret yet: nobody else is shown anything.
     let authority = shake(loopback(tls), "web.com", "acme-tls/1").await.expect("a certificate");
-    assert_eq!(authority, *made.cert.der());
+    assert_eq!(authority, *made.der());
     assert!(shake(loopback(tls), "web.com", "h2").await.is_err());
     assert!(shake(loopback(tls), "other.com", "acme-tls/1").await.is_err());
     drop(shown);

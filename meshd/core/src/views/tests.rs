@@ -160,9 +160,9 @@ spec:
         .map(|row| format!("{}:{} at {}: {} then {}", row.host, row.port, row.gateway, row.when, row.then))
         .collect();
     let expected = [
-        "shop.com:80 at 0.0.0.0:80 of Gateway default/front: always then reviews.default.svc.cluster.local:9080",
-        "shop.com:443 at 0.0.0.0:443 of Gateway default/front, TLS with secret shop, visitors show one, too: always then reviews.default.svc.cluster.local:9080",
-        "pass.com:8443 at 0.0.0.0:8443 of Gateway default/front, TLS passes: sni pass.com then reviews.default.svc.cluster.local:9080",
+        "shop.com:80 at 0.0.0.0:80 of Gateway default/front: always then reviews.default:9080",
+        "shop.com:443 at 0.0.0.0:443 of Gateway default/front, TLS with secret shop, visitors show one, too: always then reviews.default:9080",
+        "pass.com:8443 at 0.0.0.0:8443 of Gateway default/front, TLS passes: sni pass.com then reviews.default:9080",
     ];
     assert_eq!(told, expected);
     let named = PlanFilter { host: Some("shop.com".into()), port: Some(443) };

@@ -70,12 +70,13 @@ fn version_2(bytes: &[u8]) -> Parsed {
     let (command, family) = (head[12], head[13]);
     let rest = usize::from(u16::from_be_bytes([head[14], head[15]]));
     let length = HEAD + rest;
-    if command >> 4 != 2 || command & 0xf > 1 || length > MAX_BYTES {
+    let (version, command) = (command >> 4, command & 0xf);
+    if version != 2 || command > 1 || length > MAX_BYTES {
         return Parsed::Other;
     }
     let Some(body) = bytes.get(HEAD..length) else { return Parsed::More };
     // LOCAL: the load balancer looks whether we are well.
-    if command & 0xf == 0 {
+    if command == 0 {
         return Parsed::Header { source: None, length };
     }
     let number = |at: usize| body.get(at..at + 2).map(|two| u16::from_be_bytes([two[0], two[1]]));
