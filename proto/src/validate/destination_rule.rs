@@ -293,7 +293,14 @@ fn distribute(check: &mut Check, path: &str, share: &LocalityDistribute) {
     if sum != 100 {
         check.error(format!("{path}.to"), format!("the shares add up to {sum}, not to 100"));
     }
-    apart(check, share.to.keys().map(|to| (crate::yaml::join(&format!("{path}.to"), to), to.as_str())));
+    let to: Vec<&String> = share.to.keys().collect();
+    for (at, one) in to.iter().enumerate() {
+        // A map has no order: what would do in another one does.
+        if let Some(other) = to[..at].iter().find(|other| takes(other, one) && takes(one, other)) {
+            let path = crate::yaml::join(&format!("{path}.to"), one);
+            check.error(path, format!("{one:?} is among {other:?} already"));
+        }
+    }
 }
 
 /// `region/zone/subzone`; only the last part may be `*`.

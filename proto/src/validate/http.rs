@@ -100,16 +100,12 @@ fn outcome(check: &mut Check, path: &str, route: &HttpRoute, delegate: bool) {
             }
         }
     }
-    let other = |matching: &HttpMatchRequest| {
-        matching.uri.as_ref().is_some_and(|uri| !matches!(uri, StringMatch::Prefix(_)))
-    };
+    // Istio wants prefixes; beside an exact path it replaces the whole, as in Envoy.
+    let regex = |matching: &HttpMatchRequest| matches!(matching.uri, Some(StringMatch::Regex(_)));
     if route.redirect.as_ref().is_some_and(|redirect| !redirect.prefix_rewrite.is_empty())
-        && route.r#match.iter().any(other)
+        && route.r#match.iter().any(regex)
     {
-        check.error(
-            format!("{path}.redirect.prefixRewrite"),
-            "needs every uri of the route to be matched by prefix",
-        );
+        check.error(format!("{path}.redirect.prefixRewrite"), "cannot be used where uri is matched by regex");
     }
 }
 

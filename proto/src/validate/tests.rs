@@ -177,12 +177,6 @@ const ISTIO: &[(&str, bool, &str, &str)] = &[
     ),
     (
         "validateHTTPRedirect",
-        false,
-        "VirtualService",
-        "{hosts: [a], http: [{match: [{uri: {exact: /a}}], redirect: {prefixRewrite: /b}}]}",
-    ),
-    (
-        "validateHTTPRedirect",
         true,
         "VirtualService",
         "{hosts: [a], http: [{match: [{uri: {prefix: /a}}, {method: {exact: GET}}], redirect: {prefixRewrite: /b}}]}",
