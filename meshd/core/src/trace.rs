@@ -197,7 +197,8 @@ mod tests {
 
     #[test]
     fn every_form_is_read() {
-        let cases: [(&[(&str, &str)], Option<bool>, Form); 6] = [
+        type Case<'a> = (&'a [(&'a str, &'a str)], Option<bool>, Form);
+        let cases: [Case<'_>; 6] = [
             (
                 &[("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")],
                 Some(true),

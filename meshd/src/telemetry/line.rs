@@ -50,19 +50,18 @@ fn cut(text: &str, most: Option<usize>) -> &str {
 fn json(members: &[(String, Template)], record: &Record, line: &mut String) {
     let mut object = serde_json::Map::new();
     for (name, template) in members {
-        let value = match template.parts() {
-            [Part::Operator(operator, most)] => match value(operator, record) {
+        let value = if let [Part::Operator(operator, most)] = template.parts() {
+            match value(operator, record) {
                 None => serde_json::Value::Null,
                 Some(value) if is_number(operator) => {
                     value.parse::<u64>().map_or(serde_json::Value::Null, Into::into)
                 }
                 Some(value) => cut(&value, *most).into(),
-            },
-            _ => {
-                let mut all = String::new();
-                text(template, record, &mut all);
-                all.into()
             }
+        } else {
+            let mut all = String::new();
+            text(template, record, &mut all);
+            all.into()
         };
         object.insert(name.clone(), value);
     }

@@ -65,7 +65,9 @@ fn requests(page: &mut Page, lines: &[Line]) {
             for ((_, metric, _, read), filled) in HISTOGRAMS.iter().zip(&mut filled) {
                 let Some(labels) = key.text(*metric, &ended) else { continue };
                 let filled = filled.entry(labels).or_default();
-                outcomes.iter().for_each(|outcome| read(outcome).add_to(&mut filled.counts, &mut filled.sum));
+                for outcome in &outcomes {
+                    read(outcome).add_to(&mut filled.counts, &mut filled.sum);
+                }
             }
         }
     }
@@ -108,8 +110,11 @@ fn histogram<'a>(
     }
 }
 
+/// A counter of ours, its name in rules, and where a series keeps it.
+type Counter<'a> = (&'a Metric, plan::Metric, fn(&Series) -> &AtomicU64);
+
 fn messages(page: &mut Page, lines: &[Line]) {
-    let counts: [(&Metric, plan::Metric, fn(&Series) -> &AtomicU64); 2] = [
+    let counts: [Counter<'_>; 2] = [
         (&catalog::REQUEST_MESSAGES, plan::Metric::GrpcRequestMessages, |series| &series.request_messages),
         (&catalog::RESPONSE_MESSAGES, plan::Metric::GrpcResponseMessages, |series| &series.response_messages),
     ];
@@ -120,7 +125,7 @@ fn messages(page: &mut Page, lines: &[Line]) {
 }
 
 fn connections(page: &mut Page, lines: &[Line]) {
-    let counts: [(&Metric, plan::Metric, fn(&Series) -> &AtomicU64); 4] = [
+    let counts: [Counter<'_>; 4] = [
         (&catalog::OPENED, plan::Metric::TcpOpenedConnections, |series| &series.opened),
         (&catalog::CLOSED, plan::Metric::TcpClosedConnections, |series| &series.closed),
         (&catalog::SENT, plan::Metric::TcpSentBytes, |series| &series.sent),

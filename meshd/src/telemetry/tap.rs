@@ -273,9 +273,10 @@ fn fields(headers: &HeaderMap, secrets: bool) -> BTreeMap<String, String> {
     let mut shown: BTreeMap<String, String> = BTreeMap::new();
     for (name, value) in headers.iter().take(MOST_FIELDS) {
         let name = name.as_str();
-        let value = match secrets {
-            false if redact::is_sensitive(name) => redact::HIDDEN.to_owned(),
-            _ => cut(&String::from_utf8_lossy(value.as_bytes())),
+        let value = if !secrets && redact::is_sensitive(name) {
+            redact::HIDDEN.to_owned()
+        } else {
+            cut(&String::from_utf8_lossy(value.as_bytes()))
         };
         let text = shown.entry(name.to_owned()).or_default();
         if !text.is_empty() {

@@ -69,9 +69,9 @@ async fn a_request_over_a_hop_is_counted_at_both_ends() {
     .concat();
     until("the destination tells", || tells(&there, "istio_requests_total", &there_too)).await;
     for lab in [&here, &there] {
-        let small = [r#"le="10""#, r#"} 1"#];
+        let small = [r#"le="10""#, r"} 1"];
         assert!(tells(lab, "istio_request_bytes_bucket", &small), "five bytes are in the bucket of ten");
-        assert!(tells(lab, "istio_request_duration_milliseconds_count", &[r#"} 1"#]));
+        assert!(tells(lab, "istio_request_duration_milliseconds_count", &[r"} 1"]));
     }
     let (_, _, headers) = backend.last();
     assert!(headers.keys().all(|name| !name.as_str().starts_with("x-mesh-source")), "{headers:?}");
@@ -164,8 +164,7 @@ impl Span {
         let all = fields(bytes);
         let find =
             |number: u64| all.iter().find(|(other, _)| *other == number).map(|(_, bytes)| bytes.clone());
-        let hex =
-            |number| find(number).unwrap_or_default().iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = |number| data_encoding::HEXLOWER.encode(&find(number).unwrap_or_default());
         Self {
             service: service.to_owned(),
             trace: hex(1),

@@ -74,7 +74,7 @@ fn tokens(text: &str) -> Result<Vec<(usize, Token)>, BadExpression> {
                 let fits = |sign: &&&str| chars[at..].iter().copied().take(sign.len()).eq(sign.chars());
                 let sign =
                     SIGNS.iter().find(fits).ok_or_else(|| error(&format!("{first:?} is not known")))?;
-                (Token::Sign(*sign), sign.len())
+                (Token::Sign(sign), sign.len())
             }
         };
         found.push((at + 1, token.0));

@@ -44,11 +44,15 @@ impl WantedHeaders {
             match part {
                 Part::Operator(Operator::Request(name, other), _) => {
                     add(&mut self.request, name);
-                    other.iter().for_each(|name| add(&mut self.request, name));
+                    if let Some(name) = other {
+                        add(&mut self.request, name);
+                    }
                 }
                 Part::Operator(Operator::Response(name, other), _) => {
                     add(&mut self.response, name);
-                    other.iter().for_each(|name| add(&mut self.response, name));
+                    if let Some(name) = other {
+                        add(&mut self.response, name);
+                    }
                 }
                 Part::Text(_) | Part::Operator(..) => {}
             }

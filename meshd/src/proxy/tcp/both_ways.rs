@@ -181,7 +181,7 @@ mod tests {
     async fn a_slow_reader_is_not_silent() {
         let (mut far, near) = duplex(1_024);
         let (mut application, there) = duplex(1 << 16);
-        application.write_all(&[7; 20_480]).await.expect("room");
+        application.write_all(&vec![7; 20_480]).await.expect("room");
         application.shutdown().await.expect("open");
         let (mut caller, mut endpoint) = (Wire::new(Stream::Pipe(near)), Wire::new(Stream::Pipe(there)));
         let mut copy = BothWays::new(None);
