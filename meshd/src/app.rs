@@ -11,6 +11,7 @@ mod follow;
 mod handover;
 mod logging;
 mod looking;
+mod measures;
 mod members;
 mod names;
 mod notary;

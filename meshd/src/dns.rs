@@ -9,6 +9,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -22,6 +23,7 @@ use crate::config::Config;
 use crate::drain::Draining;
 use crate::listeners::Listeners;
 use crate::task;
+use crate::telemetry::QUESTIONS;
 use answer::Verdict;
 use upstream::{Over, Upstream};
 
@@ -204,7 +206,14 @@ struct Desk {
 impl Desk {
     fn decide(&self, question: &[u8], over: Over) -> Verdict {
         let plan = self.plans.load();
-        answer::decide(question, &plan.names, &self.search, self.ttl, over)
+        let verdict = answer::decide(question, &plan.names, &self.search, self.ttl, over);
+        let counter = match verdict {
+            Verdict::Reply(_) => &QUESTIONS.answered,
+            Verdict::Forward(_) => &QUESTIONS.forwarded,
+            Verdict::Drop => return verdict,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        verdict
     }
 
     /// Answers what [`Desk::decide`] did not. `permit` is held until then.
@@ -224,7 +233,10 @@ impl Desk {
         match (self.upstream.ask(question, over, instead.is_some()).await, instead) {
             (Some(reply), Some(instead)) if answer::is_unknown_name(&reply) => instead,
             (Some(reply), _) | (None, Some(reply)) => reply,
-            (None, None) => failed(),
+            (None, None) => {
+                QUESTIONS.failed.fetch_add(1, Ordering::Relaxed);
+                failed()
+            }
         }
     }
 }

@@ -35,7 +35,7 @@ use budget::{Descriptors, Memory};
 
 use crate::drain::{self, Drain};
 use crate::listeners::Listeners;
-use crate::telemetry::{AccessLog, Stats, Tap};
+use crate::telemetry::{AccessLog, Sample, Stats, Tap, catalog, number};
 use crate::transport::{Accepted, Challenges, Dialer, QuicOptions, SocketOptions, Transport, socket};
 
 mod accept;
@@ -51,12 +51,14 @@ mod http;
 mod inbound;
 mod interim;
 mod local_reply;
+mod measure;
 mod mirror;
 mod outbound;
 mod passthrough;
 mod request;
 mod server;
 mod tcp;
+mod traced;
 mod tunnel;
 mod upstream;
 mod watch;
@@ -290,6 +292,7 @@ pub fn start(shared: Shared, sockets: Sockets) -> Result<Proxy, StartError> {
     let own: Arc<[SocketAddr]> = own.filter_map(|socket| socket.local_addr().ok()).collect();
     let memory = Arc::new(Memory::new(shared.settings.memory));
     let descriptors = Descriptors::new();
+    tell(&shared.stats, memory.clone(), descriptors.clone());
     let mut shares: Vec<Vec<(Way, TcpListener, Arc<Room>)>> = (0..workers).map(|_| Vec::new()).collect();
     for entrance in sockets.entrances {
         let room = Arc::new(Room::new(&shared.settings, &descriptors));
@@ -326,6 +329,20 @@ pub fn start(shared: Shared, sockets: Sockets) -> Result<Proxy, StartError> {
         threads.push(thread);
     }
     Ok(Proxy { control: receiver, doors: Some(keeper), drain, mesh, pulses, stop, threads })
+}
+
+/// Has metrics tell of memory and descriptors.
+fn tell(stats: &Stats, memory: Arc<Memory>, descriptors: Arc<Descriptors>) {
+    stats.watch(move |samples| {
+        let (used, most) = memory.numbers();
+        let (open, limit) = descriptors.numbers();
+        samples.extend([
+            Sample::new(&catalog::MEMORY, number(used as u64)),
+            Sample::new(&catalog::MEMORY_LIMIT, number(most as u64)),
+            Sample::new(&catalog::DESCRIPTORS, number(open as u64)),
+            Sample::new(&catalog::DESCRIPTORS_LIMIT, number(limit as u64)),
+        ]);
+    });
 }
 
 impl Proxy {

@@ -7,7 +7,9 @@
 pub mod api;
 pub mod command;
 pub mod explain;
+pub mod expression;
 pub mod finding;
+pub mod log_format;
 pub mod look;
 pub mod registration;
 pub mod resource;

@@ -6,6 +6,7 @@
 mod report;
 mod schema;
 mod table;
+mod values;
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -64,6 +65,7 @@ pub fn check(document: &Document) -> Vec<Finding> {
     if let Some(spec) = document.spec() {
         walk.visit(spec, "", "spec");
     }
+    walk.found.extend(values::check(&document.object));
     walk.found.into_iter().map(|finding| document.place(finding)).collect()
 }
 

@@ -58,7 +58,7 @@ impl Browser {
         }}});
         let mut browser = Self { driver, port, session: String::new(), _profile: profile };
         let made = browser.ask("POST", "/session", Some(&wanted));
-        browser.session = made["sessionId"].as_str().expect("a session").to_owned();
+        made["sessionId"].as_str().expect("a session").clone_into(&mut browser.session);
         Some(browser)
     }
 

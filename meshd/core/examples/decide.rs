@@ -167,6 +167,7 @@ fn picking(balancer: &Balancer, endpoints: u32) -> Decision {
         via: Via::Plain(SocketAddr::from((Ipv4Addr::from(0xc612_0000 + number), 8080))),
         weight: 1,
         locality: Arc::default(),
+        party: mesh_core::plan::Party::default(),
         version: "".into(),
         health: Health::Healthy,
         liveness: Liveness::Live,

@@ -40,6 +40,7 @@ pub(crate) mod rules;
 pub(crate) mod scope;
 mod seen;
 mod tcp;
+mod telemetry;
 pub(crate) mod visibility;
 
 pub use clusters::Memory;
@@ -69,6 +70,7 @@ fn whole(
     let rules = rules::load(world, &mesh, &node.domain, &problems);
     let destinations = destinations::Rules::load(world, &mesh, &node.domain);
     let sidecars = scope::Sidecars::load(world, &mesh);
+    let telemetry = telemetry::Rules::load(world, &mesh, &problems);
     let facts = scope::Facts { mesh: &mesh, services: &services, rules: &rules, domain: &node.domain };
     let clusters = clusters::Builder::new(world, node, &mesh, &destinations, previous, stale, &problems);
     let labels_count = rules.iter().any(rules::Rules::looks_at_labels)
@@ -91,12 +93,20 @@ fn whole(
         node,
         mesh: &mesh,
         clusters: &clusters,
+        telemetry: &telemetry,
         problems: &problems,
         topology: topology(node, &mesh, &services),
     };
     let outbounds = callers.outbounds(&scene, &scopes, previous, labels_count);
-    let here =
-        inbound::Scene { world, node, mesh: &mesh, sidecars: &sidecars, previous, problems: &problems };
+    let here = inbound::Scene {
+        world,
+        node,
+        mesh: &mesh,
+        sidecars: &sidecars,
+        telemetry: &telemetry,
+        previous,
+        problems: &problems,
+    };
     let inbound = inbound::inbound(&here);
     let names = names::names(&scopes);
     let mut open = Doors::default();
@@ -177,7 +187,8 @@ impl<'a> Callers<'a> {
             if outbound.caller == *caller {
                 return outbound.clone();
             }
-            Arc::new(Outbound { caller: caller.clone(), ..Outbound::clone(outbound) })
+            let telling = scene.telemetry.client(caller);
+            Arc::new(Outbound { caller: caller.clone(), telling, ..Outbound::clone(outbound) })
         };
         self.all.iter().zip(&self.kind_of).map(of).collect()
     }

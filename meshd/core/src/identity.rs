@@ -114,6 +114,14 @@ impl Identity {
         matches!(self, Self::Workload { namespace, account, .. } if namespace == home && account == name)
     }
 
+    /// Returns trust domain, namespace and account of a workload; `None` for all others.
+    pub fn workload_names(&self) -> Option<(&str, &str, &str)> {
+        match self {
+            Self::Workload { trust_domain, namespace, account } => Some((trust_domain, namespace, account)),
+            Self::Host { .. } | Self::Admin { .. } => None,
+        }
+    }
+
     /// Returns what Istio calls the principal: the URI without `spiffe://`.
     pub fn principal(&self) -> String {
         self.to_string().split_off(SCHEME.len())

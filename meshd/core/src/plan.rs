@@ -25,6 +25,7 @@ pub use cluster::{
 pub use doors::{Credential, Door, DoorKind, Doors, GatewayDoor, Inside, Roots, ServerTls, TlsServer};
 pub use inbound::{Inbound, LocalInstance, LocalPort};
 pub use origination::{TlsMaterial, TlsOrigination, UpstreamTls};
+pub use party::{Field as PartyField, Party};
 pub use resolved::{Answers, Named, Resolved};
 pub use route::{
     Abort, Action, Cors, Delay, DirectResponse, Fault, Forward, HeaderOps, HeaderRules, HeaderTarget,
@@ -32,14 +33,20 @@ pub use route::{
     Route, Shown, TemplatePart, ValueMatch, Variable, WeightedCluster,
 };
 pub use shared::Shared;
+pub use telling::{
+    Collector, LogTarget, Logging, METRICS, Metering, Metric, MetricRule, TagSource, Telling, Tracing,
+    WantedHeaders,
+};
 
 mod cluster;
 mod doors;
 mod inbound;
 mod origination;
+mod party;
 mod resolved;
 mod route;
 mod shared;
+mod telling;
 
 /// The World as seen from one host, ready to be followed.
 #[derive(Clone, Debug, Default)]
@@ -144,6 +151,8 @@ pub struct Outbound {
     pub egress_proxy: Option<Arc<ServicePort>>,
     /// How the paths of requests are brought to one form.
     pub paths: Normalization,
+    /// What is told of the caller's traffic.
+    pub telling: Arc<Telling>,
     /// For the first bytes on a port whose protocol nobody declared; `None`: as this host is set.
     pub sniff: Option<std::time::Duration>,
     /// What is on each service port, for requests chosen by Host or SNI.

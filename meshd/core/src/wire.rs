@@ -5,6 +5,7 @@
 
 pub mod client_hello;
 pub mod fold;
+pub mod grpc;
 pub mod guard;
 pub mod http1;
 pub mod http2;

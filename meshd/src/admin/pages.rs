@@ -13,6 +13,7 @@ use mesh_proto::api::{Get, PlanFilter, Request, Scope};
 use mesh_proto::command::Batch;
 
 use super::{Handler, json, status_of};
+use crate::telemetry::Exposition;
 
 mod ui;
 
@@ -21,8 +22,8 @@ mod ui;
 pub struct Pages {
     /// Whether the data plane has a Plan; if not, why.
     pub ready: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
-    /// Prometheus' text.
-    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// What is counted, as text.
+    pub metrics: Arc<dyn Fn(Exposition) -> String + Send + Sync>,
     /// Answers the reads; `None` on the metrics ports.
     pub reads: Option<Handler>,
 }
@@ -62,8 +63,10 @@ pub(super) async fn answer<B>(request: &http::Request<B>, pages: &Pages) -> http
             Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")).into(),
         },
         "/metrics" | "/stats/prometheus" => {
-            let content_type = "text/plain; version=0.0.4; charset=utf-8";
-            Page { status: StatusCode::OK, content_type, body: (pages.metrics)().into() }.into()
+            let accept = request.headers().get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+            let exposition = Exposition::of_accept(accept);
+            let body = (pages.metrics)(exposition).into();
+            Page { status: StatusCode::OK, content_type: exposition.content_type(), body }.into()
         }
         path => match &pages.reads {
             None => not_found(path),

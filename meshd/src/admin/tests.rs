@@ -93,7 +93,7 @@ async fn the_port_reads_and_nothing_else() {
     let address = listener.local_addr().expect("an address");
     let pages = Pages {
         ready: Arc::new(|| Err("no Plan yet".into())),
-        metrics: Arc::new(|| "meshd_up 1\n".into()),
+        metrics: Arc::new(|_| "meshd_up 1\n".into()),
         reads: Some(echo()),
     };
     let (_drain, draining) = crate::drain::channel();
@@ -117,7 +117,7 @@ async fn page(path: &str, fields: &str) -> String {
     let address = listener.local_addr().expect("an address");
     let pages = Pages {
         ready: Arc::new(|| Ok(())),
-        metrics: Arc::new(|| "meshd_up 1\n".into()),
+        metrics: Arc::new(|_| "meshd_up 1\n".into()),
         reads: Some(echo()),
     };
     let (_drain, draining) = crate::drain::channel();

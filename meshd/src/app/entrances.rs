@@ -126,7 +126,7 @@ fn settings(config: &Config) -> Settings {
 
 fn access_log(config: &Config) -> Result<Option<AccessLog>> {
     let format = match config.proxy.access_log {
-        config::AccessLog::Off => return Ok(None),
+        config::AccessLog::Off => return AccessLog::for_rules().map(Some).context("starting the access log"),
         config::AccessLog::Text => telemetry::Format::Text,
         config::AccessLog::Json => telemetry::Format::Json,
     };

@@ -28,7 +28,7 @@ use super::notary::HostNotary;
 use super::orders::Orders;
 use super::requests::{Reload, Requests};
 use super::state::{FolderLock, HostState};
-use super::{NeedsPerson, begin, entrances, logging, members, signer, standing, watchdog};
+use super::{NeedsPerson, begin, entrances, logging, measures, members, signer, standing, watchdog};
 use crate::admin::{self, Pages};
 use crate::agent::{Agent, Farewell, Mirror, Offer, Outlets, Published};
 use crate::config::{Config, Source};
@@ -272,6 +272,14 @@ async fn serve(
         },
         reloads,
     });
+    let sources = measures::Sources {
+        plans: outlets.plans.clone(),
+        published: published.clone(),
+        certificates: certificates.standings(),
+        server: server.clone(),
+        host: ground.state.id,
+    };
+    measures::tell(&ground.stats, sources);
     let control = std::mem::replace(&mut proxy.control, mpsc::channel(1).1);
     task::spawn("control", accept_control(control, server.clone(), requests.clone()));
     let follower = Follower {
@@ -583,7 +591,7 @@ fn serve_admin(
             0 => Err("no Plan yet: no server has answered".into()),
             _ => Ok(()),
         }),
-        metrics: Arc::new(move || stats.prometheus()),
+        metrics: Arc::new(move |exposition| stats.prometheus(exposition)),
         reads: Some(handler),
     };
     for listener in ports.admin {

@@ -157,14 +157,14 @@ pub(super) struct Open(Rc<Worker>);
 impl Open {
     pub(super) fn count(worker: &Rc<Worker>) -> Self {
         Counters::add(&worker.shard.counters.downstream_connections_total);
-        Counters::add(&worker.shard.counters.downstream_connections);
+        Counters::add(&worker.shard.counters.open_downstream_connections);
         Self(worker.clone())
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.shard.counters.downstream_connections.fetch_sub(1, Ordering::Relaxed);
+        self.0.shard.counters.open_downstream_connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 
 use super::budget::{LARGE_UPLOAD, Left};
 use super::interim::{Asked, Hold};
+use super::measure::{BodyMeter, MessageMeter};
 use super::watch::Watch;
 pub(crate) use inflow::{Inflow, InflowError, Message};
 use pace::Pace;
@@ -31,10 +32,10 @@ pub(crate) enum Outgoing {
     Empty,
     /// All of it.
     Whole(Option<Bytes>),
-    /// Straight from the caller.
-    Stream(Inflow),
     /// From the caller, remembered.
     Replay(Replay),
+    /// Straight from the caller, measured.
+    Measured(Inflow, Rc<BodyMeter>),
 }
 
 /// Why a body ends early.
@@ -74,8 +75,16 @@ impl Body for Outgoing {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Stream(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::Caller),
             Self::Replay(replay) => replay.poll(cx),
+            Self::Measured(body, meter) => {
+                let polled = Pin::new(body).poll_frame(cx).map_err(BodyError::Caller);
+                if let Poll::Ready(Some(Ok(frame))) = &polled
+                    && let Some(data) = frame.data_ref()
+                {
+                    meter.take(data);
+                }
+                polled
+            }
         }
     }
 
@@ -83,7 +92,7 @@ impl Body for Outgoing {
         match self {
             Self::Empty | Self::Whole(None) => true,
             Self::Whole(Some(bytes)) => bytes.is_empty(),
-            Self::Stream(body) => body.is_end_stream(),
+            Self::Measured(body, _) => body.is_end_stream(),
             Self::Replay(replay) => replay.is_over(),
         }
     }
@@ -92,7 +101,7 @@ impl Body for Outgoing {
         match self {
             Self::Empty | Self::Whole(None) => SizeHint::with_exact(0),
             Self::Whole(Some(bytes)) => SizeHint::with_exact(bytes.len() as u64),
-            Self::Stream(body) => body.size_hint(),
+            Self::Measured(body, _) => body.size_hint(),
             Self::Replay(replay) => replay.source.size,
         }
     }
@@ -122,6 +131,8 @@ pub(crate) struct Source {
     watch: Arc<Watch>,
     /// Its caller sends it only once it is told to.
     hold: Option<RefCell<Hold>>,
+    /// Of gRPC.
+    messages: Option<Rc<MessageMeter>>,
 }
 
 /// What a body may take.
@@ -144,7 +155,13 @@ struct Kept {
 
 impl Source {
     /// Takes a body in, within its limits.
-    pub(crate) fn new(body: Inflow, limits: BodyLimits, hold: Option<Hold>, watch: &Arc<Watch>) -> Rc<Self> {
+    pub(crate) fn new(
+        body: Inflow,
+        limits: BodyLimits,
+        hold: Option<Hold>,
+        watch: &Arc<Watch>,
+        messages: Option<Rc<MessageMeter>>,
+    ) -> Rc<Self> {
         let BodyLimits { replay_bytes, trailer_bytes, pace } = limits;
         watch.upload_moved();
         Rc::new(Self {
@@ -163,6 +180,7 @@ impl Source {
             dropped_trailers: Cell::new(0),
             watch: watch.clone(),
             hold: hold.map(RefCell::new),
+            messages,
         })
     }
 
@@ -301,6 +319,9 @@ impl Source {
         if let Some(data) = frame.data_ref() {
             self.received.set(self.received.get() + data.len() as u64);
             self.watch.upload_moved();
+            if let Some(messages) = &self.messages {
+                messages.take(data);
+            }
             if let Some(pace) = &self.pace {
                 pace.borrow_mut().came(data.len());
             }

@@ -68,6 +68,11 @@ impl Memory {
         }
     }
 
+    /// Returns the bytes in use, and those that may be.
+    pub(crate) fn numbers(&self) -> (usize, usize) {
+        (self.source.as_ref().and_then(resident).unwrap_or(0), self.most)
+    }
+
     fn left(&self) -> Left {
         match self.left.load(Relaxed) {
             0 => Left::Plenty,
@@ -179,6 +184,11 @@ impl Descriptors {
 
     fn of(most: usize) -> Arc<Self> {
         Arc::new(Self { most: most.max(LEAST), open: AtomicUsize::new(0), accepted: AtomicUsize::new(0) })
+    }
+
+    /// Returns how many are in use, and how many may be.
+    pub(crate) fn numbers(&self) -> (usize, usize) {
+        (self.open.load(Relaxed), self.most)
     }
 
     /// How many connections of callers there is room for: each carried one takes two descriptors.

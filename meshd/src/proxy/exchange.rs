@@ -10,23 +10,28 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use ::http::Version;
 use ::http::request::Parts;
+use ::http::{HeaderMap, Version};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use mesh_core::endpoint::InFlight;
-use mesh_core::plan::{Cluster, Via, VirtualHost};
+use mesh_core::plan::{Cluster, VirtualHost};
 use mesh_core::resilience::breaker::Permit;
-use mesh_core::resilience::{Flag, Flags};
+use mesh_core::resilience::{Flag, Flags, grpc};
 
 use super::body::{Inflow, InflowError, Source};
 use super::budget::{LARGE_BODY, Left};
+use super::measure::{BodyMeter, Counted, GrpcMeter, MessageMeter};
 use super::outbound::Connection;
-use super::request;
+use super::traced::Trace;
 use super::upstream::Lease;
-use crate::telemetry::{EdgeCell, EdgeKey, Record, Told};
+use super::worker::Caller;
+use crate::telemetry::{EdgeCell, EdgeKey, Finished, Spoken};
+use told::Logged;
+
+mod told;
 
 /// One request, until it is told. A box: it travels through many hands.
 pub(crate) struct Exchange(Box<Life>);
@@ -35,7 +40,16 @@ pub(crate) struct Exchange(Box<Life>);
 pub(crate) struct Life {
     connection: Rc<Connection>,
     pub(crate) started: Instant,
-    pub(crate) caller: Arc<str>,
+    /// Who calls; `None`: nobody that the Plan knows.
+    pub(crate) caller: Option<Rc<Caller>>,
+    /// Whether it is on its way to an application here: then edges do not count it.
+    pub(crate) is_inbound: bool,
+    /// Under which labels it is counted, once that is known.
+    pub(crate) counted: Option<Rc<Counted>>,
+    /// Of gRPC.
+    pub(crate) grpc: Option<Box<GrpcMeter>>,
+    /// What was measured of a body that is passed straight on.
+    pub(crate) body: Option<Rc<BodyMeter>>,
     /// Where it is counted, once an endpoint was chosen.
     pub(crate) edge: Option<Arc<EdgeCell>>,
     /// What it is counted under otherwise.
@@ -53,36 +67,37 @@ pub(crate) struct Life {
     pub(crate) sent_bytes: u64,
     /// The endpoint of the last attempt, and what it speaks.
     pub(crate) upstream: Option<(SocketAddr, Version)>,
-    flag: Option<Flag>,
     flags: Flags,
+    /// Sent to an endpoint so often.
+    pub(crate) attempts: u32,
     log: Option<Box<Logged>>,
+    /// Its span.
+    pub(crate) trace: Option<Box<Trace>>,
 }
 
-/// What only the access log and taps want.
-struct Logged {
-    method: String,
-    path: String,
-    protocol: &'static str,
-    authority: String,
-    forwarded_for: String,
-    user_agent: String,
-    request_id: String,
-    upstream: String,
-    downstream: SocketAddr,
-    /// For taps.
-    headers: Option<::http::HeaderMap>,
+/// Whose request it is.
+pub(crate) enum Side {
+    /// Of a caller here; `None`: nobody that the Plan knows.
+    Caller(Option<Rc<Caller>>),
+    /// To an application here, counted there.
+    Application(Rc<Counted>),
 }
 
 impl Exchange {
-    pub(crate) fn begin(connection: &Rc<Connection>, caller: Arc<str>, parts: &Parts) -> Self {
+    pub(crate) fn begin(connection: &Rc<Connection>, side: Side, parts: &Parts) -> Self {
         connection.watch.request_began();
-        let is_tapped = connection.worker.settings.tap.is_on();
-        let is_told = is_tapped || connection.worker.access_log.is_some();
-        let log = is_told.then(|| Box::new(Logged::of(connection, parts, is_tapped)));
-        Self(Box::new(Life {
+        let (caller, counted) = match side {
+            Side::Caller(caller) => (caller, None),
+            Side::Application(counted) => (None, Some(counted)),
+        };
+        let mut life = Box::new(Life {
             connection: connection.clone(),
             started: Instant::now(),
             caller,
+            is_inbound: counted.is_some(),
+            counted,
+            grpc: super::request::is_grpc(&parts.headers).then(Box::default),
+            body: None,
             edge: None,
             cluster: None,
             host: None,
@@ -90,15 +105,18 @@ impl Exchange {
             status: 0,
             failed: false,
             retries: 0,
+            attempts: 0,
             details: "",
             upstream_time: None,
             source: None,
             sent_bytes: 0,
             upstream: None,
-            flag: None,
             flags: Flags::default(),
-            log,
-        }))
+            log: None,
+            trace: None,
+        });
+        life.listen(parts);
+        Self(life)
     }
 }
 
@@ -122,9 +140,8 @@ impl Life {
         &self.connection
     }
 
-    /// Raises a flag; the first one counts in metrics, all are logged.
+    /// Raises a flag: logged, and a label of metrics.
     pub(crate) fn raise(&mut self, flag: Flag) {
-        self.flag.get_or_insert(flag);
         self.flags.set(flag);
     }
 
@@ -133,60 +150,89 @@ impl Life {
         self.flags
     }
 
-    /// Tells who answers.
-    pub(crate) fn answered_by(&mut self, via: &Via, http2: bool) {
-        let version = if http2 { Version::HTTP_2 } else { Version::HTTP_11 };
-        self.upstream = match via {
-            Via::Local(address) | Via::Plain(address) | Via::Mesh { hop: address, .. } => {
-                Some((*address, version))
+    /// Whether it is gRPC.
+    pub(crate) fn is_grpc(&self) -> bool {
+        self.grpc.is_some()
+    }
+
+    /// Returns what is spoken, for its labels.
+    pub(crate) fn spoken(&self) -> Spoken {
+        if self.is_grpc() { Spoken::Grpc } else { Spoken::Http }
+    }
+
+    /// Returns what counts the messages of its body.
+    pub(crate) fn messages(&self) -> Option<Rc<MessageMeter>> {
+        self.grpc.as_ref().map(|grpc| grpc.request.clone())
+    }
+
+    /// Reads the gRPC status off the head or the trailers of an answer.
+    pub(crate) fn note_grpc_status(&self, headers: &HeaderMap) {
+        let Some(grpc) = &self.grpc else { return };
+        if let Some(status) = grpc::status_of(headers) {
+            grpc.status.set(Some(u16::try_from(status).unwrap_or(u16::MAX)));
+        }
+    }
+
+    /// Counts what has come of an answer.
+    fn passed(&mut self, frame: &Frame<Bytes>) {
+        if let Some(data) = frame.data_ref() {
+            self.sent_bytes += data.len() as u64;
+        }
+        let Some(grpc) = &self.grpc else { return };
+        if let Some(data) = frame.data_ref() {
+            grpc.response.take(data);
+            if let Some(counted) = &self.counted {
+                grpc.tell(counted);
             }
-            Via::Socket(_) | Via::Name { .. } => None,
-        };
-        if let Some(log) = &mut self.log {
-            log.upstream = match via {
-                Via::Local(address) | Via::Plain(address) => address.to_string(),
-                Via::Socket(path) => path.to_string(),
-                Via::Mesh { hop, instance, .. } => format!("{hop}/{instance}"),
-                Via::Name { host, port, .. } => format!("{host}:{port}"),
-            };
+        } else if let Some(trailers) = frame.trailers_ref() {
+            self.note_grpc_status(trailers);
         }
     }
 
-    /// Tells the log which id the request travels under.
-    pub(crate) fn request_id(&mut self, id: &::http::HeaderValue) {
-        if let Some(log) = &mut self.log {
-            log.request_id = text(Some(id));
-        }
-    }
-
-    /// Tells taps and the access log.
-    fn tell(&self, mut log: Box<Logged>, took: Duration) {
-        let worker = &self.connection.worker;
-        let headers = log.headers.take();
-        let record = log.record(self, took);
-        if let Some(headers) = headers {
-            let told =
-                Told { record: &record, caller: &self.caller, retries: self.retries, headers: &headers };
-            worker.settings.tap.offer(&told);
-        }
-        if let Some(sink) = &worker.access_log {
-            sink.write(record);
-        }
-    }
-
-    fn edge(&self) -> Arc<EdgeCell> {
-        if let Some(edge) = &self.edge {
-            return edge.clone();
-        }
+    /// What it was for, where no endpoint was chosen.
+    fn wanted(&self) -> (Arc<str>, u16, Arc<str>) {
         let empty: Arc<str> = "".into();
         let asked = || self.virtual_host.as_ref().map(|asked| (Arc::from(asked.host.as_str()), asked.port));
-        let (destination, port, subset) = match (&self.cluster, self.host.clone().or_else(asked)) {
+        match (&self.cluster, self.host.clone().or_else(asked)) {
             (Some(cluster), _) => (cluster.name.host.clone(), cluster.name.port, cluster.name.subset.clone()),
             (None, Some((host, port))) => (host, port, empty.clone()),
-            (None, None) => ("BlackHoleCluster".into(), 0, empty.clone()),
+            (None, None) => ("BlackHoleCluster".into(), 0, empty),
+        }
+    }
+
+    /// Counts it in the graph of calls.
+    fn count_edge(&self, took: Duration) {
+        let finish = |edge: &EdgeCell| edge.finished(self.status, self.failed, self.retries, took);
+        if let Some(edge) = &self.edge {
+            return finish(edge);
+        }
+        let (destination, port, subset) = self.wanted();
+        let source = self.caller.as_ref().map_or_else(|| "-/-".into(), |caller| caller.name.clone());
+        let key = EdgeKey { source, destination, port, subset, version: "".into() };
+        finish(&self.connection.worker.shard.edge(&key));
+    }
+
+    /// Counts it under Istio's labels.
+    fn count(&self, took: Duration) {
+        let unreached = || {
+            let worker = &self.connection.worker;
+            let caller = self.caller.as_ref().unwrap_or(&worker.inbound);
+            let (service, ..) = self.wanted();
+            Rc::new(Counted::unreached(worker, caller, service, self.spoken(), Flags::default()))
         };
-        let key = EdgeKey { source: self.caller.clone(), destination, port, subset, version: empty };
-        self.connection.worker.shard.edge(&key)
+        let counted = self.counted.clone().unwrap_or_else(unreached);
+        if let Some(grpc) = &self.grpc {
+            grpc.tell(&counted);
+        }
+        let of_source = || self.source.as_ref().map_or(0, |source| source.received());
+        counted.finished(&Finished {
+            status: self.status,
+            flags: self.flags,
+            grpc: self.grpc.as_ref().and_then(|grpc| grpc.status.get()),
+            took,
+            received: self.body.as_ref().map_or_else(of_source, |body| body.bytes.get()),
+            sent: self.sent_bytes,
+        });
     }
 }
 
@@ -204,63 +250,14 @@ impl Drop for Life {
             counters.dropped_trailers_total.fetch_add(dropped, Ordering::Relaxed);
         }
         let took = self.started.elapsed();
-        match &self.edge {
-            Some(edge) => edge.finished(self.status, self.flag, self.failed, self.retries, took),
-            None => self.edge().finished(self.status, self.flag, self.failed, self.retries, took),
+        if !self.is_inbound {
+            self.count_edge(took);
         }
+        self.count(took);
         if let Some(log) = self.log.take() {
-            self.tell(log, took);
+            self.tell(*log, took);
         }
     }
-}
-
-impl Logged {
-    fn of(connection: &Connection, parts: &Parts, is_tapped: bool) -> Self {
-        let field = |name: &str| text(parts.headers.get(name));
-        let authority = parts.uri.authority().map_or_else(|| field("host"), ToString::to_string);
-        Self {
-            method: parts.method.to_string(),
-            path: parts.uri.path_and_query().map_or_else(String::new, ToString::to_string),
-            protocol: mesh_core::route::template::protocol(parts.version),
-            authority,
-            forwarded_for: field("x-forwarded-for"),
-            user_agent: field("user-agent"),
-            request_id: field("x-request-id"),
-            upstream: String::new(),
-            downstream: request::remote(&parts.headers, connection),
-            headers: is_tapped.then(|| parts.headers.clone()),
-        }
-    }
-
-    fn record(self, exchange: &Life, took: Duration) -> Record {
-        Record {
-            started: SystemTime::now() - took,
-            method: self.method,
-            path: self.path,
-            protocol: self.protocol,
-            authority: self.authority,
-            status: exchange.status,
-            flags: exchange.flags,
-            details: exchange.details,
-            received_bytes: exchange.source.as_ref().map_or(0, |source| source.received()),
-            sent_bytes: exchange.sent_bytes,
-            duration: took,
-            upstream_duration: exchange.upstream_time,
-            forwarded_for: self.forwarded_for,
-            user_agent: self.user_agent,
-            request_id: self.request_id,
-            upstream_host: self.upstream,
-            upstream_cluster: exchange
-                .cluster
-                .as_ref()
-                .map_or_else(String::new, |cluster| cluster.name.to_string()),
-            downstream: self.downstream.to_string(),
-        }
-    }
-}
-
-fn text(value: Option<&::http::HeaderValue>) -> String {
-    value.map_or_else(String::new, |value| String::from_utf8_lossy(value.as_bytes()).into_owned())
 }
 
 /// The body of an answer to a caller.
@@ -424,8 +421,8 @@ impl Relay {
                     self.fail(Flag::OverloadManager);
                     return Poll::Ready(Some(Err(ReplyError::Shed)));
                 }
-                if let (Some(exchange), Some(data)) = (&mut self.exchange, frame.data_ref()) {
-                    exchange.sent_bytes += data.len() as u64;
+                if let Some(exchange) = &mut self.exchange {
+                    exchange.passed(&frame);
                 }
                 if self.body.is_end_stream() {
                     self.finish();

@@ -18,12 +18,13 @@ use super::interim::Interim;
 use super::request::{self, Head};
 use super::tunnel::Tunnelled;
 use super::upstream::{Ends, Lease, Opening, Pool};
-use super::worker::{Caller, Chance, Worker};
+use super::worker::{Caller, Chance, View, Worker};
 use super::{inbound, passthrough::Place, tunnel};
 
 /// A request to be sent, and how.
 pub(crate) struct Sending<'a> {
     pub(crate) worker: &'a Rc<Worker>,
+    pub(crate) view: &'a View,
     pub(crate) caller: &'a Rc<Caller>,
     pub(crate) cluster: &'a Arc<Cluster>,
     pub(crate) policy: &'a RetryPolicy,
@@ -85,10 +86,13 @@ async fn attempts<'a>(
     let mut tried = Tried::default();
     let mut retry_permit = None;
     loop {
-        let Some((endpoint, pool)) = choose(sending, &tried) else { return Err(Failure::NoEndpoint) };
+        let Some((endpoint, pool)) = choose(sending, &tried, exchange) else {
+            return Err(Failure::NoEndpoint);
+        };
         *current = endpoint.or(*current);
         exchange.edge = Some(pool.edge.clone());
         exchange.answered_by(&pool.via, pool.http2);
+        exchange.attempts += 1;
         let in_flight = endpoint.map(|endpoint| endpoint.state.enter());
         let result = attempt(sending, &pool, exchange.retries).await;
         let outcome = match &result {
@@ -156,7 +160,11 @@ impl Tried {
 const TRIES_A_LEVEL: usize = 2;
 
 /// Picks an endpoint and the pool of connections to it. Passthrough has no endpoint in the Plan.
-fn choose<'a>(sending: &Sending<'a>, tried: &Tried) -> Option<(Option<&'a Endpoint>, Rc<Pool>)> {
+fn choose<'a>(
+    sending: &Sending<'a>,
+    tried: &Tried,
+    exchange: &mut Exchange,
+) -> Option<(Option<&'a Endpoint>, Rc<Pool>)> {
     let Sending { worker, cluster, .. } = sending;
     let direct = match (&cluster.balancer, sending.destination) {
         (Balancer::Passthrough, Some(to)) => Some(Place::Address(to)),
@@ -165,20 +173,25 @@ fn choose<'a>(sending: &Sending<'a>, tried: &Tried) -> Option<(Option<&'a Endpoi
     };
     if let Some(place) = direct {
         let direct = worker.passthrough.to(place, cluster.protocol);
-        return Some((None, pool(sending, &direct.endpoint)));
+        return Some((None, pool(sending, &direct.endpoint, exchange)));
     }
     let (avoid, leave) = (&*tried.endpoints, &*tried.leave);
     let hint = Hint { hash: sending.hash, avoid, leave, destination: sending.destination };
     let endpoint = balance::pick(cluster, &hint, worker.now(), &mut Chance)?;
-    Some((Some(endpoint), pool(sending, endpoint)))
+    Some((Some(endpoint), pool(sending, endpoint, exchange)))
 }
 
-fn pool(sending: &Sending<'_>, endpoint: &Endpoint) -> Rc<Pool> {
+fn pool(sending: &Sending<'_>, endpoint: &Endpoint, exchange: &mut Exchange) -> Rc<Pool> {
     let Sending { worker, caller, cluster, .. } = sending;
     let ends = Ends { source: sending.peer, destination: sending.destination };
     let opening = Opening::of(worker, cluster, endpoint, || sending.head.host().unwrap_or_default(), ends);
     let http2 = speaks_http2(cluster, endpoint, opening.as_ref(), sending.head.version);
-    worker.pools.pool(worker, caller, cluster, endpoint, http2, opening)
+    let pool = worker.pools.pool(worker, caller, cluster, endpoint, http2, opening);
+    if !exchange.is_inbound {
+        let here: (&Worker, &View) = (worker, sending.view);
+        exchange.counted = Some(pool.counted(here, caller, (cluster, endpoint), exchange.spoken()));
+    }
+    pool
 }
 
 /// Whether a pool's connections speak HTTP/2: hops do, and applications that want it.
@@ -226,12 +239,15 @@ async fn once(
 ) -> Result<(Response<Inflow>, Lease), Failure> {
     let mut lease = pool.checkout(sending.cluster).await?;
     let body = sending.source.as_ref().map_or(Outgoing::Empty, Source::attempt);
-    let headers = headers(sending, pool, retries).ok_or(Failure::Protocol)?;
+    let mut headers = headers(sending, pool, retries).ok_or(Failure::Protocol)?;
     let is_held = sending.source.as_ref().is_some_and(|source| source.is_held());
     let expects = is_held && !application_speaks_http2(sending.cluster, sending.head.version);
     if pool.is_hop() && (sending.head.upgrade || expects) {
         let request = Tunnelled { head: &sending.head, headers, body, interim: sending.interim.as_ref() };
         return Box::pin(tunnel::over_hop(request, lease)).await;
+    }
+    if let Some(told) = sending.caller.told.as_ref().filter(|_| pool.is_hop()) {
+        headers.insert(request::SOURCE, told.clone());
     }
     if pool.http2
         && let Some(source) = &sending.source

@@ -13,7 +13,7 @@ use mesh_core::route::{self, Call, Matched, path};
 use mesh_core::wire::guard;
 
 use super::body::Inflow;
-use super::exchange::{Exchange, Reply};
+use super::exchange::{Exchange, Reply, Side};
 use super::interim::Early;
 use super::local_reply::LocalReply;
 use super::outbound::{Connection, Edge, Target};
@@ -21,6 +21,7 @@ use super::passthrough::Place;
 use super::watch::{Switch, Watch};
 use super::worker::{Caller, View};
 use super::{request, tunnel};
+use crate::telemetry::Spoken;
 use asked::Asked;
 use reply::{answer, refuse, shed};
 
@@ -42,9 +43,15 @@ pub(crate) async fn handle(
     let refused = connection.watch.next_request();
     let (mut parts, body) = request.into_parts();
     let caller = connection.caller(&view);
-    let name = caller.as_ref().map_or_else(|| "-/-".into(), |caller| caller.name.clone());
-    let mut exchange = Exchange::begin(&connection, name, &parts);
     let is_grpc = request::is_grpc(&parts.headers);
+    let side = match &connection.target {
+        Target::Local { instance, .. } => {
+            let spoken = if is_grpc { Spoken::Grpc } else { Spoken::Http };
+            Side::Application(connection.inbound(instance.as_deref(), spoken))
+        }
+        _ => Side::Caller(caller.clone()),
+    };
+    let mut exchange = Exchange::begin(&connection, side, &parts);
     let limits = &connection.worker.settings.limits;
     let checked = match refused {
         Some(refusal) => Err(refusal),
@@ -86,6 +93,9 @@ pub(crate) async fn handle(
     };
     let scheme = route::scheme_of(asked.scheme.as_ref().map(Scheme::as_str), &parts.headers);
     request::add_standard(&mut parts.headers);
+    if let Some(trace) = &exchange.trace {
+        trace.inject(&mut parts.headers);
+    }
     let call = Call {
         method: asked.method.as_str(),
         scheme,
@@ -117,6 +127,7 @@ pub(crate) async fn handle(
     match found {
         Found::Route(host, matched) => {
             exchange.virtual_host = Some(host.clone());
+            exchange.follows(&matched.route.origin.name);
             incoming.routed(matched, body, exchange).await
         }
         Found::Unknown(cluster) => incoming.unrouted(&cluster, body, exchange).await,
@@ -166,7 +177,7 @@ enum Found<'a> {
 impl<'a> Inbound<'a> {
     /// Finds the route; a host nobody declared goes where it was going, or is refused.
     fn find(&self) -> Result<Found<'a>, Box<LocalReply>> {
-        if let Target::Local { address, protocol, bounds } = &self.connection.target {
+        if let Target::Local { address, protocol, bounds, .. } = &self.connection.target {
             let passthrough = &self.connection.worker.passthrough;
             let direct = || passthrough.to(Place::Local(*address), *protocol).cluster.clone();
             return Ok(Found::Unknown(bounds.clone().unwrap_or_else(direct)));

@@ -4,6 +4,7 @@
 //! `x-mesh-instance`, which port by the hop's server name; what is not here is refused in words the source
 //! understands (`x-mesh-failure`), so that it can try elsewhere as if it had met the endpoint itself.
 
+use std::cell::RefCell;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -11,11 +12,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use ::http::header::{HeaderMap, HeaderName, HeaderValue};
+use ::http::request::Parts;
 use ::http::{Method, Request, Response, StatusCode, Version};
 use bytes::Bytes;
 use http_body::Body;
 use mesh_core::identity::sni;
-use mesh_core::plan::{Cluster, Door, Endpoint, LocalInstance, LocalPort, UpstreamProtocol};
+use mesh_core::plan::{Cluster, Door, Endpoint, LocalInstance, LocalPort, Party, UpstreamProtocol};
 use mesh_core::resilience::{Failure, breaker};
 use mesh_core::wire::guard;
 use mesh_proto::registration::Protocol;
@@ -25,12 +27,14 @@ use super::accept::{self, Open, Room};
 use super::body::{Inflow, Outgoing};
 use super::budget::{CONNECTION_BYTES, Descriptor};
 use super::doors::visitor::{self, ByHop, Visitor};
-use super::exchange::{Guards, Relay, Reply};
+use super::exchange::{Exchange, Guards, Relay, Reply, Side};
+use super::forward::Answered;
 use super::interim::{Early, Interim};
 use super::local_reply::LocalReply;
-use super::outbound::{self, Target};
+use super::measure::{self, BodyMeter, Counted};
+use super::outbound::{self, Connection, Target};
 use super::passthrough::Place;
-use super::request::{self, HOPS, Head, INSTANCE, SERVER_NAME, SPEAK};
+use super::request::{self, HOPS, Head, INSTANCE, SERVER_NAME, SOURCE, SPEAK};
 use super::server::{self, Trust};
 use super::tunnel::OnSwitch;
 use super::watch::{Busy, Watch};
@@ -38,7 +42,7 @@ use super::wire::{Stream, Wire};
 use super::worker::{Caller, Worker};
 use super::{Declared, tcp};
 use crate::task;
-use crate::telemetry::Counters;
+use crate::telemetry::{Counters, Spoken};
 use crate::transport::{Accepted, LinkStream, Listener, Peer, QuicListener, QuicOptions, Refused};
 
 mod lane;
@@ -150,6 +154,18 @@ struct Hop {
     host: Box<str>,
     caller: Rc<Caller>,
     watch: Arc<Watch>,
+    /// What its requests are told as.
+    connection: Rc<Connection>,
+    /// Where they are counted.
+    counted: RefCell<Vec<CountedAs>>,
+}
+
+/// Where requests of one caller over a hop to one instance are counted.
+struct CountedAs {
+    told: Option<HeaderValue>,
+    instance: Arc<LocalInstance>,
+    spoken: Spoken,
+    counted: Rc<Counted>,
 }
 
 async fn serve(worker: Rc<Worker>, peer: Peer, stream: LinkStream) {
@@ -177,7 +193,8 @@ async fn handle(hop: Rc<Hop>, mut request: Request<Inflow>, early: Arc<Early>) -
         Some(Err(_)) => None,
         None => inbound.services.get(&hop.host).and_then(|instances| instances.first()),
     };
-    let Some(port) = instance.and_then(|instance| hop.port(instance)) else {
+    let found = instance.and_then(|instance| Some((instance, hop.port(instance)?)));
+    let Some((instance, port)) = found else {
         hop.refuse(&request.headers().get(INSTANCE));
         return unreachable(Failure::RefusedStream);
     };
@@ -186,11 +203,29 @@ async fn handle(hop: Rc<Hop>, mut request: Request<Inflow>, early: Arc<Early>) -
         return hop.visit(&door, request, early, busy).await;
     }
     if request.method() == Method::CONNECT {
-        return hop.open(port, &mut request, busy).await;
+        return hop.open((instance, port), &mut request, busy).await;
     }
-    match hop.forward(port, request, &early, busy).await {
-        Ok(response) => response,
-        Err(failure) => unreachable(failure),
+    let (mut parts, body) = request.into_parts();
+    let spoken = if request::is_grpc(&parts.headers) { Spoken::Grpc } else { Spoken::Http };
+    let counted = hop.counted(parts.headers.get(SOURCE), instance, spoken);
+    let mut exchange = Exchange::begin(&hop.connection, Side::Application(counted), &parts);
+    // That counts as under way, too.
+    drop(busy);
+    exchange.host = Some((instance.host.clone(), hop.port));
+    if let Some(trace) = &exchange.trace {
+        trace.inject(&mut parts.headers);
+    }
+    match hop.forward(port, (parts, body), &early, &mut exchange).await {
+        Ok(answered) => answered.relay(exchange),
+        Err(failure) => {
+            let reply = LocalReply::failure(failure, false);
+            exchange.status = reply.status.as_u16();
+            exchange.details = reply.details;
+            if let Some(flag) = reply.flag {
+                exchange.raise(flag);
+            }
+            unreachable(failure)
+        }
     }
 }
 
@@ -207,7 +242,51 @@ impl Hop {
         // A peer may open a connection before it needs it.
         watch.settled();
         let caller = worker.inbound.clone();
-        Some(Self { worker: worker.clone(), peer, port, host, caller, watch })
+        let connection = Rc::new(Connection {
+            worker: worker.clone(),
+            caller: 0,
+            peer: peer.address,
+            local: None,
+            target: Target::Port(port),
+            is_proxy: false,
+            edge: None,
+            watch: watch.clone(),
+            server_name: peer.sni.as_deref().map(Into::into),
+            counted: RefCell::default(),
+        });
+        let counted = RefCell::default();
+        Some(Self { worker: worker.clone(), peer, port, host, caller, watch, connection, counted })
+    }
+
+    /// Finds where requests to an instance are counted; `told`: what the caller says of itself.
+    fn counted(
+        &self,
+        told: Option<&HeaderValue>,
+        instance: &Arc<LocalInstance>,
+        spoken: Spoken,
+    ) -> Rc<Counted> {
+        let mut all = self.counted.borrow_mut();
+        let same = |known: &&CountedAs| {
+            known.spoken == spoken && Arc::ptr_eq(&known.instance, instance) && known.told.as_ref() == told
+        };
+        if let Some(known) = all.iter().find(same) {
+            return known.counted.clone();
+        }
+        // Of instances that are no more, or of a peer that says something else each time.
+        if all.len() >= COUNTED_AS {
+            all.clear();
+        }
+        let counted = Rc::new(Counted::inbound(&self.worker, &self.who(told), Some(instance), spoken));
+        let (told, instance) = (told.cloned(), instance.clone());
+        all.push(CountedAs { told, instance, spoken, counted: counted.clone() });
+        counted
+    }
+
+    /// Who calls: what its certificate proves, and what it says besides.
+    fn who(&self, told: Option<&HeaderValue>) -> measure::From {
+        let told = told.and_then(|told| told.to_str().ok()).unwrap_or_default();
+        let party = self.peer.identity.as_ref().map(|identity| Party::told(told, identity));
+        measure::From { party: party.unwrap_or_default(), mutual: true }
     }
 
     /// Finds the port of an instance, where it is one of the service asked for.
@@ -228,10 +307,15 @@ impl Hop {
     }
 
     /// Opens a tunnel to the application: connects first, so that a failure can still be told.
-    async fn open(&self, port: &LocalPort, request: &mut Request<Inflow>, busy: Busy) -> Response<Reply> {
+    async fn open(
+        &self,
+        (instance, port): (&Arc<LocalInstance>, &LocalPort),
+        request: &mut Request<Inflow>,
+        busy: Busy,
+    ) -> Response<Reply> {
         let switch = OnSwitch::of(request);
         let (cluster, _) = self.application(port, UpstreamProtocol::Tcp);
-        let wanted = tcp::Wanted::of(self.peer.address);
+        let wanted = self.wanted(instance);
         let reached = match tcp::reach(&self.worker, &self.caller, &cluster, &wanted).await {
             Ok(reached) => reached,
             Err(failure) => return unreachable(failure),
@@ -245,6 +329,11 @@ impl Hop {
             }
         });
         Response::new(Reply::Empty)
+    }
+
+    /// What an opaque connection to an instance asks for.
+    fn wanted(&self, instance: &Arc<LocalInstance>) -> tcp::Wanted<'_> {
+        tcp::Wanted::to_instance(self.peer.address, self.who(None), Some(instance.clone()))
     }
 
     /// Takes a request to a gateway of this host, without the detour through its socket.
@@ -302,20 +391,21 @@ impl Hop {
     async fn forward(
         &self,
         port: &LocalPort,
-        request: Request<Inflow>,
+        (parts, body): (Parts, Inflow),
         early: &Arc<Early>,
-        busy: Busy,
-    ) -> Result<Response<Reply>, Failure> {
-        let (parts, body) = request.into_parts();
+        exchange: &mut Exchange,
+    ) -> Result<Answered, Failure> {
         let http2 =
             port.protocol.upstream_is_http2() || parts.headers.get(SPEAK).is_some_and(|speak| speak == "h2");
         let protocol = if http2 { UpstreamProtocol::Http2 } else { UpstreamProtocol::Http1 };
         let (cluster, endpoint) = self.application(port, protocol);
         let permit = breaker::admit_request(&cluster).map_err(|_| Failure::Overflow)?;
         let pool = self.worker.pools.pool(&self.worker, &self.caller, &cluster, &endpoint, http2, None);
+        exchange.answered_by(&pool.via, pool.http2);
+        exchange.attempts = 1;
         let mut headers = parts.headers;
         let hops = request::hops(&headers);
-        for ours in [INSTANCE, SPEAK, SERVER_NAME, HOPS] {
+        for ours in [INSTANCE, SPEAK, SERVER_NAME, HOPS, SOURCE] {
             headers.remove(ours);
         }
         let authority = parts.uri.authority().ok_or(Failure::Protocol)?.as_str();
@@ -329,7 +419,13 @@ impl Hop {
             upgrade: false,
             hops,
         };
-        let body = if body.is_end_stream() { Outgoing::Empty } else { Outgoing::Stream(body) };
+        let body = if body.is_end_stream() {
+            Outgoing::Empty
+        } else {
+            let meter = Rc::new(BodyMeter { messages: exchange.messages(), ..BodyMeter::default() });
+            exchange.body = Some(meter.clone());
+            Outgoing::Measured(body, meter)
+        };
         let in_flight = endpoint.state.enter();
         let mut request = head.request(headers, &pool, body).ok_or(Failure::Protocol)?;
         let interim = Interim::http2(early);
@@ -340,15 +436,9 @@ impl Hop {
                     return Err(Failure::Protocol);
                 }
                 Ok(response) => {
-                    let (mut parts, body) = response.into_parts();
-                    request::strip_hop_by_hop(&mut parts.headers);
-                    parts.headers.remove(FAILURE);
-                    parts.version = Version::HTTP_2;
                     let request = Some(permit);
-                    let guards =
-                        Guards { request, in_flight: Some(in_flight), busy: Some(busy), ..Guards::default() };
-                    let relay = Relay { body, lease: Some(lease), exchange: None, deadline: None, guards };
-                    return Ok(Response::from_parts(parts, Reply::relay(relay)));
+                    let guards = Guards { request, in_flight: Some(in_flight), ..Guards::default() };
+                    return Ok(Answered { response, lease, guards });
                 }
                 Err(unanswered) => match unanswered.unsent {
                     // An idle connection that had died meanwhile; there is an end of them.
@@ -357,6 +447,24 @@ impl Hop {
                 },
             }
         }
+    }
+}
+
+impl Answered {
+    /// Passes an application's answer on to the source.
+    fn relay(self, mut exchange: Exchange) -> Response<Reply> {
+        let Self { response, lease, guards } = self;
+        let (mut parts, body) = response.into_parts();
+        request::strip_hop_by_hop(&mut parts.headers);
+        parts.headers.remove(FAILURE);
+        parts.version = Version::HTTP_2;
+        exchange.status = parts.status.as_u16();
+        exchange.upstream_time = Some(exchange.started.elapsed());
+        exchange.details = "via_upstream";
+        exchange.note_grpc_status(&parts.headers);
+        exchange.answered(&parts.headers);
+        let (lease, exchange) = (Some(lease), Some(exchange));
+        Response::from_parts(parts, Reply::relay(Relay { body, lease, exchange, deadline: None, guards }))
     }
 }
 
@@ -390,6 +498,8 @@ fn word_of(failure: Failure) -> &'static str {
 
 /// What a request over a hop costs, roughly: its bytes are not looked at one by one.
 const HOP_REQUEST_BYTES: usize = 8 * 1024;
+/// Callers and instances of one hop that are remembered: most hops have one of each.
+const COUNTED_AS: usize = 32;
 /// Why a request met no application; never passed on to callers.
 const FAILURE: HeaderName = HeaderName::from_static("x-mesh-failure");
 
@@ -408,7 +518,8 @@ const FAILURES: [(Failure, &str); 7] = [
 /// pass the guard and are counted like all others. The bounds of a `Sidecar` hold as they do for hops.
 pub(super) async fn plain(worker: Rc<Worker>, stream: TcpStream, destination: SocketAddr, peer: SocketAddr) {
     let view = worker.view();
-    let port = view.plan.inbound.targets.get(&destination.port()).map(|(_, port)| port.clone());
+    let found = view.plan.inbound.targets.get(&destination.port());
+    let (instance, port) = found.map(|(instance, port)| (instance.clone(), port.clone())).unzip();
     // A connection may outlive many Plans.
     drop(view);
     let address = port.as_ref().map_or(destination, |port| port.target);
@@ -419,6 +530,6 @@ pub(super) async fn plain(worker: Rc<Worker>, stream: TcpStream, destination: So
         _ => (Declared::Tcp, UpstreamProtocol::Tcp),
     };
     let bounds = port.and_then(|port| port.bounds);
-    let target = Target::Local { address, protocol, bounds };
+    let target = Target::Local { address, protocol, bounds, instance };
     outbound::carry(worker, 0, peer, target, None, declared, Wire::new(Stream::Tcp(stream))).await;
 }

@@ -1,24 +1,28 @@
 //! Connections of callers: what they speak and what they stand for, before HTTP or TCP takes over.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::HeaderValue;
-use mesh_core::plan::{Cluster, ServicePort, TcpRules, TlsHost, UnknownHosts, UpstreamProtocol};
+use mesh_core::plan::{
+    Cluster, LocalInstance, ServicePort, TcpRules, TlsHost, UnknownHosts, UpstreamProtocol,
+};
 use mesh_core::route::connection as route;
 use mesh_core::wire::client_hello::{self, Parsed};
 use mesh_core::wire::sniff::{self, Sniff, sniff};
 use tokio::net::TcpStream;
 
+use super::measure::{self, Counted};
 use super::passthrough::Place;
 use super::server::{self, Trust};
 use super::watch::Watch;
 use super::wire::{Stream, Wire};
 use super::worker::{Caller, View, Worker};
 use super::{Declared, Way, http, inbound, tcp};
-use crate::telemetry::Counters;
+use crate::telemetry::{self, Counters};
 
 /// A connection of a caller.
 pub(crate) struct Connection {
@@ -36,6 +40,10 @@ pub(crate) struct Connection {
     /// Of a gateway's visitor: how it came.
     pub(crate) edge: Option<Edge>,
     pub(crate) watch: Arc<Watch>,
+    /// The name that TLS asked for, of a hop.
+    pub(crate) server_name: Option<Box<str>>,
+    /// Where requests to an application of this host are counted.
+    pub(crate) counted: RefCell<Option<(telemetry::Spoken, Rc<Counted>)>>,
 }
 
 /// How a visitor came to a gateway.
@@ -71,6 +79,8 @@ pub(crate) enum Target {
         protocol: UpstreamProtocol,
         /// What bounds the way to it, as for hops.
         bounds: Option<Arc<Cluster>>,
+        /// What it was registered as.
+        instance: Option<Arc<LocalInstance>>,
     },
 }
 
@@ -151,8 +161,18 @@ pub(crate) async fn carry(
         Target::Address(address) | Target::Local { address, .. } => Some(*address),
         _ => wire.local_address(),
     };
-    let connection =
-        Rc::new(Connection { worker, caller, peer, local, target, is_proxy, edge, watch: watch.clone() });
+    let connection = Rc::new(Connection {
+        worker,
+        caller,
+        peer,
+        local,
+        target,
+        is_proxy,
+        edge,
+        watch: watch.clone(),
+        server_name: None,
+        counted: RefCell::default(),
+    });
     match spoken {
         Spoken::Http1 => {
             // Each request asks for the Plan in force: a connection may outlive many.
@@ -292,6 +312,17 @@ impl Connection {
             Target::Local { .. } => Some(self.worker.inbound.clone()),
             _ => view.outbound(self.caller).map(|(_, caller)| caller.clone()),
         }
+    }
+
+    /// Finds where requests to an application of this host are counted, of whose callers nothing is known.
+    pub(crate) fn inbound(&self, instance: Option<&LocalInstance>, spoken: telemetry::Spoken) -> Rc<Counted> {
+        let mut held = self.counted.borrow_mut();
+        if let Some((_, counted)) = held.as_ref().filter(|(of, _)| *of == spoken) {
+            return counted.clone();
+        }
+        let counted = Rc::new(Counted::inbound(&self.worker, &measure::From::default(), instance, spoken));
+        *held = Some((spoken, counted.clone()));
+        counted
     }
 
     /// Returns the service port of an address: that of a declared range or address, else the address's own.

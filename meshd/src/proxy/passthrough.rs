@@ -72,6 +72,7 @@ impl Direct {
             via,
             weight: 1,
             locality: Arc::default(),
+            party: mesh_core::plan::Party::default(),
             version: "".into(),
             health: Health::Healthy,
             liveness: Liveness::Live,

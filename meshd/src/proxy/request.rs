@@ -235,6 +235,8 @@ pub(crate) const HOPS: HeaderName = HeaderName::from_static("x-mesh-hops");
 pub(crate) const INSTANCE: HeaderName = HeaderName::from_static("x-mesh-instance");
 /// The name that a gateway's server is known by, where a rule says one (`sni` with `ISTIO_MUTUAL`).
 pub(crate) const SERVER_NAME: HeaderName = HeaderName::from_static("x-mesh-server-name");
+/// Who calls, as telemetry names it: what the certificate of a hop does not say.
+pub(crate) const SOURCE: HeaderName = HeaderName::from_static("x-mesh-source");
 /// Says that the application shall be spoken to in HTTP/2 whatever its port declares.
 pub(crate) const SPEAK: HeaderName = HeaderName::from_static("x-mesh-protocol");
 pub(crate) const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");

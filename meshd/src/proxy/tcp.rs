@@ -11,15 +11,16 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
 use mesh_core::balance::{self, Hint};
 use mesh_core::endpoint::InFlight;
-use mesh_core::plan::{Balancer, Cluster, Doors, Endpoint, TcpRules, Via};
+use mesh_core::plan::{Balancer, Cluster, Doors, Endpoint, LocalInstance, TcpRules, Via};
 use mesh_core::resilience::outlier::Answer;
-use mesh_core::resilience::{Failure, breaker};
+use mesh_core::resilience::{Failure, Flag, breaker};
 use mesh_core::route;
 use tokio::time::Instant;
 
 use both_ways::BothWays;
 
 use super::detour;
+use super::measure::{self, Counted, OpenConnection};
 use super::outbound::{Connection, Opaque, Target};
 use super::passthrough::Place;
 use super::request::{INSTANCE, SERVER_NAME};
@@ -27,7 +28,7 @@ use super::upstream::connect::{self, Avoid, ConnectError};
 use super::upstream::{Ends, Lease, Opening, Pool};
 use super::wire::{Stream, Wire};
 use super::worker::{Caller, Chance, View, Worker};
-use crate::telemetry::Counters;
+use crate::telemetry::{Counters, Spoken};
 use crate::transport::socket;
 
 mod both_ways;
@@ -59,6 +60,7 @@ pub(crate) async fn carry(
         _ => None,
     };
     let Some(cluster) = cluster else {
+        not_reached(worker, &caller, refused_as(&opaque), Flag::NoRoute);
         tracing::debug!(peer = %connection.peer, target = ?connection.target, "no rule for a connection: closed");
         return;
     };
@@ -66,13 +68,34 @@ pub(crate) async fn carry(
         Target::Port(port) if Doors::is_seat(connection.caller) => Avoid::Door(port),
         _ => Avoid::Listeners,
     };
-    let wanted = Wanted { ends: Ends { source: connection.peer, destination }, name, avoid };
+    let inbound = match &connection.target {
+        Target::Local { instance, .. } => Some((measure::From::default(), instance.clone())),
+        _ => None,
+    };
+    let wanted = Wanted { ends: Ends { source: connection.peer, destination }, name, avoid, inbound };
     // On the heap while it lasts: connections are many, and most of them idle.
     match Box::pin(reach(worker, &caller, &cluster, &wanted)).await {
         Ok(reached) => join(worker, &mut wire, reached).await,
         Err(failure) => {
+            if wanted.inbound.is_none() {
+                not_reached(worker, &caller, cluster.name.host.clone(), failure.flag());
+            }
             tracing::debug!(cluster = %cluster.name, ?failure, "connection closed: no endpoint reached");
         }
+    }
+}
+
+/// Counts a connection that came to nothing.
+fn not_reached(worker: &Worker, caller: &Caller, service: Arc<str>, flag: Flag) {
+    drop(Counted::unreached(worker, caller, service, Spoken::Tcp, flag.into()).opened());
+}
+
+/// The service under which a connection is counted for which there is no cluster.
+fn refused_as(opaque: &Opaque) -> Arc<str> {
+    match opaque {
+        Opaque::Service(service) => service.host.as_str().into(),
+        Opaque::Tls(host) => host.host.as_str().into(),
+        _ => "BlackHoleCluster".into(),
     }
 }
 
@@ -90,12 +113,27 @@ pub(crate) struct Wanted<'a> {
     name: Option<&'a str>,
     /// What it must not lead to.
     avoid: Avoid,
+    /// Of one to an application of this host: who calls, and which instance it is.
+    inbound: Option<(measure::From, Option<Arc<LocalInstance>>)>,
 }
 
 impl Wanted<'_> {
-    /// A connection of which only its source is known.
-    pub(crate) fn of(source: SocketAddr) -> Self {
-        Self { ends: Ends { source, destination: None }, name: None, avoid: Avoid::Listeners }
+    /// A connection to an instance of this host.
+    pub(crate) fn to_instance(
+        source: SocketAddr,
+        from: measure::From,
+        instance: Option<Arc<LocalInstance>>,
+    ) -> Self {
+        let ends = Ends { source, destination: None };
+        Self { ends, name: None, avoid: Avoid::Listeners, inbound: Some((from, instance)) }
+    }
+
+    /// Finds where it is counted.
+    fn counted(&self, worker: &Worker, caller: &Caller, cluster: &Cluster, endpoint: &Endpoint) -> Counted {
+        match &self.inbound {
+            Some((from, instance)) => Counted::inbound(worker, from, instance.as_deref(), Spoken::Tcp),
+            None => Counted::outbound(worker, caller, cluster, endpoint, Spoken::Tcp),
+        }
     }
 }
 
@@ -106,6 +144,7 @@ pub(crate) struct Reached {
     longest: Option<Duration>,
     /// Where its lane goes when it is free again.
     lanes: Option<Rc<Pool>>,
+    counted: Option<Rc<OpenConnection>>,
     _lease: Option<Lease>,
     _in_flight: Option<InFlight>,
     _connection: breaker::Permit,
@@ -146,8 +185,10 @@ pub(crate) async fn reach(
         worker.record(cluster, endpoint, answer);
     }
     let Opened { wire, lanes, lease } = opened?;
+    let counted = Some(Rc::new(wanted.counted(worker, caller, cluster, endpoint).opened()));
     Ok(Reached {
         wire,
+        counted,
         idle: cluster.limits.tcp_idle_timeout,
         longest: cluster.limits.max_connection_duration,
         lanes,
@@ -172,6 +213,7 @@ pub(crate) async fn reach_address(
     };
     Ok(Reached {
         wire: Wire::new(Stream::Tcp(stream)).holding(descriptor),
+        counted: None,
         idle: cluster.limits.tcp_idle_timeout,
         longest: cluster.limits.max_connection_duration,
         lanes: None,
@@ -273,7 +315,7 @@ pub(crate) async fn tunnel(lease: Lease) -> Result<(Wire, Lease), Failure> {
 /// Copies both ways until both ends are done, nothing was said for too long, or the connection is as old as it may be.
 /// Each direction can end alone.
 pub(crate) async fn join(worker: &Worker, caller: &mut Wire, mut reached: Reached) {
-    let mut copy = BothWays::new();
+    let mut copy = BothWays::new(reached.counted.take());
     let spoke = copy.spoke();
     let copied = tokio::select! {
         copied = copy.run(caller, &mut reached.wire) => copied,

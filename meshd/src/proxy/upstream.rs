@@ -18,10 +18,11 @@ use tokio::sync::oneshot;
 
 use super::body::{Inflow, Outgoing};
 use super::interim::Interim;
+use super::measure::Counted;
 use super::wire::{Stream, Wire};
-use super::worker::Worker;
+use super::worker::{Caller, View, Worker};
 use crate::task;
-use crate::telemetry::EdgeCell;
+use crate::telemetry::{EdgeCell, Spoken};
 
 use lanes::Lanes;
 pub(crate) use opening::{Ends, Opening};
@@ -51,6 +52,8 @@ pub(crate) struct Pool {
     pub(crate) from: Option<Arc<Identity>>,
     /// Where its requests are counted.
     pub(crate) edge: Arc<EdgeCell>,
+    /// Under which labels, for requests and for gRPC.
+    counted: RefCell<[Option<Held>; 2]>,
     /// Keeps the endpoint's state, whose address names the pool, alive.
     _state: Arc<mesh_core::endpoint::EndpointState>,
     worker: Weak<Worker>,
@@ -70,6 +73,14 @@ struct Manner {
     http2: bool,
     opening: Option<Opening>,
     under: Option<Rc<Pool>>,
+}
+
+/// Where a caller's requests are counted, as long as the Plan is the same.
+struct Held {
+    /// Of the view.
+    serial: u64,
+    caller: Rc<Caller>,
+    counted: Rc<Counted>,
 }
 
 struct Idle {
@@ -130,6 +141,7 @@ impl Pool {
             under,
             from,
             edge,
+            counted: RefCell::default(),
             _state: endpoint.state.clone(),
             worker: Rc::downgrade(worker),
             cluster: RefCell::new(cluster.clone()),
@@ -141,6 +153,27 @@ impl Pool {
             used: Cell::new(Instant::now()),
             lanes: Lanes::default(),
         }
+    }
+
+    /// Finds where a caller's requests to the endpoint are counted. Looks nothing up while the Plan is the same.
+    pub(crate) fn counted(
+        &self,
+        (worker, view): (&Worker, &View),
+        caller: &Rc<Caller>,
+        (cluster, endpoint): (&Cluster, &Endpoint),
+        spoken: Spoken,
+    ) -> Rc<Counted> {
+        let mut all = self.counted.borrow_mut();
+        let held = &mut all[usize::from(spoken == Spoken::Grpc)];
+        if let Some(held) = held
+            && held.serial == view.serial
+            && Rc::ptr_eq(&held.caller, caller)
+        {
+            return held.counted.clone();
+        }
+        let counted = Rc::new(Counted::outbound(worker, caller, cluster, endpoint, spoken));
+        *held = Some(Held { serial: view.serial, caller: caller.clone(), counted: counted.clone() });
+        counted
     }
 
     /// Gets a connection: an idle one, one with room, or a new one, within the cluster's limits.

@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Cache};
 use foldhash::HashMap;
+use http::HeaderValue;
 use mesh_core::balance;
 use mesh_core::endpoint::Moment;
 use mesh_core::identity::Identity;
-use mesh_core::plan::{Cluster, Doors, Endpoint, Outbound, Plan};
+use mesh_core::plan::{Cluster, Doors, Endpoint, Outbound, Party, Plan, Telling, Workload};
 use mesh_core::resilience::outlier::{self, Answer};
 use rand_core::RngCore;
 use tokio::runtime::{Builder, LocalOptions};
@@ -24,6 +25,7 @@ use tokio::sync::{mpsc, watch};
 use super::accept::Room;
 use super::budget::{Descriptors, Intake, Memory};
 use super::passthrough::Passthrough;
+use super::traced::Tracer;
 use super::upstream::Pools;
 use super::watch::{Expiry, Signal, Watch};
 use super::{Settings, Shared, Way, accept, doors, inbound};
@@ -60,6 +62,7 @@ pub(crate) struct Worker {
     pub(crate) terminator: Terminator,
     pub(crate) shard: Arc<Shard>,
     pub(crate) access_log: Option<AccessLog>,
+    pub(crate) tracer: Tracer,
     pub(crate) draining: Draining,
     /// Begins earlier than [`Self::draining`] where a successor takes over.
     pub(super) leaving_mesh: Draining,
@@ -73,6 +76,8 @@ pub(crate) struct Worker {
     pub(crate) mirrors: Cell<usize>,
     /// Seconds, moved by [`keep_house`].
     pub(crate) tick: Arc<AtomicU64>,
+    /// The name of this host, for logs and traces.
+    pub(crate) host: Arc<str>,
     started: Instant,
     own: Arc<[SocketAddr]>,
     mesh_port: Option<SocketAddr>,
@@ -86,6 +91,8 @@ pub(crate) struct Worker {
 /// A Plan with what this worker has made of it.
 pub(crate) struct View {
     pub(crate) plan: Arc<Plan>,
+    /// Tells it apart from the others of this worker.
+    pub(crate) serial: u64,
     callers: Vec<Rc<Caller>>,
     /// Who calls for the visitors of doors, by seat.
     seats: HashMap<usize, Rc<Caller>>,
@@ -97,17 +104,34 @@ pub(crate) struct Caller {
     pub(crate) id: u32,
     /// `namespace/account`.
     pub(crate) name: Arc<str>,
+    /// Who it is, as telemetry names it.
+    pub(crate) party: Party,
+    /// The same for the other end of a hop; `None` where it cannot be told.
+    pub(crate) told: Option<HeaderValue>,
+    /// What is told of its calls.
+    pub(crate) telling: Arc<Telling>,
     /// What its hops prove; `None` where its names make no identity.
     pub(crate) identity: Option<Arc<Identity>>,
 }
 
 impl View {
     fn new(plan: Arc<Plan>, before: &[Rc<Caller>]) -> Self {
+        thread_local! { static NEXT: Cell<u64> = const { Cell::new(1) }; }
         let mut callers: Vec<Rc<Caller>> = Vec::with_capacity(plan.outbounds.len());
         for outbound in &plan.outbounds {
             let name = format!("{}/{}", outbound.caller.namespace, outbound.caller.account);
-            let known = callers.iter().chain(before).find(|caller| *caller.name == *name).cloned();
-            callers.push(known.unwrap_or_else(|| Rc::new(Caller::new(&plan, outbound, name))));
+            let party = party(&plan, outbound);
+            let mut named = callers.iter().chain(before).filter(|caller| *caller.name == *name);
+            let is_known = |caller: &&Rc<Caller>| caller.party == party && caller.telling == outbound.telling;
+            let known = named.clone().find(is_known).cloned();
+            let caller = known.unwrap_or_else(|| {
+                Rc::new(match named.next() {
+                    // Of the same identity: pools are shared.
+                    Some(same) => same.known_as(party, &outbound.telling),
+                    None => Caller::new(&plan, outbound, &name).known_as(party, &outbound.telling),
+                })
+            });
+            callers.push(caller);
         }
         let mut seats = HashMap::default();
         for (seat, outbound) in &plan.doors.seats {
@@ -116,7 +140,8 @@ impl View {
             let caller = same.and_then(|at| callers.get(at)).or(callers.first());
             seats.extend(caller.map(|caller| (*seat, caller.clone())));
         }
-        Self { plan, callers, seats }
+        let serial = NEXT.replace(NEXT.get() + 1);
+        Self { plan, serial, callers, seats }
     }
 
     /// Returns what a caller may reach and who it is; `None` when the Plan does not know it (before the first Plan).
@@ -130,18 +155,38 @@ impl View {
     }
 }
 
+/// Names a caller as telemetry does.
+fn party(plan: &Plan, outbound: &Outbound) -> Party {
+    let Workload { namespace, account, labels, .. } = &outbound.caller;
+    Party::new(&plan.node.trust_domain, namespace, account, labels)
+}
+
 impl Caller {
-    fn new(plan: &Plan, outbound: &Outbound, name: String) -> Self {
+    fn new(plan: &Plan, outbound: &Outbound, name: &str) -> Self {
         thread_local! { static NEXT: Cell<u32> = const { Cell::new(1) }; }
         let Outbound { caller, .. } = outbound;
         let identity = Identity::workload(&plan.node.trust_domain, &caller.namespace, &caller.account);
         let id = NEXT.replace(NEXT.get() + 1);
-        Self { id, name: name.into(), identity: identity.ok().map(Arc::new) }
+        Self { id, name: name.into(), identity: identity.ok().map(Arc::new), ..Self::inbound() }
+    }
+
+    /// The same identity under what telemetry names it, and what is told of it.
+    fn known_as(&self, party: Party, telling: &Arc<Telling>) -> Self {
+        let told = HeaderValue::from_str(party.text()).ok();
+        let (name, identity) = (self.name.clone(), self.identity.clone());
+        Self { id: self.id, name, party, told, telling: telling.clone(), identity }
     }
 
     /// Who hands requests to instances on this host: pools of the way in are nobody's in particular.
     fn inbound() -> Self {
-        Self { id: 0, name: "-/inbound".into(), identity: None }
+        Self {
+            id: 0,
+            name: "-/inbound".into(),
+            party: Party::default(),
+            told: None,
+            telling: Arc::default(),
+            identity: None,
+        }
     }
 }
 
@@ -184,6 +229,7 @@ async fn run(start: Start) {
         passthrough: Passthrough::default(),
         shard: shared.stats.shard(index),
         access_log: shared.access_log,
+        tracer: Tracer::default(),
         draining,
         leaving_mesh,
         control,
@@ -192,6 +238,7 @@ async fn run(start: Start) {
         inbound: Rc::new(Caller::inbound()),
         mirrors: Cell::new(0),
         tick: pulse,
+        host: host_name(),
         started: shared.started,
         mesh_port: mesh_port(&listeners),
         own,
@@ -214,6 +261,11 @@ async fn run(start: Start) {
     drop(worker);
     task::spawn_local("worker house", keep_house(house));
     let _ = stopped.wait_for(|stopped| *stopped).await;
+}
+
+/// Source: Envoy's `%HOSTNAME%`.
+fn host_name() -> Arc<str> {
+    rustix::system::uname().nodename().to_string_lossy().as_ref().into()
 }
 
 fn mesh_port(listeners: &[(Way, TcpListener, Arc<Room>)]) -> Option<SocketAddr> {
@@ -317,6 +369,10 @@ impl Worker {
             !matches!(expiry, Expiry::Cut | Expiry::Ended)
         });
         self.pools.sweep(now);
+        self.pools.tell(&self.shard.counters);
+        if self.tick.load(Ordering::Relaxed).is_multiple_of(60) {
+            self.shard.minute();
+        }
         self.passthrough.sweep();
         let view = self.view();
         let moment = self.now();
@@ -356,6 +412,7 @@ async fn keep_house(worker: std::rc::Weak<Worker>) {
             worker.intake.look();
         }
         worker.sweep(now.into_std());
+        worker.tracer.flush(&worker);
     }
 }
 

@@ -1,21 +1,25 @@
-//! The access log: one line for each request, in Envoy's default text or as JSON.
+//! The access log: lines that go through a bounded queue to a thread of their own.
 //!
-//! Lines go through a bounded queue to a thread of their own. When the disk does not keep up, lines are dropped and
-//! counted: traffic never waits for its log.
+//! When a disk does not keep up, lines are dropped and counted: traffic never waits for its log. A file that was moved away
+//! or removed (logrotate) is opened anew within a second.
 
-use std::fs::OpenOptions;
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
-use std::path::PathBuf;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
 
-use mesh_core::resilience::Flags;
-use mesh_core::route::template::iso_8601;
-use serde::Serialize;
+use mesh_core::expression;
+use mesh_core::plan::{LogTarget, Logging, WantedHeaders};
+use mesh_proto::log_format::LogFormat;
 
-/// How lines are written.
+use super::{Record, line};
+
+/// How the lines of this host's own log are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
     /// Envoy's default format.
@@ -34,189 +38,174 @@ pub enum Sink {
     File(PathBuf),
 }
 
-/// What is told of a request. Text that is unknown is empty.
-#[derive(Clone, Debug)]
-pub struct Record {
-    /// When it began.
-    pub started: SystemTime,
-    /// Method.
-    pub method: String,
-    /// Path and query as the caller sent them.
-    pub path: String,
-    /// `HTTP/1.1` and so on.
-    pub protocol: &'static str,
-    /// Host.
-    pub authority: String,
-    /// Status; 0: no answer was begun.
-    pub status: u16,
-    /// Why it ended so.
-    pub flags: Flags,
-    /// A few words of detail, of meshd's own.
-    pub details: &'static str,
-    /// Bytes of the request's body.
-    pub received_bytes: u64,
-    /// Bytes of the answer's body.
-    pub sent_bytes: u64,
-    /// From the first byte of the request to the last of the answer.
-    pub duration: Duration,
-    /// Until the endpoint's head arrived.
-    pub upstream_duration: Option<Duration>,
-    /// `x-forwarded-for`.
-    pub forwarded_for: String,
-    /// `user-agent`.
-    pub user_agent: String,
-    /// `x-request-id`.
-    pub request_id: String,
-    /// Address of the endpoint.
-    pub upstream_host: String,
-    /// Cluster, `outbound|PORT|SUBSET|HOST`.
-    pub upstream_cluster: String,
-    /// The caller's address.
-    pub downstream: String,
-}
-
-/// Writes the access log. Cheap to clone.
+/// Writes access logs: this host's own, and those that rules ask for. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct AccessLog {
-    queue: SyncSender<Record>,
-    dropped: Arc<AtomicU64>,
+    queue: SyncSender<(Arc<Logging>, Arc<Record>)>,
+    own: Option<(Arc<Logging>, Arc<WantedHeaders>)>,
+}
+
+/// Lines dropped so far, of all logs of this process.
+static DROPPED: AtomicU64 = AtomicU64::new(0);
+
+/// Returns how many lines were dropped.
+pub(super) fn dropped() -> u64 {
+    DROPPED.load(Ordering::Relaxed)
 }
 
 impl AccessLog {
-    /// Opens the sink and starts the thread that writes. It ends when the last clone is dropped.
+    /// Starts the thread that writes. It ends when the last clone is dropped.
+    ///
+    /// # Errors
+    /// When there can be no thread, or the file of this host's own log cannot be opened.
     pub fn start(format: Format, sink: &Sink) -> io::Result<Self> {
-        let out: Box<dyn Write + Send> = match sink {
-            Sink::Stdout => Box::new(io::stdout()),
-            Sink::File(path) => Box::new(OpenOptions::new().create(true).append(true).open(path)?),
+        let path = match sink {
+            Sink::Stdout => None,
+            Sink::File(path) => {
+                open(path)?;
+                Some(path.to_string_lossy().into_owned())
+            }
         };
+        let format = match format {
+            Format::Text => LogFormat::envoy(),
+            Format::Json => LogFormat::json(),
+        };
+        let own = Logging { target: LogTarget { path, format }, filter: None };
+        let mut wanted = WantedHeaders::default();
+        wanted.add(&own);
+        Ok(Self { own: Some((Arc::new(own), Arc::new(wanted))), ..Self::for_rules()? })
+    }
+
+    /// Starts the thread that writes what rules ask for, and nothing else.
+    ///
+    /// # Errors
+    /// When there can be no thread.
+    pub fn for_rules() -> io::Result<Self> {
         let (queue, records) = sync_channel(QUEUE);
         let thread = std::thread::Builder::new().name("meshd-access-log".to_owned());
-        thread.spawn(move || write_all(format, &records, BufWriter::new(out)))?;
-        Ok(Self { queue, dropped: Arc::default() })
+        thread.spawn(move || Writer::default().run(&records))?;
+        Ok(Self { queue, own: None })
     }
 
-    /// Writes a record soon; drops it, counted, when the queue is full.
-    pub fn write(&self, record: Record) {
-        if let Err(TrySendError::Full(_)) = self.queue.try_send(record) {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+    /// Returns this host's own log, where it has one, and the headers that it wants.
+    pub fn own(&self) -> Option<(&Arc<Logging>, &WantedHeaders)> {
+        self.own.as_ref().map(|(logging, wanted)| (logging, &**wanted))
+    }
+
+    /// Writes a record soon, where the filter lets it; drops it, counted, when the queue is full.
+    pub fn write(&self, logging: &Arc<Logging>, record: &Arc<Record>) {
+        let is_wanted = logging.filter.as_ref().is_none_or(|filter| expression::holds(filter, &**record));
+        if is_wanted && self.queue.try_send((logging.clone(), record.clone())).is_err() {
+            DROPPED.fetch_add(1, Ordering::Relaxed);
         }
-    }
-
-    /// Returns how many lines were dropped.
-    pub fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
     }
 }
 
-/// Flushes whenever the queue is empty, so that lines are seen at once and bursts are cheap.
-fn write_all(format: Format, records: &Receiver<Record>, mut out: impl Write) {
-    while let Ok(first) = records.recv() {
-        let mut next = Some(first);
-        while let Some(record) = next {
-            let line = match format {
-                Format::Text => text(&record),
-                Format::Json => json(&record),
-            };
-            if let Err(error) = out.write_all(line.as_bytes()) {
-                tracing::warn!(%error, "cannot write the access log");
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).mode(0o640).open(path)
+}
+
+/// Every file that is written.
+#[derive(Default)]
+struct Writer {
+    files: HashMap<String, LogFile>,
+    stdout: Option<BufWriter<io::Stdout>>,
+}
+
+struct LogFile {
+    out: Option<BufWriter<File>>,
+    /// Device and inode of what is open.
+    inode: (u64, u64),
+    looked: Instant,
+}
+
+impl Writer {
+    /// Flushes whenever the queue is empty, so that lines are seen at once and bursts are cheap.
+    fn run(mut self, records: &Receiver<(Arc<Logging>, Arc<Record>)>) {
+        while let Ok(first) = records.recv() {
+            let mut next = Some(first);
+            while let Some((logging, record)) = next {
+                let line = line::write(&logging.target.format, &record);
+                self.write(logging.target.path.as_deref(), line.as_bytes());
+                next = records.try_recv().ok();
             }
-            next = records.try_recv().ok();
+            self.flush();
         }
-        let _ = out.flush();
+    }
+
+    fn write(&mut self, path: Option<&str>, line: &[u8]) {
+        let written = match path {
+            None => self.stdout.get_or_insert_with(|| BufWriter::new(io::stdout())).write_all(line),
+            Some(path) => {
+                if !self.files.contains_key(path) {
+                    self.files.insert(path.to_owned(), LogFile::default());
+                }
+                self.files.get_mut(path).map_or(Ok(()), |file| file.write(path, line))
+            }
+        };
+        if written.is_err() {
+            DROPPED.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn flush(&mut self) {
+        if let Some(stdout) = &mut self.stdout {
+            let _ = stdout.flush();
+        }
+        for (path, file) in &mut self.files {
+            if let Some(Err(error)) = file.out.as_mut().map(BufWriter::flush) {
+                file.fail(path, &error);
+            }
+        }
     }
 }
 
-/// Source: Envoy's default access log format.
-fn text(record: &Record) -> String {
-    let upstream =
-        record.upstream_duration.map_or_else(|| "-".to_owned(), |time| time.as_millis().to_string());
-    format!(
-        "[{}] \"{} {} {}\" {} {} {} {} {} {} \"{}\" \"{}\" \"{}\" \"{}\" \"{}\"\n",
-        start_time(record),
-        shown(&record.method),
-        shown(&record.path),
-        record.protocol,
-        record.status,
-        record.flags,
-        record.received_bytes,
-        record.sent_bytes,
-        record.duration.as_millis(),
-        upstream,
-        shown(&record.forwarded_for),
-        shown(&record.user_agent),
-        shown(&record.request_id),
-        shown(&record.authority),
-        shown(&record.upstream_host),
-    )
-}
-
-/// What came from outside: `-` where there is nothing, and nothing that could fake another field or line.
-fn shown(text: &str) -> String {
-    if text.is_empty() {
-        return "-".to_owned();
+impl Default for LogFile {
+    fn default() -> Self {
+        Self { out: None, inode: (0, 0), looked: Instant::now() }
     }
-    text.chars()
-        .flat_map(|c| if c == '"' || c.is_control() { c.escape_default().collect() } else { vec![c] })
-        .collect()
 }
 
-#[derive(Serialize)]
-struct Line<'a> {
-    start_time: String,
-    method: &'a str,
-    path: &'a str,
-    protocol: &'a str,
-    authority: &'a str,
-    response_code: u16,
-    response_flags: String,
-    response_code_details: &'a str,
-    bytes_received: u64,
-    bytes_sent: u64,
-    duration: u128,
-    upstream_service_time: Option<u128>,
-    x_forwarded_for: &'a str,
-    user_agent: &'a str,
-    request_id: &'a str,
-    upstream_host: &'a str,
-    upstream_cluster: &'a str,
-    downstream_remote_address: &'a str,
-}
+impl LogFile {
+    fn write(&mut self, path: &str, line: &[u8]) -> io::Result<()> {
+        let is_due = self.looked.elapsed() >= LOOK_EVERY;
+        if is_due || self.inode == (0, 0) {
+            self.look(path);
+        }
+        match &mut self.out {
+            Some(out) => out.write_all(line),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
 
-fn json(record: &Record) -> String {
-    let line = Line {
-        start_time: start_time(record),
-        method: &record.method,
-        path: &record.path,
-        protocol: record.protocol,
-        authority: &record.authority,
-        response_code: record.status,
-        response_flags: record.flags.to_string(),
-        response_code_details: record.details,
-        bytes_received: record.received_bytes,
-        bytes_sent: record.sent_bytes,
-        duration: record.duration.as_millis(),
-        upstream_service_time: record.upstream_duration.map(|time| time.as_millis()),
-        x_forwarded_for: &record.forwarded_for,
-        user_agent: &record.user_agent,
-        request_id: &record.request_id,
-        upstream_host: &record.upstream_host,
-        upstream_cluster: &record.upstream_cluster,
-        downstream_remote_address: &record.downstream,
-    };
-    let mut text = serde_json::to_string(&line).unwrap_or_default();
-    text.push('\n');
-    text
-}
+    /// Opens the file where it is not open, or another stands in its place.
+    fn look(&mut self, path: &str) {
+        self.looked = Instant::now();
+        let there = std::fs::metadata(path).ok().map(|facts| (facts.dev(), facts.ino()));
+        if self.out.is_some() && there == Some(self.inode) {
+            return;
+        }
+        if let Some(Err(error)) = self.out.take().map(|mut out| out.flush()) {
+            self.fail(path, &error);
+        }
+        match open(Path::new(path)).and_then(|file| Ok((file.metadata()?, file))) {
+            Ok((facts, file)) => {
+                self.inode = (facts.dev(), facts.ino());
+                self.out = Some(BufWriter::new(file));
+            }
+            Err(error) => self.fail(path, &error),
+        }
+    }
 
-fn start_time(record: &Record) -> String {
-    let since = record.started.duration_since(UNIX_EPOCH).unwrap_or_default();
-    iso_8601(u64::try_from(since.as_millis()).unwrap_or(0))
+    fn fail(&mut self, path: &str, error: &io::Error) {
+        tracing::warn!(path, %error, "cannot write the access log; its lines are dropped until it can be opened");
+        self.out = None;
+        // Not again before a second has passed.
+        self.inode = (u64::MAX, u64::MAX);
+    }
 }
 
 /// Lines that may wait: about a tenth of a second of a busy proxy.
 const QUEUE: usize = 8_192;
-
-#[cfg(test)]
-pub(super) fn lines(record: &Record) -> (String, String) {
-    (text(record), json(record))
-}
+/// How often it is looked whether a file is still the one that is open.
+const LOOK_EVERY: Duration = Duration::from_secs(1);

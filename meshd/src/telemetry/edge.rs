@@ -1,10 +1,9 @@
 //! One edge of the graph of calls: from a caller here to a version of a service.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use mesh_core::resilience::Flag;
 use mesh_proto::api::EdgeStats;
 
 use super::Histogram;
@@ -40,21 +39,8 @@ pub struct EdgeCell {
     requests: AtomicU64,
     failures: AtomicU64,
     retries: AtomicU64,
-    micros: AtomicU64,
     latency: Histogram,
-    outcomes: [Slot; SLOTS],
 }
-
-/// How often requests ended with one status and flag. Filled by its worker alone.
-#[derive(Debug, Default)]
-struct Slot {
-    /// Status, and flag + 1 above 16 bits; 0: free.
-    what: AtomicU32,
-    count: AtomicU64,
-}
-
-/// More different ends than this count under the last.
-const SLOTS: usize = 24;
 
 impl EdgeCell {
     pub(super) fn new(key: EdgeKey) -> Self {
@@ -63,17 +49,15 @@ impl EdgeCell {
             requests: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             retries: AtomicU64::new(0),
-            micros: AtomicU64::new(0),
             latency: Histogram::default(),
-            outcomes: Default::default(),
         }
     }
 
-    /// Counts a request that ended. `status` 0: the caller got no answer. `flag`: the first that was raised.
+    /// Counts a request that ended. `status` 0: the caller got no answer.
     ///
     /// A failure is a status of 500 or more, or none; also a gRPC answer that says so in its headers, for which
     /// `failed` is set.
-    pub fn finished(&self, status: u16, flag: Option<Flag>, failed: bool, retries: u32, took: Duration) {
+    pub fn finished(&self, status: u16, failed: bool, retries: u32, took: Duration) {
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.requests.fetch_add(1, Ordering::Relaxed);
         if failed || status == 0 || status >= 500 {
@@ -82,47 +66,9 @@ impl EdgeCell {
         if retries > 0 {
             self.retries.fetch_add(retries.into(), Ordering::Relaxed);
         }
-        self.micros.fetch_add(micros, Ordering::Relaxed);
         self.latency.record(micros);
-        self.count(u32::from(status) | flag.map_or(0, |flag| (flag as u32 + 1) << 16));
-    }
-
-    fn count(&self, what: u32) {
-        let last = self.outcomes.len() - 1;
-        for (index, slot) in self.outcomes.iter().enumerate() {
-            let holds = slot.what.load(Ordering::Relaxed);
-            if holds == 0 {
-                slot.what.store(what | FILLED, Ordering::Relaxed);
-            }
-            if holds == 0 || holds == what | FILLED || index == last {
-                slot.count.fetch_add(1, Ordering::Relaxed);
-                return;
-            }
-        }
-    }
-
-    /// Returns status, flag and count of every way requests ended.
-    pub(super) fn outcomes(&self) -> impl Iterator<Item = (u16, Option<Flag>, u64)> {
-        self.outcomes.iter().filter_map(|slot| {
-            let what = slot.what.load(Ordering::Relaxed);
-            let status = u16::try_from(what & 0xffff).unwrap_or(0);
-            let flag =
-                (what >> 16 & 0xff).checked_sub(1).and_then(|index| Flag::ALL.get(index as usize).copied());
-            (what != 0).then(|| (status, flag, slot.count.load(Ordering::Relaxed)))
-        })
-    }
-
-    pub(super) fn micros(&self) -> u64 {
-        self.micros.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn latency(&self) -> &Histogram {
-        &self.latency
     }
 }
-
-/// Marks a slot as used, also for status 0 without flag.
-const FILLED: u32 = 1 << 31;
 
 /// Sums the cells of one edge.
 pub(super) fn sum(key: &EdgeKey, cells: &[Arc<EdgeCell>]) -> EdgeStats {

@@ -1,116 +1,174 @@
-//! Counters in Prometheus' text format, version 0.0.4.
+//! Everything that is counted, as one text.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use mesh_core::resilience::Flag;
+use mesh_core::plan;
 
-use super::{Counters, EdgeCell, EdgeKey, Stats};
+use super::catalog::{self, Metric};
+use super::labels::{SeriesKey, Spoken, push};
+use super::page::{Exposition, Page};
+use super::series::{BOUNDS, Buckets, Outcome};
+use super::{Counters, Sample, Series, Stats};
 
 /// Writes everything.
-pub(super) fn write(stats: &Stats) -> String {
-    let mut out = String::new();
-    let edges = stats.edges();
-    let mut edges: Vec<_> = edges.iter().map(|(key, cells)| (labels(key), cells)).collect();
-    edges.sort_by(|a, b| a.0.cmp(&b.0));
-    head(&mut out, "istio_requests_total", "counter", "Requests ended, counted at their source.");
-    for (labels, cells) in &edges {
-        write_requests(&mut out, labels, cells);
+pub(super) fn write(stats: &Stats, exposition: Exposition) -> String {
+    let mut page = Page::new(exposition);
+    let lines = lines(stats);
+    requests(&mut page, &lines);
+    messages(&mut page, &lines);
+    connections(&mut page, &lines);
+    for (metric, read) in Counters::table() {
+        page.begin(&metric);
+        page.sample(metric.name, "", stats.total(read));
     }
-    head(
-        &mut out,
-        "istio_request_duration_milliseconds",
-        "histogram",
-        "How long requests took, at their source.",
-    );
-    for (labels, cells) in &edges {
-        write_durations(&mut out, labels, cells);
-    }
-    for (name, kind, help, read) in Counters::table() {
-        let name = format!("meshd_{name}");
-        head(&mut out, &name, kind, help.trim());
-        let _ = writeln!(out, "{name} {}", stats.total(read));
-    }
-    head(&mut out, "meshd_task_panics_total", "counter", "Tasks that ended in a panic. The bar is 0.");
-    let _ = writeln!(out, "meshd_task_panics_total {}", super::task_panics());
-    out
+    own(&mut page, &stats.samples());
+    page.end()
 }
 
-fn head(out: &mut String, name: &str, kind: &str, help: &str) {
-    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
-}
+/// A series, and its numbers in every worker.
+type Line = (SeriesKey, Vec<Arc<Series>>);
 
-fn write_requests(out: &mut String, labels: &str, cells: &[Arc<EdgeCell>]) {
-    let mut sums: BTreeMap<(u16, Option<Flag>), u64> = BTreeMap::new();
-    for (status, flag, count) in cells.iter().flat_map(|cell| cell.outcomes()) {
-        *sums.entry((status, flag)).or_default() += count;
+fn lines(stats: &Stats) -> Vec<Line> {
+    let mut by_key: BTreeMap<SeriesKey, Vec<Arc<Series>>> = BTreeMap::new();
+    for series in stats.all_series() {
+        by_key.entry(series.key.clone()).or_default().push(series);
     }
-    for ((status, flag), count) in sums {
-        let flag = flag.map_or("-", Flag::letters);
-        let _ = writeln!(
-            out,
-            "istio_requests_total{{{labels},response_code=\"{status}\",response_flags=\"{flag}\"}} {count}"
-        );
+    by_key.into_iter().collect()
+}
+
+#[derive(Default)]
+struct Filled {
+    counts: [u64; BOUNDS.len() + 1],
+    sum: u64,
+}
+
+fn requests(page: &mut Page, lines: &[Line]) {
+    let mut counts: BTreeMap<String, u64> = BTreeMap::new();
+    let mut filled: [BTreeMap<String, Filled>; HISTOGRAMS.len()] = Default::default();
+    for (key, series) in lines.iter().filter(|(key, _)| key.spoken != Spoken::Tcp) {
+        let mut ends: BTreeMap<_, Vec<&Outcome>> = BTreeMap::new();
+        for outcome in series.iter().flat_map(|series| series.outcomes()) {
+            ends.entry((outcome.status, outcome.flags, outcome.grpc)).or_default().push(outcome);
+        }
+        for ((status, flags, grpc), outcomes) in ends {
+            let (status, flags) = (status.to_string(), flags.to_string());
+            let grpc = grpc.map_or_else(String::new, |status| status.to_string());
+            let ended =
+                [("response_code", &*status), ("response_flags", &*flags), ("grpc_response_status", &*grpc)];
+            if let Some(labels) = key.text(plan::Metric::RequestCount, &ended) {
+                let count: u64 = outcomes.iter().map(|outcome| outcome.count.load(Ordering::Relaxed)).sum();
+                *counts.entry(labels).or_default() += count;
+            }
+            for ((_, metric, _, read), filled) in HISTOGRAMS.iter().zip(&mut filled) {
+                let Some(labels) = key.text(*metric, &ended) else { continue };
+                let filled = filled.entry(labels).or_default();
+                for outcome in &outcomes {
+                    read(outcome).add_to(&mut filled.counts, &mut filled.sum);
+                }
+            }
+        }
+    }
+    page.begin(&catalog::REQUESTS);
+    for (labels, count) in &counts {
+        page.sample(catalog::REQUESTS.name, labels, count);
+    }
+    for ((metric, _, parts, _), filled) in HISTOGRAMS.iter().zip(&filled) {
+        histogram(page, metric, *parts, filled.iter());
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "sums of microseconds: 285 years fit exactly")]
-fn write_durations(out: &mut String, labels: &str, cells: &[Arc<EdgeCell>]) {
-    const NAME: &str = "istio_request_duration_milliseconds";
-    let buckets: Vec<_> = cells.iter().flat_map(|cell| cell.latency().buckets()).collect();
-    for bound in BOUNDS_MS {
-        let within = |upper: u64| upper as f64 <= bound * 1_000.0;
-        let count: u64 = buckets.iter().filter(|(upper, _)| within(*upper)).map(|(_, count)| count).sum();
-        let _ = writeln!(out, "{NAME}_bucket{{{labels},le=\"{bound}\"}} {count}");
-    }
-    let all: u64 = buckets.iter().map(|(_, count)| count).sum();
-    let millis = cells.iter().map(|cell| cell.micros()).sum::<u64>() as f64 / 1_000.0;
-    let _ = writeln!(out, "{NAME}_bucket{{{labels},le=\"+Inf\"}} {all}");
-    let _ = writeln!(out, "{NAME}_sum{{{labels}}} {millis}\n{NAME}_count{{{labels}}} {all}");
-}
+/// A histogram of requests: its name, what rules call it, how many of what is added up make one of what the bounds
+/// count, and where its numbers are.
+type HistogramOf = (Metric, plan::Metric, f64, fn(&Outcome) -> &Buckets);
 
-/// Istio's labels; `destination_subset` and `destination_port` are meshd's own.
-fn labels(key: &EdgeKey) -> String {
-    let (namespace, account) = key.source.split_once('/').unwrap_or(("", &key.source));
-    let service = key.destination.split('.').next().unwrap_or_default();
-    format!(
-        "reporter=\"source\",source_workload=\"{}\",source_workload_namespace=\"{}\",destination_service=\"{}\",\
-         destination_service_name=\"{}\",destination_version=\"{}\",destination_port=\"{}\",\
-         destination_subset=\"{}\",request_protocol=\"http\"",
-        escape(account),
-        escape(namespace),
-        escape(&key.destination),
-        escape(service),
-        escape(&key.version),
-        key.port,
-        escape(&key.subset),
-    )
-}
-
-fn escape(value: &str) -> String {
-    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
-}
-
-/// Istio's buckets, in milliseconds.
-const BOUNDS_MS: [f64; 19] = [
-    0.5,
-    1.0,
-    5.0,
-    10.0,
-    25.0,
-    50.0,
-    100.0,
-    250.0,
-    500.0,
-    1_000.0,
-    2_500.0,
-    5_000.0,
-    10_000.0,
-    30_000.0,
-    60_000.0,
-    300_000.0,
-    600_000.0,
-    1_800_000.0,
-    3_600_000.0,
+const HISTOGRAMS: [HistogramOf; 3] = [
+    (catalog::DURATION, plan::Metric::RequestDuration, 1_000.0, |outcome| &outcome.duration),
+    (catalog::REQUEST_BYTES, plan::Metric::RequestSize, 1.0, |outcome| &outcome.request_bytes),
+    (catalog::RESPONSE_BYTES, plan::Metric::ResponseSize, 1.0, |outcome| &outcome.response_bytes),
 ];
+
+/// `parts`: how many of what was added up make one of what the bounds count.
+#[expect(clippy::cast_precision_loss, reason = "sums that a double holds for centuries")]
+fn histogram<'a>(
+    page: &mut Page,
+    metric: &Metric,
+    parts: f64,
+    filled: impl Iterator<Item = (&'a String, &'a Filled)>,
+) {
+    page.begin(metric);
+    for (labels, filled) in filled {
+        let mut below = 0;
+        let within = BOUNDS.iter().zip(filled.counts).map(|(twice, count)| {
+            below += count;
+            (*twice as f64 / 2.0, below)
+        });
+        let count: u64 = filled.counts.iter().sum();
+        page.histogram(metric.name, labels, within, (count, filled.sum as f64 / parts));
+    }
+}
+
+/// A counter of ours, its name in rules, and where a series keeps it.
+type Counter<'a> = (&'a Metric, plan::Metric, fn(&Series) -> &AtomicU64);
+
+fn messages(page: &mut Page, lines: &[Line]) {
+    let counts: [Counter<'_>; 2] = [
+        (&catalog::REQUEST_MESSAGES, plan::Metric::GrpcRequestMessages, |series| &series.request_messages),
+        (&catalog::RESPONSE_MESSAGES, plan::Metric::GrpcResponseMessages, |series| &series.response_messages),
+    ];
+    for (metric, name, read) in counts {
+        let of_grpc = lines.iter().filter(|(key, _)| key.spoken == Spoken::Grpc);
+        counter(page, metric, of_grpc.map(|(key, series)| (key.text(name, &[]), total(series, read))));
+    }
+}
+
+fn connections(page: &mut Page, lines: &[Line]) {
+    let counts: [Counter<'_>; 4] = [
+        (&catalog::OPENED, plan::Metric::TcpOpenedConnections, |series| &series.opened),
+        (&catalog::CLOSED, plan::Metric::TcpClosedConnections, |series| &series.closed),
+        (&catalog::SENT, plan::Metric::TcpSentBytes, |series| &series.sent),
+        (&catalog::RECEIVED, plan::Metric::TcpReceivedBytes, |series| &series.received),
+    ];
+    for (metric, name, read) in counts {
+        let of_tcp = lines.iter().filter(|(key, _)| key.spoken == Spoken::Tcp);
+        let labels = |key: &SeriesKey| key.text(name, &[("response_flags", &*key.flags.to_string())]);
+        counter(page, metric, of_tcp.map(|(key, series)| (labels(key), total(series, read))));
+    }
+}
+
+/// Writes a counter; series that rules have made alike are one.
+fn counter(page: &mut Page, metric: &Metric, counts: impl Iterator<Item = (Option<String>, u64)>) {
+    let mut sums: BTreeMap<String, u64> = BTreeMap::new();
+    for (labels, count) in counts.filter_map(|(labels, count)| Some((labels?, count))) {
+        *sums.entry(labels).or_default() += count;
+    }
+    page.begin(metric);
+    for (labels, count) in &sums {
+        page.sample(metric.name, labels, count);
+    }
+}
+
+fn total(series: &[Arc<Series>], read: fn(&Series) -> &AtomicU64) -> u64 {
+    series.iter().map(|series| read(series).load(Ordering::Relaxed)).sum()
+}
+
+fn own(page: &mut Page, samples: &[Sample]) {
+    for metric in catalog::OWN {
+        let mut mine = samples.iter().filter(|sample| sample.metric == metric.name).peekable();
+        if mine.peek().is_none() {
+            continue;
+        }
+        page.begin(&metric);
+        for sample in mine {
+            let mut labels = String::new();
+            for (name, value) in metric.labels.iter().zip(&sample.labels) {
+                push(&mut labels, name, value);
+            }
+            let mut value = String::new();
+            let _ = write!(value, "{}", sample.value);
+            page.sample(metric.name, &labels, value);
+        }
+    }
+}

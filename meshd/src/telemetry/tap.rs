@@ -229,9 +229,13 @@ fn fits(filter: &TapFilter, told: &Told<'_>) -> bool {
     };
     filter.service.as_ref().is_none_or(service)
         && filter.path.as_ref().is_none_or(|begin| record.path.starts_with(begin.as_str()))
-        && filter.method.as_ref().is_none_or(|method| record.method.eq_ignore_ascii_case(method))
+        && filter.method.as_ref().is_none_or(|wanted| method_of(record).eq_ignore_ascii_case(wanted))
         && filter.from.as_ref().is_none_or(caller)
         && filter.headers.iter().all(field)
+}
+
+fn method_of(record: &Record) -> &str {
+    record.method.as_ref().map_or("", http::Method::as_str)
 }
 
 /// `reviews` and `reviews.default` stand for `reviews.default.svc.cluster.local`.
@@ -250,17 +254,17 @@ fn shown(told: &Told<'_>, ask: &TapAsk) -> TappedRequest {
         from: told.caller.to_owned(),
         cluster: record.upstream_cluster.clone(),
         endpoint: record.upstream_host.clone(),
-        method: record.method.clone(),
+        method: method_of(record).to_owned(),
         authority: cut(&record.authority),
         path: cut(&path),
-        protocol: record.protocol.to_owned(),
+        protocol: mesh_core::route::template::protocol(record.version).to_owned(),
         status: record.status,
         flags: record.flags.to_string(),
         retries: told.retries,
         received_bytes: record.received_bytes,
         sent_bytes: record.sent_bytes,
         took_us: number(record.duration.as_micros()),
-        id: cut(&record.request_id),
+        id: record.request("x-request-id").map_or_else(String::new, |id| cut(&id)),
         headers,
     }
 }
@@ -269,9 +273,10 @@ fn fields(headers: &HeaderMap, secrets: bool) -> BTreeMap<String, String> {
     let mut shown: BTreeMap<String, String> = BTreeMap::new();
     for (name, value) in headers.iter().take(MOST_FIELDS) {
         let name = name.as_str();
-        let value = match secrets {
-            false if redact::is_sensitive(name) => redact::HIDDEN.to_owned(),
-            _ => cut(&String::from_utf8_lossy(value.as_bytes())),
+        let value = if !secrets && redact::is_sensitive(name) {
+            redact::HIDDEN.to_owned()
+        } else {
+            cut(&String::from_utf8_lossy(value.as_bytes()))
         };
         let text = shown.entry(name.to_owned()).or_default();
         if !text.is_empty() {

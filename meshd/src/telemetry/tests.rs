@@ -1,6 +1,9 @@
+use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
 
+use mesh_core::plan::{Metering, Metric, Party};
 use mesh_core::resilience::{Flag, Flags};
+use mesh_proto::log_format::LogFormat;
 
 use super::*;
 
@@ -19,8 +22,8 @@ fn an_edge_is_the_sum_of_its_cells_in_all_workers() {
     let stats = Stats::new(2);
     for worker in 0..2 {
         let cell = stats.shard(worker).edge(&key("v1"));
-        cell.finished(200, None, false, 0, Duration::from_millis(3));
-        cell.finished(503, Some(Flag::NoHealthyUpstream), false, 2, Duration::from_micros(20));
+        cell.finished(200, false, 0, Duration::from_millis(3));
+        cell.finished(503, false, 2, Duration::from_micros(20));
     }
 
     let rows = stats.snapshot();
@@ -30,28 +33,241 @@ fn an_edge_is_the_sum_of_its_cells_in_all_workers() {
     assert_eq!(rows[0].latency_us.iter().map(|(_, count)| count).sum::<u64>(), 4);
 }
 
-#[test]
-fn prometheus_has_istios_names() {
-    let stats = Stats::new(1);
-    let cell = stats.shard(0).edge(&key("v1"));
-    cell.finished(200, None, false, 0, Duration::from_millis(3));
-    cell.finished(0, Some(Flag::DownstreamConnectionTermination), false, 0, Duration::from_secs(2));
+fn party(account: &str, version: &str) -> Party {
+    let labels =
+        BTreeMap::from([("app".to_owned(), account.to_owned()), ("version".to_owned(), version.to_owned())]);
+    Party::new("mesh.test", "shop", account, &labels)
+}
 
-    let text = stats.prometheus();
+fn series_key(spoken: Spoken) -> SeriesKey {
+    SeriesKey {
+        reporter: Reporter::Destination,
+        spoken,
+        mutual: true,
+        source: party("web", "v1"),
+        destination: party("reviews", "v2"),
+        service: "reviews.shop.svc.cluster.local".into(),
+        flags: Flags::default(),
+        metering: None,
+    }
+}
 
-    assert!(text.contains("response_code=\"200\",response_flags=\"-\"} 1"), "{text}");
-    assert!(text.contains("response_code=\"0\",response_flags=\"DC\"} 1"), "{text}");
-    assert!(text.contains("request_protocol=\"http\",le=\"5\"} 1"), "{text}");
-    assert!(text.contains("# TYPE meshd_downstream_connections gauge"), "{text}");
+const END: Finished = Finished {
+    status: 200,
+    flags: NO_FLAGS,
+    grpc: None,
+    took: Duration::from_millis(3),
+    received: 10,
+    sent: 2_000,
+};
+const NO_FLAGS: Flags = Flags::NONE;
+
+/// Finds the value of a sample that has all of these.
+fn sample(text: &str, name: &str, parts: &[&str]) -> Option<f64> {
+    let fits = |line: &&str| {
+        line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{') || rest.starts_with(' '))
+            && parts.iter().all(|part| line.contains(part))
+    };
+    text.lines().find(fits).and_then(|line| line.rsplit(' ').next()?.parse().ok())
 }
 
 #[test]
-fn lines_are_envoys_default_format_and_cannot_be_forged() {
-    let record = Record {
+fn requests_are_told_under_all_of_istios_labels() {
+    let stats = Stats::new(2);
+    stats.shard(0).series(&series_key(Spoken::Http)).finished(&END);
+    stats.shard(1).series(&series_key(Spoken::Http)).finished(&END);
+
+    let text = stats.prometheus(Exposition::Prometheus);
+
+    let labels = [
+        r#"reporter="destination""#,
+        r#"source_workload="web""#,
+        r#"source_workload_namespace="shop""#,
+        r#"source_principal="spiffe://mesh.test/ns/shop/sa/web""#,
+        r#"source_app="web""#,
+        r#"source_version="v1""#,
+        r#"source_cluster="mesh.test""#,
+        r#"source_canonical_service="web""#,
+        r#"source_canonical_revision="v1""#,
+        r#"destination_workload="reviews""#,
+        r#"destination_workload_namespace="shop""#,
+        r#"destination_principal="spiffe://mesh.test/ns/shop/sa/reviews""#,
+        r#"destination_app="reviews""#,
+        r#"destination_version="v2""#,
+        r#"destination_cluster="mesh.test""#,
+        r#"destination_canonical_service="reviews""#,
+        r#"destination_canonical_revision="v2""#,
+        r#"destination_service="reviews.shop.svc.cluster.local""#,
+        r#"destination_service_name="reviews""#,
+        r#"destination_service_namespace="shop""#,
+        r#"request_protocol="http""#,
+        r#"response_code="200""#,
+        r#"response_flags="-""#,
+        r#"grpc_response_status="""#,
+        r#"connection_security_policy="mutual_tls""#,
+    ];
+    assert_eq!(sample(&text, "istio_requests_total", &labels), Some(2.0), "{text}");
+    let line = text.lines().find(|line| line.starts_with("istio_requests_total{")).expect("a line");
+    assert_eq!(line.matches("=\"").count(), catalog::COMMON_LABELS.len() + 3, "{line}");
+}
+
+#[test]
+fn histograms_have_envoys_bounds_and_add_up() {
+    let stats = Stats::new(1);
+    let series = stats.shard(0).series(&series_key(Spoken::Http));
+    for micros in [499, 500, 501, 5_000, 5_001, 4_000_000_000] {
+        series.finished(&Finished { took: Duration::from_micros(micros), ..END });
+    }
+
+    let text = stats.prometheus(Exposition::Prometheus);
+
+    let name = "istio_request_duration_milliseconds_bucket";
+    for (bound, count) in [("0.5", 2.0), ("1", 3.0), ("5", 4.0), ("10", 5.0), ("3600000", 5.0), ("+Inf", 6.0)]
+    {
+        assert_eq!(sample(&text, name, &[&format!("le=\"{bound}\"")]), Some(count), "{bound}");
+    }
+    assert_eq!(sample(&text, "istio_request_duration_milliseconds_count", &[]), Some(6.0));
+    assert_eq!(sample(&text, "istio_request_duration_milliseconds_sum", &[]), Some(4_000_011.501));
+    assert_eq!(sample(&text, "istio_response_bytes_bucket", &["le=\"1000\""]), Some(0.0));
+    assert_eq!(sample(&text, "istio_response_bytes_bucket", &["le=\"2500\""]), Some(6.0));
+}
+
+#[test]
+fn opaque_connections_and_messages_are_told_while_they_last() {
+    let stats = Stats::new(1);
+    let tcp = stats.shard(0).series(&series_key(Spoken::Tcp));
+    tcp.opened();
+    tcp.bytes(5, 7);
+    let grpc = stats.shard(0).series(&series_key(Spoken::Grpc));
+    grpc.messages(3, 4);
+
+    let text = stats.prometheus(Exposition::Prometheus);
+
+    let tcp = [r#"request_protocol="tcp""#, r#"response_flags="-""#];
+    assert_eq!(sample(&text, "istio_tcp_connections_opened_total", &tcp), Some(1.0));
+    assert_eq!(sample(&text, "istio_tcp_connections_closed_total", &tcp), Some(0.0));
+    assert_eq!(sample(&text, "istio_tcp_received_bytes_total", &tcp), Some(5.0));
+    assert_eq!(sample(&text, "istio_tcp_sent_bytes_total", &tcp), Some(7.0));
+    assert_eq!(sample(&text, "istio_request_messages_total", &[r#"request_protocol="grpc""#]), Some(3.0));
+    assert_eq!(sample(&text, "istio_response_messages_total", &[r#"request_protocol="grpc""#]), Some(4.0));
+}
+
+#[test]
+fn series_beyond_the_limit_are_counted_together_and_gone_ones_forgotten() {
+    let stats = Stats::new(1);
+    let shard = stats.shard(0);
+    let key =
+        |number: u32| SeriesKey { source: party(&format!("w{number}"), "v1"), ..series_key(Spoken::Http) };
+    let held = shard.series_within(2, &key(0));
+    shard.series_within(2, &key(1)).finished(&END);
+    for number in 2..5 {
+        shard.series_within(2, &key(number)).finished(&END);
+    }
+
+    let text = stats.prometheus(Exposition::Prometheus);
+    assert_eq!(
+        sample(&text, "istio_requests_total", &[r#"destination_service="other""#]),
+        Some(3.0),
+        "{text}"
+    );
+    assert_eq!(sample(&text, "meshd_overflowed_series_total", &[]), Some(3.0));
+    held.finished(&END);
+    for _ in 0..=61 {
+        shard.minute();
+    }
+    let text = stats.prometheus(Exposition::Prometheus);
+    assert_eq!(sample(&text, "istio_requests_total", &[r#"source_workload="w0""#]), Some(1.0), "it is held");
+    assert_eq!(sample(&text, "istio_requests_total", &[r#"source_workload="w1""#]), None, "nobody holds it");
+}
+
+#[test]
+fn rules_switch_metrics_off_and_change_labels() {
+    let stats = Stats::new(1);
+    let mut metering = Metering::default();
+    metering.0[Metric::RequestSize as usize].disabled = true;
+    let count = &mut metering.0[Metric::RequestCount as usize];
+    count.removed = vec!["source_version".into(), "response_flags".into()];
+    count.set = vec![("source_app".into(), "all".into()), ("stage".into(), "prod".into())];
+    let metering = Some(Arc::new(metering));
+    for version in ["v1", "v2"] {
+        let key = SeriesKey {
+            source: party("web", version),
+            metering: metering.clone(),
+            ..series_key(Spoken::Http)
+        };
+        let key = SeriesKey { destination: party("reviews", "v1"), ..key };
+        // Canonical revisions differ as well.
+        let key = if version == "v2" { SeriesKey { source: party("web", "v1"), ..key } } else { key };
+        stats.shard(usize::from(version == "v2")).series(&key).finished(&END);
+    }
+
+    let text = stats.prometheus(Exposition::Prometheus);
+
+    let labels = [r#"source_app="all""#, r#"stage="prod""#];
+    assert_eq!(sample(&text, "istio_requests_total", &labels), Some(2.0), "{text}");
+    let line = text.lines().find(|line| line.starts_with("istio_requests_total{")).expect("a line");
+    assert!(!line.contains("source_version") && !line.contains("response_flags"), "{line}");
+    assert_eq!(sample(&text, "istio_request_bytes_count", &[]), None);
+    assert!(sample(&text, "istio_response_bytes_count", &[]).is_some());
+}
+
+/// Runs a script of Python on bytes; `None`: its packages are not installed, which CI does not allow.
+fn python(script: &str, argument: &str, input: &[u8]) -> Option<String> {
+    let python = std::env::var("MESH_PYTHON").unwrap_or_else(|_| "python3".into());
+    let mut child = std::process::Command::new(&python)
+        .args(["-c", script, argument])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("python3");
+    std::io::Write::write_all(&mut child.stdin.take().expect("its input"), input).expect("it reads");
+    let output = child.wait_with_output().expect("an end");
+    if output.status.code() == Some(77) {
+        println!("SKIPPED: {python} has not what it takes (prometheus_client, opentelemetry-proto)");
+        assert!(std::env::var_os("CI").is_none(), "CI installs it");
+        return None;
+    }
+    assert!(output.status.success(), "{argument}: {}", String::from_utf8_lossy(&output.stderr));
+    Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// Reads both expositions with Prometheus' own reader for Python.
+#[test]
+fn prometheus_own_reader_takes_both_texts() {
+    let stats = Stats::new(1);
+    for spoken in [Spoken::Http, Spoken::Grpc, Spoken::Tcp] {
+        let key = SeriesKey { service: "quo\"te\\d\n".into(), ..series_key(spoken) };
+        let series = stats.shard(0).series(&key);
+        series.finished(&END);
+        series.opened();
+        series.messages(1, 1);
+    }
+    let script = "\
+import sys
+try:
+    from prometheus_client.parser import text_string_to_metric_families as plain
+    from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
+except ImportError:
+    sys.exit(77)
+text = sys.stdin.read()
+families = list(openmetrics(text) if sys.argv[1] == 'open' else plain(text))
+print(sum(len(family.samples) for family in families))
+";
+    for (exposition, name) in [(Exposition::Prometheus, "plain"), (Exposition::OpenMetrics, "open")] {
+        let text = stats.prometheus(exposition);
+        let Some(read) = python(script, name, text.as_bytes()) else { return };
+        let written = text.lines().filter(|line| !line.starts_with('#')).count();
+        assert_eq!(read, written.to_string(), "{name}");
+    }
+}
+
+fn record() -> Record {
+    Record {
         started: UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
-        method: "GET".into(),
+        method: Some(http::Method::GET),
         path: "/a\" 200".into(),
-        protocol: "HTTP/1.1",
+        version: http::Version::HTTP_11,
         authority: "reviews".into(),
         status: 503,
         flags: Flags::from(Flag::NoHealthyUpstream),
@@ -60,21 +276,118 @@ fn lines_are_envoys_default_format_and_cannot_be_forged() {
         sent_bytes: 19,
         duration: Duration::from_millis(7),
         upstream_duration: None,
-        forwarded_for: String::new(),
-        user_agent: "curl\n".into(),
-        request_id: "id".into(),
+        request: vec![
+            (http::header::USER_AGENT, http::HeaderValue::from_static("curl\t")),
+            (http::HeaderName::from_static("x-request-id"), http::HeaderValue::from_static("id")),
+        ],
+        response: Vec::new(),
         upstream_host: String::new(),
         upstream_cluster: "outbound|80||reviews".into(),
-        downstream: "127.0.0.1:1".into(),
-    };
+        route: "canary".into(),
+        attempts: 3,
+        downstream: Some("127.0.0.1:1".parse().expect("an address")),
+        principal: None,
+        server_name: String::new(),
+        grpc: Some(14),
+        trace: Some(0xabc),
+        revision: 42,
+        host: "h1".into(),
+    }
+}
 
-    let (text, json) = access_log::lines(&record);
+#[test]
+fn lines_are_envoys_default_format_and_cannot_be_forged() {
+    let text = line::write(&LogFormat::envoy(), &record());
 
     assert_eq!(
         text,
-        "[2023-11-14T22:13:20.123Z] \"GET /a\\\" 200 HTTP/1.1\" 503 UH 1 19 7 - \"-\" \"curl\\n\" \"id\" \
+        "[2023-11-14T22:13:20.123Z] \"GET /a\\\" 200 HTTP/1.1\" 503 UH 1 19 7 - \"-\" \"curl\\t\" \"id\" \
          \"reviews\" \"-\"\n"
     );
-    let value: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+}
+
+#[test]
+fn lines_of_json_keep_numbers_and_tell_route_revision_and_attempts() {
+    let line = line::write(&LogFormat::json(), &record());
+
+    let value: serde_json::Value = serde_json::from_str(&line).expect("JSON");
     assert_eq!(value["response_flags"], "UH");
+    assert_eq!(value["response_code"], 503);
+    assert_eq!(value["route_name"], "canary");
+    assert_eq!((&value["revision"], &value["attempts"]), (&42.into(), &3.into()));
+    assert_eq!(value["upstream_host"], serde_json::Value::Null);
+}
+
+#[test]
+fn lines_have_the_form_that_a_rule_gives_them() {
+    let format = "%START_TIME(%Y/%m/%d %H:%M:%S.%3f %s)% %GRPC_STATUS% %GRPC_STATUS_NUMBER% %TRACE_ID% \
+                  %DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% %REQ(X-NONE?USER-AGENT):4% %HOSTNAME%";
+    let line = line::write(&LogFormat::text(format).expect("a format"), &record());
+
+    assert_eq!(
+        line,
+        "2023/11/14 22:13:20.123 1700000000 Unavailable 14 00000000000000000000000000000abc 127.0.0.1 curl h1\n"
+    );
+}
+
+#[test]
+fn a_log_that_was_moved_away_is_opened_anew() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("access.log");
+    let log = AccessLog::start(Format::Text, &Sink::File(path.clone())).expect("a log");
+    let (own, _) = log.own().map(|(own, wanted)| (own.clone(), wanted.clone())).expect("its own");
+    let lines = |path: &std::path::Path| std::fs::read_to_string(path).map_or(0, |text| text.lines().count());
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    log.write(&own, &Arc::new(record()));
+    while lines(&path) == 0 {
+        assert!(std::time::Instant::now() < deadline, "the first line is not written");
+    }
+    std::fs::rename(&path, folder.path().join("access.log.1")).expect("moved");
+
+    while lines(&path) == 0 {
+        assert!(std::time::Instant::now() < deadline, "the file is not opened anew");
+        log.write(&own, &Arc::new(record()));
+        std::thread::yield_now();
+    }
+}
+
+/// Reads spans with OpenTelemetry's own messages for Python.
+#[test]
+fn spans_are_what_opentelemetry_reads() {
+    let span = otlp::Span {
+        trace: 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c,
+        id: 2,
+        parent: 3,
+        state: "a=b".into(),
+        name: "reviews:9080/*".into(),
+        is_server: true,
+        started: UNIX_EPOCH + Duration::from_nanos(1),
+        ended: UNIX_EPOCH + Duration::from_nanos(2),
+        tags: vec![("n".into(), otlp::Tag::Number(-300)), ("t".into(), otlp::Tag::Text("x".repeat(200)))],
+        failed: true,
+    };
+    let resource = otlp::Resource { tags: vec![("service.name", "reviews.shop".into())], spans: vec![&span] };
+    let script = "\
+import sys
+try:
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+except ImportError:
+    sys.exit(77)
+request = ExportTraceServiceRequest()
+request.ParseFromString(sys.stdin.buffer.read())
+for resource in request.resource_spans:
+    service = resource.resource.attributes[0]
+    for span in resource.scope_spans[0].spans:
+        print(service.key, service.value.string_value, span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex(),
+              span.trace_state, span.name, span.kind, span.start_time_unix_nano, span.end_time_unix_nano,
+              span.attributes[0].value.int_value, len(span.attributes[1].value.string_value), span.status.code)
+";
+
+    let Some(read) = python(script, "spans", &otlp::export(&[resource])) else { return };
+
+    assert_eq!(
+        read,
+        "service.name reviews.shop 0af7651916cd43dd8448eb211c80319c 0000000000000002 0000000000000003 a=b \
+         reviews:9080/* 2 1 2 -300 200 2"
+    );
 }

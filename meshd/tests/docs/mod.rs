@@ -1,15 +1,22 @@
-//! `docs/configuration.md` says of every key of `meshd.toml` what the code says.
+//! Pages that say what the code says: `docs/configuration.md` of every key of `meshd.toml`, `docs/metrics.md` of every
+//! metric.
 
 use std::path::Path;
+
+mod metrics;
 
 #[test]
 fn the_table_of_keys_is_what_the_code_says() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration.md");
-    let page = std::fs::read_to_string(&path).expect("docs/configuration.md");
-    let (begin, end) = ("<!-- keys: made by a test -->\n", "<!-- keys: end -->\n");
+    let marks = ("<!-- keys: made by a test -->\n", "<!-- keys: end -->\n");
+    check(&path, marks, &meshd::config::reference());
+}
+
+/// Checks what stands between two marks, or writes it there where `UPDATE` is 1.
+fn check(path: &Path, (begin, end): (&str, &str), expected: &str) {
+    let page = std::fs::read_to_string(path).expect("a page");
     let (before, rest) = page.split_once(begin).expect("the begin of the table");
     let (now, after) = rest.split_once(end).expect("the end of the table");
-    let expected = meshd::config::reference();
     if now == expected {
         return;
     }
@@ -19,7 +26,7 @@ fn the_table_of_keys_is_what_the_code_says() {
         return;
     }
     panic!(
-        "docs/configuration.md is not what the code says any more; to rewrite it: \
-         UPDATE=1 cargo test -p meshd --test main"
+        "{} is not what the code says any more; to rewrite it: UPDATE=1 cargo test -p meshd --test main",
+        path.display()
     );
 }

@@ -334,7 +334,12 @@ async fn an_application_that_cannot_be_trusted_is_502() {
         let lab = to_address(address);
         let answer = once(lab.address, get("/", &[])).await;
         assert!([502, 503].contains(&answer.status.as_u16()), "{name}: {answer:?}");
-        assert!(lab.stats.prometheus().contains("response_flags=\"UPE\"} 1"), "{name}");
+        assert!(
+            lab.stats
+                .prometheus(meshd::telemetry::Exposition::Prometheus)
+                .contains("response_flags=\"UPE\",grpc_response_status=\"\"} 1"),
+            "{name}"
+        );
     }
 }
 
@@ -386,6 +391,8 @@ fn caught_within(target: SocketAddr, protocol: Protocol, bounds: Option<Arc<Clus
         id: "reviews-1".into(),
         host: "reviews".into(),
         identity: mesh_core::identity::Identity::workload("mesh.test", "default", "a").expect("an identity"),
+        party: mesh_core::plan::Party::default(),
+        telling: Arc::default(),
         version: "v1".into(),
         ports: vec![port.clone()],
         health: Health::Healthy,
@@ -532,7 +539,7 @@ async fn a_listener_has_room_for_so_many_connections() {
     assert_eq!(lab.stats.total(|all| all.refused_connections_total.load(Ordering::Relaxed)), 1);
     drop(clients.pop());
     until("there is room again", || {
-        lab.stats.total(|all| all.downstream_connections.load(Ordering::Relaxed)) < 3
+        lab.stats.total(|all| all.open_downstream_connections.load(Ordering::Relaxed)) < 3
     })
     .await;
     assert_eq!(once(lab.address, get("/", &[])).await.status.as_u16(), 200);

@@ -154,7 +154,7 @@ fn route(chance: &mut Rng, index: usize) -> Value {
                     json!({"authority": "else.example", "port": 8443}),
                     json!({"uri": "/p", "derivePort": "FROM_REQUEST_PORT"}),
                 ],
-            )
+            );
         }
         1 => route["directResponse"] = json!({"status": 418, "body": {"string": "short"}}),
         _ => {

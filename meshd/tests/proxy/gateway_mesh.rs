@@ -143,6 +143,8 @@ async fn behind_hops(mesh: &hop::Authority, web: SocketAddr, db: SocketAddr, to_
         id: "gateway-1".into(),
         host: HOST.into(),
         identity: workload("gateway"),
+        party: mesh_core::plan::Party::default(),
+        telling: Arc::default(),
         version: "".into(),
         ports: vec![port],
         health: Health::Healthy,

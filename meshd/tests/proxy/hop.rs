@@ -1,13 +1,13 @@
 //! Hops between two proxies over real mutual TLS, on TCP and on QUIC.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use http::{Method, StatusCode};
 use mesh_core::identity::{Identity, sni};
-use mesh_core::plan::{Endpoint, Inbound, LocalInstance, LocalPort, Plan, UpstreamTls, Via};
+use mesh_core::plan::{Endpoint, Inbound, LocalInstance, LocalPort, Party, Plan, Telling, UpstreamTls, Via};
 use mesh_proto::registration::{Health, Protocol};
 use meshd::proxy::{Declared, Settings, Way};
 use meshd::transport::{Credentials, Transport, Trust, provider, socket};
@@ -85,11 +85,30 @@ fn destination_with(
     transport: Transport,
     settings: Settings,
 ) -> Lab {
+    destination_of(authority, target, protocol, transport, settings, Telling::default())
+}
+
+/// One of which something is told.
+pub(super) fn destination_told(authority: &Authority, target: SocketAddr, telling: Telling) -> Lab {
+    destination_of(authority, target, Protocol::Http, Transport::Tcp, settings(), telling)
+}
+
+fn destination_of(
+    authority: &Authority,
+    target: SocketAddr,
+    protocol: Protocol,
+    transport: Transport,
+    settings: Settings,
+    telling: Telling,
+) -> Lab {
     let port = LocalPort { number: PORT, protocol, target, bounds: None };
+    let labels = BTreeMap::from([("version".to_owned(), "v1".to_owned())]);
     let instance = Arc::new(LocalInstance {
         id: "reviews-1".into(),
         host: HOST.into(),
         identity: workload("reviews"),
+        party: Party::new("mesh.test", "default", "reviews", &labels),
+        telling: Arc::new(telling),
         version: "v1".into(),
         ports: vec![port],
         health: Health::Healthy,
@@ -107,7 +126,9 @@ fn destination_with(
 
 pub(super) fn over_mesh(hop: SocketAddr, account: &str, instance: &str) -> Endpoint {
     let sni = sni::format(PORT, "", HOST).into();
-    endpoint(instance, Via::Mesh { hop, identity: workload(account).into(), sni, instance: instance.into() })
+    let via = Via::Mesh { hop, identity: workload(account).into(), sni, instance: instance.into() };
+    let party = Party::new("mesh.test", "default", account, &BTreeMap::new());
+    Endpoint { party, ..endpoint(instance, via) }
 }
 
 pub(super) fn source(authority: &Authority, endpoints: Vec<Endpoint>, transport: Transport) -> Lab {

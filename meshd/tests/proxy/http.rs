@@ -79,9 +79,15 @@ async fn no_route_is_404_and_an_unknown_host_is_502_under_registry_only() {
     assert_eq!((unknown.status.as_u16(), unknown.body.as_str()), (502, ""));
     assert_eq!(unknown.header("content-length"), Some("0"));
     assert_eq!(no_endpoint.header("content-type"), Some("text/plain"));
-    let text = lab.stats.prometheus();
-    assert!(text.contains("response_code=\"404\",response_flags=\"NR\"} 1"), "{text}");
-    assert!(text.contains("response_code=\"503\",response_flags=\"UH\"} 1"), "{text}");
+    let text = lab.stats.prometheus(meshd::telemetry::Exposition::Prometheus);
+    assert!(
+        text.contains("response_code=\"404\",response_flags=\"NR\",grpc_response_status=\"\"} 1"),
+        "{text}"
+    );
+    assert!(
+        text.contains("response_code=\"503\",response_flags=\"UH\",grpc_response_status=\"\"} 1"),
+        "{text}"
+    );
 }
 
 #[tokio::test]

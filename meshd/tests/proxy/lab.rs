@@ -203,6 +203,11 @@ pub(crate) fn start_logged(plan: Plan, settings: Settings, log: &std::path::Path
     start_telling(plan, vec![service(Declared::Http)], settings, &no_credentials(), Some(log)).0
 }
 
+/// A proxy that writes to this log, and to those that its rules ask for.
+pub(crate) fn start_logging(plan: Plan, log: AccessLog) -> Lab {
+    start_telling(plan, vec![service(Declared::Http)], settings(), &no_credentials(), Some(log)).0
+}
+
 pub(crate) fn start_with(plan: Plan, way: Way, settings: Settings, credentials: &Arc<Credentials>) -> Lab {
     start_all(plan, vec![way], settings, credentials).0
 }

@@ -169,7 +169,7 @@ async fn silence_beyond_the_idle_timeout_closes_both_ends() {
 
     assert!(ended.is_ok());
     assert_eq!(read, b"hi");
-    let count = |lab: &Lab| lab.stats.total(|all| all.downstream_connections.load(Ordering::Relaxed));
+    let count = |lab: &Lab| lab.stats.total(|all| all.open_downstream_connections.load(Ordering::Relaxed));
     until("the lane is closed", || count(&there) == 0).await;
 }
 

@@ -29,4 +29,5 @@ mod protocols;
 mod rows;
 mod streams;
 mod tcp;
+mod telemetry;
 mod traffic;

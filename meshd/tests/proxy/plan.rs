@@ -21,6 +21,7 @@ pub(crate) fn endpoint(id: &str, via: Via) -> Endpoint {
         via,
         weight: 1,
         locality: Arc::new(Locality::default()),
+        party: mesh_core::plan::Party::default(),
         version: "v1".into(),
         health: Health::Healthy,
         liveness: Liveness::Live,

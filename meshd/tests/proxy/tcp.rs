@@ -120,7 +120,7 @@ async fn where_servers_are_known_to_speak_first_nobody_waits_for_the_caller() {
     });
     let settings = Settings {
         original_destination: |_| "10.4.0.9:3306".parse().ok(),
-        sniff_timeout: Duration::from_secs(600),
+        sniff_timeout: Duration::from_mins(10),
         ..settings()
     };
     let lab = start_with(plan, Way::Outbound { caller: 0 }, settings, &no_credentials());

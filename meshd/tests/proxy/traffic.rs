@@ -89,8 +89,12 @@ async fn a_caller_that_leaves_is_told_once_and_its_request_given_up() {
     until("it is under way", || backend.hits() == 1).await;
     asked.abort();
 
-    until("it is told", || lab.stats.prometheus().contains("response_code=\"0\",response_flags=\"DC\"} 1"))
-        .await;
+    until("it is told", || {
+        lab.stats
+            .prometheus(meshd::telemetry::Exposition::Prometheus)
+            .contains("response_code=\"0\",response_flags=\"DC\",grpc_response_status=\"\"} 1")
+    })
+    .await;
     until("it is over", || state.requests.load(Ordering::Relaxed) == 0).await;
     assert_eq!(lab.stats.snapshot()[0].requests, 1);
 }

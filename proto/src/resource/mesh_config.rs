@@ -3,6 +3,8 @@
 //! Istio keeps these settings in a file; meshd replicates them like any other object, with Istio's field names and
 //! defaults. Source: Istio API `mesh/v1alpha1/config.proto`.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::destination_rule::{LocalityLbSetting, TcpKeepalive, ZoneAwareLbSetting};
@@ -37,6 +39,10 @@ message! {
         pub access_log_encoding: AccessLogEncoding,
         /// Whether requests are traced.
         pub enable_tracing: bool,
+        /// Where metrics, logs and traces may go, by name.
+        pub extension_providers: Vec<TelemetryProvider>,
+        /// Those that are used where a `Telemetry` names none.
+        pub default_providers: Option<DefaultProviders>,
         /// The time for making a connection. Default: 10 s.
         pub connect_timeout: Option<Duration>,
         /// Probes on idle connections.
@@ -61,6 +67,77 @@ message! {
         pub dns_refresh_rate: Option<Duration>,
         /// Whether HTTP/1.1 becomes HTTP/2 on the way. Default: no.
         pub h2_upgrade_policy: MeshH2UpgradePolicy,
+    }
+
+    /// Where metrics, logs or traces go: one of these.
+    pub struct TelemetryProvider {
+        /// The name that a `Telemetry` says.
+        pub name: String,
+        /// Access logs in a file.
+        pub envoy_file_access_log: Option<FileAccessLogProvider>,
+        /// Traces over OTLP.
+        pub opentelemetry: Option<OpenTelemetryProvider>,
+        /// Metrics that Prometheus fetches.
+        pub prometheus: Option<PrometheusProvider>,
+    }
+
+    /// Access logs in a file.
+    pub struct FileAccessLogProvider {
+        /// The file; `/dev/stdout` is the journal where systemd runs meshd.
+        pub path: String,
+        /// The form of a line. Default: Istio's text.
+        pub log_format: Option<ProviderLogFormat>,
+    }
+
+    /// The form of a line: one of these.
+    pub struct ProviderLogFormat {
+        /// Text.
+        pub text: String,
+        /// A JSON object.
+        pub labels: Option<BTreeMap<String, String>>,
+    }
+
+    /// Traces over OTLP.
+    pub struct OpenTelemetryProvider {
+        /// The collector: a service of the mesh, a name outside it, or an address.
+        pub service: String,
+        /// Its port.
+        pub port: u32,
+        /// Bytes of a tag that are kept. Default 256.
+        pub max_tag_length: u32,
+        /// Over HTTP.
+        pub http: Option<OtlpHttp>,
+    }
+
+    /// OTLP over HTTP.
+    pub struct OtlpHttp {
+        /// The path, `/v1/traces`.
+        pub path: String,
+        /// For one batch. Default 3 s.
+        pub timeout: Option<Duration>,
+        /// More headers.
+        pub headers: Vec<OtlpHeader>,
+    }
+
+    /// A header for the collector.
+    pub struct OtlpHeader {
+        /// Its name.
+        pub name: String,
+        /// Its value.
+        pub value: String,
+    }
+
+    /// Metrics that Prometheus fetches.
+    pub struct PrometheusProvider {}
+
+    /// Providers where a `Telemetry` names none.
+    pub struct DefaultProviders {
+        /// For metrics. Default: `prometheus`.
+        pub metrics: Vec<String>,
+        /// For traces.
+        pub tracing: Vec<String>,
+        /// For access logs.
+        pub access_logging: Vec<String>,
     }
 
     /// How paths are brought to one form.

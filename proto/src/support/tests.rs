@@ -6,7 +6,7 @@ fn what_is_said_of_a_field_holds_for_all_below_it() {
     let status = |kind, path| super::status(kind, path);
     assert_eq!(status(Kind::VirtualService, "http[].timeout"), Some(Status::Honoured));
     assert!(matches!(status(Kind::Sidecar, "ingress[].tls.mode"), Some(Status::Refused(_))));
-    assert!(matches!(status(Kind::Telemetry, "metrics"), Some(Status::Refused(_))));
+    assert!(matches!(status(Kind::AuthorizationPolicy, "rules"), Some(Status::Refused(_))));
     assert_eq!(status(Kind::VirtualService, "http[].nonsense"), None);
     assert_eq!(status(Kind::VirtualService, "http[].timeouts"), None);
 }
@@ -60,9 +60,33 @@ fn every_setting_of_the_mesh_has_a_line() {
     let names: Vec<_> = error.split('`').skip(3).step_by(2).collect();
     assert!(names.len() > 10, "{error}");
     for name in names {
-        let below = |path: &str| path == name || path.starts_with(&format!("{name}."));
+        let below = |path: &str| {
+            path.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        };
         assert!(paths().any(|(kind, path, _)| kind == Kind::MeshConfig && below(path)), "{name}");
     }
+}
+
+#[test]
+fn languages_within_fields_are_refused_by_name_and_place() {
+    let text = "apiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {name: t}\nspec:\n  targetRef: {kind: Gateway, group: gateway.networking.k8s.io, name: g}\n  accessLogging:\n  - filter: {expression: \"response.colour == 'red'\"}\n  metrics:\n  - overrides: [{tagOverrides: {a: {value: request.host}}}]\n";
+    let (documents, _) = yaml::read("t", text);
+    let found: Vec<String> = check(&documents[0]).iter().map(ToString::to_string).collect();
+    assert_eq!(found.len(), 3, "{found:?}");
+    assert!(found[0].contains("spec.targetRef.kind: \"Gateway\" is not enforced yet"), "{}", found[0]);
+    assert!(
+        found[1].starts_with("t:7:26: ") && found[1].contains("response.colour is not known"),
+        "{}",
+        found[1]
+    );
+    assert!(found[2].contains("tagOverrides.a.value") && found[2].contains("request.host"), "{}", found[2]);
+    let text = "apiVersion: mesh.istio.io/v1alpha1\nkind: MeshConfig\nmetadata: {name: default}\nspec:\n  accessLogFormat: \"%COLOUR%\"\n  extensionProviders:\n  - {name: a, opentelemetry: {service: a, port: 4317}}\n  - {name: b}\n";
+    let (documents, _) = yaml::read("m", text);
+    let found: Vec<String> = check(&documents[0]).iter().map(ToString::to_string).collect();
+    assert_eq!(found.len(), 3, "{found:?}");
+    assert!(found[0].starts_with("m:5:20: ") && found[0].contains("%COLOUR% is not known"), "{}", found[0]);
+    assert!(found[1].contains("OTLP over gRPC is not spoken"), "{}", found[1]);
+    assert!(found[2].contains("a provider is one thing"), "{}", found[2]);
 }
 
 #[test]

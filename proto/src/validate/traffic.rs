@@ -63,7 +63,8 @@ fn check_server(check: &mut Check, path: &str, server: &Server) {
         && [&tls.server_certificate, &tls.private_key, &tls.ca_certificates]
             .iter()
             .all(|file| file.is_empty());
-    if !is_tls(&port.protocol) && !(bare && is_http(&port.protocol)) {
+    let is_carried = is_tls(&port.protocol) || bare && is_http(&port.protocol);
+    if !is_carried {
         check.error(path.clone(), format!("cannot be there for {}", port.protocol));
     }
     if tls.https_redirect && !is_http(&port.protocol) {

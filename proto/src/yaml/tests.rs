@@ -367,10 +367,13 @@ proptest! {
     }
 }
 
+/// A scalar and what is made of it.
+type Scalar = (&'static str, Option<i32>, Option<f64>, Option<bool>);
+
 /// What Istio's own reader makes of a scalar: a whole number (`int32`), a number (`double`), a truth value; `None`: an error.
 ///
 /// Source: observed with the Go packages it consists of: yaml.v2 as `YAMLToJSON` calls it, and `protojson`.
-const SCALARS: &[(&str, Option<i32>, Option<f64>, Option<bool>)] = &[
+const SCALARS: &[Scalar] = &[
     ("50", Some(50), Some(50.0), None),
     ("50.0", Some(50), Some(50.0), None),
     ("5e1", Some(50), Some(50.0), None),

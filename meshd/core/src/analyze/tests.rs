@@ -337,6 +337,6 @@ spec: {selector: {istio: edge}, servers: [{port: {number: 80, name: http, protoc
     let found = told("mesh", serde_json::json!({"istio": "other"}));
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(found[0].contains("Referenced selector not found: \"istio=edge\""), "{}", found[0]);
-    assert_eq!(told("mesh", serde_json::json!({"istio": "edge", "zone": "a"})), [String::new(); 0]);
-    assert_eq!(told(sketch::ID, serde_json::json!({})), [String::new(); 0]);
+    assert!(told("mesh", serde_json::json!({"istio": "edge", "zone": "a"})).is_empty());
+    assert!(told(sketch::ID, serde_json::json!({})).is_empty());
 }

@@ -24,6 +24,7 @@ pub(crate) fn endpoint(number: u8) -> Endpoint {
         via: Via::Plain(SocketAddr::from((Ipv4Addr::new(198, 18, 0, number), 8080))),
         weight: 1,
         locality: Arc::default(),
+        party: crate::plan::Party::default(),
         version: "".into(),
         health: Health::Healthy,
         liveness: Liveness::Live,

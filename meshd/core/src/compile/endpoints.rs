@@ -18,7 +18,7 @@ use super::hosts::{Entry, Port, Service, Source, has_all};
 use super::nearness::Nearness;
 use crate::endpoint::EndpointState;
 use crate::identity::{Identity, IdentityError, sni};
-use crate::plan::{Endpoint, Locality, Node, Via, Workload};
+use crate::plan::{Endpoint, Locality, Node, Party, Via, Workload};
 use crate::world::{InstanceRef, ServiceName, World};
 
 /// Where endpoints are looked at from.
@@ -31,6 +31,9 @@ pub(super) struct Place<'a> {
     /// Each once, however many endpoints have it.
     localities: RefCell<HashMap<String, Arc<Locality>>>,
     versions: RefCell<HashSet<Arc<str>>>,
+    parties: RefCell<HashSet<Party>>,
+    /// Where the instance lies that was looked at last, and who it is: many hosts may offer the very same.
+    last: RefCell<Option<(usize, Party)>>,
 }
 
 /// An endpoint without what is known of it at run time, and what it is chosen by.
@@ -40,6 +43,7 @@ pub(super) struct Found<'a> {
     weight: u32,
     locality: Arc<Locality>,
     version: Arc<str>,
+    party: Party,
     health: Health,
     liveness: Liveness,
     labels: &'a BTreeMap<String, String>,
@@ -56,6 +60,7 @@ impl Found<'_> {
             && self.weight == before.weight
             && self.locality == before.locality
             && self.version == before.version
+            && self.party == before.party
             && self.health == before.health
             && self.liveness == before.liveness
     }
@@ -67,6 +72,7 @@ impl Found<'_> {
             weight: self.weight,
             locality: self.locality.clone(),
             version: self.version.clone(),
+            party: self.party.clone(),
             health: self.health,
             liveness: self.liveness,
             state,
@@ -135,6 +141,8 @@ impl<'a> Place<'a> {
             namesakes: namesakes(world),
             localities: RefCell::default(),
             versions: RefCell::default(),
+            parties: RefCell::default(),
+            last: RefCell::default(),
         }
     }
 
@@ -247,6 +255,7 @@ impl<'a> Place<'a> {
             health: instance.health,
             liveness: host.liveness,
             host: &host.name,
+            party: self.party(instance),
             ..self.found(id, via, &instance.labels, locality)
         });
     }
@@ -312,6 +321,7 @@ impl<'a> Place<'a> {
             weight: 1,
             locality: self.locality(locality),
             version: self.version(labels.get("version").map_or("", String::as_str)),
+            party: Party::default(),
             health: Health::Healthy,
             liveness: Liveness::Live,
             labels,
@@ -328,6 +338,23 @@ impl<'a> Place<'a> {
         let locality = Arc::new(Locality::parse(text));
         known.insert(text.to_owned(), locality.clone());
         locality
+    }
+
+    /// Who an instance is: mostly the same as the one before it.
+    fn party(&self, instance: &Instance) -> Party {
+        let place = std::ptr::from_ref(instance) as usize;
+        if let Some((other, party)) = &*self.last.borrow()
+            && *other == place
+        {
+            return party.clone();
+        }
+        let trust_domain = &self.world.mesh.trust_domain;
+        let party = Party::new(trust_domain, &instance.namespace, &instance.account, &instance.labels);
+        let mut known = self.parties.borrow_mut();
+        let party = known.get(&party).cloned().unwrap_or(party);
+        known.insert(party.clone());
+        *self.last.borrow_mut() = Some((place, party.clone()));
+        party
     }
 
     fn version(&self, text: &str) -> Arc<str> {

@@ -192,6 +192,7 @@ impl Behind<'_> {
             caller: self.scope.caller.clone(),
             unknown: self.scope.unknown,
             paths: self.scene.mesh.paths(),
+            telling: self.scene.telemetry.client(self.scope.caller),
             ..Outbound::default()
         }
     }

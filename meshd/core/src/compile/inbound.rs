@@ -9,16 +9,16 @@ use mesh_proto::registration::{Instance, PortBinding, Protocol};
 use mesh_proto::resource::{ConnectionPoolSettings, IstioIngressListener, ObjectKey, Sidecar};
 use mesh_proto::watch::Stored;
 
-use super::Problems;
 use super::mesh::Settings;
 use super::policy::{self, Effective};
 use super::scope::Sidecars;
+use super::{Problems, telemetry};
 use crate::balance::EndpointSet;
 use crate::endpoint::EndpointState;
 use crate::identity::Identity;
 use crate::plan::{
     Balancer, Cluster, ClusterName, Endpoint, Inbound, LocalInstance, LocalPort, Locality, LocalityPolicy,
-    Node, Plan, UpstreamProtocol, UpstreamTls, Via,
+    Node, Party, Plan, UpstreamProtocol, UpstreamTls, Via,
 };
 use crate::world::{ServiceName, World};
 
@@ -28,6 +28,7 @@ pub(super) struct Scene<'a> {
     pub(super) node: &'a Node,
     pub(super) mesh: &'a Settings<'a>,
     pub(super) sidecars: &'a Sidecars<'a>,
+    pub(super) telemetry: &'a telemetry::Rules<'a>,
     pub(super) previous: Option<&'a Plan>,
     pub(super) problems: &'a Problems,
 }
@@ -53,6 +54,8 @@ pub(super) fn inbound(scene: &Scene<'_>) -> Inbound {
             id: id.as_str().into(),
             host: host.clone(),
             identity,
+            telling: scene.telemetry.server(&instance.namespace, &instance.labels, &instance.service),
+            party: Party::new(trust_domain, &instance.namespace, &instance.account, &instance.labels),
             version: instance.labels.get("version").map_or("", String::as_str).into(),
             ports: scene.ports(id, instance, &host),
             health: instance.health,
@@ -129,6 +132,7 @@ impl Scene<'_> {
             via,
             weight: 1,
             locality: Arc::default(),
+            party: Party::default(),
             version: "".into(),
             health: mesh_proto::registration::Health::Healthy,
             liveness: mesh_proto::command::Liveness::Live,

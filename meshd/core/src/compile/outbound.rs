@@ -17,7 +17,7 @@ use super::mesh::Settings;
 use super::routes::Context;
 use super::rules::{Asker, Rules};
 use super::scope::{Egress, Scope};
-use super::{Problems, fingerprint, retry, tcp};
+use super::{Problems, fingerprint, retry, tcp, telemetry};
 use crate::plan::{
     Action, Cluster, ClusterName, Forward, Node, Origin, Outbound, PortTable, Route, ServicePort, TcpRule,
     TcpRules, UnknownHosts, VirtualHost, WeightedCluster,
@@ -28,6 +28,7 @@ pub(super) struct Scene<'a> {
     pub(super) node: &'a Node,
     pub(super) mesh: &'a Settings<'a>,
     pub(super) clusters: &'a Builder<'a>,
+    pub(super) telemetry: &'a telemetry::Rules<'a>,
     pub(super) problems: &'a Problems,
     pub(super) topology: u64,
 }
@@ -92,6 +93,7 @@ fn new(scene: &Scene<'_>, scope: &Scope<'_>) -> Outbound {
         egress_proxy: egress_proxy(scene, scope),
         paths: scene.mesh.paths(),
         sniff: scene.mesh.sniff(),
+        telling: scene.telemetry.client(scope.caller),
         ..Outbound::default()
     }
 }

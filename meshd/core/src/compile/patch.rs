@@ -17,7 +17,7 @@ use foldhash::HashSet;
 pub(super) use index::Index;
 
 use super::seen::Stale;
-use super::{Problems, inbound, mesh, scope, whole};
+use super::{Problems, inbound, mesh, scope, telemetry, whole};
 use crate::plan::{Inbound, Node, Plan};
 use crate::world::World;
 
@@ -72,13 +72,15 @@ fn unchanged(before: &Plan) -> Stale {
 /// What others may ask of this host. What cannot be carried out of it was told by the slices.
 fn inbound_of(world: &World, node: &Node, before: &Plan) -> Inbound {
     let settings = mesh::Settings::of(world);
+    let problems = Problems::default();
     let here = inbound::Scene {
         world,
         node,
         mesh: &settings,
         sidecars: &scope::Sidecars::load(world, &settings),
+        telemetry: &telemetry::Rules::load(world, &settings, &problems),
         previous: Some(before),
-        problems: &Problems::default(),
+        problems: &problems,
     };
     inbound::inbound(&here)
 }

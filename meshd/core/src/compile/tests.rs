@@ -21,6 +21,7 @@ mod near;
 mod opaque;
 mod patch;
 mod reference;
+mod telemetry;
 
 fn world() -> World {
     let mut world = World { revision: Revision(7), ..World::default() };

@@ -41,7 +41,7 @@ pub(super) fn explain(scene: &Scene<'_>, caller: &caller::Found) -> Result<Expla
     let spoken = match (expected, scene.ask.speaks) {
         (Expected::Http, _) => {
             let url = format!("http://{}", scene.ask.authority);
-            told.outcome = closed(format!(
+            told.outcome = closed(&format!(
                 "the port is for HTTP: other bytes are refused before any rule; ask for {url}"
             ));
             return Ok(told);
@@ -82,7 +82,7 @@ pub(super) fn explain(scene: &Scene<'_>, caller: &caller::Found) -> Result<Expla
                 ..Outcome::default()
             };
         }
-        _ => told.outcome = closed(refused(scene, &wanted)),
+        _ => told.outcome = closed(&refused(scene, &wanted)),
     }
     Ok(told)
 }
@@ -106,7 +106,7 @@ pub(super) fn begun(scene: &Scene<'_>, caller: &caller::Found) -> Result<Explana
     Ok(begin(scene, caller, &Wanted::of(scene)?))
 }
 
-pub(super) fn closed(words: String) -> Outcome {
+pub(super) fn closed(words: &str) -> Outcome {
     Outcome { kind: End::Closed, words: format!("closed: {words}"), ..Outcome::default() }
 }
 
@@ -164,7 +164,7 @@ fn follow(scene: &Scene<'_>, rules: &TcpRules, wanted: &Wanted, told: &mut Expla
     let counts = connection::rule(rules, wanted.destination());
     told.passed = passed(scene, rules, counts, wanted, told.host.as_ref());
     let Some(rule) = counts else {
-        told.outcome = closed("no rule of the host takes it".into());
+        told.outcome = closed("no rule of the host takes it");
         return;
     };
     let origin = &rule.origin;

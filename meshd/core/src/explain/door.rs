@@ -87,13 +87,13 @@ impl Visit<'_> {
         let nobody = Outbound::default();
         let Some((address, door)) = self.door(port) else {
             let mut told = self.begun(&nobody, caller)?;
-            told.outcome = connection::closed(format!("nobody listens on port {port} ({})", self.ports()));
+            told.outcome = connection::closed(&format!("nobody listens on port {port} ({})", self.ports()));
             return Ok(told);
         };
         let at = format!("port {port} of the gateway, {address}");
         if !is_tls {
             return match (ask.speaks, door.http, &door.tcp) {
-                (Speaks::Http, Some(seat), _) => self.requests(seat, door.port, caller, at),
+                (Speaks::Http, Some(seat), _) => self.requests(seat, door.port, caller, &at),
                 (Speaks::Tcp, None, Some(service)) => {
                     let host = Host { name: service.host.clone(), port: door.port, how: at };
                     connection::by_rules(&self.scene(&nobody), caller, &service.tcp, host)
@@ -101,7 +101,7 @@ impl Visit<'_> {
                 _ => {
                     let mut told = self.begun(&nobody, caller)?;
                     told.outcome =
-                        connection::closed(format!("the gateway has no server for this on port {port}"));
+                        connection::closed(&format!("the gateway has no server for this on port {port}"));
                     Ok(told)
                 }
             };
@@ -114,7 +114,7 @@ impl Visit<'_> {
         let Some(server) = door.tls.find(&name) else {
             let mut told = self.begun(&nobody, caller)?;
             told.outcome =
-                connection::closed(format!("no server of the gateway on port {port} has the name {name}"));
+                connection::closed(&format!("no server of the gateway on port {port} has the name {name}"));
             return Ok(told);
         };
         let mut told = self.server(server, caller, at)?;
@@ -127,7 +127,7 @@ impl Visit<'_> {
     fn server(&self, server: &TlsServer, caller: &caller::Found, at: String) -> Result<Explanation, String> {
         let nobody = Outbound::default();
         match (&server.inside, self.ask.speaks) {
-            (Inside::Http(seat), Speaks::Http) => self.requests(*seat, server.port, caller, at),
+            (Inside::Http(seat), Speaks::Http) => self.requests(*seat, server.port, caller, &at),
             (Inside::Http(_), _) => {
                 let mut told = self.begun(&nobody, caller)?;
                 let name = route::host_of(&self.ask.authority);
@@ -154,7 +154,7 @@ impl Visit<'_> {
         seat: usize,
         port: u16,
         caller: &caller::Found,
-        at: String,
+        at: &str,
     ) -> Result<Explanation, String> {
         let outbound = self.plan.doors.seats.get(&seat).ok_or("the gateway has no rules yet; try again")?;
         let ask = Ask { port: Some(port), ..self.ask.clone() };

@@ -209,7 +209,7 @@ spec:
   - {directResponse: {status: 200}}
 ";
 
-fn ask_of(ask: Ask) -> Explanation {
+fn ask_of(ask: &Ask) -> Explanation {
     let (documents, findings) = mesh_proto::yaml::read("rules", CONNECTIONS);
     assert!(findings.is_empty(), "{findings:?}");
     let objects = documents.into_iter().map(|document| document.object).collect();
@@ -226,7 +226,7 @@ fn ask_of(ask: Ask) -> Explanation {
     let hosts = BTreeMap::from([("vm1".to_owned(), mongo.into_iter().collect())]);
     let world = sketch::of_files(&hosts, objects).expect("a World");
     let plan = compile(&world, &sketch::node(vec![sketch::nobody()]), None);
-    explain(&world, &plan, &ask, Moment(0)).expect("an explanation")
+    explain(&world, &plan, ask, Moment(0)).expect("an explanation")
 }
 
 fn passed_over(told: &Explanation) -> Vec<String> {
@@ -235,7 +235,7 @@ fn passed_over(told: &Explanation) -> Vec<String> {
 
 #[test]
 fn a_connection_tells_the_blocks_passed_over_and_its_shares() {
-    let told = ask_of(Ask { speaks: Speaks::Tcp, authority: "mongo:27017".into(), ..Ask::default() });
+    let told = ask_of(&Ask { speaks: Speaks::Tcp, authority: "mongo:27017".into(), ..Ask::default() });
 
     assert_eq!(
         passed_over(&told),
@@ -250,7 +250,7 @@ fn a_connection_tells_the_blocks_passed_over_and_its_shares() {
 #[test]
 fn a_visitor_tells_the_server_and_the_rule_of_the_gateway() {
     let visit = |gateway: &str, authority: &str| {
-        ask_of(Ask {
+        ask_of(&Ask {
             method: "GET".into(),
             scheme: "https".into(),
             authority: authority.into(),

@@ -12,7 +12,7 @@ use mesh_proto::registration::Health;
 use mesh_proto::resource::{LocalityLbSetting, ObjectKey};
 
 use super::origination::UpstreamTls;
-use super::{Locality, Shared};
+use super::{Locality, Party, Shared};
 use crate::endpoint::EndpointState;
 use crate::identity::Identity;
 
@@ -358,6 +358,8 @@ pub struct Endpoint {
     pub weight: u32,
     /// Where it is.
     pub locality: Arc<Locality>,
+    /// Who is there, where the mesh knows.
+    pub party: Party,
     /// Its `version` label, for metrics; may be empty.
     pub version: Arc<str>,
     /// Its health check's word.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use foldhash::HashMap;
 use mesh_proto::registration::{Health, Protocol};
 
-use super::Cluster;
+use super::{Cluster, Party, Telling};
 use crate::identity::Identity;
 
 /// The instances of this host, as the mesh port and the inbound port find them.
@@ -31,6 +31,10 @@ pub struct LocalInstance {
     pub identity: Identity,
     /// Its `version` label, may be empty.
     pub version: Arc<str>,
+    /// Who it is, as telemetry names it.
+    pub party: Party,
+    /// What is told of the traffic to it.
+    pub telling: Arc<Telling>,
     /// Its ports.
     pub ports: Vec<LocalPort>,
     /// Its health check's word.

@@ -117,10 +117,13 @@ impl fmt::Display for Flag {
 }
 
 /// Several flags of one request (`DI,URX`). Prints `-` when there is none, as Envoy does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Flags(u32);
 
 impl Flags {
+    /// None.
+    pub const NONE: Self = Self(0);
+
     /// Adds a flag.
     pub fn set(&mut self, flag: Flag) {
         self.0 |= 1 << flag as u8;

@@ -3,6 +3,7 @@
 //! Visitors come over the network, or by a hop that asks for a service whose instance is the gateway: those have shown a
 //! certificate of the mesh already, so that servers with `ISTIO_MUTUAL` take them as they are.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -70,6 +71,8 @@ pub(in crate::proxy) async fn answer(
         is_proxy: false,
         edge: Some(edge),
         watch: hop.watch.clone(),
+        server_name: None,
+        counted: RefCell::default(),
     };
     Some(requests::handle(Rc::new(connection), request, early).await)
 }
@@ -239,6 +242,8 @@ impl Visitor {
             target: Target::Port(port),
             is_proxy: false,
             edge: None,
+            server_name: None,
+            counted: RefCell::default(),
         };
         tcp::carry(&connection, view, wire, to, name).await;
     }

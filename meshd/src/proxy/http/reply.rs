@@ -47,6 +47,7 @@ pub(super) fn answer(reply: LocalReply, is_grpc: bool, mut exchange: Exchange) -
     exchange.sent_bytes = reply.body.len() as u64;
     let mut response = reply.response(is_grpc);
     exchange.status = response.status().as_u16();
+    exchange.note_grpc_status(response.headers());
     response.headers_mut().insert(header::SERVER, SERVER);
     response
 }
@@ -95,6 +96,8 @@ impl Inbound<'_> {
         exchange.status = parts.status.as_u16();
         exchange.failed =
             self.is_grpc && mesh_core::resilience::grpc::status_of(&parts.headers).unwrap_or(0) != 0;
+        exchange.note_grpc_status(&parts.headers);
+        exchange.answered(&parts.headers);
         exchange.details = "via_upstream";
         parts.version = if self.version >= Version::HTTP_2 { Version::HTTP_2 } else { Version::HTTP_11 };
         request::strip_hop_by_hop(&mut parts.headers);

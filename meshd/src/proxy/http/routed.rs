@@ -132,7 +132,7 @@ impl Inbound<'_> {
         let sent = rules.answer_shows_request().then(|| head.clone());
         let rules = Rules { sent: sent.as_ref(), ..rules };
         let (hash, set_cookie) = self.hash(cluster);
-        let source = self.source(body, self.connection.worker.settings.replay_bytes);
+        let source = self.source(body, self.connection.worker.settings.replay_bytes, &exchange);
         exchange.source.clone_from(&source);
         let mirrored = !forward.mirrors.is_empty() && {
             mirror::send(self.connection, self.view, &forward.mirrors, &head, source.as_ref())
@@ -174,7 +174,13 @@ impl Inbound<'_> {
                 exchange,
             );
         };
-        let source = self.source(body, 0);
+        if let Some(id) = head.headers.get(request::REQUEST_ID) {
+            exchange.request_id(id);
+        }
+        if !exchange.is_inbound {
+            exchange.follows("allow_any");
+        }
+        let source = self.source(body, 0, &exchange);
         exchange.source.clone_from(&source);
         let again = || Some(self.call.headers.clone());
         let mut sending = self.sending(cluster, &NO_RETRY, None, (head, &again), source);
@@ -182,7 +188,7 @@ impl Inbound<'_> {
     }
 
     /// Takes the body in, where there is one. What gRPC streams may take its time.
-    fn source(&self, body: Inflow, replay_bytes: usize) -> Option<Rc<Source>> {
+    fn source(&self, body: Inflow, replay_bytes: usize, exchange: &Exchange) -> Option<Rc<Source>> {
         let settings = &self.connection.worker.settings;
         let limits = BodyLimits {
             replay_bytes,
@@ -191,7 +197,8 @@ impl Inbound<'_> {
         };
         let waits = self.version == Version::HTTP_11 && self.call.headers.contains_key(header::EXPECT);
         let watch = &self.connection.watch;
-        (!body.is_end_stream()).then(|| Source::new(body, limits, waits.then(Hold::new), watch))
+        (!body.is_end_stream())
+            .then(|| Source::new(body, limits, waits.then(Hold::new), watch, exchange.messages()))
     }
 
     fn sending<'b>(
@@ -219,6 +226,7 @@ impl Inbound<'_> {
         };
         Sending {
             worker,
+            view: self.view,
             caller,
             cluster,
             policy,

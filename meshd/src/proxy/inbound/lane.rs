@@ -2,8 +2,9 @@
 
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 
-use mesh_core::plan::{LocalPort, UpstreamProtocol};
+use mesh_core::plan::{LocalInstance, LocalPort, UpstreamProtocol};
 use mesh_core::resilience::Failure;
 
 use super::{Hop, word_of};
@@ -42,7 +43,7 @@ pub(super) async fn serve(worker: Rc<Worker>, peer: Peer, mut lane: Box<Lane>) {
 /// Carries one connection to the instance it is for. Returns the lane if it may carry another.
 async fn one(hop: &Hop, mut lane: Box<Lane>, instance: &str) -> io::Result<Option<Box<Lane>>> {
     let _busy = Busy::new(&hop.watch);
-    let Some(port) = find(hop, instance) else {
+    let Some((found, port)) = find(hop, instance) else {
         hop.refuse(&instance);
         lane.refuse(word_of(Failure::RefusedStream)).await?;
         return Ok(Some(lane));
@@ -57,7 +58,7 @@ async fn one(hop: &Hop, mut lane: Box<Lane>, instance: &str) -> io::Result<Optio
         return Ok(None);
     }
     let (cluster, _) = hop.application(&port, UpstreamProtocol::Tcp);
-    let wanted = tcp::Wanted::of(hop.peer.address);
+    let wanted = hop.wanted(&found);
     match Box::pin(tcp::reach(&hop.worker, &hop.caller, &cluster, &wanted)).await {
         Ok(reached) => {
             lane.grant().await?;
@@ -74,8 +75,8 @@ async fn one(hop: &Hop, mut lane: Box<Lane>, instance: &str) -> io::Result<Optio
     }
 }
 
-fn find(hop: &Hop, instance: &str) -> Option<LocalPort> {
+fn find(hop: &Hop, instance: &str) -> Option<(Arc<LocalInstance>, LocalPort)> {
     let view = hop.worker.view();
     let instance = view.plan.inbound.instances.get(instance)?;
-    hop.port(instance).cloned()
+    Some((instance.clone(), hop.port(instance)?.clone()))
 }

@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use crate::proxy::measure::OpenConnection;
 use crate::proxy::wire::Wire;
 use crate::transport::lent::{Lent, lend};
 
@@ -18,11 +19,20 @@ pub(super) struct BothWays {
     there: OneWay,
     back: OneWay,
     spoke: Rc<Cell<Instant>>,
+    /// Where it is counted, while bytes pass.
+    counted: Option<Rc<OpenConnection>>,
+    told: (u64, u64),
 }
 
 impl BothWays {
-    pub(super) fn new() -> Self {
-        Self { there: OneWay::default(), back: OneWay::default(), spoke: Rc::new(Cell::new(Instant::now())) }
+    pub(super) fn new(counted: Option<Rc<OpenConnection>>) -> Self {
+        Self {
+            there: OneWay::default(),
+            back: OneWay::default(),
+            spoke: Rc::new(Cell::new(Instant::now())),
+            counted,
+            told: (0, 0),
+        }
     }
 
     /// Returns when a byte moved last.
@@ -35,11 +45,22 @@ impl BothWays {
         (self.there.count, self.back.count)
     }
 
+    /// Counts what has passed since this was last asked.
+    fn tell(&mut self) {
+        let (there, back) = self.counts();
+        if let Some(counted) = self.counted.as_ref().filter(|_| self.told != (there, back)) {
+            counted.passed(there - self.told.0, back - self.told.1);
+            self.told = (there, back);
+        }
+    }
+
     /// Copies until both directions have ended, each for itself, or one fails.
     pub(super) async fn run(&mut self, caller: &mut Wire, endpoint: &mut Wire) -> io::Result<()> {
         poll_fn(|cx| {
-            let there = self.there.poll(cx, caller, endpoint, &self.spoke)?;
-            let back = self.back.poll(cx, endpoint, caller, &self.spoke)?;
+            let there = self.there.poll(cx, caller, endpoint, &self.spoke);
+            let back = self.back.poll(cx, endpoint, caller, &self.spoke);
+            self.tell();
+            let (there, back) = (there?, back?);
             if there.is_ready() && back.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
         })
         .await
@@ -160,10 +181,10 @@ mod tests {
     async fn a_slow_reader_is_not_silent() {
         let (mut far, near) = duplex(1_024);
         let (mut application, there) = duplex(1 << 16);
-        application.write_all(&[7; 20_480]).await.expect("room");
+        application.write_all(&vec![7; 20_480]).await.expect("room");
         application.shutdown().await.expect("open");
         let (mut caller, mut endpoint) = (Wire::new(Stream::Pipe(near)), Wire::new(Stream::Pipe(there)));
-        let mut copy = BothWays::new();
+        let mut copy = BothWays::new(None);
         let spoke = copy.spoke();
         let read = async {
             let (mut count, mut buffer) = (0, [0; 1_024]);

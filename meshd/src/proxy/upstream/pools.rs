@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use foldhash::HashMap;
@@ -11,7 +12,7 @@ use mesh_core::plan::{Cluster, Endpoint, UpstreamTls, Via};
 use super::opening::Opening;
 use super::{Manner, Pool};
 use crate::proxy::worker::{Caller, Worker};
-use crate::telemetry::EdgeKey;
+use crate::telemetry::{Counters, EdgeKey};
 
 /// All pools of one worker. An endpoint is known by where its state lies, which a new Plan carries over.
 #[derive(Default)]
@@ -67,6 +68,19 @@ impl Pools {
     /// Closes every connection that nobody uses, to make room for others.
     pub(crate) fn close_idle(&self) {
         self.0.borrow().values().for_each(|pool| pool.close_unused());
+    }
+
+    /// Tells how many connections there are and who waits for one.
+    pub(crate) fn tell(&self, counters: &Counters) {
+        let (mut open, mut waiting) = (0, 0);
+        let pools = self.0.borrow();
+        for pool in pools.values() {
+            open += pool.open.get();
+            waiting += pool.waiting.borrow().len();
+        }
+        counters.open_upstream_connections.store(open as u64, Relaxed);
+        counters.upstream_waiting_requests.store(waiting as u64, Relaxed);
+        counters.upstream_pools.store(pools.len() as u64, Relaxed);
     }
 
     /// Closes what was idle for too long and forgets pools that nobody uses.

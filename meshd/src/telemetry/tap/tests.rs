@@ -8,9 +8,9 @@ use super::*;
 fn record(path: &str, status: u16) -> Record {
     Record {
         started: SystemTime::now(),
-        method: "GET".into(),
+        method: Some(http::Method::GET),
         path: path.into(),
-        protocol: "HTTP/1.1",
+        version: http::Version::HTTP_11,
         authority: "reviews:9080".into(),
         status,
         flags: Flags::default(),
@@ -19,12 +19,19 @@ fn record(path: &str, status: u16) -> Record {
         sent_bytes: 3,
         duration: Duration::from_millis(4),
         upstream_duration: None,
-        forwarded_for: String::new(),
-        user_agent: String::new(),
-        request_id: "abc".into(),
+        request: vec![(http::HeaderName::from_static("x-request-id"), HeaderValue::from_static("abc"))],
+        response: Vec::new(),
         upstream_host: "10.0.0.2:15008/reviews-v1".into(),
         upstream_cluster: "outbound|9080|v1|reviews.default.svc.cluster.local".into(),
-        downstream: String::new(),
+        route: String::new(),
+        attempts: 2,
+        downstream: None,
+        principal: None,
+        server_name: String::new(),
+        grpc: None,
+        trace: None,
+        revision: 1,
+        host: "vm1".into(),
     }
 }
 

@@ -47,6 +47,7 @@ fn outbound_of(outbound: &Outbound, out: &mut String) {
             &outbound.egress_proxy,
             outbound.paths,
             outbound.sniff,
+            &outbound.telling,
             &outbound.ranges
         )
     );

@@ -383,11 +383,7 @@ const SEEN: &[Seen] = &[
     seen(&["fault.abort.grpcStatus"], &["tests/conformance/cases/fault-forms"]),
     // Values of which only one is taken, and that one is how it is anyway.
     Seen {
-        fields: &[
-            "Gateway servers[].tls.insecureSkipVerify",
-            "MeshConfig enableAutoMtls",
-            "MeshConfig enableTracing",
-        ],
+        fields: &["Gateway servers[].tls.insecureSkipVerify", "MeshConfig enableAutoMtls"],
         tests: &["meshctl/tests/cli/offline.rs::one_value_of_a_field_is_taken_and_the_other_named"],
         alone: true,
     },
@@ -410,6 +406,60 @@ const SEEN: &[Seen] = &[
             "Sidecar inboundConnectionPool.http.http2KeepAlive*",
         ],
         &["meshd/tests/proxy/care.rs::streams_to_an_application_are_bounded_where_its_sidecar_says_so"],
+    ),
+    // What is told of traffic.
+    Seen {
+        fields: &[
+            "Telemetry targetRef.kind",
+            "Telemetry targetRef.group",
+            "Telemetry targetRefs[].kind",
+            "Telemetry targetRefs[].group",
+        ],
+        tests: &["proto/src/support/tests.rs::languages_within_fields_are_refused_by_name_and_place"],
+        alone: true,
+    },
+    Seen {
+        fields: &["Telemetry metrics[].overrides[].tagOverrides{}.operation"],
+        tests: &["meshd/core/src/compile/tests/telemetry.rs::labels_are_set_and_taken_away"],
+        alone: true,
+    },
+    seen(
+        &["Telemetry selector*", "Telemetry targetRef*"],
+        &["meshd/core/src/compile/tests/telemetry.rs::the_nearest_telemetry_counts_field_by_field"],
+    ),
+    seen(
+        &[
+            "Telemetry tracing*",
+            "MeshConfig enableTracing",
+            "MeshConfig defaultProviders.tracing",
+            "MeshConfig extensionProviders[].name",
+            "MeshConfig extensionProviders[].opentelemetry*",
+        ],
+        &[
+            "meshd/tests/proxy/telemetry.rs::a_span_is_sent_and_the_application_is_told_of_it",
+            "meshd/tests/proxy/telemetry.rs::what_is_not_sampled_is_passed_on_and_not_sent",
+        ],
+    ),
+    Seen {
+        fields: &["MeshConfig extensionProviders[].prometheus*"],
+        tests: &["meshd/core/src/compile/tests/telemetry.rs::numbers_go_to_prometheus_or_nowhere"],
+        alone: true,
+    },
+    seen(
+        &["Telemetry metrics*", "MeshConfig defaultProviders.metrics"],
+        &["meshd/src/telemetry/tests.rs::rules_switch_metrics_off_and_change_labels"],
+    ),
+    seen(
+        &[
+            "Telemetry accessLogging*",
+            "MeshConfig accessLog*",
+            "MeshConfig defaultProviders.accessLogging",
+            "MeshConfig extensionProviders[].envoyFileAccessLog*",
+        ],
+        &[
+            "meshd/tests/proxy/telemetry.rs::requests_are_logged_where_rules_say_and_when",
+            "meshd/src/telemetry/tests.rs::lines_have_the_form_that_a_rule_gives_them",
+        ],
     ),
     seen(&["http[].redirect.derivePort"], &["tests/conformance/cases/redirect-forms"]),
     seen(

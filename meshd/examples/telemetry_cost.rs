@@ -1,0 +1,191 @@
+//! What telemetry costs a request: the same proxy with everything off and with everything on, in turn.
+//!
+//! `cargo run --release -p meshd --example telemetry_cost -- [REQUESTS] [ROUNDS]` runs an application, a load and a collector
+//! beside itself and prints the CPU time (user and system) of this process for each request. Metrics are always on. Rounds
+//! alternate, so that what the machine does besides falls on all alike; the least of each is told, too.
+
+use std::io::BufRead as _;
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use http_body_util::{BodyExt as _, Empty};
+use mesh_core::plan::{Collector, LogTarget, Logging, Telling, Tracing};
+use mesh_proto::log_format::LogFormat;
+use meshd::proxy::{Declared, Entrance, Settings, Shared, Sockets, Way};
+use meshd::telemetry::{AccessLog, Stats};
+use meshd::transport::{Credentials, Dialer, SocketOptions, socket};
+
+use cost::{cpu_micros, plan, serve, trust};
+
+mod cost;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Connections of the load.
+const CONNECTIONS: usize = 16;
+
+fn main() -> anyhow::Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.first().map(String::as_str) {
+        Some("serve") => serve(),
+        Some("load") => load(arguments[1].parse()?, arguments[2].parse()?),
+        first => {
+            let requests = first.map_or(Ok(100_000), str::parse)?;
+            measure(requests, arguments.get(1).map_or(Ok(5), |rounds| rounds.parse())?)
+        }
+    }
+}
+
+fn measure(requests: usize, rounds: usize) -> anyhow::Result<()> {
+    let (backend, mut application) = start_server()?;
+    let (collector, mut collecting) = start_server()?;
+    let folder = std::env::temp_dir().join(format!("telemetry_cost.{}", std::process::id()));
+    std::fs::create_dir_all(&folder)?;
+    let log = folder.join("access.log").to_string_lossy().into_owned();
+    let logs = || vec![log_to(&log)];
+    let traces = |sampling| Some(Arc::new(tracing(collector, sampling)));
+    let told = [
+        ("off", Telling::default()),
+        ("access log", with(Telling { logs: logs(), ..Telling::default() })),
+        ("traces of 1 %", with(Telling { tracing: traces(10_000), ..Telling::default() })),
+        ("log, traces of 1 %", with(Telling { logs: logs(), tracing: traces(10_000), ..Telling::default() })),
+        (
+            "log, traces of 100 %",
+            with(Telling { logs: logs(), tracing: traces(1_000_000), ..Telling::default() }),
+        ),
+    ];
+    let sockets = socket::listen_tcp_group("127.0.0.1:0".parse()?, 1)?;
+    let address = sockets[0].local_addr()?;
+    let plans = Arc::new(ArcSwap::from_pointee(plan(backend)));
+    let shared = Shared {
+        plans: plans.clone(),
+        dialer: Dialer::new(Credentials::new(trust()?), SocketOptions::default()),
+        settings: Arc::new(Settings { workers: 1, ..Settings::default() }),
+        stats: Arc::new(Stats::new(1)),
+        access_log: Some(AccessLog::for_rules()?),
+        started: Instant::now(),
+    };
+    let way = Way::Service { port: 80, protocol: Declared::Http, caller: 0 };
+    let entrances = vec![Entrance { way, sockets }];
+    let _proxy = meshd::proxy::start(shared, Sockets { entrances, quic: Vec::new() })?;
+    let mut took = vec![Vec::new(); told.len()];
+    for _ in 0..rounds {
+        for ((_, telling), took) in told.iter().zip(&mut took) {
+            let mut plan = plan(backend);
+            let mut outbound = (*plan.outbounds[0]).clone();
+            outbound.telling = Arc::new(telling.clone());
+            plan.outbounds[0] = Arc::new(outbound);
+            plans.store(Arc::new(plan));
+            let before = cpu_micros()?;
+            let load = Command::new(std::env::current_exe()?)
+                .args(["load", &address.to_string(), &requests.to_string()])
+                .status()?;
+            anyhow::ensure!(load.success(), "the load failed");
+            // The last batch of spans, and the last lines.
+            std::thread::sleep(Duration::from_millis(1_500));
+            took.push(cpu_micros()? - before);
+        }
+    }
+    application.kill()?;
+    collecting.kill()?;
+    std::fs::remove_dir_all(&folder)?;
+    report(&told.map(|(name, _)| name), &took, requests);
+    Ok(())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "microseconds of minutes")]
+#[expect(clippy::print_stdout, reason = "what it is for")]
+fn report(names: &[&str], took: &[Vec<u64>], requests: usize) {
+    let each = |micros: u64| micros as f64 / requests as f64;
+    let middle = |took: &Vec<u64>| {
+        let mut sorted = took.clone();
+        sorted.sort_unstable();
+        each(sorted[sorted.len() / 2])
+    };
+    let off = middle(&took[0]);
+    println!("| telemetry | CPU for each request, median | least | beside off |\n|---|---|---|---|");
+    for (name, took) in names.iter().zip(took) {
+        let least = each(took.iter().copied().min().unwrap_or(0));
+        let more = (middle(took) / off - 1.0) * 100.0;
+        println!("| {name} | {:.2} µs | {least:.2} µs | {more:+.1} % |", middle(took));
+    }
+}
+
+fn with(mut telling: Telling) -> Telling {
+    for logging in &telling.logs {
+        telling.wanted.add(logging);
+    }
+    if telling.tracing.is_some() {
+        let names = [http::header::USER_AGENT, http::HeaderName::from_static("x-request-id")];
+        telling.wanted.request.extend(names);
+    }
+    telling
+}
+
+fn log_to(path: &str) -> Arc<Logging> {
+    let target = LogTarget { path: Some(path.to_owned()), format: LogFormat::istio() };
+    Arc::new(Logging { target, filter: None })
+}
+
+fn tracing(collector: SocketAddr, sampling: u32) -> Tracing {
+    let collector = Collector {
+        host: collector.ip().to_string().into(),
+        port: collector.port(),
+        path: "/v1/traces".into(),
+        headers: Vec::new(),
+        timeout: Duration::from_secs(3),
+        max_tag_bytes: 256,
+    };
+    Tracing {
+        collector: Arc::new(collector),
+        sampling,
+        reports: true,
+        propagates: true,
+        istio_tags: true,
+        tags: Vec::new(),
+    }
+}
+
+fn start_server() -> anyhow::Result<(SocketAddr, std::process::Child)> {
+    let mut child = Command::new(std::env::current_exe()?).arg("serve").stderr(Stdio::piped()).spawn()?;
+    let mut line = String::new();
+    std::io::BufReader::new(child.stderr.take().expect("it is piped")).read_line(&mut line)?;
+    let address = line.trim().rsplit(' ').next().unwrap_or_default().parse()?;
+    Ok((address, child))
+}
+
+fn load(address: SocketAddr, requests: usize) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut clients = tokio::task::JoinSet::new();
+        for _ in 0..CONNECTIONS {
+            clients.spawn(call(address, requests / CONNECTIONS));
+        }
+        while let Some(ended) = clients.join_next().await {
+            ended??;
+        }
+        Ok(())
+    })
+}
+
+async fn call(address: SocketAddr, requests: usize) -> anyhow::Result<()> {
+    let stream = tokio::net::TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await?;
+    meshd::task::spawn("client", connection);
+    for _ in 0..requests {
+        let request = http::Request::get("/products/42?currency=EUR")
+            .header("host", "reviews")
+            .header("user-agent", "load/1")
+            .body(Empty::<bytes::Bytes>::new())?;
+        let response = sender.send_request(request).await?;
+        anyhow::ensure!(response.status() == 200, "{}", response.status());
+        response.into_body().collect().await?;
+    }
+    Ok(())
+}
