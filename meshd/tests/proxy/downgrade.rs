@@ -89,6 +89,7 @@ async fn what_could_become_another_request_is_refused() {
         ("proxy-connection", vec![("proxy-connection", "close")]),
         ("a length that is none", vec![("content-length", "+3")]),
         ("a list of lengths", vec![("content-length", "3, 3")]),
+        ("the same length twice", vec![("content-length", "3"), ("content-length", "3")]),
         ("two lengths", vec![("content-length", "3"), ("content-length", "4")]),
         ("an authority and another Host", vec![("host", "evil")]),
     ];
@@ -110,7 +111,6 @@ async fn a_request_has_one_length_and_one_meaning() {
     for (name, fields, body, ends) in [
         ("no length", vec![], "abc", "3\r\nabc\r\n0\r\n\r\n"),
         ("a length", vec![("content-length", "3")], "abc", "\r\n\r\nabc"),
-        ("the same length twice", vec![("content-length", "3"), ("content-length", "3")], "abc", "abc"),
         ("a body that looks like a request", vec![], "GET /evil HTTP/1.1\r\n\r\n", "\r\n0\r\n\r\n"),
     ] {
         let (address, kept) = keeping().await;

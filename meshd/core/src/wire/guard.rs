@@ -62,6 +62,9 @@ pub fn check(
     check_host(method, uri, version, headers)?;
     if version < Version::HTTP_2 {
         check_framing(version, headers)?;
+    } else {
+        // The parser has compared it with the data; towards HTTP/1 it must not be said twice.
+        check_length(headers)?;
     }
     check_connection(headers)?;
     check_expect(headers)
@@ -165,6 +168,10 @@ fn check_framing(version: Version, headers: &HeaderMap) -> Result<(), Refusal> {
             return refuse(StatusCode::NOT_IMPLEMENTED, "unknown transfer coding");
         }
     }
+    check_length(headers)
+}
+
+fn check_length(headers: &HeaderMap) -> Result<(), Refusal> {
     let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
     let Some(length) = lengths.next() else { return Ok(()) };
     if lengths.next().is_some() {
