@@ -34,8 +34,8 @@ fn reached(cluster: &Cluster) -> Vec<String> {
 
 #[test]
 fn every_address_is_an_endpoint_with_the_weight_of_its_name() {
-    let cluster =
-        cluster(vec![named("a.example", 80, 1), named("b.example", 81, 3), endpoint(9)], Balancer::Random);
+    let endpoints = vec![named("a.example", 80, 1), named("b.example", 81, 3), endpoint(9)];
+    let cluster = cluster(endpoints, Balancer::RoundRobin);
     assert_eq!(reached(&now(&cluster)), ["a.example:80", "b.example:81", "198.18.0.9:8080"]);
 
     let changed = cluster.settle(&answers(&[
