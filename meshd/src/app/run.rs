@@ -11,12 +11,9 @@ use data_encoding::BASE64;
 use mesh_core::identity::Identity;
 use mesh_core::plan::{Locality, Node, Plan, Workload};
 use mesh_proto::look::Grade;
-use mesh_proto::registration::Registration;
 use rustls::pki_types::CertificateDer;
-use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 
 use super::carrier::Hosts;
 use super::follow::Follower;
@@ -29,7 +26,7 @@ use super::orders::Orders;
 use super::requests::{Reload, Requests};
 use super::state::{FolderLock, HostState};
 use super::{NeedsPerson, begin, entrances, logging, measures, members, signer, standing, watchdog};
-use crate::admin::{self, Pages};
+use crate::admin;
 use crate::agent::{Agent, Farewell, Mirror, Offer, Outlets, Published};
 use crate::config::{Config, Source};
 use crate::drain::{self, Drain};
@@ -39,8 +36,21 @@ use crate::proxy::Proxy;
 use crate::server::{Server, Setup};
 use crate::services::Desk;
 use crate::telemetry::{Stats, Tap};
-use crate::transport::{Accepted, Credentials, Dialer, Service, SocketOptions, Trust, socket};
+use crate::transport::{Credentials, Dialer, SocketOptions, Trust, socket};
 use crate::{agent, dns, health, intercept, systemd, task};
+
+use agent_thread::{AgentThread, spawn_agent};
+use arrivals::accept_control;
+use interception::Interception;
+use ports::{Ports, serve_admin};
+use stop::Heard;
+pub(super) use stop::Stop;
+
+mod agent_thread;
+mod arrivals;
+mod interception;
+mod ports;
+mod stop;
 
 /// Serves until SIGTERM or SIGINT, or until a successor takes over. `source` is where the configuration is.
 ///
@@ -479,42 +489,6 @@ async fn first_certificate(certificates: &RotationHandle, host: &Identity) {
     let _ = tokio::time::timeout(Duration::from_secs(2), certified).await;
 }
 
-/// Interception, taken out when this is dropped: also when the start fails further on, or meshd panics.
-struct Interception {
-    is_on: bool,
-}
-
-impl Interception {
-    fn start(config: &Config, upstreams: &[std::net::SocketAddr], desk: &Desk) -> Result<Self> {
-        let registration: Registration = desk.registration().borrow().clone();
-        let rules = intercept::rules(config, upstreams, &registration);
-        let outcome = intercept::start(config.intercept.mode, &rules)?;
-        Ok(Self { is_on: matches!(outcome, intercept::Outcome::Applied) })
-    }
-
-    /// Leaves everything in place, for the next meshd.
-    fn leave(mut self) {
-        self.is_on = false;
-    }
-
-    fn remove(mut self) -> Result<()> {
-        if std::mem::take(&mut self.is_on) {
-            intercept::remove()?;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Interception {
-    fn drop(&mut self) {
-        if self.is_on
-            && let Err(error) = intercept::remove()
-        {
-            tracing::error!(%error, "interception was not removed; run `meshd cleanup`");
-        }
-    }
-}
-
 /// Starts the server of a host that may become a voter, and begins the mesh on the first one.
 async fn start_server(
     ground: &Ground,
@@ -548,90 +522,6 @@ async fn start_server(
     Ok(Some(server))
 }
 
-/// The ports that only read, bound before anything is served: a taken one ends the start.
-struct Ports {
-    admin: Vec<TcpListener>,
-    metrics: Vec<TcpListener>,
-}
-
-impl Ports {
-    fn bind(config: &Config, listeners: &Listeners) -> Result<Self> {
-        let bind = |key: &str, address: std::net::SocketAddr| {
-            let bound = listeners.tcp(address).with_context(|| format!("{key} of meshd.toml"))?;
-            TcpListener::from_std(bound).with_context(|| format!("listening on {address}"))
-        };
-        let mut ports = Self { admin: Vec::new(), metrics: Vec::new() };
-        if let Some(address) = config.listen.admin {
-            ports.admin.push(bind("listen.admin", address)?);
-        }
-        for address in &config.listen.metrics {
-            ports.metrics.push(bind("listen.metrics", *address)?);
-        }
-        Ok(ports)
-    }
-}
-
-fn serve_admin(
-    ground: &Ground,
-    socket: tokio::net::UnixListener,
-    ports: Ports,
-    requests: &Arc<Requests>,
-    outlets: &Outlets,
-) {
-    let answering = requests.clone();
-    let handler: admin::Handler = Arc::new(move |request, author| {
-        let requests = answering.clone();
-        Box::pin(async move { requests.answer(request, &author).await })
-    });
-    task::spawn("admin socket", admin::serve_socket(socket, handler.clone(), ground.draining.clone()));
-    let plans = outlets.plans.clone();
-    let stats = ground.stats.clone();
-    let pages = Pages {
-        ready: Arc::new(move || match plans.load().revision.0 {
-            0 => Err("no Plan yet: no server has answered".into()),
-            _ => Ok(()),
-        }),
-        metrics: Arc::new(move |exposition| stats.prometheus(exposition)),
-        reads: Some(handler),
-    };
-    for listener in ports.admin {
-        task::spawn("admin port", admin::serve_port(listener, pages.clone(), ground.draining.clone()));
-    }
-    for listener in ports.metrics {
-        let pages = Pages { reads: None, ..pages.clone() };
-        task::spawn("metrics port", admin::serve_port(listener, pages, ground.draining.clone()));
-    }
-}
-
-/// The agent on a thread of its own: a compile never delays an answer.
-struct AgentThread {
-    stop: oneshot::Sender<Farewell>,
-    ended: oneshot::Receiver<()>,
-}
-
-fn spawn_agent(agent: Agent) -> Result<AgentThread> {
-    let (stop, stopped) = oneshot::channel();
-    let (end, ended) = oneshot::channel();
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the agent")?;
-    std::thread::Builder::new()
-        .name("meshd-agent".into())
-        .spawn(move || {
-            runtime.block_on(agent.run(stopped));
-            let _ = end.send(());
-        })
-        .context("starting the agent")?;
-    Ok(AgentThread { stop, ended })
-}
-
-impl AgentThread {
-    /// Leaves the mesh.
-    async fn stop(self, farewell: Farewell) {
-        let _ = self.stop.send(farewell);
-        let _ = self.ended.await;
-    }
-}
-
 /// Waits for the first Plan: without one, meshd is not ready.
 async fn first_plan(mut published: watch::Receiver<Arc<Published>>, stop: &mut Stop) {
     let plan = published.wait_for(|published| published.plan.revision.0 > 0);
@@ -647,97 +537,6 @@ async fn first_look(requests: Arc<Requests>) {
     for check in requests.examine().await.checks.iter().filter(|check| check.grade >= Grade::Warning) {
         let (about, what, why, fix) = (&check.name, &check.what, &check.why, &check.fix);
         tracing::warn!(about, what, why, fix, "something is wrong with this host");
-    }
-}
-
-/// Hands what comes in on the mesh port, and is no data hop, to whom it concerns.
-async fn accept_control(
-    mut incoming: mpsc::Receiver<Accepted>,
-    server: Option<Arc<Server>>,
-    requests: Arc<Requests>,
-) {
-    while let Some(accepted) = incoming.recv().await {
-        hand_over(accepted, server.as_ref(), &requests);
-    }
-}
-
-fn hand_over(accepted: Accepted, server: Option<&Arc<Server>>, requests: &Arc<Requests>) {
-    match (accepted, server) {
-        (Accepted::Control(peer, service, stream), server) => {
-            let Some(host) = peer.host() else {
-                tracing::debug!(peer = %peer.address, "control traffic from who is no host");
-                return;
-            };
-            match (service, server) {
-                (Service::Api, _) => {
-                    let requests = requests.clone();
-                    task::spawn("api stream", async move { requests.serve(&peer, host, stream).await });
-                }
-                (_, Some(server)) => server.serve(host, service, stream),
-                (_, None) => tracing::debug!(peer = %peer.address, ?service, "this host is no server"),
-            }
-        }
-        (Accepted::Join(peer, stream, exporter), Some(server)) if server.is_member() => {
-            server.serve_join(peer.address, stream, exporter);
-        }
-        (Accepted::Join(_, stream, exporter), _) => {
-            let requests = requests.clone();
-            task::spawn("join", async move { requests.serve_join(stream, exporter).await });
-        }
-        (Accepted::Hop(peer, _) | Accepted::Lane(peer, _), _) => {
-            tracing::error!(peer = %peer.address, "a data hop came to the control plane");
-        }
-    }
-}
-
-/// SIGTERM and SIGINT; and SIGHUP, which asks for a reload.
-pub(super) struct Stop {
-    terminate: tokio::signal::unix::Signal,
-    hangup: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-    came: bool,
-}
-
-/// What a signal asks for.
-enum Heard {
-    Stop,
-    Reload,
-}
-
-impl Stop {
-    pub(super) fn new() -> Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            came: false,
-        })
-    }
-
-    async fn or_reload(&mut self) -> Heard {
-        if self.came {
-            return Heard::Stop;
-        }
-        tokio::select! {
-            _ = self.terminate.recv() => Heard::Stop,
-            _ = self.interrupt.recv() => Heard::Stop,
-            _ = self.hangup.recv() => Heard::Reload,
-        }
-    }
-
-    pub(super) async fn wait(&mut self) {
-        if self.came {
-            return;
-        }
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-
-    /// Remembers a signal that came while something else was waited for.
-    fn again(&mut self) {
-        self.came = true;
     }
 }
 

@@ -1,0 +1,44 @@
+//! The rules that bring traffic here, for as long as meshd runs.
+
+use anyhow::Result;
+use mesh_proto::registration::Registration;
+
+use crate::config::Config;
+use crate::intercept;
+use crate::services::Desk;
+
+/// Interception, taken out when this is dropped: also when the start fails further on, or meshd panics.
+pub(super) struct Interception {
+    is_on: bool,
+}
+
+impl Interception {
+    pub(super) fn start(config: &Config, upstreams: &[std::net::SocketAddr], desk: &Desk) -> Result<Self> {
+        let registration: Registration = desk.registration().borrow().clone();
+        let rules = intercept::rules(config, upstreams, &registration);
+        let outcome = intercept::start(config.intercept.mode, &rules)?;
+        Ok(Self { is_on: matches!(outcome, intercept::Outcome::Applied) })
+    }
+
+    /// Leaves everything in place, for the next meshd.
+    pub(super) fn leave(mut self) {
+        self.is_on = false;
+    }
+
+    pub(super) fn remove(mut self) -> Result<()> {
+        if std::mem::take(&mut self.is_on) {
+            intercept::remove()?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Interception {
+    fn drop(&mut self) {
+        if self.is_on
+            && let Err(error) = intercept::remove()
+        {
+            tracing::error!(%error, "interception was not removed; run `meshd cleanup`");
+        }
+    }
+}

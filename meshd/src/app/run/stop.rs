@@ -1,0 +1,55 @@
+//! Signals.
+
+use anyhow::Result;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// SIGTERM and SIGINT; and SIGHUP, which asks for a reload.
+pub(in crate::app) struct Stop {
+    terminate: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    came: bool,
+}
+
+/// What a signal asks for.
+pub(super) enum Heard {
+    Stop,
+    Reload,
+}
+
+impl Stop {
+    pub(in crate::app) fn new() -> Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            came: false,
+        })
+    }
+
+    pub(super) async fn or_reload(&mut self) -> Heard {
+        if self.came {
+            return Heard::Stop;
+        }
+        tokio::select! {
+            _ = self.terminate.recv() => Heard::Stop,
+            _ = self.interrupt.recv() => Heard::Stop,
+            _ = self.hangup.recv() => Heard::Reload,
+        }
+    }
+
+    pub(in crate::app) async fn wait(&mut self) {
+        if self.came {
+            return;
+        }
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    /// Remembers a signal that came while something else was waited for.
+    pub(super) fn again(&mut self) {
+        self.came = true;
+    }
+}
