@@ -10,8 +10,17 @@ fn examples() -> PathBuf {
 
 /// Folders with all of their services. In `canary` one file replaces the other, in `two-hosts`
 /// and `vagrant` each host has its own.
-const TOGETHER: [&str; 8] =
-    ["gateway", "gateway-clients", "egress", "egress-gateway", "faults", "tcp", "websocket", "breaker"];
+const TOGETHER: [&str; 9] = [
+    "gateway",
+    "gateway-clients",
+    "egress",
+    "egress-gateway",
+    "faults",
+    "tcp",
+    "websocket",
+    "breaker",
+    "telemetry",
+];
 
 #[test]
 fn every_folder_of_examples_is_clean() {

@@ -248,8 +248,8 @@ fn there_is_one_mesh_config() {
     assert_eq!(documents[0].object.key().to_string(), "MeshConfig istio-system/default");
     assert!(inspect("m", &text("other")).1[0].is_error());
     let refused =
-        text("default").replace("outboundTrafficPolicy: {mode: REGISTRY_ONLY}", "enableTracing: true");
-    assert_eq!(inspect("m", &refused).1[0].path, "spec.enableTracing");
+        text("default").replace("outboundTrafficPolicy: {mode: REGISTRY_ONLY}", "trustDomain: other.example");
+    assert_eq!(inspect("m", &refused).1[0].path, "spec.trustDomain");
 }
 
 #[test]
