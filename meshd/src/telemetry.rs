@@ -122,7 +122,9 @@ impl Stats {
 
     /// Sums every edge over the workers, ordered by its names.
     pub fn snapshot(&self) -> Vec<EdgeStats> {
-        let mut rows: Vec<_> = self.edges().iter().map(|(key, cells)| edge::sum(key, cells)).collect();
+        let rows = self.edges().iter().map(|(key, cells)| edge::sum(key, cells)).collect::<Vec<_>>();
+        // A pool of connections has its edge before anything was asked, and one of the way in never counts there.
+        let mut rows: Vec<_> = rows.into_iter().filter(|row| row.requests > 0).collect();
         rows.sort_by(|a, b| order(a).cmp(&order(b)));
         rows
     }
