@@ -9,7 +9,7 @@ use crate::services::Desk;
 
 /// Interception, taken out when this is dropped: also when the start fails further on, or meshd panics.
 pub(super) struct Interception {
-    is_on: bool,
+    pub(super) is_on: bool,
 }
 
 impl Interception {
