@@ -185,6 +185,7 @@ impl Head {
         } else {
             *request.uri_mut() = Uri::from(self.target.clone());
             request.headers_mut().insert(header::HOST, self.authority.clone());
+            say_empty(&mut request);
             self.ask_to_switch(request.headers_mut());
         }
         // Whoever gets it may be another proxy, that sends it back to us.
@@ -207,6 +208,7 @@ impl Head {
         *request.uri_mut() = Uri::from(self.target.clone());
         *request.headers_mut() = headers;
         request.headers_mut().insert(header::HOST, self.authority.clone());
+        say_empty(&mut request);
         request.headers_mut().insert(HOPS, number(u64::from(self.hops)));
         self.ask_to_switch(request.headers_mut());
         request
@@ -226,6 +228,15 @@ impl Head {
             Some(Authority::from_maybe_shared(Bytes::copy_from_slice(self.authority.as_bytes())).ok()?);
         parts.path_and_query = Some(self.target.clone());
         Uri::from_parts(parts).ok()
+    }
+}
+
+/// Says of a request of HTTP/1 that there is no body, where one is expected of its method. Source: RFC 9110 section 8.6; Envoy
+/// `StreamEncoderImpl::encodeHeadersBase`.
+fn say_empty(request: &mut Request<Outgoing>) {
+    let without = [Method::GET, Method::HEAD, Method::DELETE, Method::TRACE, Method::CONNECT];
+    if matches!(request.body(), Outgoing::Empty) && !without.contains(request.method()) {
+        request.headers_mut().entry(header::CONTENT_LENGTH).or_insert(HeaderValue::from_static("0"));
     }
 }
 

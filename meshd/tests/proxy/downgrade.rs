@@ -131,6 +131,24 @@ async fn a_request_has_one_length_and_one_meaning() {
 }
 
 #[tokio::test]
+async fn a_request_without_a_body_says_so_where_one_is_expected() {
+    for (method, says) in
+        [("POST", true), ("PUT", true), ("OPTIONS", true), ("GET", false), ("DELETE", false)]
+    {
+        let (address, kept) = keeping().await;
+        let lab = to_address(address);
+
+        let got =
+            ask(&lab, &frame(HEADERS, END_HEADERS | END_STREAM, 1, &post(&[(":method", method)]))).await;
+
+        assert!(matches!(got, Told::Answer(_)), "{method}: {got:?}");
+        let sent = text(&kept);
+        assert_eq!(sent.contains("\r\ncontent-length: 0\r\n"), says, "{sent:?}");
+        assert!(!sent.contains("transfer-encoding"), "{sent:?}");
+    }
+}
+
+#[tokio::test]
 async fn crumbs_of_a_cookie_become_one_line() {
     let (address, kept) = keeping().await;
     let lab = to_address(address);

@@ -94,6 +94,7 @@ fn append(part: &TemplatePart, facts: &Facts<'_>, seen: &Seen<'_>, out: &mut Vec
             let value = field(name).or_else(|| field(alternative.as_deref()?));
             out.extend_from_slice(cut(value.map_or(b"", HeaderValue::as_bytes), *max_bytes));
         }
+        // differs: Envoy decodes it.
         TemplatePart::QueryParameter { name, max_bytes } => {
             let query = facts.path_and_query.split_once('?').map_or("", |(_, query)| query);
             let value = super::matcher::query_value(query, name).unwrap_or_default();
