@@ -42,9 +42,10 @@ pub(crate) struct Demo {
 }
 
 impl Demo {
-    pub(crate) fn start() -> Self {
+    /// Starts one at addresses from `127.FIRST.0.0` on: tests of one process have different ones.
+    pub(crate) fn start(first: u32) -> Self {
         let folder = tempfile::Builder::new().prefix("docs").tempdir_in("/tmp").expect("a folder");
-        let base = own_base(64, 128);
+        let base = own_base(first, 64);
         let mut command = Command::new(meshctl());
         command.args(["demo", "--base", &base]).current_dir(root()).stdin(Stdio::null());
         command.env("XDG_RUNTIME_DIR", folder.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -161,7 +162,7 @@ fn every_command_of_the_readme_and_the_tutorial_works_on_the_demo() {
     assert!(pages.iter().all(|typed| typed.len() > 3), "the pages lost their blocks `sh demo`: {pages:?}");
     build_meshd();
     let has_curl = Command::new("curl").arg("--version").stdout(Stdio::null()).status().is_ok();
-    let demo = Demo::start();
+    let demo = Demo::start(64);
     let first = demo.first_revision();
     let mut wrong = Vec::new();
     for (line, code) in pages.into_iter().flatten() {

@@ -67,7 +67,7 @@ fn the_page_shows_what_the_mesh_does_in_light_and_dark_and_on_a_phone() {
         return;
     };
     build_meshd();
-    let demo = Demo::start();
+    let demo = Demo::start(128);
     let here = format!("http://{}.1:15000/", demo.base);
     browser.resize(1_280, 1_600);
     browser.prefer("light");
