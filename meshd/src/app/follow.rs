@@ -27,6 +27,14 @@ pub(super) struct Follower {
     pub(super) inbound_targets: BTreeSet<u16>,
 }
 
+/// Shows other hosts the names of the Plan that this one begins with, before the first of them comes: where sockets were
+/// kept over a restart, they wait at the door already.
+pub(super) fn begin(credentials: &Credentials, now: &Published) {
+    if now.plan.revision.0 > 0 {
+        credentials.set_sni(names(&now.plan));
+    }
+}
+
 impl Follower {
     /// Follows until the agent is gone.
     pub(super) async fn run(mut self, mut published: watch::Receiver<Arc<Published>>) {

@@ -16,7 +16,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
 use super::carrier::Hosts;
-use super::follow::Follower;
+use super::follow::{self, Follower};
 use super::handover::{Leaving, Predecessor, Started, Successor};
 use super::logging::Levels;
 use super::looking::Looking;
@@ -238,6 +238,7 @@ async fn serve(
     let names = dns::Lookup::new(&ground.config, upstreams.clone());
     task::spawn("names", Names::run(names.clone(), published.clone()));
     let tap = Arc::new(Tap::default());
+    follow::begin(&ground.credentials, &published.borrow());
     let mut proxy = entrances::start_proxy(
         &ground.config,
         &outlets,
