@@ -4,6 +4,8 @@
 //! It runs within a meshd (asked over the socket, from other hosts too) and without one (`meshd doctor`), by the same
 //! functions. What only a running meshd knows (other hosts, its own certificates) is added by `app`.
 
+use std::time::Duration;
+
 use mesh_proto::look::{Check, Grade};
 
 use crate::config::{Config, InterceptMode};
@@ -29,7 +31,7 @@ pub struct Patient {
     pub name_to_ask: Option<String>,
 }
 
-/// Looks at everything. Blocks for up to two seconds; runs `nft`, `ip` and `systemctl`.
+/// Looks at everything. Blocks, for two seconds as a rule; runs `nft`, `ip` and `systemctl`.
 pub fn examine(patient: &Patient) -> Vec<Check> {
     let config = &patient.config;
     let mut checks = Vec::new();
@@ -57,20 +59,51 @@ fn without_interception(config: &Config) -> Grade {
 
 /// Runs a program to its end; its standard output, or why there is none.
 fn output_of(program: &str, arguments: &[&str]) -> Result<String, String> {
+    output_within(PATIENCE, program, arguments)
+}
+
+fn output_within(patience: Duration, program: &str, arguments: &[&str]) -> Result<String, String> {
     let path = std::env::var("PATH").unwrap_or_default();
-    let ended = std::process::Command::new(program)
+    let child = std::process::Command::new(program)
         .args(arguments)
         .env("PATH", format!("{path}:/usr/sbin:/sbin:/usr/bin:/bin"))
         .env("LC_ALL", "C")
         .stdin(std::process::Stdio::null())
-        .output()
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
         .map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => format!("{program} is not installed"),
             _ => format!("{program} cannot be run: {error}"),
         })?;
+    let pid = rustix::process::Pid::from_child(&child);
+    let (tell, told) = std::sync::mpsc::sync_channel(1);
+    std::thread::spawn(move || tell.send(child.wait_with_output()));
+    let ended = told.recv_timeout(patience).map_err(|_| {
+        // Nobody has heard of its end yet, so the number is still its own.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        format!("{program} did not end within {patience:?}")
+    })?;
+    let ended = ended.map_err(|error| format!("{program}: {error}"))?;
     if ended.status.success() {
         return Ok(String::from_utf8_lossy(&ended.stdout).into_owned());
     }
     let said = String::from_utf8_lossy(&ended.stderr);
     Err(format!("{program}: {}", said.lines().next().unwrap_or("it failed").trim()))
+}
+
+/// How long a program may take. A large ruleset takes `nft` a second.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_hangs_is_given_up() {
+        let told = output_within(Duration::from_millis(50), "sleep", &["60"]);
+        assert_eq!(told, Err("sleep did not end within 50ms".to_owned()));
+        assert_eq!(output_of("echo", &["well"]), Ok("well\n".to_owned()));
+        assert_eq!(output_of("no-such-program", &[]), Err("no-such-program is not installed".to_owned()));
+    }
 }

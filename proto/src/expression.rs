@@ -256,5 +256,7 @@ mod tests {
         }
         let deep = format!("{}true{}", "(".repeat(100), ")".repeat(100));
         assert!(Expression::condition(&deep).is_err());
+        let asked = format!("{}'a'{}", "'a'.contains(".repeat(100), ")".repeat(100));
+        assert!(Expression::condition(&asked).is_err());
     }
 }

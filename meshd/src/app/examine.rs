@@ -65,7 +65,9 @@ impl Requests {
         });
         let status = tokio::time::timeout(STATUS_LIMIT, self.answer_by_server(Request::Status, "doctor"));
         let (local, peers, status) = tokio::join!(local, self.peers(&world), status);
-        let mut checks = local.unwrap_or_default();
+        let mut checks = local.unwrap_or_else(|error| {
+            vec![Check::skipped("this host", format!("looking at it broke off ({error}): see the log"))]
+        });
         checks.extend(rotation(&self.looking.certificates.borrow()));
         checks.extend(peers);
         let runs = self.plans.load().revision.0;

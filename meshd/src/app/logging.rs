@@ -46,7 +46,8 @@ impl Levels {
             let levels = self.clone();
             crate::task::spawn("log level", async move {
                 tokio::time::sleep(during).await;
-                if levels.present().times == times && levels.put(&levels.0.configured, None).is_ok() {
+                let is_last = levels.present().times == times;
+                if is_last && levels.put(&levels.0.configured, None).is_ok() {
                     tracing::warn!(level = levels.0.configured, "log level as configured again");
                 }
             });

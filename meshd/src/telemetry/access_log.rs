@@ -152,6 +152,8 @@ impl Writer {
         if let Some(stdout) = &mut self.stdout {
             let _ = stdout.flush();
         }
+        // Rules change: a file that nobody writes any more is closed.
+        self.files.retain(|_, file| file.looked.elapsed() < CLOSED_AFTER);
         for (path, file) in &mut self.files {
             if let Some(Err(error)) = file.out.as_mut().map(BufWriter::flush) {
                 file.fail(path, &error);
@@ -207,5 +209,7 @@ impl LogFile {
 
 /// Lines that may wait: about a tenth of a second of a busy proxy.
 const QUEUE: usize = 8_192;
+/// A file is looked at with a line that comes a second after the last look: one that was not has had no line.
+const CLOSED_AFTER: Duration = Duration::from_mins(10);
 /// How often it is looked whether a file is still the one that is open.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

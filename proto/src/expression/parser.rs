@@ -141,16 +141,18 @@ impl Parser {
     }
 
     fn either(&mut self) -> Result<Expression, BadExpression> {
-        self.depth += 1;
-        if self.depth > MOST_DEPTH {
-            return Err(self.error("is nested too deeply"));
-        }
+        self.deeper()?;
         let mut left = self.both()?;
         while self.takes("||") {
             left = Expression::Or(Box::new(left), Box::new(self.both()?));
         }
         self.depth -= 1;
         Ok(left)
+    }
+
+    fn deeper(&mut self) -> Result<(), BadExpression> {
+        self.depth += 1;
+        if self.depth > MOST_DEPTH { Err(self.error("is nested too deeply")) } else { Ok(()) }
     }
 
     fn both(&mut self) -> Result<Expression, BadExpression> {
@@ -338,7 +340,9 @@ impl Parser {
         };
         self.at += 1;
         self.expect("(")?;
+        self.deeper()?;
         let part = self.unary()?;
+        self.depth -= 1;
         self.expect(")")?;
         Ok(Expression::About(question, Box::new(of), Box::new(part)))
     }

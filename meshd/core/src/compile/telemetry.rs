@@ -149,15 +149,23 @@ impl<'a> Rules<'a> {
         Arc::new(told)
     }
 
-    fn provider(&self, name: &str, place: &Rule<'_>, field: &str) -> Option<Provider<'a>> {
-        let found = self.find(name);
-        if found.is_none() {
-            self.problems.note(format!(
-                "{}: {field}: there is no provider {name:?} in extensionProviders of MeshConfig",
-                place.stored.object.key()
-            ));
+    /// Finds a provider that a rule names; one that is not there, or not for this (`use_of` tells what for), is a problem.
+    fn provider<T>(
+        &self,
+        name: &str,
+        (place, field): (&Rule<'_>, &str),
+        use_of: impl FnOnce(Provider<'a>) -> Option<T>,
+    ) -> Option<T> {
+        let note = |why: &str| self.problems.note(format!("{}: {field}: {why}", place.stored.object.key()));
+        let Some(found) = self.find(name) else {
+            note(&format!("there is no provider {name:?} in extensionProviders of MeshConfig"));
+            return None;
+        };
+        let used = use_of(found);
+        if used.is_none() {
+            note(&format!("the provider {name:?} is for something else: it is not used here"));
         }
-        found
+        used
     }
 
     fn find(&self, name: &str) -> Option<Provider<'a>> {
@@ -191,7 +199,8 @@ impl<'a> Rules<'a> {
             for metrics in &rule.spec.metrics {
                 providers = names_of(&metrics.providers, &providers);
                 for name in &providers {
-                    self.provider(name, rule, "metrics.providers");
+                    let counts = |found| matches!(found, Provider::Prometheus).then_some(());
+                    self.provider(name, (rule, "metrics.providers"), counts);
                 }
                 for one in &metrics.overrides {
                     override_metrics(&mut metering, one, side);
@@ -252,8 +261,8 @@ impl<'a> Rules<'a> {
                     }
                     let filter = part.filter.as_ref().map(|filter| filter.expression.as_str());
                     let filter = filter.and_then(|text| Expression::condition(text).ok());
-                    if let Some(Provider::File(target)) = self.provider(name, rule, "accessLogging.providers")
-                    {
+                    let file = |found| if let Provider::File(target) = found { Some(target) } else { None };
+                    if let Some(target) = self.provider(name, (rule, "accessLogging.providers"), file) {
                         logs.insert(name.clone(), (target, filter));
                     }
                 }
@@ -276,7 +285,8 @@ impl<'a> Rules<'a> {
             for part in parts {
                 names = names_of(&part.providers, &names);
                 for name in names.iter().take(1) {
-                    self.provider(name, rule, "tracing.providers");
+                    let collects = |found| matches!(found, Provider::Collector(_)).then_some(());
+                    self.provider(name, (rule, "tracing.providers"), collects);
                 }
                 made.take(part);
             }

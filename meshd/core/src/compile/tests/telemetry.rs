@@ -93,6 +93,24 @@ fn what_names_no_provider_that_there_is_is_a_problem() {
 }
 
 #[test]
+fn a_provider_that_is_for_something_else_is_a_problem() {
+    for spec in [
+        "{accessLogging: [{providers: [{name: prometheus}]}]}",
+        "{tracing: [{providers: [{name: envoy}]}]}",
+        "{metrics: [{providers: [{name: envoy}]}]}",
+    ] {
+        let mut world = world();
+        apply(&mut world, &telemetry("default", "t", spec));
+        let plan = compile(&world, &node(), None);
+        assert!(
+            plan.problems.iter().any(|problem| problem.contains("is for something else")),
+            "{spec}: {:?}",
+            plan.problems
+        );
+    }
+}
+
+#[test]
 fn providers_that_istio_always_has_need_no_settings() {
     let mut world = world();
     apply(&mut world, &telemetry("default", "t", "{accessLogging: [{providers: [{name: envoy}]}]}"));
