@@ -449,6 +449,7 @@ fn mirrors(check: &mut Check, path: &str, route: &HttpRoute) {
     {
         if let Some(percent) = percent {
             check.percent(format!("{path}.{field}"), f64::from(percent));
+            check.warning(format!("{path}.{field}"), "has a newer form: mirrorPercentage: {value: …}");
         }
     }
     if let Some(share) = route.mirror_percentage {
