@@ -283,6 +283,9 @@ fn takes(before: &str, one: &str) -> bool {
 
 fn zone_aware_lb(check: &mut Check, path: &str, setting: &ZoneAwareLbSetting) {
     failover(check, path, &setting.failover, &setting.failover_priority);
+    if setting.min_cluster_size == Some(0) {
+        check.error(format!("{path}.minClusterSize"), "must be at least 1");
+    }
     for (path, label) in each(&format!("{path}.failoverPriority"), &setting.failover_priority) {
         if is_topology(label) {
             check.error(path, format!("{label:?} is not for zones, which are ordered by place already"));

@@ -81,6 +81,9 @@ fn referred(check: &mut Check, path: &str, reference: &PolicyTargetReference) {
         check.error(format!("{path}.namespace"), "must not be set: a policy is for its own namespace");
     }
     if !check.required(format!("{path}.kind"), &reference.kind) {
+        if !reference.group.is_empty() {
+            check.rule(format!("{path}.group"), text::fqdn(&reference.group));
+        }
         return;
     }
     let (group, kind) = (reference.group.as_str(), reference.kind.as_str());

@@ -26,6 +26,14 @@ pub(super) fn check(check: &mut Check, meta: &ObjectMeta, spec: &ServiceEntry) {
             }
         }
     }
+    for (field, count, most) in [
+        ("hosts", spec.hosts.len(), 256),
+        ("addresses", spec.addresses.len(), 256),
+        ("ports", spec.ports.len(), 256),
+        ("endpoints", spec.endpoints.len(), 4096),
+    ] {
+        check.at_most(&format!("spec.{field}"), count, most);
+    }
     addresses(check, spec);
     ports(check, spec);
     endpoints(check, spec);
@@ -234,6 +242,7 @@ fn told_apart(check: &mut Check, spec: &ServiceEntry) {
 /// Checks an instance, alone or inside a `ServiceEntry`.
 pub(super) fn check_workload(check: &mut Check, path: &str, entry: &WorkloadEntry) {
     let at = format!("{path}.address");
+    check.no_longer(at.clone(), &entry.address, 256);
     if let Some(socket) = entry.address.strip_prefix(UNIX) {
         check.rule(at, text::socket(socket));
         if !entry.ports.is_empty() {
@@ -255,6 +264,11 @@ pub(super) fn check_workload(check: &mut Check, path: &str, entry: &WorkloadEntr
 }
 
 fn workload_parts(check: &mut Check, path: &str, entry: &WorkloadEntry) {
+    check.at_most(&format!("{path}.ports"), entry.ports.len(), 128);
+    check.at_most(&format!("{path}.labels"), entry.labels.len(), 256);
+    check.no_longer(format!("{path}.locality"), &entry.locality, 2048);
+    check.no_longer(format!("{path}.network"), &entry.network, 2048);
+    check.no_longer(format!("{path}.serviceAccount"), &entry.service_account, 253);
     for (name, port) in &entry.ports {
         let path = join(&format!("{path}.ports"), name);
         check.rule(path.clone(), text::label(name));
@@ -268,11 +282,15 @@ fn workload_parts(check: &mut Check, path: &str, entry: &WorkloadEntry) {
 
 pub(super) fn check_group(check: &mut Check, spec: &WorkloadGroup) {
     match &spec.template {
-        Some(template) => workload_parts(check, "spec.template", template),
+        // A member has the address of its host.
+        Some(template) if template.address.is_empty() => workload_parts(check, "spec.template", template),
+        Some(template) => check_workload(check, "spec.template", template),
         None => check.error("spec.template", "must be there"),
     }
     if let Some(metadata) = &spec.metadata {
         check.rule("spec.metadata.labels", text::labels(&metadata.labels));
+        check.at_most("spec.metadata.labels", metadata.labels.len(), 256);
+        check.at_most("spec.metadata.annotations", metadata.annotations.len(), 256);
     }
     let Some(probe) = &spec.probe else { return };
     let methods =
@@ -291,6 +309,9 @@ pub(super) fn check_group(check: &mut Check, spec: &WorkloadGroup) {
         if !matches!(get.scheme.as_str(), "" | "HTTP" | "HTTPS") {
             check.error("spec.probe.httpGet.scheme", "must be HTTP or HTTPS");
         }
+    }
+    if let Some(call) = &probe.grpc {
+        check.port("spec.probe.grpc.port", call.port);
     }
     if let Some(socket) = &probe.tcp_socket {
         check.port("spec.probe.tcpSocket.port", socket.port);

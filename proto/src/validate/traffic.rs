@@ -32,6 +32,9 @@ fn check_server(check: &mut Check, path: &str, server: &Server) {
     for (path, host) in each(&format!("{path}.hosts"), &server.hosts) {
         gateway_host(check, &path, host);
     }
+    if let Some(tls) = &server.tls {
+        server_tls(check, &format!("{path}.tls"), tls);
+    }
     let Some(port) = &server.port else {
         check.error(format!("{path}.port"), "must be there");
         return;
@@ -57,7 +60,6 @@ fn check_server(check: &mut Check, path: &str, server: &Server) {
         return;
     };
     let path = format!("{path}.tls");
-    server_tls(check, &path, tls);
     // What is not TLS may only be sent elsewhere.
     let bare = matches!(tls.mode, ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough)
         && [&tls.server_certificate, &tls.private_key, &tls.ca_certificates]
@@ -106,6 +108,8 @@ pub(super) fn server_tls(check: &mut Check, path: &str, tls: &ServerTlsSettings)
         ("credentialNames", !tls.credential_names.is_empty()),
         ("tlsCertificates", !tls.tls_certificates.is_empty()),
     ];
+    check.at_most(&format!("{path}.credentialNames"), tls.credential_names.len(), 2);
+    check.at_most(&format!("{path}.tlsCertificates"), tls.tls_certificates.len(), 2);
     let files = !tls.server_certificate.is_empty() && !tls.private_key.is_empty();
     let secrets = named[..2].iter().any(|(_, used)| *used);
     let sources = usize::from(files) + named.iter().filter(|(_, used)| *used).count();
@@ -303,8 +307,9 @@ fn ingress(check: &mut Check, path: &str, listener: &IstioIngressListener) {
             check.warning(format!("{path}.connectionPool.http"), message);
         }
     }
-    if let (Some(tls), Some(port)) = (&listener.tls, &listener.port) {
-        ingress_tls(check, &format!("{path}.tls"), tls, &port.protocol);
+    if let Some(tls) = &listener.tls {
+        let protocol = listener.port.as_ref().map_or("", |port| &port.protocol);
+        ingress_tls(check, &format!("{path}.tls"), tls, protocol);
     }
 }
 

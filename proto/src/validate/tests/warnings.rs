@@ -122,7 +122,7 @@ const CASES: &[(&str, &str, &str, &str)] = &[
         "{hosts: [a.com, b.com], addresses: [192.0.2.1], PORTS, resolution: DNS}",
         "",
     ),
-    ("validateWorkloadEntry", "WorkloadEntry", "{network: n}", "spec.address"),
+    ("validateWorkloadEntry", "WorkloadEntry", "{network: west}", "spec.address"),
     (
         "validateTLSOptions",
         "Gateway",
