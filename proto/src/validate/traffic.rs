@@ -108,8 +108,16 @@ pub(super) fn server_tls(check: &mut Check, path: &str, tls: &ServerTlsSettings)
         ("credentialNames", !tls.credential_names.is_empty()),
         ("tlsCertificates", !tls.tls_certificates.is_empty()),
     ];
-    check.at_most(&format!("{path}.credentialNames"), tls.credential_names.len(), 2);
-    check.at_most(&format!("{path}.tlsCertificates"), tls.tls_certificates.len(), 2);
+    for (field, count) in
+        [("credentialNames", tls.credential_names.len()), ("tlsCertificates", tls.tls_certificates.len())]
+    {
+        if count > 2 {
+            check.warning(
+                format!("{path}.{field}"),
+                "has more than 2 certificates, one for RSA and one for ECDSA",
+            );
+        }
+    }
     let files = !tls.server_certificate.is_empty() && !tls.private_key.is_empty();
     let secrets = named[..2].iter().any(|(_, used)| *used);
     let sources = usize::from(files) + named.iter().filter(|(_, used)| *used).count();
