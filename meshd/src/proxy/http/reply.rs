@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use ::http::header::{self, HeaderMap, HeaderValue};
 use ::http::{Response, StatusCode, Version};
+use hyper::ext::ReasonPhrase;
 use mesh_core::plan::{ClusterName, HeaderRules};
 use mesh_core::resilience::Flags;
 use mesh_core::route::headers::{self as header_rules, AnswerFacts, Facts};
@@ -100,6 +101,16 @@ impl Inbound<'_> {
         exchange.answered(&parts.headers);
         exchange.details = "via_upstream";
         parts.version = if self.version >= Version::HTTP_2 { Version::HTTP_2 } else { Version::HTTP_11 };
+        // differs: Envoy says of answers to HEAD that they would be chunked, and what a 304 would have as its length.
+        if parts.status == StatusCode::NO_CONTENT {
+            // RFC 9110, section 8.6.
+            parts.headers.remove(header::CONTENT_LENGTH);
+        }
+        // An application's own words for its status end here: a hop would lose them, too.
+        parts.extensions.remove::<ReasonPhrase>();
+        if parts.status.canonical_reason().is_none() && self.version < Version::HTTP_2 {
+            parts.extensions.insert(ReasonPhrase::from_static(b"Unknown"));
+        }
         request::strip_hop_by_hop(&mut parts.headers);
         fold::fold_answer(&mut parts.headers);
         parts.headers.insert(

@@ -16,7 +16,6 @@ use mesh_core::resilience::{Failure, Flag, fault};
 use mesh_core::route::cors::{self, CorsVerdict};
 use mesh_core::route::headers as header_rules;
 use mesh_core::route::{self, Call, Matched, rewrite};
-use mesh_core::wire::guard;
 
 use super::super::body::{BodyLimits, Inflow, Source};
 use super::super::exchange::{Deadline, Exchange, Reply};
@@ -265,12 +264,6 @@ impl Inbound<'_> {
                     reply.marks.as_ref(),
                     exchange,
                 )
-            }
-            Ok(answered)
-                if guard::check_answer(answered.response.version(), answered.response.headers()).is_err() =>
-            {
-                let reply_of_ours = LocalReply::failure(Failure::Protocol, exchange.retries > 0);
-                self.local(reply_of_ours, &reply.rules, reply.marks.as_ref(), exchange)
             }
             Ok(answered) => {
                 if let Some(source) = source.as_ref().filter(|_| !reply.keep_source) {
