@@ -385,11 +385,8 @@ pub(crate) struct Unanswered {
 
 fn unanswered(mut error: TrySendError<Request<Outgoing>>) -> Unanswered {
     let unsent = error.take_message();
-    let failure = if unsent.is_some() {
-        Failure::ResetBeforeRequest
-    } else {
-        connect::failure_of(error.error())
-    };
+    let failure =
+        if unsent.is_some() { Failure::ResetBeforeRequest } else { connect::failure_of(error.error()) };
     Unanswered { unsent, failure }
 }
 

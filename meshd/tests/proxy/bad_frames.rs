@@ -340,7 +340,10 @@ async fn floods_of_another_host_end_their_hop_and_no_other() {
         eprintln!("{name}: {told:?} after {took:?}");
         // Many callers share a hop, so that streams may come and go on it as fast as requests may.
         if !MAY_GO_ON.contains(&name) {
-            assert!(matches!(told, Told::Goaway(ENHANCE_YOUR_CALM | PROTOCOL_ERROR) | Told::Closed), "{name}: {told:?}");
+            assert!(
+                matches!(told, Told::Goaway(ENHANCE_YOUR_CALM | PROTOCOL_ERROR) | Told::Closed),
+                "{name}: {told:?}"
+            );
             assert!(took < Duration::from_secs(6), "{name}: {took:?}");
         }
         assert_eq!(other.get("/").await.status.as_u16(), 200, "{name}");

@@ -183,9 +183,7 @@ async fn beside_a_bystander<F, G>(
     let (end, ended) = watch::channel(false);
     let address = application(move |(request, respond)| {
         let (stays, ended, answer) = (request.uri().path() == "/stays", ended.clone(), answer.clone());
-        async move {
-            if stays { stay(respond, ended).await } else { answer((request, respond)).await }
-        }
+        async move { if stays { stay(respond, ended).await } else { answer((request, respond)).await } }
     })
     .await;
     let crossing = crossing(address);

@@ -133,9 +133,11 @@ fn head_without(name: &str, more: &[(&'static str, &'static str)]) -> Vec<u8> {
     head(&kept.chain(more.iter().copied()).chain([INSTANCE]).collect::<Vec<_>>())
 }
 
-
 fn all() -> Vec<Case> {
-    [allowed::cases(), broken::connections(), broken::frames(), broken::requests()].into_iter().flatten().collect()
+    [allowed::cases(), broken::connections(), broken::frames(), broken::requests()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// A frame that was read.
@@ -160,7 +162,11 @@ fn code_at(payload: &[u8], at: usize) -> u32 {
 }
 
 /// What came of it: the first frame that decides, as [`Wanted`] has it.
-async fn outcome(steps: Vec<Step>, wanted: Wanted, stream: impl AsyncRead + AsyncWrite) -> Result<(), String> {
+async fn outcome(
+    steps: Vec<Step>,
+    wanted: Wanted,
+    stream: impl AsyncRead + AsyncWrite,
+) -> Result<(), String> {
     let (mut read, mut write) = tokio::io::split(Box::pin(stream));
     let mut seen = Vec::new();
     let mut begin = opening();
@@ -191,11 +197,16 @@ async fn outcome(steps: Vec<Step>, wanted: Wanted, stream: impl AsyncRead + Asyn
             SETTINGS if is_first && wanted == SettingsFirst && frame.flags & ACK == 0 => SettingsFirst,
             // Of ours there are two, the one at the beginning included.
             SETTINGS if frame.flags & ACK != 0 => {
-                let acknowledged = seen.iter().filter(|frame| frame.0 == SETTINGS && frame.1 & ACK != 0).count();
+                let acknowledged =
+                    seen.iter().filter(|frame| frame.0 == SETTINGS && frame.1 & ACK != 0).count();
                 if acknowledged == 2 && wanted == Acknowledged { Acknowledged } else { continue }
             }
             PING if frame.flags & ACK != 0 && frame.payload == b"are you?" => {
-                if wanted == Echo { Echo } else { Alive }
+                if wanted == Echo {
+                    Echo
+                } else {
+                    Alive
+                }
             }
             PING if frame.flags & ACK != 0 && wanted == Echo => return Err(format!("{:?}", frame.payload)),
             GOAWAY => Goaway(code_at(&frame.payload, 4)),
@@ -252,7 +263,13 @@ pub(super) async fn hop(authority: &Authority, there: &Lab) -> LinkStream {
     let dialer = Dialer::new(authority.credentials(&["web"]), SocketOptions::default());
     let (expect, from) = (Expect::Identity(workload("reviews")), workload("web"));
     let sni = sni::format(PORT, "", HOST);
-    let target = HopTarget { address: there.address, sni: &sni, expect: &expect, from: &from, transport: Transport::Tcp };
+    let target = HopTarget {
+        address: there.address,
+        sni: &sni,
+        expect: &expect,
+        from: &from,
+        transport: Transport::Tcp,
+    };
     dial_hop(&dialer, target).await.expect("a hop")
 }
 

@@ -25,7 +25,12 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         case(
             "generic 3.2: HEADERS with priority",
-            &[frame(HEADERS, END_STREAM | END_HEADERS | PRIORITIZED, 1, &[&[0, 0, 0, 0, 9], &*get_block(&[])].concat())],
+            &[frame(
+                HEADERS,
+                END_STREAM | END_HEADERS | PRIORITIZED,
+                1,
+                &[&[0, 0, 0, 0, 9], &*get_block(&[])].concat(),
+            )],
             Answer,
         ),
         case("generic 3.3: priority 1", &[priority(1, 0, 0)], Alive),
@@ -58,7 +63,11 @@ pub(super) fn cases() -> Vec<Case> {
         case("generic 4: POST", &[post(1), data(1, END_STREAM, b"test")], Answer),
         case(
             "generic 4: POST with trailers",
-            &[post(1), data(1, 0, b"a"), frame(HEADERS, END_STREAM | END_HEADERS, 1, &block(&[("x-test", "ok")]))],
+            &[
+                post(1),
+                data(1, 0, b"a"),
+                frame(HEADERS, END_STREAM | END_HEADERS, 1, &block(&[("x-test", "ok")])),
+            ],
             Answer,
         ),
         // `a` in Huffman's code is 0x1f; 58 is `user-agent`.
@@ -66,15 +75,27 @@ pub(super) fn cases() -> Vec<Case> {
         case("generic 5: incremental, indexed name", &[encoded(&[0x7a, 1, b'a'])], Answer),
         case("generic 5: incremental, indexed name, Huffman", &[encoded(&[0x7a, 0x81, 0x1f])], Answer),
         case("generic 5: incremental, new name", &[encoded(&[0x40, 1, b'x', 1, b'a'])], Answer),
-        case("generic 5: incremental, new name, Huffman", &[encoded(&[0x40, 0x81, 0x1f, 0x81, 0x1f])], Answer),
+        case(
+            "generic 5: incremental, new name, Huffman",
+            &[encoded(&[0x40, 0x81, 0x1f, 0x81, 0x1f])],
+            Answer,
+        ),
         case("generic 5: not indexed, indexed name", &[encoded(&[0x0f, 0x2b, 1, b'a'])], Answer),
         case("generic 5: not indexed, indexed name, Huffman", &[encoded(&[0x0f, 0x2b, 0x81, 0x1f])], Answer),
         case("generic 5: not indexed, new name", &[encoded(&[0, 1, b'x', 1, b'a'])], Answer),
         case("generic 5: not indexed, new name, Huffman", &[encoded(&[0, 0x81, 0x1f, 0x81, 0x1f])], Answer),
         case("generic 5: never indexed, indexed name", &[encoded(&[0x1f, 0x2b, 1, b'a'])], Answer),
-        case("generic 5: never indexed, indexed name, Huffman", &[encoded(&[0x1f, 0x2b, 0x81, 0x1f])], Answer),
+        case(
+            "generic 5: never indexed, indexed name, Huffman",
+            &[encoded(&[0x1f, 0x2b, 0x81, 0x1f])],
+            Answer,
+        ),
         case("generic 5: never indexed, new name", &[encoded(&[0x10, 1, b'x', 1, b'a'])], Answer),
-        case("generic 5: never indexed, new name, Huffman", &[encoded(&[0x10, 0x81, 0x1f, 0x81, 0x1f])], Answer),
+        case(
+            "generic 5: never indexed, new name, Huffman",
+            &[encoded(&[0x10, 0x81, 0x1f, 0x81, 0x1f])],
+            Answer,
+        ),
         case("generic 5: a size of the table", &[encoded_first(&[0x3f, 0xe1, 0x1f])], Answer),
         case("generic 5: several sizes of the table", &[encoded_first(&[0x20, 0x3f, 0xe1, 0x1f])], Answer),
     ]
@@ -82,5 +103,10 @@ pub(super) fn cases() -> Vec<Case> {
 
 /// A GET whose method, scheme and path are entries of the static table.
 fn indexed_get() -> Vec<u8> {
-    frame(HEADERS, END_STREAM | END_HEADERS, 1, &[&[0x82, 0x86, 0x84][..], &block(&[(":authority", "reviews"), INSTANCE])].concat())
+    frame(
+        HEADERS,
+        END_STREAM | END_HEADERS,
+        1,
+        &[&[0x82, 0x86, 0x84][..], &block(&[(":authority", "reviews"), INSTANCE])].concat(),
+    )
 }

@@ -48,7 +48,11 @@ fn no_content_has_no_length() {
     for (length, sound) in [("0", true), ("5", false)] {
         let mut headers = HeaderMap::new();
         headers.insert("content-length", HeaderValue::from_static(length));
-        assert_eq!(check_answer(StatusCode::NO_CONTENT, Version::HTTP_2, &headers).is_ok(), sound, "{length}");
+        assert_eq!(
+            check_answer(StatusCode::NO_CONTENT, Version::HTTP_2, &headers).is_ok(),
+            sound,
+            "{length}"
+        );
     }
 }
 
