@@ -16,7 +16,7 @@ use super::super::budget::CONNECTION_BYTES;
 use super::super::exchange::{Deadline, Exchange, Relay, Reply};
 use super::super::forward::Answered;
 use super::super::local_reply::LocalReply;
-use super::super::outbound::Target;
+use super::super::outbound::{Connection, Target};
 use super::super::request::{self, Head};
 use super::super::tunnel;
 use super::super::watch::Switch;
@@ -49,8 +49,13 @@ pub(super) fn answer(reply: LocalReply, is_grpc: bool, mut exchange: Exchange) -
     let mut response = reply.response(is_grpc);
     exchange.status = response.status().as_u16();
     exchange.note_grpc_status(response.headers());
-    response.headers_mut().insert(header::SERVER, SERVER);
+    response.headers_mut().insert(header::SERVER, server(exchange.connection()));
     response
+}
+
+/// Returns what an answer says of us. Source: Istio `GetProxyHeadersFromProxyConfig`, which names sidecars and gateways differently.
+fn server(connection: &Connection) -> HeaderValue {
+    HeaderValue::from_static(if connection.edge.is_some() { "istio-envoy" } else { "envoy" })
 }
 
 impl Inbound<'_> {
@@ -81,6 +86,8 @@ impl Inbound<'_> {
         let upstream = hyper::upgrade::on(&mut response);
         let (mut parts, _) = response.into_parts();
         self.dress(&mut parts, reply, &mut exchange);
+        // Envoy says how long an answer took, not how long a switch did.
+        parts.headers.remove(request::SERVICE_TIME);
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         parts.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         self.connection.watch.decide(Switch::Switched);
@@ -129,7 +136,7 @@ impl Inbound<'_> {
         replace(&mut parts.headers, reply.marks.as_ref());
         // On the way in an application keeps its name, as under Istio.
         if !matches!(self.connection.target, Target::Local { .. }) {
-            parts.headers.insert(header::SERVER, SERVER);
+            parts.headers.insert(header::SERVER, server(self.connection));
         }
     }
 
@@ -162,7 +169,7 @@ impl Inbound<'_> {
             }
         }
         replace(response.headers_mut(), marks);
-        response.headers_mut().insert(header::SERVER, SERVER);
+        response.headers_mut().insert(header::SERVER, server(self.connection));
         self.end_switch(&mut response);
         response
     }
@@ -274,5 +281,3 @@ fn replace(headers: &mut HeaderMap, by: Option<&HeaderMap>) {
         headers.insert(name, value.clone());
     }
 }
-
-const SERVER: HeaderValue = HeaderValue::from_static("envoy");
