@@ -69,10 +69,11 @@ where
         .max_concurrent_streams(streams);
     let serve = |request: Request<RecvStream>, respond| {
         let early = Arc::<Early>::default();
+        let asks = Asks { trust, is_head: request.method() == Method::HEAD };
         let (request, tunnel) = arrived(request);
         // Boxed at once: on its way into a task it is moved several times, and it is large.
         let answer = Box::pin(handle(request, early.clone()));
-        task::spawn_local("stream", serve_stream(answer, respond, early, tunnel, trust));
+        task::spawn_local("stream", serve_stream(answer, respond, early, tunnel, asks));
     };
     let mut heard = Heard::new(watch);
     let ended = match begin(builder.handshake(wire), &mut heard).await {
@@ -153,18 +154,25 @@ fn arrived(request: Request<RecvStream>) -> (Request<Inflow>, Option<Tunnel>) {
     (Request::from_parts(parts, body), None)
 }
 
+/// Who asks, and what for.
+#[derive(Clone, Copy)]
+struct Asks {
+    trust: Trust,
+    is_head: bool,
+}
+
 async fn serve_stream<F: Future<Output = Response<Reply>>>(
     answer: Pin<Box<F>>,
     mut respond: SendResponse<Bytes>,
     early: Arc<Early>,
     tunnel: Option<Tunnel>,
-    trust: Trust,
+    asks: Asks,
 ) {
     let Some(response) = answered(answer, &mut respond, &early).await else { return };
     let (mut parts, body) = response.into_parts();
     request::strip_hop_by_hop(&mut parts.headers);
     // RFC 9110, section 6.6.1: an answer without a date gets one. Between hosts, the caller's does it.
-    if trust == Trust::Stranger && !parts.headers.contains_key(DATE) {
+    if asks.trust == Trust::Stranger && !parts.headers.contains_key(DATE) {
         parts.headers.insert(DATE, now());
     }
     let opens = tunnel.filter(|_| parts.status.is_success());
@@ -176,6 +184,8 @@ async fn serve_stream<F: Future<Output = Response<Reply>>>(
     {
         parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
+    // Its length is told, and nothing else of it.
+    let is_whole = is_whole || (asks.is_head && opens.is_none());
     let Some(stream) = send(&mut respond, Response::from_parts(parts, ()), is_whole) else { return };
     match opens {
         Some((keep, received)) => {
