@@ -2,11 +2,12 @@
 
 Each case gets a mesh of one host on loopback: its services are registered through `services.d` (those that are no mesh
 names through ServiceEntry), its rules are applied with `meshctl apply`, its service ports are explicit listeners whose
-`workload` is the case's client.
+`workload` is the case's client. Where a case is a `gateway`, the host has its labels and opens its servers instead.
 """
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -63,10 +64,25 @@ class MeshdDriver:
             [MESHD, "run", "--config", self.folder + "/meshd.toml"], stdout=self.log, stderr=self.log)
         await self.until(lambda: self.meshctl("version"), "meshd answers")
         await self.until(lambda: self.registered(case), "the services are registered")
-        rules = [text for text in (MESH_CONFIG, self.service_entries(case), case.rules()) if text.strip()]
+        # A gateway opens the ports that its rules name.
+        own = self.at_ports(case.rules(), listen) if case.services.get("gateway") else case.rules()
+        rules = [text for text in (MESH_CONFIG, self.service_entries(case), own) if text.strip()]
         self.write("rules.yaml", "\n---\n".join(rules))
         await self.meshctl("apply", self.folder + "/rules.yaml", "--timeout", "10s")
+        if case.services.get("gateway"):
+            await self.until(lambda: self.opened(case, listen), "the gateway opens its ports")
         return listen
+
+    def at_ports(self, rules, listen):
+        return re.sub(r"\b[0-9]{5}\b", lambda m: str(listen.get(int(m.group()), m.group())), rules)
+
+    async def opened(self, case, listen):
+        for port in case.services["extra_listen_ports"]:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", listen[port])
+            except OSError as error:
+                raise RuntimeError(str(error))
+            writer.close()
 
     async def stop(self):
         if getattr(self, "process", None):
@@ -87,6 +103,9 @@ class MeshdDriver:
             "[services]", f"directory = {toml(self.folder + '/services.d')}",
             "[log]", 'level = "info"',
         ]
+        if case.services.get("gateway"):
+            lines[lines.index("[listen]"):0] = [f"labels = {toml(case.services['gateway']['labels'])}"]
+            return "\n".join(lines) + "\n"
         for port, local in listen.items():
             lines += ["[[listener]]", f'address = "127.0.0.1:{local}"', f"service_port = {port}",
                       f"workload = {toml_workload(workload)}"]

@@ -1,26 +1,46 @@
 """What our cases look at beyond the suite's checks, and a client of HTTP/1 that sees it.
 
 A step may say `version: "1.0"`, `wait: true` (the body is sent once a 100 has come) and `half: true` (the sending side is closed after
-the request). Checks of ours:
+the request). `tls: {sni: NAME, alpn: [h2], cert: NAME}` makes it a visitor over TLS, with a certificate of the suite's if it has `cert`. Checks of
+ours:
 
 `interim`          status and the named headers of each informational answer, in order: `interim: [link]`
 `trailers`         the named trailers of the answer: `trailers: [x-sum]`
 `closes`           whether the connection was closed after the answer, within half a second
 `text`             the body of the answer, however it was framed
+`shown`            for whom the certificate is that the visitor was shown, and the protocol agreed on
+`told`             which parts of the visitor's certificate the application is told of
 """
 import asyncio
+import re
+import ssl
 
 from lib import client, runner
 
 plain_do, plain_seen = client.Http1._do, runner.seen
-OURS = ("interim", "trailers", "closes", "text")
+OURS = ("interim", "trailers", "closes", "text", "shown", "told")
 
 
 async def do(self, q, res, keep):
-    if not {"version", "wait", "half"} & set(q) and not set(OURS) & set(q["check"]):
+    if not {"version", "wait", "half", "tls"} & set(q) and not set(OURS) & set(q["check"]):
         return await plain_do(self, q, res, keep)
-    reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 20)
+    if "tls" in q:
+        # Who turns a visitor away may do so with an alert or by closing, before or after the handshake seems over.
+        try:
+            return await ask(self, q, res)
+        except (ssl.SSLError, ConnectionError, EOFError, asyncio.IncompleteReadError, IndexError):
+            res.status = "refused"
+            return None
+    return await ask(self, q, res)
+
+
+async def ask(self, q, res):
+    reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 20, **tls_of(q))
     self.r, self.w = reader, writer
+    if "tls" in q:
+        socket = writer.get_extra_info("ssl_object")
+        names = [name for _, name in socket.getpeercert().get("subjectAltName", ())]
+        res.shown = {"names": names, "protocol": socket.selected_alpn_protocol()}
     body = (q.get("body") or "").encode()
     headers = q.get("headers") or {}
     headers = list(headers.items()) if isinstance(headers, dict) else [tuple(x) for x in headers]
@@ -54,6 +74,18 @@ async def do(self, q, res, keep):
         res.closes = True
     res.status = status
     self.close()
+
+
+def tls_of(q):
+    if "tls" not in q:
+        return {}
+    context = ssl.create_default_context(cafile=runner.CERTS + "/ca.crt")
+    context.check_hostname = False
+    if q["tls"].get("alpn"):
+        context.set_alpn_protocols(q["tls"]["alpn"])
+    if q["tls"].get("cert"):
+        context.load_cert_chain(f"{runner.CERTS}/{q['tls']['cert']}.crt", f"{runner.CERTS}/{q['tls']['cert']}.key")
+    return {"ssl": context, "server_hostname": q["tls"].get("sni") or "127.0.0.1"}
 
 
 async def read_head(reader):
@@ -100,12 +132,22 @@ def seen(case, st, results):
     theirs = {k: v for k, v in check.items() if k not in OURS}
     out = plain_seen(case, {**st, "check": theirs}, results)
     first = results[0]
+    if case.services.get("gateway"):
+        # Its ports are those of its rules, wherever they were opened.
+        shown = out.get("response_headers", {})
+        out.update({"response_headers": {k: re.sub(r":<(\d+)>", r":\1", v) if isinstance(v, str) else v for k, v in shown.items()}} if shown else {})
     if "interim" in check:
         out["interim"] = [{"status": status, **named(fields, check["interim"])} for status, fields in getattr(first, "interim", [])]
     if "trailers" in check:
         out["trailers"] = named(first.trailers, check["trailers"])
     if "closes" in check:
         out["closes"] = getattr(first, "closes", None)
+    if "shown" in check:
+        out["shown"] = getattr(first, "shown", None)
+    if "told" in check:
+        headers = (first.echo or {}).get("headers") or []
+        said = ",".join(v for k, v in headers if k.lower() == "x-forwarded-client-cert")
+        out["told"] = re.findall(r"(?:^|[;,])([A-Za-z]+)=", re.sub(r'"[^"]*"', "", said))
     if "text" in check:
         out["text"] = first.body.decode("latin-1")
     return out

@@ -19,8 +19,8 @@ use crate::parted::PartedMap;
 
 pub use cluster::{
     Balancer, CircuitLimits, Cluster, ClusterName, ClusterState, Detour, Distribution, Endpoint, HashKey,
-    HashPolicy, LocalityPolicy, OutlierPolicy, ProxyVersion, RetryBudget, UpstreamProtocol, Via, Warmup,
-    ZonePolicy,
+    HashPolicy, HeadPart, LocalityPolicy, OutlierPolicy, ProxyVersion, RetryBudget, UpstreamProtocol, Via,
+    Warmup, ZonePolicy,
 };
 pub use doors::{Credential, Door, DoorKind, Doors, GatewayDoor, Inside, Roots, ServerTls, TlsServer};
 pub use inbound::{Inbound, LocalInstance, LocalPort};

@@ -61,8 +61,9 @@ impl Gate {
         Self::new(Inspect::Http1(Requests::new(limits)), watch)
     }
 
-    pub(crate) fn http2(limits: &Limits, frames: FrameLimits, watch: Arc<Watch>) -> Self {
-        Self::new(Inspect::Http2 { frames: Frames::new(frames), header_bytes: limits.header_bytes }, watch)
+    /// `header_bytes`: of a list of fields that the parser takes.
+    pub(crate) fn http2(header_bytes: usize, frames: FrameLimits, watch: Arc<Watch>) -> Self {
+        Self::new(Inspect::Http2 { frames: Frames::new(frames), header_bytes }, watch)
     }
 
     fn new(inspect: Inspect, watch: Arc<Watch>) -> Self {

@@ -19,7 +19,6 @@ use http_body::Body;
 use mesh_core::identity::sni;
 use mesh_core::plan::{Cluster, Door, Endpoint, LocalInstance, LocalPort, Party, UpstreamProtocol};
 use mesh_core::resilience::{Failure, breaker};
-use mesh_core::wire::guard;
 use mesh_proto::registration::Protocol;
 use tokio::net::TcpStream;
 
@@ -432,9 +431,6 @@ impl Hop {
         loop {
             let mut lease = pool.checkout(&cluster).await?;
             match lease.send(request, Some(&interim)).await {
-                Ok(response) if guard::check_answer(response.version(), response.headers()).is_err() => {
-                    return Err(Failure::Protocol);
-                }
                 Ok(response) => {
                     let request = Some(permit);
                     let guards = Guards { request, in_flight: Some(in_flight), ..Guards::default() };

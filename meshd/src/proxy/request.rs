@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Uri, Version};
+use http_body::Body;
 use mesh_core::plan::Via;
 pub(crate) use mesh_core::wire::strip::{strip, strip_hop_by_hop};
 
@@ -185,7 +186,7 @@ impl Head {
         } else {
             *request.uri_mut() = Uri::from(self.target.clone());
             request.headers_mut().insert(header::HOST, self.authority.clone());
-            say_empty(&mut request);
+            say_length(&mut request);
             self.ask_to_switch(request.headers_mut());
         }
         // Whoever gets it may be another proxy, that sends it back to us.
@@ -208,7 +209,7 @@ impl Head {
         *request.uri_mut() = Uri::from(self.target.clone());
         *request.headers_mut() = headers;
         request.headers_mut().insert(header::HOST, self.authority.clone());
-        say_empty(&mut request);
+        say_length(&mut request);
         request.headers_mut().insert(HOPS, number(u64::from(self.hops)));
         self.ask_to_switch(request.headers_mut());
         request
@@ -231,12 +232,20 @@ impl Head {
     }
 }
 
-/// Says of a request of HTTP/1 that there is no body, where one is expected of its method. Source: RFC 9110 section 8.6; Envoy
-/// `StreamEncoderImpl::encodeHeadersBase`.
-fn say_empty(request: &mut Request<Outgoing>) {
+/// Says of a request of HTTP/1 how its body ends where the writer would not: that there is none, where one is expected of
+/// its method, and that there is one behind a GET. Source: RFC 9110 section 8.6; Envoy `StreamEncoderImpl::encodeHeadersBase`.
+fn say_length(request: &mut Request<Outgoing>) {
     let without = [Method::GET, Method::HEAD, Method::DELETE, Method::TRACE, Method::CONNECT];
-    if matches!(request.body(), Outgoing::Empty) && !without.contains(request.method()) {
-        request.headers_mut().entry(header::CONTENT_LENGTH).or_insert(HeaderValue::from_static("0"));
+    let expects_none = without.contains(request.method());
+    if matches!(request.body(), Outgoing::Empty) {
+        if !expects_none {
+            request.headers_mut().entry(header::CONTENT_LENGTH).or_insert(HeaderValue::from_static("0"));
+        }
+    } else if expects_none
+        && request.body().size_hint().exact().is_none()
+        && !request.headers().contains_key(header::CONTENT_LENGTH)
+    {
+        request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
 }
 

@@ -14,7 +14,7 @@ use mesh_core::endpoint::InFlight;
 use mesh_core::plan::{Balancer, Cluster, Doors, Endpoint, LocalInstance, TcpRules, Via};
 use mesh_core::resilience::outlier::Answer;
 use mesh_core::resilience::{Failure, Flag, breaker};
-use mesh_core::route;
+use mesh_core::route::{self, Call};
 use tokio::time::Instant;
 
 use both_ways::BothWays;
@@ -228,7 +228,9 @@ fn source_hash(cluster: &Cluster, source: SocketAddr) -> Option<u64> {
     let (Balancer::RingHash { policy, .. } | Balancer::Maglev { policy, .. }) = &cluster.balancer else {
         return None;
     };
-    balance::hash_key(policy, &HeaderMap::new(), None, source.ip(), &mut Chance).hash()
+    let headers = HeaderMap::new();
+    let shown = Call { method: "", scheme: "", authority: "", path: "", query: None, headers: &headers };
+    balance::hash_key(policy, &shown, source.ip(), &mut Chance).hash()
 }
 
 /// A way to an endpoint, and what it belongs to.

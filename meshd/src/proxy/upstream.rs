@@ -11,9 +11,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Request, Response};
+use hyper::client::conn::TrySendError;
 use mesh_core::identity::{Identity, sni};
 use mesh_core::plan::{CircuitLimits, Cluster, Endpoint, UpstreamProtocol, UpstreamTls, Via};
 use mesh_core::resilience::{Failure, breaker};
+use mesh_core::wire::guard;
 use tokio::sync::oneshot;
 
 use super::body::{Inflow, Outgoing};
@@ -381,6 +383,13 @@ pub(crate) struct Unanswered {
     pub(crate) failure: Failure,
 }
 
+fn unanswered(mut error: TrySendError<Request<Outgoing>>) -> Unanswered {
+    let unsent = error.take_message();
+    let failure =
+        if unsent.is_some() { Failure::ResetBeforeRequest } else { connect::failure_of(error.error()) };
+    Unanswered { unsent, failure }
+}
+
 impl Lease {
     /// Sends a request and waits for the head of its answer; `interim` is told what comes before it.
     pub(crate) async fn send(
@@ -394,20 +403,17 @@ impl Lease {
                 if let Some(interim) = interim {
                     interim.listen(&mut request);
                 }
-                sender.try_send_request(request).await
+                let sent = sender.try_send_request(request).await;
+                sent.map(|response| response.map(Inflow::Http1)).map_err(unanswered)
             }
-            Link::Http2(connection) => return connection.sender.send(request, interim).await,
+            Link::Http2(connection) => connection.sender.send(request, interim).await,
             Link::Gone => return Err(Unanswered { unsent: Some(request), failure: Failure::ConnectionLost }),
         };
-        sent.map(|response| response.map(Inflow::Http1)).map_err(|mut error| {
-            let unsent = error.take_message();
-            let failure = if unsent.is_some() {
-                Failure::ResetBeforeRequest
-            } else {
-                connect::failure_of(error.error())
-            };
-            Unanswered { unsent, failure }
-        })
+        let response = sent?;
+        if guard::check_answer(response.status(), response.version(), response.headers()).is_err() {
+            return Err(Unanswered { unsent: None, failure: Failure::Protocol });
+        }
+        Ok(response)
     }
 
     /// Asks for a tunnel through a stream of HTTP/2 (`CONNECT`), and waits for the head of the answer.

@@ -207,6 +207,7 @@ fn configure(
         builder.with_client_cert_verifier(checks.build().map_err(wrong)?)
     };
     let mut config = builder.with_cert_resolver(Arc::new(Pairs(material.pairs)));
+    // differs: who asks for none of these gets an alert; Envoy serves it as if it had asked for nothing.
     config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
     Ok(config)
 }

@@ -1,23 +1,28 @@
 //! What the proxy takes from strangers over HTTP/2, frame by frame: floods, bad heads, streams out of order.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use mesh_proto::registration::Protocol;
 use meshd::proxy::{Declared, Settings};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use meshd::transport::Transport;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::frame_rules::hop;
+use super::hop::{Authority, destination, over_mesh, source};
 use super::lab::*;
 use super::plan::*;
 
 pub(super) const DATA: u8 = 0;
 pub(super) const HEADERS: u8 = 1;
-const PRIORITY: u8 = 2;
+pub(super) const PRIORITY: u8 = 2;
 pub(super) const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
+pub(super) const SETTINGS: u8 = 4;
+pub(super) const PING: u8 = 6;
+pub(super) const GOAWAY: u8 = 7;
+pub(super) const WINDOW_UPDATE: u8 = 8;
+pub(super) const CONTINUATION: u8 = 9;
 
 pub(super) const END_STREAM: u8 = 1;
 pub(super) const END_HEADERS: u8 = 4;
@@ -45,12 +50,15 @@ pub(super) fn block(fields: &[(&str, &str)]) -> Vec<u8> {
 }
 
 /// The head of a GET, with more fields.
-fn get_block(more: &[(&str, &str)]) -> Vec<u8> {
+pub(super) fn get_block(more: &[(&str, &str)]) -> Vec<u8> {
     let usual = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "reviews")];
-    block(&[&usual, more].concat())
+    block(&[&usual, more, &[INSTANCE]].concat())
 }
 
-fn opening() -> Vec<u8> {
+/// What another host asks for; taken off what others send.
+pub(super) const INSTANCE: (&str, &str) = ("x-mesh-instance", "reviews-1");
+
+pub(super) fn opening() -> Vec<u8> {
     let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
     bytes.extend(frame(SETTINGS, 0, 0, &[]));
     bytes
@@ -67,6 +75,8 @@ pub(super) enum Told {
     Answer(Vec<u8>),
     /// The connection ended.
     Closed,
+    /// Nothing, for as long as was waited.
+    Nothing,
 }
 
 /// Reads frames until one tells something.
@@ -192,21 +202,23 @@ async fn the_guard_of_heads_is_the_same_as_for_http1() {
 }
 
 /// Sends one thing over and over; returns what is told, and how long after the connection was closed.
-async fn flood(lab: &Lab, first: Vec<u8>, again: impl Fn(u32) -> Vec<u8>) -> (Told, Duration) {
-    let stream = connect(lab).await;
-    let (mut read, mut write) = stream.into_split();
+async fn flood(
+    stream: impl AsyncRead + AsyncWrite,
+    first: Vec<u8>,
+    again: impl Fn(u32) -> Vec<u8>,
+) -> (Told, Duration) {
+    let (mut read, mut write) = tokio::io::split(Box::pin(stream));
     let began = Instant::now();
     let mut next = 0_u32;
     let sending = async {
-        let _ = write.write_all(&first).await;
-        while began.elapsed() < Duration::from_secs(5) {
+        let _ = write.write_all(&[opening(), first].concat()).await;
+        while began.elapsed() < Duration::from_secs(3) {
             let frames: Vec<u8> = (next..next + 50).flat_map(&again).collect();
             next += 50;
             if write.write_all(&frames).await.is_err() {
-                break;
+                std::future::pending::<()>().await;
             }
         }
-        std::future::pending::<()>().await;
     };
     let reading = async {
         // Resets of single streams on the way are no answer to a flood.
@@ -221,7 +233,7 @@ async fn flood(lab: &Lab, first: Vec<u8>, again: impl Fn(u32) -> Vec<u8>) -> (To
     };
     let told = tokio::select! {
         told = reading => told,
-        () = sending => Told::Closed,
+        () = sending => Told::Nothing,
     };
     (told, began.elapsed())
 }
@@ -229,12 +241,10 @@ async fn flood(lab: &Lab, first: Vec<u8>, again: impl Fn(u32) -> Vec<u8>) -> (To
 /// Makes the frames of one round.
 type Again = Box<dyn Fn(u32) -> Vec<u8>>;
 
-#[tokio::test]
-async fn floods_end_their_connection_within_seconds_and_no_other() {
-    let (_backend, lab) = lab().await;
-    let mut other = Client::new(lab.address).await;
+/// What costs its sender little: its name, what comes first, what comes over and over.
+fn floods() -> Vec<(&'static str, Vec<u8>, Again)> {
     let whole = |id: u32| frame(HEADERS, END_STREAM | END_HEADERS, id, &get_block(&[]));
-    let cases: Vec<(&str, Vec<u8>, Again)> = vec![
+    vec![
         ("47 PING", vec![], Box::new(|_| frame(PING, 0, 0, &[0; 8]))),
         ("47 SETTINGS", vec![], Box::new(|_| frame(SETTINGS, 0, 0, &[]))),
         ("47 SETTINGS of many", vec![], Box::new(|_| frame(SETTINGS, 0, 0, &[0, 4, 0, 1, 0, 0].repeat(100)))),
@@ -290,9 +300,25 @@ async fn floods_end_their_connection_within_seconds_and_no_other() {
             vec![],
             Box::new(|n| frame(HEADERS, END_STREAM | END_HEADERS, 2 * n + 1, &get_block(&[("te", "gzip")]))),
         ),
-    ];
-    for (name, first, again) in cases {
-        let (told, took) = flood(&lab, first, again).await;
+        (
+            // "MadeYouReset", CVE-2025-8671: a sound request, then what makes us reset it ourselves.
+            "46 streams that we are made to reset",
+            vec![],
+            Box::new(move |n| {
+                let id = 2 * n + 1;
+                [whole(id), frame(WINDOW_UPDATE, 0, id, &[0; 4])].concat()
+            }),
+        ),
+    ]
+}
+
+#[tokio::test]
+async fn floods_end_their_connection_within_seconds_and_no_other() {
+    let (_backend, lab) = lab().await;
+    let mut other = Client::new(lab.address).await;
+    for (name, first, again) in floods() {
+        let stream = TcpStream::connect(lab.address).await.expect("a connection");
+        let (told, took) = flood(stream, first, again).await;
         assert!(
             matches!(told, Told::Goaway(ENHANCE_YOUR_CALM | PROTOCOL_ERROR) | Told::Closed),
             "{name}: {told:?}"
@@ -301,6 +327,56 @@ async fn floods_end_their_connection_within_seconds_and_no_other() {
         assert!(took < Duration::from_secs(6), "{name}: {took:?}");
         assert_eq!(other.get("/").await.status.as_u16(), 200, "{name}");
     }
+}
+
+#[tokio::test]
+async fn floods_of_another_host_end_their_hop_and_no_other() {
+    let (authority, backend) = (Authority::new(), Backend::http1("v1").await);
+    let there = destination(&authority, backend.address, Protocol::Http, Transport::Tcp);
+    let here = source(&authority, vec![over_mesh(there.address, "reviews", "reviews-1")], Transport::Tcp);
+    let mut other = Client::new(here.address).await;
+    for (name, first, again) in floods() {
+        let (told, took) = flood(hop(&authority, &there).await, first, again).await;
+        eprintln!("{name}: {told:?} after {took:?}");
+        // Many callers share a hop, so that streams may come and go on it as fast as requests may.
+        if !MAY_GO_ON.contains(&name) {
+            assert!(
+                matches!(told, Told::Goaway(ENHANCE_YOUR_CALM | PROTOCOL_ERROR) | Told::Closed),
+                "{name}: {told:?}"
+            );
+            assert!(took < Duration::from_secs(6), "{name}: {took:?}");
+        }
+        assert_eq!(other.get("/").await.status.as_u16(), 200, "{name}");
+    }
+    let opened = here.stats.total(|all| all.upstream_connections_total.load(Ordering::Relaxed));
+    assert_eq!(opened, 1, "the hop of others stays");
+}
+
+/// Floods that are as dear as requests are.
+const MAY_GO_ON: [&str; 3] =
+    ["46 rapid reset", "46 streams that we are made to reset", "streams that come and are reset by us"];
+
+#[tokio::test]
+async fn streams_begun_and_given_up_at_once_end_no_connection() {
+    let (_backend, lab) = lab().await;
+    let burst = |count: u32| -> Vec<u8> {
+        let one = |id: u32| {
+            let begun = frame(HEADERS, END_STREAM | END_HEADERS, id, &get_block(&[]));
+            [begun, frame(RST_STREAM, 0, id, &[0, 0, 0, 8])].concat()
+        };
+        let whole = frame(HEADERS, END_STREAM | END_HEADERS, 2 * count + 1, &get_block(&[]));
+        [(0..count).flat_map(|n| one(2 * n + 1)).collect(), whole].concat()
+    };
+    // A caller that gives up all it had asked for, in one breath: more than the parser would take by itself.
+    assert!(matches!(ask(&lab, &burst(100)).await, Told::Answer(_)));
+
+    let (authority, backend) = (Authority::new(), Backend::http1("v1").await);
+    let there = destination(&authority, backend.address, Protocol::Http, Transport::Tcp);
+    let mut hop = hop(&authority, &there).await;
+    hop.write_all(&[opening(), burst(2_000)].concat()).await.expect("open");
+    hop.flush().await.expect("open");
+    let told = tokio::time::timeout(Duration::from_secs(8), told(&mut hop)).await.expect("something is told");
+    assert!(matches!(told, Told::Answer(_)), "{told:?}");
 }
 
 #[tokio::test]

@@ -100,6 +100,7 @@ async fn what_could_become_another_request_is_refused() {
         let refused = match &got {
             Told::Reset(_) | Told::Goaway(_) | Told::Closed => true,
             Told::Answer(head) => is_400(head),
+            Told::Nothing => false,
         };
         assert!(refused, "{name}: {got:?}");
         assert_eq!(text(&kept), "", "{name}");
@@ -128,6 +129,30 @@ async fn a_request_has_one_length_and_one_meaning() {
         assert_eq!(framing.count(), 1, "{name}: {sent:?}");
         assert_eq!(head.lines().filter(|line| line.starts_with("host:")).count(), 1, "{name}: {sent:?}");
     }
+}
+
+#[tokio::test]
+async fn a_get_keeps_its_body_whether_its_length_is_known_or_not() {
+    for method in ["GET", "HEAD", "DELETE", "OPTIONS"] {
+        let (address, kept) = keeping().await;
+        let lab = to_address(address);
+        let sent = format!(
+            "{method} / HTTP/1.1\r\nHost: reviews\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+        );
+        let mut stream = tokio::net::TcpStream::connect(lab.address).await.expect("a connection");
+        tokio::io::AsyncWriteExt::write_all(&mut stream, sent.as_bytes()).await.expect("open");
+        until("its body arrives", || text(&kept).ends_with("\r\n\r\n3\r\nabc\r\n0\r\n\r\n")).await;
+        assert!(text(&kept).contains("transfer-encoding: chunked\r\n"), "{method}: {}", text(&kept));
+    }
+    let (address, kept) = keeping().await;
+    let lab = to_address(address);
+    let get = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "reviews")];
+    let frames = [frame(HEADERS, END_HEADERS, 1, &block(&get)), frame(DATA, END_STREAM, 1, b"abc")].concat();
+
+    let got = ask(&lab, &frames).await;
+
+    assert!(matches!(got, Told::Answer(_)), "{got:?}");
+    assert!(text(&kept).ends_with("\r\n\r\n3\r\nabc\r\n0\r\n\r\n"), "{}", text(&kept));
 }
 
 #[tokio::test]

@@ -20,7 +20,8 @@ fn every_row_of_bad_inputs_has_a_test() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut rows = BTreeSet::new();
     for file in std::fs::read_dir(root.join("tests/proxy")).expect("the tests") {
-        let text = std::fs::read_to_string(file.expect("a file").path()).expect("text");
+        // Of a folder beside them nothing is read.
+        let Ok(text) = std::fs::read_to_string(file.expect("a file").path()) else { continue };
         // What is between two strings begins with no number.
         let strings = text.split('"');
         rows.extend(strings.filter_map(|string| string.split_once(' ')?.0.parse::<u32>().ok()));

@@ -100,6 +100,22 @@ fn answer(respond: &mut SendResponse<Bytes>, is_whole: bool) -> SendStream<Bytes
 }
 
 #[tokio::test]
+async fn answers_of_our_own_to_head_have_no_body() {
+    // Nobody is there: the answer is the proxy's, and would have words in it.
+    let mut gone = cluster("reviews", vec![local(nobody())]);
+    gone.protocol = UpstreamProtocol::Http2;
+    let lab = start_one(gone);
+    let request = Request::head("http://reviews/").body(()).expect("a request");
+
+    let (answer, _) = caller(lab.address).await.send_request(request, true).expect("an open connection");
+
+    let response = tokio::time::timeout(LIMIT, answer).await.expect("in time").expect("an answer");
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(response.headers().contains_key("content-length"));
+    assert!(response.into_body().is_end_stream(), "nothing follows");
+}
+
+#[tokio::test]
 async fn a_request_goes_on_after_its_answer_has_begun() {
     let mut application = Application::start(usize::MAX).await;
     let lab = start_one(application.cluster());

@@ -178,7 +178,9 @@ fn consistent_hash(check: &mut Check, path: &str, hash: &ConsistentHashLb) {
     if hash.minimum_ring_size.is_some_and(|size| size > 0) {
         check.warning(format!("{path}.minimumRingSize"), "has a newer form: ringHash: {minimumRingSize: …}");
     }
-    if let Some(name) = &hash.http_header_name {
+    // Envoy has what stands in the request line among its headers.
+    let of_fields = |name: &&String| !HEAD_PARTS.contains(&name.to_ascii_lowercase().as_str());
+    if let Some(name) = hash.http_header_name.as_ref().filter(of_fields) {
         check.rule(format!("{path}.httpHeaderName"), text::header_name(name));
     }
     if let Some(name) = &hash.http_query_parameter_name {
@@ -215,6 +217,7 @@ fn one_of(check: &mut Check, path: &str, fields: &[(&str, bool)]) {
 /// Envoy's bound on a Maglev table.
 const MOST_MAGLEV: u64 = 5_000_011;
 /// Envoy's bound on a ring.
+const HEAD_PARTS: [&str; 4] = [":method", ":scheme", ":authority", ":path"];
 const MOST_RING: u64 = 8 << 20;
 
 fn is_prime(number: u64) -> bool {

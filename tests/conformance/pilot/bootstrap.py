@@ -1,12 +1,13 @@
 """The bootstrap of one case: its listeners around virtual hosts and clusters. A reading of `core/listener_builder.go`."""
 from .clusters import Clusters
 from .delegates import roots
+from .gateways import Gateways
 from .hosts import Hosts
 from .policy import merged_destination_rules
 from .words import TYPE, locality_of, matches
 
 
-class Translation(Hosts, Clusters):
+class Translation(Hosts, Clusters, Gateways):
     """One case: its client, services and rules."""
 
     def __init__(self, services, rules):
@@ -14,24 +15,19 @@ class Translation(Hosts, Clusters):
         self.namespace = self.client.get("namespace", "default")
         self.labels = self.client.get("labels") or {}
         self.services = {s["host"]: s for s in services["services"]}
+        self.gateway = services.get("gateway")
+        self.at = "mesh"
         self.extra_ports = services.get("extra_listen_ports", [])
         documents = [d for d in rules if d]
         for d in documents:
             d.setdefault("metadata", {}).setdefault("namespace", "default")
         self.destination_rules = merged_destination_rules(documents)
-        self.virtual_services = roots([d for d in documents if d["kind"] == "VirtualService"])
+        rules = roots([d for d in documents if d["kind"] == "VirtualService"])
+        self.virtual_services = [vs for vs in rules if self.gateway or "mesh" in (vs["spec"].get("gateways") or ["mesh"])]
+        self.gateways = self.selected(documents)
 
     def bootstrap(self):
-        ports = {}
-        for service in self.services.values():
-            for port in service["ports"]:
-                ports.setdefault(port["number"], port["protocol"].upper())
-        for port in self.extra_ports:
-            ports.setdefault(port, "HTTP")
-        listeners = []
-        for port, protocol in sorted(ports.items()):
-            kind = {"TCP": self.tcp_listener, "MONGO": self.tcp_listener, "TLS": self.tls_listener, "HTTPS": self.tls_listener}
-            listeners.append(kind.get(protocol, self.http_listener)(port))
+        listeners = self.gateway_listeners() if self.gateway else self.sidecar_listeners()
         node = {"id": f"sidecar~127.0.0.1~client.{self.namespace}~{self.namespace}.svc.cluster.local",
                 "cluster": f"client.{self.namespace}"}
         if self.client.get("locality"):
@@ -46,21 +42,34 @@ class Translation(Hosts, Clusters):
                 "layered_runtime": {"layers": [{"name": "global config", "static_layer": runtime}]},
                 "static_resources": {"listeners": listeners, "clusters": self.clusters()}}
 
+    def sidecar_listeners(self):
+        ports = {}
+        for service in self.services.values():
+            for port in service["ports"]:
+                ports.setdefault(port["number"], port["protocol"].upper())
+        for port in self.extra_ports:
+            ports.setdefault(port, "HTTP")
+        kind = {"TCP": self.tcp_listener, "MONGO": self.tcp_listener, "TLS": self.tls_listener, "HTTPS": self.tls_listener}
+        return [kind.get(protocol, self.http_listener)(port) for port, protocol in sorted(ports.items())]
+
     def http_listener(self, port):
+        manager = self.http_manager(port, self.virtual_hosts(port))
+        return listener(port, "envoy.filters.network.http_connection_manager", manager)
+
+    def http_manager(self, port, virtual_hosts):
         filters = [("envoy.filters.http.grpc_stats", "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",
                     {"emit_filter_state": True, "stats_for_all_methods": False}),
                    ("envoy.filters.http.fault", "envoy.extensions.filters.http.fault.v3.HTTPFault", {}),
                    ("envoy.filters.http.cors", "envoy.extensions.filters.http.cors.v3.Cors", {}),
                    ("envoy.filters.http.router", "envoy.extensions.filters.http.router.v3.Router", {})]
-        manager = {"@type": TYPE + "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-                   "codec_type": "AUTO", "stat_prefix": f"outbound_0.0.0.0_{port};", "normalize_path": True,
-                   "path_with_escaped_slashes_action": "KEEP_UNCHANGED", "use_remote_address": False,
-                   "server_header_transformation": "OVERWRITE", "proxy_100_continue": True, "stream_idle_timeout": "0s",
-                   "upgrade_configs": [{"upgrade_type": "websocket"}],
-                   "route_config": {"name": str(port), "validate_clusters": False, "ignore_port_in_host_matching": True,
-                                    "max_direct_response_body_size_bytes": 1048576, "virtual_hosts": self.virtual_hosts(port)},
-                   "http_filters": [{"name": n, "typed_config": {"@type": TYPE + t, **c}} for n, t, c in filters]}
-        return listener(port, "envoy.filters.network.http_connection_manager", manager)
+        return {"@type": TYPE + "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+                "codec_type": "AUTO", "stat_prefix": f"outbound_0.0.0.0_{port};", "normalize_path": True,
+                "path_with_escaped_slashes_action": "KEEP_UNCHANGED", "use_remote_address": False,
+                "server_header_transformation": "OVERWRITE", "proxy_100_continue": True, "stream_idle_timeout": "0s",
+                "upgrade_configs": [{"upgrade_type": "websocket"}],
+                "route_config": {"name": str(port), "validate_clusters": False, "ignore_port_in_host_matching": True,
+                                 "max_direct_response_body_size_bytes": 1048576, "virtual_hosts": virtual_hosts},
+                "http_filters": [{"name": n, "typed_config": {"@type": TYPE + t, **c}} for n, t, c in filters]}
 
     def tcp_listener(self, port):
         """One TCP service a port: the first block with a match that applies."""

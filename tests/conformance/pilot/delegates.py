@@ -5,13 +5,13 @@ from .words import SUFFIX
 
 
 def roots(documents):
-    """The root VirtualServices for the mesh, short names resolved, delegates merged in."""
+    """The root VirtualServices, short names resolved, delegates merged in."""
     resolved = [resolve_names(d) for d in documents]
     by_name = {(d["metadata"]["namespace"], d["metadata"]["name"]): d for d in resolved}
     out = []
     for d in resolved:
         spec = d["spec"]
-        if not spec.get("hosts") or "mesh" not in (spec.get("gateways") or ["mesh"]):
+        if not spec.get("hosts"):
             continue
         http = []
         for route in spec.get("http") or []:

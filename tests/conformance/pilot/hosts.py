@@ -67,6 +67,7 @@ class Hosts:
 
     def routes(self, vs, port):
         out = []
+        self.bound_in = vs["metadata"]["namespace"]
         for route in vs["spec"]["http"]:
             for match in route.get("match") or [None]:
                 built = self.route(route, match, port)
@@ -108,7 +109,7 @@ class Hosts:
         if match.get("port", port) != port:
             return False
         if match.get("gateways"):
-            return "mesh" in match["gateways"]
+            return any(self.at in (name, f"{self.bound_in}/{name}") for name in match["gateways"])
         labels = (match.get("sourceLabels") or {}).items()
         return labels <= self.labels.items() and match.get("sourceNamespace", self.namespace) == self.namespace
 

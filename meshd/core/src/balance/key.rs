@@ -11,7 +11,8 @@ use http::header::COOKIE;
 use rand_core::RngCore;
 
 use super::hash::xxh64;
-use crate::plan::{HashKey, HashPolicy};
+use crate::plan::{HashKey, HashPolicy, HeadPart};
+use crate::route::Call;
 
 /// What the key of consistent hashing is for a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,21 +42,31 @@ impl HashKeyOutcome {
 
 /// Finds the key of consistent hashing.
 ///
-/// `query` is without `?`; `source` is the caller's address; chance makes the values of new cookies.
+/// `sent` is the request as it is sent on, rules applied; `source` is the caller's address; chance makes the values of new
+/// cookies.
 pub fn hash_key(
     policy: &HashPolicy,
-    headers: &HeaderMap,
-    query: Option<&str>,
+    sent: &Call<'_>,
     source: IpAddr,
     rng: &mut impl RngCore,
 ) -> HashKeyOutcome {
     let found = match &policy.key {
         HashKey::Header(name) => {
-            let values = headers.get_all(name).iter().map(|value| xxh64(value.as_bytes(), 0));
+            let values = sent.headers.get_all(name).iter().map(|value| xxh64(value.as_bytes(), 0));
             // Several lines count whatever their order.
             values.reduce(u64::wrapping_add)
         }
-        HashKey::Cookie { name, path, ttl, attributes } => match (cookie(headers, name), ttl) {
+        HashKey::Head(part) => {
+            let path = sent.path_and_query();
+            let text = match part {
+                HeadPart::Method => sent.method,
+                HeadPart::Scheme => sent.scheme,
+                HeadPart::Authority => sent.authority,
+                HeadPart::Path => &path,
+            };
+            Some(xxh64(text.as_bytes(), 0))
+        }
+        HashKey::Cookie { name, path, ttl, attributes } => match (cookie(sent.headers, name), ttl) {
             (Some(value), _) => Some(xxh64(value, 0)),
             (None, Some(ttl)) => return make_cookie(name, path, *ttl, attributes, rng),
             (None, None) => None,
@@ -65,7 +76,7 @@ pub fn hash_key(
             IpAddr::V6(address) => xxh64(&address.octets(), 0),
         }),
         HashKey::Query(name) => {
-            query.and_then(|query| parameter(query, name)).map(|value| xxh64(value.as_bytes(), 0))
+            sent.query.and_then(|query| parameter(query, name)).map(|value| xxh64(value.as_bytes(), 0))
         }
     };
     found.map_or(HashKeyOutcome::None, HashKeyOutcome::Hash)
@@ -123,7 +134,9 @@ mod tests {
             map.append(*name, http::HeaderValue::from_static(value));
         }
         let source = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        hash_key(&HashPolicy { key }, &map, query, source, &mut SeededRng(7))
+        let sent =
+            Call { method: "GET", scheme: "http", authority: "reviews:80", path: "/a", query, headers: &map };
+        hash_key(&HashPolicy { key }, &sent, source, &mut SeededRng(7))
     }
 
     fn cookie_key(ttl: Option<u64>, path: &str) -> HashKey {
@@ -184,6 +197,19 @@ mod tests {
         assert_eq!(key(name(), &[("x-user", "a")], None), HashKeyOutcome::Hash(xxh64(b"a", 0)));
         let (one, other) = ([("x-user", "a"), ("x-user", "b")], [("x-user", "b"), ("x-user", "a")]);
         assert_eq!(key(name(), &one, None), key(name(), &other, None));
+    }
+
+    #[test]
+    fn the_head_counts_like_a_header() {
+        for (part, text) in [
+            (HeadPart::Method, "GET"),
+            (HeadPart::Scheme, "http"),
+            (HeadPart::Authority, "reviews:80"),
+            (HeadPart::Path, "/a?b"),
+        ] {
+            let expected = HashKeyOutcome::Hash(xxh64(text.as_bytes(), 0));
+            assert_eq!(key(HashKey::Head(part), &[], Some("b")), expected, "{part:?}");
+        }
     }
 
     #[test]

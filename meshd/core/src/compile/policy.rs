@@ -18,7 +18,7 @@ use super::hosts::{Entry, Port, Service};
 use super::mesh::Settings;
 use crate::identity::sni;
 use crate::plan::{
-    Balancer, CircuitLimits, ClusterName, Detour, Distribution, HashKey, HashPolicy, Locality,
+    Balancer, CircuitLimits, ClusterName, Detour, Distribution, HashKey, HashPolicy, HeadPart, Locality,
     LocalityPolicy, OutlierPolicy, ProxyVersion, RetryBudget, TlsMaterial, TlsOrigination, UpstreamProtocol,
     UpstreamTls, Warmup, ZonePolicy,
 };
@@ -102,7 +102,7 @@ pub(super) fn balancer(policy: &Effective<'_>, service: &Service<'_>, port: &Por
 }
 
 fn consistent_hash(hash: &ConsistentHashLb) -> Option<Balancer> {
-    let header = || hash.http_header_name.as_ref().and_then(|name| name.parse().ok()).map(HashKey::Header);
+    let header = || hash.http_header_name.as_deref().and_then(header_key);
     let cookie = || {
         hash.http_cookie.as_ref().map(|cookie| HashKey::Cookie {
             name: cookie.name.clone(),
@@ -119,6 +119,16 @@ fn consistent_hash(hash: &ConsistentHashLb) -> Option<Balancer> {
     }
     let size = hash.ring_hash.as_ref().map_or(hash.minimum_ring_size, |ring| ring.minimum_ring_size);
     Some(Balancer::RingHash { policy, minimum_ring_size: size.unwrap_or(1_024) })
+}
+
+fn header_key(name: &str) -> Option<HashKey> {
+    Some(match name.to_ascii_lowercase().as_str() {
+        ":method" => HashKey::Head(HeadPart::Method),
+        ":scheme" => HashKey::Head(HeadPart::Scheme),
+        ":authority" | "host" => HashKey::Head(HeadPart::Authority),
+        ":path" => HashKey::Head(HeadPart::Path),
+        field => HashKey::Header(field.parse().ok()?),
+    })
 }
 
 /// Writes the attributes of a made cookie. One that could end the header or begin another attribute is left out.

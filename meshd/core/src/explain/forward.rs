@@ -149,12 +149,13 @@ fn destinations(
         .iter()
         .map(|one| {
             let share = if many { share(one.weight, forward.total_weight) } else { 1_000_000 };
+            let (sends, headers) = sends(scene, call, matched, route, forward, one);
             let mut told = Destination {
                 host: one.name.host.to_string(),
                 port: one.name.port,
                 subset: one.name.subset.to_string(),
                 share,
-                sends: sends(scene, call, matched, route, forward, one),
+                sends,
                 ..Destination::default()
             };
             match &one.cluster {
@@ -162,7 +163,13 @@ fn destinations(
                     told.trouble = settings::missing(scene, &one.name);
                     told.status = Some(503);
                 }
-                Some(cluster) => behind(scene, call, cluster, &mut told, notes),
+                Some(cluster) => {
+                    let Sends { authority, target, .. } = told.sends.clone();
+                    let (path, query) =
+                        target.split_once('?').map_or((&*target, None), |(path, query)| (path, Some(query)));
+                    let sent = Call { headers: &headers, authority: &authority, path, query, ..*call };
+                    behind(scene, &sent, cluster, &mut told, notes);
+                }
             }
             told
         })
@@ -174,7 +181,7 @@ pub(super) fn share(weight: u32, total: u32) -> u32 {
     u32::try_from(parts).unwrap_or(1_000_000)
 }
 
-/// The head as a destination sees it, and what header rules did to it.
+/// The head as a destination sees it and what header rules did to it, and all of its fields.
 fn sends(
     scene: &Scene<'_>,
     call: &Call<'_>,
@@ -182,7 +189,7 @@ fn sends(
     route: &Route,
     forward: &Forward,
     destination: &WeightedCluster,
-) -> Sends {
+) -> (Sends, HeaderMap) {
     let before = call.path_and_query();
     let name = matched.route_name();
     let facts = Facts {
@@ -202,7 +209,7 @@ fn sends(
     };
     let authority = headers::authority(forward.rewrite.as_deref(), rules, own).unwrap_or(call.authority);
     let (set, removed) = difference(call.headers, &changed);
-    Sends { authority: authority.to_owned(), target, set, removed }
+    (Sends { authority: authority.to_owned(), target, set, removed }, changed)
 }
 
 fn difference(before: &HeaderMap, after: &HeaderMap) -> (Vec<(String, String)>, Vec<String>) {
@@ -280,7 +287,7 @@ fn hash(call: &Call<'_>, cluster: &Cluster, notes: &mut Vec<String>, rng: &mut S
         return None;
     };
     let source = IpAddr::V4(Ipv4Addr::LOCALHOST);
-    let outcome = balance::hash_key(policy, call.headers, call.query, source, rng);
+    let outcome = balance::hash_key(policy, call, source, rng);
     match &outcome {
         HashKeyOutcome::Hash(_) => {
             notes.push("consistent hashing: requests with the same key go to the same instance".into());

@@ -206,6 +206,8 @@ pub struct HashPolicy {
 pub enum HashKey {
     /// A request header.
     Header(http::HeaderName),
+    /// What stands in the request line, or in its place in HTTP/2.
+    Head(HeadPart),
     /// A cookie; with a `ttl` it is made where absent (0: a session cookie).
     Cookie {
         /// Its name.
@@ -221,6 +223,19 @@ pub enum HashKey {
     SourceIp,
     /// A query parameter.
     Query(String),
+}
+
+/// A part of a request's head that is no field of it. Source: Envoy, which has them among its headers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadPart {
+    /// `:method`.
+    Method,
+    /// `:scheme`.
+    Scheme,
+    /// `:authority`, `host`.
+    Authority,
+    /// `:path`, with its query.
+    Path,
 }
 
 /// Limits of a cluster; `None` is "no limit", Istio's default.

@@ -10,6 +10,7 @@ use super::headers::Facts;
 use crate::plan::{HeaderTemplate, Shown, TemplatePart, Variable};
 pub use time::{TimeFormat, iso_8601};
 
+mod query;
 mod time;
 
 /// Why a header value cannot be used.
@@ -69,6 +70,7 @@ pub(super) fn render(template: &HeaderTemplate, facts: &Facts<'_>, seen: &Seen<'
             for part in parts {
                 append(part, facts, seen, &mut out);
             }
+            // differs: of what no header may carry, Envoy makes a 503, or splits its answer in two.
             if out.is_empty() { None } else { HeaderValue::from_bytes(&out).ok() }
         }
     }
@@ -94,11 +96,10 @@ fn append(part: &TemplatePart, facts: &Facts<'_>, seen: &Seen<'_>, out: &mut Vec
             let value = field(name).or_else(|| field(alternative.as_deref()?));
             out.extend_from_slice(cut(value.map_or(b"", HeaderValue::as_bytes), *max_bytes));
         }
-        // differs: Envoy decodes it.
         TemplatePart::QueryParameter { name, max_bytes } => {
             let query = facts.path_and_query.split_once('?').map_or("", |(_, query)| query);
-            let value = super::matcher::query_value(query, name).unwrap_or_default();
-            out.extend_from_slice(cut(value.as_bytes(), *max_bytes));
+            let value = query::value(query, name).unwrap_or_default();
+            out.extend_from_slice(cut(&value, *max_bytes));
         }
         TemplatePart::StartTime(format) => {
             let mut text = String::new();

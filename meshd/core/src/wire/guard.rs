@@ -70,10 +70,15 @@ pub fn check(
     check_expect(headers)
 }
 
-/// Checks the framing of an answer over HTTP/1: an application is a stranger too, and its answer is written anew.
-pub fn check_answer(version: Version, headers: &HeaderMap) -> Result<(), Refusal> {
+/// Checks the framing of an answer: an application is a stranger too, and its answer is written anew. The parser looks at
+/// lengths only where a body follows.
+pub fn check_answer(status: StatusCode, version: Version, headers: &HeaderMap) -> Result<(), Refusal> {
+    let length = headers.get(header::CONTENT_LENGTH);
+    if status == StatusCode::NO_CONTENT && length.is_some_and(|length| length != "0") {
+        return bad("No Content of some length");
+    }
     if version >= Version::HTTP_2 || !headers.contains_key(header::TRANSFER_ENCODING) {
-        return Ok(());
+        return check_length(headers);
     }
     check_framing(version, headers)
 }

@@ -62,6 +62,8 @@ where
                 self.stream.send_reset(reason_of(&error));
                 self.is_over = true;
             }
+            // Empty frames say nothing, and count against a connection that many streams share.
+            Some(Ok(Ok(data))) if data.is_empty() && !self.body.is_end_stream() => {}
             Some(Ok(Ok(data))) => {
                 // Only asked for once there is data, and little: room that is held takes that of other streams.
                 self.stream.reserve_capacity(usize::from(!data.is_empty()));

@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use ::http::header::{self, HeaderMap, HeaderValue};
 use ::http::{Response, StatusCode, Version};
+use hyper::ext::ReasonPhrase;
 use mesh_core::plan::{ClusterName, HeaderRules};
 use mesh_core::resilience::Flags;
 use mesh_core::route::headers::{self as header_rules, AnswerFacts, Facts};
@@ -15,7 +16,7 @@ use super::super::budget::CONNECTION_BYTES;
 use super::super::exchange::{Deadline, Exchange, Relay, Reply};
 use super::super::forward::Answered;
 use super::super::local_reply::LocalReply;
-use super::super::outbound::Target;
+use super::super::outbound::{Connection, Target};
 use super::super::request::{self, Head};
 use super::super::tunnel;
 use super::super::watch::Switch;
@@ -48,8 +49,13 @@ pub(super) fn answer(reply: LocalReply, is_grpc: bool, mut exchange: Exchange) -
     let mut response = reply.response(is_grpc);
     exchange.status = response.status().as_u16();
     exchange.note_grpc_status(response.headers());
-    response.headers_mut().insert(header::SERVER, SERVER);
+    response.headers_mut().insert(header::SERVER, server(exchange.connection()));
     response
+}
+
+/// Returns what an answer says of us. Source: Istio `GetProxyHeadersFromProxyConfig`, which names sidecars and gateways differently.
+fn server(connection: &Connection) -> HeaderValue {
+    HeaderValue::from_static(if connection.edge.is_some() { "istio-envoy" } else { "envoy" })
 }
 
 impl Inbound<'_> {
@@ -80,6 +86,8 @@ impl Inbound<'_> {
         let upstream = hyper::upgrade::on(&mut response);
         let (mut parts, _) = response.into_parts();
         self.dress(&mut parts, reply, &mut exchange);
+        // Envoy says how long an answer took, not how long a switch did.
+        parts.headers.remove(request::SERVICE_TIME);
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         parts.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         self.connection.watch.decide(Switch::Switched);
@@ -100,6 +108,16 @@ impl Inbound<'_> {
         exchange.answered(&parts.headers);
         exchange.details = "via_upstream";
         parts.version = if self.version >= Version::HTTP_2 { Version::HTTP_2 } else { Version::HTTP_11 };
+        // differs: Envoy says of answers to HEAD that they would be chunked, and what a 304 would have as its length.
+        if parts.status == StatusCode::NO_CONTENT {
+            // RFC 9110, section 8.6.
+            parts.headers.remove(header::CONTENT_LENGTH);
+        }
+        // An application's own words for its status end here: a hop would lose them, too.
+        parts.extensions.remove::<ReasonPhrase>();
+        if parts.status.canonical_reason().is_none() && self.version < Version::HTTP_2 {
+            parts.extensions.insert(ReasonPhrase::from_static(b"Unknown"));
+        }
         request::strip_hop_by_hop(&mut parts.headers);
         fold::fold_answer(&mut parts.headers);
         parts.headers.insert(
@@ -118,7 +136,7 @@ impl Inbound<'_> {
         replace(&mut parts.headers, reply.marks.as_ref());
         // On the way in an application keeps its name, as under Istio.
         if !matches!(self.connection.target, Target::Local { .. }) {
-            parts.headers.insert(header::SERVER, SERVER);
+            parts.headers.insert(header::SERVER, server(self.connection));
         }
     }
 
@@ -151,7 +169,7 @@ impl Inbound<'_> {
             }
         }
         replace(response.headers_mut(), marks);
-        response.headers_mut().insert(header::SERVER, SERVER);
+        response.headers_mut().insert(header::SERVER, server(self.connection));
         self.end_switch(&mut response);
         response
     }
@@ -263,5 +281,3 @@ fn replace(headers: &mut HeaderMap, by: Option<&HeaderMap>) {
         headers.insert(name, value.clone());
     }
 }
-
-const SERVER: HeaderValue = HeaderValue::from_static("envoy");

@@ -16,7 +16,6 @@ use mesh_core::resilience::{Failure, Flag, fault};
 use mesh_core::route::cors::{self, CorsVerdict};
 use mesh_core::route::headers as header_rules;
 use mesh_core::route::{self, Call, Matched, rewrite};
-use mesh_core::wire::guard;
 
 use super::super::body::{BodyLimits, Inflow, Source};
 use super::super::exchange::{Deadline, Exchange, Reply};
@@ -131,7 +130,7 @@ impl Inbound<'_> {
         }
         let sent = rules.answer_shows_request().then(|| head.clone());
         let rules = Rules { sent: sent.as_ref(), ..rules };
-        let (hash, set_cookie) = self.hash(cluster);
+        let (hash, set_cookie) = self.hash(cluster, &head);
         let source = self.source(body, self.connection.worker.settings.replay_bytes, &exchange);
         exchange.source.clone_from(&source);
         let mirrored = !forward.mirrors.is_empty() && {
@@ -266,12 +265,6 @@ impl Inbound<'_> {
                     exchange,
                 )
             }
-            Ok(answered)
-                if guard::check_answer(answered.response.version(), answered.response.headers()).is_err() =>
-            {
-                let reply_of_ours = LocalReply::failure(Failure::Protocol, exchange.retries > 0);
-                self.local(reply_of_ours, &reply.rules, reply.marks.as_ref(), exchange)
-            }
             Ok(answered) => {
                 if let Some(source) = source.as_ref().filter(|_| !reply.keep_source) {
                     source.forget();
@@ -369,13 +362,21 @@ impl Inbound<'_> {
         }
     }
 
-    /// Finds the key of consistent hashing, and the cookie that a caller without one is given.
-    fn hash(&self, cluster: &Cluster) -> (Option<u64>, Option<String>) {
+    /// Finds the key of consistent hashing in what is sent on, and the cookie that a caller without one is given.
+    fn hash(&self, cluster: &Cluster, head: &Head) -> (Option<u64>, Option<String>) {
         let (Balancer::RingHash { policy, .. } | Balancer::Maglev { policy, .. }) = &cluster.balancer else {
             return (None, None);
         };
         let source = self.remote().ip();
-        match balance::hash_key(policy, self.call.headers, self.call.query, source, &mut Chance) {
+        let sent = Call {
+            method: head.method.as_str(),
+            scheme: if head.https { "https" } else { "http" },
+            authority: head.authority.to_str().unwrap_or_default(),
+            path: head.target.path(),
+            query: head.target.query(),
+            headers: &head.headers,
+        };
+        match balance::hash_key(policy, &sent, source, &mut Chance) {
             HashKeyOutcome::Hash(hash) => (Some(hash), None),
             HashKeyOutcome::MakeCookie { hash, set_cookie } => (Some(hash), Some(set_cookie)),
             HashKeyOutcome::None => (None, None),

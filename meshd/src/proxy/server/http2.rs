@@ -16,6 +16,7 @@ use bytes::Bytes;
 use h2::server::{Builder, Connection, SendResponse};
 use h2::{Reason, RecvStream, SendStream};
 use http_body::Body;
+use mesh_core::wire::http2::FrameLimits;
 use tokio::sync::oneshot;
 
 use super::{Heard, Trust};
@@ -40,27 +41,39 @@ where
 {
     watch.multiplex();
     let settings = &worker.settings;
-    let (wire, streams, header_bytes) = match trust {
+    let (frames, streams, header_bytes, gone) = match trust {
         Trust::Stranger => {
-            let gate = Gate::http2(&settings.limits, settings.frames, watch.clone());
-            (wire.guarded(gate), settings.max_streams, settings.limits.header_bytes)
+            let gone = settings.frames.resets as usize;
+            (settings.frames, settings.max_streams, settings.limits.header_bytes, gone)
         }
-        // What its caller may send, what the other host adds, and 32 bytes for each field.
-        Trust::Peer => (wire, settings.hop_streams, settings.limits.header_bytes * 2),
+        // What its caller may send, what the other host adds, and 32 bytes for each field. Many callers share a hop: how
+        // many of them give up in a second is not the other host's doing.
+        Trust::Peer => {
+            let frames = FrameLimits { resets: u32::MAX, ..FrameLimits::default() };
+            (frames, settings.hop_streams, settings.limits.header_bytes * 2, GONE_AT_PEERS)
+        }
     };
+    let wire = wire.guarded(Gate::http2(header_bytes, frames, watch.clone()));
     let mut builder = Builder::new();
+    if trust == Trust::Peer {
+        builder.max_local_error_reset_streams(None);
+    }
     builder
         .max_header_list_size(u32::try_from(header_bytes).unwrap_or(u32::MAX))
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buffer_size(SEND_BUFFER)
+        .max_concurrent_reset_streams(gone)
+        .max_pending_accept_reset_streams(gone)
+        .data_frame_budget(SMALL_FRAMES)
         .max_concurrent_streams(streams);
     let serve = |request: Request<RecvStream>, respond| {
         let early = Arc::<Early>::default();
+        let asks = Asks { trust, is_head: request.method() == Method::HEAD };
         let (request, tunnel) = arrived(request);
         // Boxed at once: on its way into a task it is moved several times, and it is large.
         let answer = Box::pin(handle(request, early.clone()));
-        task::spawn_local("stream", serve_stream(answer, respond, early, tunnel, trust));
+        task::spawn_local("stream", serve_stream(answer, respond, early, tunnel, asks));
     };
     let mut heard = Heard::new(watch);
     let ended = match begin(builder.handshake(wire), &mut heard).await {
@@ -141,18 +154,25 @@ fn arrived(request: Request<RecvStream>) -> (Request<Inflow>, Option<Tunnel>) {
     (Request::from_parts(parts, body), None)
 }
 
+/// Who asks, and what for.
+#[derive(Clone, Copy)]
+struct Asks {
+    trust: Trust,
+    is_head: bool,
+}
+
 async fn serve_stream<F: Future<Output = Response<Reply>>>(
     answer: Pin<Box<F>>,
     mut respond: SendResponse<Bytes>,
     early: Arc<Early>,
     tunnel: Option<Tunnel>,
-    trust: Trust,
+    asks: Asks,
 ) {
     let Some(response) = answered(answer, &mut respond, &early).await else { return };
     let (mut parts, body) = response.into_parts();
     request::strip_hop_by_hop(&mut parts.headers);
     // RFC 9110, section 6.6.1: an answer without a date gets one. Between hosts, the caller's does it.
-    if trust == Trust::Stranger && !parts.headers.contains_key(DATE) {
+    if asks.trust == Trust::Stranger && !parts.headers.contains_key(DATE) {
         parts.headers.insert(DATE, now());
     }
     let opens = tunnel.filter(|_| parts.status.is_success());
@@ -164,6 +184,8 @@ async fn serve_stream<F: Future<Output = Response<Reply>>>(
     {
         parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
+    // Its length is told, and nothing else of it.
+    let is_whole = is_whole || (asks.is_head && opens.is_none());
     let Some(stream) = send(&mut respond, Response::from_parts(parts, ()), is_whole) else { return };
     match opens {
         Some((keep, received)) => {
@@ -225,5 +247,11 @@ fn now() -> HeaderValue {
 /// One caller's stream: what may be under way before we read. Bounds the memory of a slow endpoint.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1 << 20;
+/// Memory that frames of few bytes may take beside their bytes, some 250 for each: what the connection's window holds of
+/// messages as small as those of gRPC often are. They wait for whoever reads them, like any others.
+const SMALL_FRAMES: usize = 16 << 20;
+/// Streams of a peer that are gone and still known, for the second in which frames of theirs may be on the way: frames of
+/// unknown ones count as faults.
+const GONE_AT_PEERS: usize = 10_000;
 /// What may wait of one answer until its caller takes it.
 const SEND_BUFFER: usize = 256 * 1024;

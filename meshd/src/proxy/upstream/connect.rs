@@ -127,7 +127,10 @@ pub(crate) fn tell(cluster: &Cluster, via: &Via, error: &ConnectError) {
 async fn begin_http1(slot: Slot, stream: Wire) -> Result<(), ConnectError> {
     let pool = slot.pool.clone();
     // Answers have at most the 100 fields that hyper takes if not told otherwise.
-    let begun = http1::Builder::new().handshake(TokioIo::new(stream)).await;
+    let mut builder = http1::Builder::new();
+    // Old applications fold long fields; they are passed on in one line, as under Envoy.
+    builder.allow_obsolete_multiline_headers_in_responses(true);
+    let begun = builder.handshake(TokioIo::new(stream)).await;
     let (sender, connection) = begun.map_err(|error| ConnectError::Http(error.to_string()))?;
     task::spawn_local("upstream connection", async move {
         let _slot = slot;

@@ -67,6 +67,10 @@ pub(super) async fn begin(slot: Slot, stream: Wire) -> Result<(), ConnectError> 
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buffer_size(STREAM_WINDOW as usize)
         .max_header_list_size(HEADER_BYTES)
+        .max_concurrent_reset_streams(GONE_STREAMS)
+        // Answers to streams that were given up are no fault of the connection's, however many come over the years.
+        .max_local_error_reset_streams(None)
+        .data_frame_budget(SMALL_FRAMES)
         .enable_push(false)
         .handshake(stream)
         .await;
@@ -253,5 +257,9 @@ static UNIQUE: [HeaderName; 2] = [request::REQUEST_ID, HeaderName::from_static("
 const STREAM_WINDOW: u32 = 1 << 20;
 /// What all streams of a connection may have under way.
 const CONNECTION_WINDOW: u32 = 4 << 20;
+/// Memory that frames of few bytes may take beside their bytes: they wait for whoever reads them.
+const SMALL_FRAMES: usize = 32 << 20;
+/// Streams given up that are still known, for the second in which their answers may be on the way.
+const GONE_STREAMS: usize = 10_000;
 /// Of one answer's head, 32 bytes for each field included: what passes over HTTP/1 passes between hosts, too.
 const HEADER_BYTES: u32 = 128 * 1024;

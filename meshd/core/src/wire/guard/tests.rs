@@ -20,8 +20,11 @@ fn outcome(line: &str, fields: &[(&str, &str)]) -> u16 {
 
 #[test]
 fn an_answer_that_frames_its_body_twice_is_refused() {
-    let cases: [(&[(&str, &str)], bool); 5] = [
+    let cases: [(&[(&str, &str)], bool); 8] = [
         (&[("content-length", "3")], true),
+        (&[("content-length", "3"), ("content-length", "4")], false),
+        (&[("content-length", "3"), ("content-length", "3")], false),
+        (&[("content-length", "x")], false),
         (&[("transfer-encoding", "chunked")], true),
         (&[("transfer-encoding", "chunked"), ("content-length", "3")], false),
         (&[("transfer-encoding", "gzip, chunked")], false),
@@ -35,7 +38,21 @@ fn an_answer_that_frames_its_body_twice_is_refused() {
                 HeaderValue::from_str(value).expect("a value"),
             );
         }
-        assert_eq!(check_answer(Version::HTTP_11, &headers).is_ok(), sound, "{fields:?}");
+        let checked = check_answer(StatusCode::OK, Version::HTTP_11, &headers);
+        assert_eq!(checked.is_ok(), sound, "{fields:?}");
+    }
+}
+
+#[test]
+fn no_content_has_no_length() {
+    for (length, sound) in [("0", true), ("5", false)] {
+        let mut headers = HeaderMap::new();
+        headers.insert("content-length", HeaderValue::from_static(length));
+        assert_eq!(
+            check_answer(StatusCode::NO_CONTENT, Version::HTTP_2, &headers).is_ok(),
+            sound,
+            "{length}"
+        );
     }
 }
 
