@@ -16,7 +16,7 @@ pub use edge::{EdgeCell, EdgeKey};
 pub use histogram::Histogram;
 pub use labels::{Reporter, SeriesKey, Spoken};
 pub use page::Exposition;
-pub use record::Record;
+pub use record::{Goal, Record};
 pub use series::{Finished, Series};
 pub use shard::Shard;
 pub use tap::{Tap, TapError, Told};

@@ -396,6 +396,7 @@ async fn leave(worker: std::rc::Weak<Worker>, mut draining: Draining) {
         for watch in worker.watches.borrow().iter().filter_map(Weak::upgrade) {
             watch.tell(Signal::Leave);
         }
+        worker.tracer.flush(&worker);
     }
 }
 

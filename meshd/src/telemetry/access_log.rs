@@ -1,16 +1,17 @@
 //! The access log: lines that go through a bounded queue to a thread of their own.
 //!
 //! When a disk does not keep up, lines are dropped and counted: traffic never waits for its log. A file that was moved away
-//! or removed (logrotate) is opened anew within a second.
+//! or removed (logrotate) is opened anew within a second. The thread sleeps for a moment after each gathering: to be woken
+//! for every line would cost a busy proxy more than the lines do.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use mesh_core::expression;
@@ -41,8 +42,25 @@ pub enum Sink {
 /// Writes access logs: this host's own, and those that rules ask for. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct AccessLog {
-    queue: SyncSender<(Arc<Logging>, Arc<Record>)>,
+    queue: SyncSender<Line>,
     own: Option<(Arc<Logging>, Arc<WantedHeaders>)>,
+    // After the queue: who drops the last sender waits for the thread.
+    _end: Arc<End>,
+}
+
+/// What is to be written, and how.
+type Line = (Arc<Logging>, Arc<Record>);
+
+/// Waits for the thread to write what is left.
+#[derive(Debug)]
+struct End(Mutex<Receiver<()>>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        let ended = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
+        // A disk that hangs does not keep the program from ending.
+        let _ = ended.recv_timeout(LAST_LINES);
+    }
 }
 
 /// Lines dropped so far, of all logs of this process.
@@ -83,8 +101,13 @@ impl AccessLog {
     pub fn for_rules() -> io::Result<Self> {
         let (queue, records) = sync_channel(QUEUE);
         let thread = std::thread::Builder::new().name("meshd-access-log".to_owned());
-        thread.spawn(move || Writer::default().run(&records))?;
-        Ok(Self { queue, own: None })
+        let (at_end, end) = sync_channel(0);
+        thread.spawn(move || {
+            // Dropped when the thread has ended.
+            let _at_end: SyncSender<()> = at_end;
+            Writer::default().run(&records);
+        })?;
+        Ok(Self { queue, own: None, _end: Arc::new(End(Mutex::new(end))) })
     }
 
     /// Returns this host's own log, where it has one, and the headers that it wants.
@@ -110,6 +133,8 @@ fn open(path: &Path) -> io::Result<File> {
 struct Writer {
     files: HashMap<String, LogFile>,
     stdout: Option<BufWriter<io::Stdout>>,
+    /// The line that is being written.
+    line: String,
 }
 
 struct LogFile {
@@ -120,16 +145,20 @@ struct LogFile {
 }
 
 impl Writer {
-    /// Flushes whenever the queue is empty, so that lines are seen at once and bursts are cheap.
-    fn run(mut self, records: &Receiver<(Arc<Logging>, Arc<Record>)>) {
+    /// Flushes whenever the queue is empty, so that lines are seen soon and bursts are cheap.
+    fn run(mut self, records: &Receiver<Line>) {
         while let Ok(first) = records.recv() {
             let mut next = Some(first);
             while let Some((logging, record)) = next {
-                let line = line::write(&logging.target.format, &record);
+                let mut line = std::mem::take(&mut self.line);
+                line.clear();
+                line::write(&logging.target.format, &record, &mut line);
                 self.write(logging.target.path.as_deref(), line.as_bytes());
+                self.line = line;
                 next = records.try_recv().ok();
             }
             self.flush();
+            std::thread::sleep(GATHER);
         }
     }
 
@@ -207,8 +236,12 @@ impl LogFile {
     }
 }
 
-/// Lines that may wait: about a tenth of a second of a busy proxy.
+/// Lines that may wait: about a tenth of a second of a busy proxy, and many times what comes during [`GATHER`].
 const QUEUE: usize = 8_192;
+/// How long lines gather after others were written.
+const GATHER: Duration = Duration::from_millis(5);
+/// How long the end of the program waits for the last lines.
+const LAST_LINES: Duration = Duration::from_secs(1);
 /// A file is looked at with a line that comes a second after the last look: one that was not has had no line.
 const CLOSED_AFTER: Duration = Duration::from_mins(10);
 /// How often it is looked whether a file is still the one that is open.

@@ -2,7 +2,9 @@
 //!
 //! Source: Envoy `SubstitutionFormatter`, `JsonFormatterImpl`.
 
-use std::fmt::Write;
+use std::borrow::Cow;
+use std::fmt::{Display, Write};
+use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mesh_core::route::template::{iso_8601, protocol};
@@ -10,15 +12,20 @@ use mesh_proto::log_format::{LogFormat, Operator, Part, Template, TimePiece, str
 
 use super::Record;
 
-/// Writes a line, with its end.
-pub(super) fn write(format: &LogFormat, record: &Record) -> String {
-    let mut line = String::with_capacity(512);
+/// Adds a line, with its end.
+pub(super) fn write(format: &LogFormat, record: &Record, line: &mut String) {
     match format {
-        LogFormat::Text(template) => text(template, record, &mut line),
-        LogFormat::Json(members) => json(members, record, &mut line),
+        LogFormat::Text(template) => text(template, record, line),
+        LogFormat::Json(members) => json(members, record, line),
     }
     line.push('\n');
-    line
+}
+
+/// What stands for an operator.
+enum Value<'r> {
+    Text(Cow<'r, str>),
+    Number(u64),
+    Shown(&'r dyn Display),
 }
 
 fn text(template: &Template, record: &Record, line: &mut String) {
@@ -26,15 +33,26 @@ fn text(template: &Template, record: &Record, line: &mut String) {
         match part {
             Part::Text(text) => line.push_str(text),
             Part::Operator(operator, most) => match value(operator, record) {
-                Some(value) => shown(cut(&value, *most), line),
                 None => line.push('-'),
+                Some(Value::Number(number)) => number_to(number, *most, line),
+                Some(Value::Text(text)) => shown(cut(&text, *most), line),
+                Some(Value::Shown(value)) => shown(cut(&value.to_string(), *most), line),
             },
         }
     }
 }
 
+fn number_to(number: u64, most: Option<usize>, line: &mut String) {
+    let begin = line.len();
+    let _ = write!(line, "{number}");
+    line.truncate(most.map_or(line.len(), |most| line.len().min(begin + most)));
+}
+
 /// Nothing that could fake another field or line.
 fn shown(text: &str, line: &mut String) {
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'"') {
+        return line.push_str(text);
+    }
     for c in text.chars() {
         if c == '"' || c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
     }
@@ -48,87 +66,103 @@ fn cut(text: &str, most: Option<usize>) -> &str {
 
 /// A member that is one operator keeps its type, as in Envoy; what is not known is `null`.
 fn json(members: &[(String, Template)], record: &Record, line: &mut String) {
-    let mut object = serde_json::Map::new();
-    for (name, template) in members {
-        let value = if let [Part::Operator(operator, most)] = template.parts() {
+    for (at, (name, template)) in members.iter().enumerate() {
+        line.push(if at == 0 { '{' } else { ',' });
+        quoted(name, line);
+        line.push(':');
+        if let [Part::Operator(operator, most)] = template.parts() {
             match value(operator, record) {
-                None => serde_json::Value::Null,
-                Some(value) if is_number(operator) => {
-                    value.parse::<u64>().map_or(serde_json::Value::Null, Into::into)
-                }
-                Some(value) => cut(&value, *most).into(),
+                None => line.push_str("null"),
+                Some(Value::Number(number)) => number_to(number, None, line),
+                Some(Value::Text(text)) => quoted(cut(&text, *most), line),
+                Some(Value::Shown(value)) => quoted(cut(&value.to_string(), *most), line),
             }
         } else {
             let mut all = String::new();
             text(template, record, &mut all);
-            all.into()
-        };
-        object.insert(name.clone(), value);
+            quoted(&all, line);
+        }
     }
-    line.push_str(&serde_json::Value::Object(object).to_string());
+    line.push_str(if members.is_empty() { "{}" } else { "}" });
 }
 
-fn is_number(operator: &Operator) -> bool {
-    matches!(
-        operator,
-        Operator::ResponseCode
-            | Operator::BytesReceived
-            | Operator::BytesSent
-            | Operator::Duration
-            | Operator::ResponseDuration
-            | Operator::ResponseTxDuration
-            | Operator::UpstreamRequestAttemptCount
-            | Operator::GrpcStatusNumber
-            | Operator::Revision
-    )
+/// Writes a text as JSON has it. Source: RFC 8259 section 7.
+fn quoted(text: &str, line: &mut String) {
+    line.push('"');
+    if text.bytes().all(|byte| byte >= b' ' && !matches!(byte, b'"' | b'\\')) {
+        line.push_str(text);
+    } else {
+        for c in text.chars() {
+            let _ = match c {
+                '"' | '\\' => write!(line, "\\{c}"),
+                c if c < ' ' => write!(line, "\\u{:04x}", u32::from(c)),
+                c => write!(line, "{c}"),
+            };
+        }
+    }
+    line.push('"');
 }
 
-fn value(operator: &Operator, record: &Record) -> Option<String> {
-    let known = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
-    let millis = |time: Duration| Some(time.as_millis().to_string());
-    let downstream = || record.downstream.map(|address| address.to_string());
+fn value<'r>(operator: &Operator, record: &'r Record) -> Option<Value<'r>> {
+    let known = |text: &'r str| Some(Value::Text(Cow::Borrowed(text))).filter(|_| !text.is_empty());
+    let owned = |text: String| Some(Value::Text(Cow::Owned(text)));
+    let number = |number: u64| Some(Value::Number(number));
+    let millis = |time: Duration| Some(Value::Number(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)));
+    let address = |address: &'r Option<SocketAddr>| address.as_ref().map(|it| Value::Shown(it));
+    let ip = |address: Option<SocketAddr>| address.and_then(|address| owned(address.ip().to_string()));
     match operator {
         Operator::Request(name, other) => {
             let found = record.request(name).or_else(|| record.request(other.as_deref()?));
-            found.map(std::borrow::Cow::into_owned)
+            found.map(Value::Text)
         }
         Operator::Response(name, other) => {
             let found = record.response(name).or_else(|| record.response(other.as_deref()?));
-            found.map(std::borrow::Cow::into_owned)
+            found.map(Value::Text)
         }
-        Operator::StartTime(format) => Some(time(record.started, format.as_deref())),
-        Operator::Protocol => record.method.as_ref().map(|_| protocol(record.version).to_owned()),
-        Operator::ResponseCode => Some(record.status.to_string()),
-        Operator::ResponseCodeDetails => known(record.details),
-        Operator::ResponseFlags => Some(record.flags.to_string()),
-        Operator::BytesReceived => Some(record.received_bytes.to_string()),
-        Operator::BytesSent => Some(record.sent_bytes.to_string()),
+        Operator::StartTime(format) => owned(time(record.started, format.as_deref())),
+        Operator::Protocol => record.method.as_ref().and_then(|_| known(protocol(record.version))),
+        Operator::ResponseCode => number(record.status.into()),
+        Operator::ResponseCodeDetails => details(record).map(Value::Text),
+        Operator::ResponseFlags => Some(Value::Shown(&record.flags)),
+        Operator::BytesReceived => number(record.received_bytes),
+        Operator::BytesSent => number(record.sent_bytes),
         Operator::Duration => millis(record.duration),
         Operator::ResponseDuration => record.upstream_duration.and_then(millis),
         Operator::ResponseTxDuration => {
             record.upstream_duration.and_then(|head| millis(record.duration.saturating_sub(head)))
         }
         Operator::RouteName => known(&record.route),
-        Operator::UpstreamHost => known(&record.upstream_host),
-        Operator::UpstreamCluster | Operator::UpstreamClusterRaw => known(&record.upstream_cluster),
-        Operator::UpstreamRequestAttemptCount => Some(record.attempts.to_string()),
-        Operator::DownstreamRemoteAddress | Operator::DownstreamDirectRemoteAddress => downstream(),
-        Operator::DownstreamRemoteAddressWithoutPort | Operator::DownstreamDirectRemoteAddressWithoutPort => {
-            record.downstream.map(|address| address.ip().to_string())
+        Operator::UpstreamHost => record.upstream.as_ref().map(|via| Value::Shown(via)),
+        Operator::UpstreamCluster | Operator::UpstreamClusterRaw => {
+            record.goal.is_known().then_some(Value::Shown(&record.goal))
         }
-        Operator::DownstreamPeerUriSan => record.principal.clone(),
-        Operator::RequestedServerName => known(&record.server_name),
-        Operator::GrpcStatus => record.grpc.map(|status| grpc_word(status).to_owned()),
-        Operator::GrpcStatusNumber => record.grpc.map(|status| status.to_string()),
-        Operator::TraceId => record.trace.map(|trace| format!("{trace:032x}")),
+        Operator::UpstreamRequestAttemptCount => number(record.attempts.into()),
+        Operator::UpstreamLocalAddress => address(&record.upstream_local),
+        Operator::UpstreamTransportFailureReason => record.transport_failure.as_deref().and_then(known),
+        Operator::DownstreamLocalAddress => address(&record.downstream_local),
+        Operator::DownstreamRemoteAddress => address(&record.downstream),
+        Operator::DownstreamRemoteAddressWithoutPort => ip(record.downstream),
+        Operator::DownstreamDirectRemoteAddress => address(&record.direct),
+        Operator::DownstreamDirectRemoteAddressWithoutPort => ip(record.direct),
+        Operator::DownstreamPeerUriSan => record.principal.as_deref().and_then(known),
+        Operator::RequestedServerName => record.server_name.as_deref().and_then(known),
+        Operator::GrpcStatus => record.grpc.and_then(|status| known(grpc_word(status))),
+        Operator::GrpcStatusNumber => record.grpc.and_then(|status| number(status.into())),
+        Operator::TraceId => record.trace.and_then(|trace| owned(format!("{trace:032x}"))),
         Operator::HostName => known(&record.host),
-        Operator::Revision => Some(record.revision.to_string()),
-        // differs: meshd's own addresses and the reasons of its TLS are not kept with a request.
-        Operator::UpstreamTransportFailureReason
-        | Operator::ConnectionTerminationDetails
-        | Operator::UpstreamLocalAddress
-        | Operator::DownstreamLocalAddress => None,
+        Operator::Revision => number(record.revision),
+        // Only Envoy's filters of access say something here: Envoy 1.40 writes nothing either.
+        Operator::ConnectionTerminationDetails => None,
     }
+}
+
+/// Within the braces of Envoy's details stands why the endpoint was not reached.
+fn details(record: &Record) -> Option<Cow<'_, str>> {
+    let details = Some(record.details).filter(|details| !details.is_empty())?;
+    Some(match (&record.transport_failure, details.strip_suffix('}')) {
+        (Some(why), Some(open)) => Cow::Owned(format!("{open}|{why}}}")),
+        _ => Cow::Borrowed(details),
+    })
 }
 
 /// Source: Envoy `Grpc::Utility::grpcStatusToString`.
