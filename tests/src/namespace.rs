@@ -97,9 +97,11 @@ pub fn has_programs(programs: &[&str]) -> Result<bool> {
     Ok(false)
 }
 
-/// Gives this namespace a `/run` and a resolver configuration of its own.
+/// Gives this namespace a `/run`, a `/dev/shm` and a resolver configuration of its own.
 fn prepare() -> Result<()> {
     sh(&["mount", "-t", "tmpfs", "tmpfs", "/run"])?;
+    // Programs name what they share by their pid, and pids of stories are alike: what another left behind would be in the way.
+    sh(&["mount", "-t", "tmpfs", "-o", "mode=1777", "tmpfs", "/dev/shm"])?;
     std::fs::create_dir_all("/run/netns")?;
     // The address of the bridge: nobody answers there, so what resolves was answered by meshd.
     std::fs::write("/run/resolv.conf", "nameserver 198.18.0.254\noptions timeout:1 attempts:1\n")?;

@@ -31,35 +31,36 @@ pub(super) fn workers(config: &Config) -> usize {
     }
 }
 
+/// Parts of meshd that the proxy is built on.
+pub(super) struct Parts<'a> {
+    pub(super) outlets: &'a Outlets,
+    pub(super) dialer: &'a Dialer,
+    pub(super) stats: &'a Arc<Stats>,
+    pub(super) keys: &'a HostKeys,
+    pub(super) started: Instant,
+    pub(super) names: &'a Arc<Lookup>,
+    pub(super) listeners: &'a Listeners,
+    pub(super) challenges: &'a Arc<Challenges>,
+    pub(super) tap: &'a Arc<Tap>,
+}
+
 /// Starts the proxy on every listener of the configuration.
-#[expect(clippy::too_many_arguments, reason = "each is another part of meshd that the proxy is built on")]
-pub(super) fn start_proxy(
-    config: &Config,
-    outlets: &Outlets,
-    dialer: &Dialer,
-    stats: &Arc<Stats>,
-    keys: &HostKeys,
-    started: Instant,
-    names: &Arc<Lookup>,
-    listeners: &Listeners,
-    challenges: &Arc<Challenges>,
-    tap: &Arc<Tap>,
-) -> Result<Proxy> {
+pub(super) fn start_proxy(config: &Config, parts: &Parts<'_>) -> Result<Proxy> {
     let shared = Shared {
-        plans: outlets.plans.clone(),
-        dialer: dialer.clone(),
+        plans: parts.outlets.plans.clone(),
+        dialer: parts.dialer.clone(),
         settings: Arc::new(Settings {
-            resolve: resolver(names.clone()),
-            listeners: listeners.clone(),
-            challenges: challenges.clone(),
-            tap: tap.clone(),
+            resolve: resolver(parts.names.clone()),
+            listeners: parts.listeners.clone(),
+            challenges: parts.challenges.clone(),
+            tap: parts.tap.clone(),
             ..settings(config)
         }),
-        stats: stats.clone(),
+        stats: parts.stats.clone(),
         access_log: access_log(config)?,
-        started,
+        started: parts.started,
     };
-    Ok(proxy::start(shared, sockets(config, keys, listeners)?)?)
+    Ok(proxy::start(shared, sockets(config, parts.keys, parts.listeners)?)?)
 }
 
 /// Finds names outside the mesh for the proxy.

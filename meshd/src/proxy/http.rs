@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use ::http::request::Parts;
 use ::http::uri::Scheme;
-use ::http::{Method, Request, Response, StatusCode, Version, header};
+use ::http::{Method, Request, Response, StatusCode, Uri, Version, header};
 use mesh_core::plan::{Cluster, UnknownHosts, UpstreamProtocol, VirtualHost};
 use mesh_core::route::{self, Call, Matched, path};
 use mesh_core::wire::guard;
@@ -44,20 +44,11 @@ pub(crate) async fn handle(
     let (mut parts, body) = request.into_parts();
     let caller = connection.caller(&view);
     let is_grpc = request::is_grpc(&parts.headers);
-    let side = match &connection.target {
-        Target::Local { instance, .. } => {
-            let spoken = if is_grpc { Spoken::Grpc } else { Spoken::Http };
-            Side::Application(connection.inbound(instance.as_deref(), spoken))
-        }
-        _ => Side::Caller(caller.clone()),
-    };
+    let side = side(&connection, caller.as_ref(), is_grpc);
     let mut exchange = Exchange::begin(&connection, side, &parts);
     let limits = &connection.worker.settings.limits;
-    let checked = match refused {
-        Some(refusal) => Err(refusal),
-        None => guard::check(&parts.method, &parts.uri, parts.version, &parts.headers, limits),
-    };
-    if let Err(refusal) = checked {
+    let check = || guard::check(&parts.method, &parts.uri, parts.version, &parts.headers, limits);
+    if let Some(refusal) = refused.or_else(|| check().err()) {
         return refuse(refusal, exchange);
     }
     if connection.watch.intake.is_short() {
@@ -67,16 +58,7 @@ pub(crate) async fn handle(
         return answer(proof, false, exchange);
     }
     if parts.method == Method::CONNECT {
-        return match tunnel::connect(&connection, &view, &parts.uri, switch) {
-            Ok(()) => {
-                connection.watch.decide(Switch::Switched);
-                exchange.status = StatusCode::OK.as_u16();
-                exchange.details = "connect";
-                // Without a length: what follows is the tunnel.
-                Response::new(Reply::Empty)
-            }
-            Err(reply) => answer(*reply, false, exchange),
-        };
+        return connect(&connection, &view, &parts.uri, switch, exchange);
     }
     let asked = match Asked::of(&connection, &mut parts) {
         Ok(asked) => asked,
@@ -116,21 +98,49 @@ pub(crate) async fn handle(
         early,
         started: exchange.started,
     };
-    let found = match incoming.find() {
-        Ok(found) => found,
-        Err(reply) => {
-            let mut response = answer(*reply, is_grpc, exchange);
-            incoming.end_switch(&mut response);
-            return response;
-        }
-    };
-    match found {
-        Found::Route(host, matched) => {
+    match incoming.find() {
+        Ok(Found::Route(host, matched)) => {
             exchange.virtual_host = Some(host.clone());
             exchange.follows(&matched.route.origin.name);
             incoming.routed(matched, body, exchange).await
         }
-        Found::Unknown(cluster) => incoming.unrouted(&cluster, body, exchange).await,
+        Ok(Found::Unknown(cluster)) => incoming.unrouted(&cluster, body, exchange).await,
+        Err(reply) => {
+            let mut response = answer(*reply, is_grpc, exchange);
+            incoming.end_switch(&mut response);
+            response
+        }
+    }
+}
+
+/// At which end of the call this is.
+fn side(connection: &Rc<Connection>, caller: Option<&Rc<Caller>>, is_grpc: bool) -> Side {
+    match &connection.target {
+        Target::Local { instance, .. } => {
+            let spoken = if is_grpc { Spoken::Grpc } else { Spoken::Http };
+            Side::Application(connection.inbound(instance.as_deref(), spoken))
+        }
+        _ => Side::Caller(caller.cloned()),
+    }
+}
+
+/// Answers CONNECT: the connection becomes a tunnel to where it asks for, or it is told why not.
+fn connect(
+    connection: &Rc<Connection>,
+    view: &View,
+    to: &Uri,
+    switch: Option<tunnel::OnSwitch>,
+    mut exchange: Exchange,
+) -> Response<Reply> {
+    match tunnel::connect(connection, view, to, switch) {
+        Ok(()) => {
+            connection.watch.decide(Switch::Switched);
+            exchange.status = StatusCode::OK.as_u16();
+            exchange.details = "connect";
+            // Without a length: what follows is the tunnel.
+            Response::new(Reply::Empty)
+        }
+        Err(reply) => answer(*reply, false, exchange),
     }
 }
 

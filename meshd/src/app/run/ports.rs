@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use tokio::net::TcpListener;
 
 use super::super::requests::Requests;
-use super::Ground;
+use super::ground::Ground;
 use crate::admin::{self, Pages};
 use crate::agent::Outlets;
 use crate::config::Config;
