@@ -104,7 +104,7 @@ fn remedy(machine: &Machine, firewall: &str) -> Result<String> {
         let found =
             checks.iter().find(|check| check["fix"].as_str().is_some_and(|fix| fix.contains("15008/tcp")));
         ensure!(found.is_some(), "{told}");
-        fix = found.and_then(|check| check["fix"].as_str()).unwrap_or_default().to_owned();
+        found.and_then(|check| check["fix"].as_str()).unwrap_or_default().clone_into(&mut fix);
         Ok(())
     })?;
     Ok(fix)
