@@ -51,7 +51,7 @@ impl Life {
     /// Keeps what logs and traces want.
     pub(super) fn listen(&mut self, parts: &Parts) {
         let worker = &self.connection.worker;
-        let own = worker.access_log.as_ref().and_then(|log| log.own());
+        let own = worker.lines.as_ref().and_then(|lines| lines.own());
         let telling = self.telling();
         let tracing = telling.and_then(|telling| telling.tracing.as_ref());
         let is_tapped = worker.settings.tap.is_on() && !self.is_inbound;
@@ -76,7 +76,7 @@ impl Life {
     /// Keeps what logs want of an answer.
     pub(crate) fn answered(&mut self, headers: &HeaderMap) {
         let Some(mut log) = self.log.take() else { return };
-        let own = self.connection.worker.access_log.as_ref().and_then(|log| log.own());
+        let own = self.connection.worker.lines.as_ref().and_then(|lines| lines.own());
         let wanted = own.iter().flat_map(|(_, wanted)| &wanted.response);
         for name in wanted.chain(self.telling().iter().flat_map(|telling| &telling.wanted.response)) {
             keep(&mut log.response, headers, name);
@@ -143,14 +143,7 @@ impl Life {
         if let Some(trace) = trace.filter(|trace| trace.is_told()) {
             self.end_span(&trace, &record);
         }
-        let record = Arc::new(record);
-        let Some(sink) = &self.connection.worker.access_log else { return };
-        for logging in self.telling().iter().flat_map(|telling| &telling.logs) {
-            sink.write(logging, &record);
-        }
-        if let Some((own, _)) = sink.own() {
-            sink.write(own, &record);
-        }
+        self.connection.worker.log(self.telling(), &record);
     }
 
     /// Source: Envoy `HttpTracerUtility`; the names of its tags.

@@ -39,12 +39,12 @@ impl Line {
         (peer, local): (SocketAddr, Option<SocketAddr>),
         server_name: Option<&str>,
     ) -> Option<Box<Self>> {
-        let log = worker.access_log.as_ref()?;
+        let lines = worker.lines.as_ref()?;
         let (telling, from) = match whose {
             Whose::Caller(telling) => (Some(*telling), None),
             Whose::Application(telling, from) => (*telling, Some(*from)),
         };
-        if log.own().is_none() && telling.is_none_or(|telling| telling.logs.is_empty()) {
+        if lines.own().is_none() && telling.is_none_or(|telling| telling.logs.is_empty()) {
             return None;
         }
         let record = Record {
@@ -112,15 +112,8 @@ pub(super) fn flags_of(failure: Failure) -> Flags {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        let Some(log) = &self.worker.access_log else { return };
         self.record.duration = self.began.elapsed();
         self.record.started = SystemTime::now() - self.record.duration;
-        let record = Arc::new(self.record.clone());
-        for logging in self.telling.iter().flat_map(|telling| &telling.logs) {
-            log.write(logging, &record);
-        }
-        if let Some((own, _)) = log.own() {
-            log.write(own, &record);
-        }
+        self.worker.log(self.telling.as_deref(), &self.record);
     }
 }
