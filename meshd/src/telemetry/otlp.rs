@@ -82,27 +82,37 @@ pub fn write<'a>(span: &Span<'_>, tags: impl Iterator<Item = (&'a str, Tag<'a>)>
     message.0
 }
 
-/// Writes a request to export spans.
-pub fn export(resources: &[Resource<'_>]) -> Vec<u8> {
-    let mut request = Message::default();
-    for resource in resources {
-        request.message(1, |all| {
-            all.message(1, |facts| {
-                for (name, value) in &resource.tags {
-                    facts.tag(1, name, Tag::Text(value));
-                }
-            });
-            all.message(2, |scope| {
-                scope.message(1, |scope| {
-                    scope.text(1, "meshd");
-                    scope.text(2, env!("CARGO_PKG_VERSION"));
-                });
-                for span in &resource.spans {
-                    scope.bytes(2, span);
-                }
-            });
-        });
+/// Writes a request to export spans, after `room` bytes for whatever carries it. Lengths are counted first: a batch is
+/// large, and is copied once.
+pub fn export(resources: &[Resource<'_>], room: usize) -> Vec<u8> {
+    let mut scope = Message::default();
+    scope.text(1, "meshd");
+    scope.text(2, env!("CARGO_PKG_VERSION"));
+    let parts: Vec<(&Resource<'_>, Message, usize)> = resources
+        .iter()
+        .map(|resource| {
+            let mut facts = Message::default();
+            for (name, value) in &resource.tags {
+                facts.tag(1, name, Tag::Text(value));
+            }
+            let spans: usize = resource.spans.iter().map(|span| 1 + with_length(span.len())).sum();
+            (resource, facts, 1 + with_length(scope.0.len()) + spans)
+        })
+        .collect();
+    let whole = |facts: &Message, spans: usize| 1 + with_length(facts.0.len()) + 1 + with_length(spans);
+    let total: usize = parts.iter().map(|(_, facts, spans)| 1 + with_length(whole(facts, *spans))).sum();
+    let mut request = Message(Vec::with_capacity(room + total));
+    request.0.resize(room, 0);
+    for (resource, facts, spans) in &parts {
+        request.begin(1, whole(facts, *spans));
+        request.bytes(1, &facts.0);
+        request.begin(2, *spans);
+        request.bytes(1, &scope.0);
+        for span in &resource.spans {
+            request.bytes(2, span);
+        }
     }
+    debug_assert_eq!(request.0.len(), room + total, "counted as written");
     request.0
 }
 
@@ -255,10 +265,15 @@ impl Message {
         self.0.extend(value.to_le_bytes());
     }
 
-    fn bytes(&mut self, field: u64, bytes: &[u8]) {
+    /// Begins something of so many bytes.
+    fn begin(&mut self, field: u64, bytes: usize) {
         self.key(field, 2);
-        self.varint(bytes.len() as u64);
-        self.0.extend(bytes);
+        self.varint(bytes as u64);
+    }
+
+    fn bytes(&mut self, field: u64, bytes: &[u8]) {
+        self.begin(field, bytes.len());
+        self.0.extend_from_slice(bytes);
     }
 
     fn text(&mut self, field: u64, text: &str) {
@@ -280,11 +295,9 @@ impl Message {
             Tag::Text(text) => 1 + with_length(text.len()),
             Tag::Number(number) => 1 + varint_bytes(number.cast_unsigned()),
         };
-        self.key(field, 2);
-        self.varint((name_bytes + 1 + with_length(value_bytes)) as u64);
+        self.begin(field, name_bytes + 1 + with_length(value_bytes));
         self.bytes(1, name.as_bytes());
-        self.key(2, 2);
-        self.varint(value_bytes as u64);
+        self.begin(2, value_bytes);
         match value {
             Tag::Text(text) => self.bytes(1, text.as_bytes()),
             Tag::Number(number) => self.number(3, number.cast_unsigned()),

@@ -427,7 +427,7 @@ for resource in request.resource_spans:
               span.attributes[0].value.int_value, len(span.attributes[1].value.string_value), span.status.code)
 ";
 
-    let Some(read) = python(script, "spans", &otlp::export(&[resource])) else { return };
+    let Some(read) = python(script, "spans", &otlp::export(&[resource], 0)) else { return };
 
     assert_eq!(
         read,

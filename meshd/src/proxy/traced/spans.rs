@@ -112,7 +112,7 @@ impl Queue {
 async fn send(worker: Rc<Worker>, collector: Arc<Collector>) {
     while let Some(batch) = worker.tracer.next(&collector) {
         let many = batch.len() as u64;
-        let taken = deliver(&worker, &collector, written(&batch)).await.min(many);
+        let taken = deliver(&worker, &collector, written(&batch, &collector.carrier)).await.min(many);
         let counters = &worker.shard.counters;
         counters.sent_spans_total.fetch_add(taken, Ordering::Relaxed);
         counters.dropped_spans_total.fetch_add(many - taken, Ordering::Relaxed);
@@ -146,7 +146,7 @@ async fn deliver(worker: &Rc<Worker>, collector: &Collector, batch: Bytes) -> u6
 }
 
 /// Writes spans by the service that they are of. Named as Istio names it: canonical service and namespace.
-fn written(batch: &[Waiting]) -> Bytes {
+fn written(batch: &[Waiting], carrier: &Carrier) -> Bytes {
     let mut by_party: BTreeMap<&Party, Vec<&[u8]>> = BTreeMap::new();
     for one in batch {
         by_party.entry(&one.party).or_default().push(&one.span);
@@ -163,7 +163,11 @@ fn written(batch: &[Waiting]) -> Bytes {
         tags: vec![("service.name", name.as_str()), ("service.instance.id", workload.as_str())],
         spans,
     });
-    otlp::export(&resources.collect::<Vec<_>>()).into()
+    let resources: Vec<_> = resources.collect();
+    match carrier {
+        Carrier::Http(_) => otlp::export(&resources, 0).into(),
+        Carrier::Grpc => framed(otlp::export(&resources, GRPC_FRAME)),
+    }
 }
 
 /// Posts a batch. `None`: nothing came back.
@@ -182,8 +186,7 @@ async fn post(worker: &Rc<Worker>, collector: &Collector, batch: Bytes) -> Optio
         None => balance::pick(&cluster, &Hint::default(), worker.now(), &mut Chance)?,
     };
     let _in_flight = endpoint.state.enter();
-    let body = if is_grpc { framed(&batch) } else { batch };
-    let mut head = head(collector, body.len())?;
+    let mut head = head(collector, batch.len())?;
     let ends = Ends { source: (IpAddr::from([127, 0, 0, 1]), 0).into(), destination: None };
     let opening = Opening::of(worker, &cluster, endpoint, || collector.host.to_string(), ends);
     // Whatever its port was declared as: gRPC is nothing else.
@@ -193,7 +196,7 @@ async fn post(worker: &Rc<Worker>, collector: &Collector, batch: Bytes) -> Optio
         head.headers.insert(request::SPEAK, HeaderValue::from_static("h2"));
     }
     let mut lease = pool.checkout(&cluster).await.ok()?;
-    let request = head.request(head.headers.clone(), &pool, Outgoing::Whole(Some(body)))?;
+    let request = head.request(head.headers.clone(), &pool, Outgoing::Whole(Some(batch)))?;
     let response = lease.send(request, None).await.ok()?;
     let verdict = verdict(response, is_grpc).await?;
     lease.give_back();
@@ -227,12 +230,10 @@ fn decoded(text: &str) -> Vec<u8> {
     data_encoding::BASE64_NOPAD.decode(text.trim_end_matches('=').as_bytes()).unwrap_or_default()
 }
 
-/// Writes a message as gRPC carries it. Source: gRPC over HTTP/2, `Length-Prefixed-Message`.
-fn framed(message: &[u8]) -> Bytes {
-    let mut frame = Vec::with_capacity(GRPC_FRAME + message.len());
-    frame.push(0);
-    frame.extend(u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes());
-    frame.extend(message);
+/// Fills in what stands before a message of gRPC. Source: gRPC over HTTP/2, `Length-Prefixed-Message`.
+fn framed(mut frame: Vec<u8>) -> Bytes {
+    let length = u32::try_from(frame.len() - GRPC_FRAME).unwrap_or(u32::MAX);
+    frame[1..GRPC_FRAME].copy_from_slice(&length.to_be_bytes());
     frame.into()
 }
 

@@ -127,7 +127,7 @@ pub(crate) fn tell(cluster: &Cluster, via: &Via, error: &ConnectError) {
 
 async fn begin_http1(slot: Slot, stream: Wire) -> Result<(), ConnectError> {
     let pool = slot.pool.clone();
-    let local = pool.local_address(&slot, &stream);
+    let local = slot.local_address(&stream);
     // Answers have at most the 100 fields that hyper takes if not told otherwise.
     let begun = http1::Builder::new().handshake(TokioIo::new(stream)).await;
     let (sender, connection) = begun.map_err(|error| ConnectError::Http(error.to_string()))?;
@@ -332,12 +332,14 @@ fn one_word(text: &str) -> String {
     text.chars().take(LONGEST_REASON).map(|c| if c.is_whitespace() { '_' } else { c }).collect()
 }
 
-impl Pool {
+impl Slot {
     /// Returns the address at this end of a new connection: of the hop that carries it, where one does.
-    pub(super) fn local_address(&self, slot: &Slot, stream: &Wire) -> Option<SocketAddr> {
-        stream.local_address().or_else(|| slot.under.as_ref()?.local_address())
+    pub(super) fn local_address(&self, stream: &Wire) -> Option<SocketAddr> {
+        stream.local_address().or_else(|| self.under.as_ref()?.local_address())
     }
+}
 
+impl Pool {
     /// Whether requests go to the meshd of another host, not to the application itself.
     pub(crate) fn is_hop(&self) -> bool {
         matches!(self.via, Via::Mesh { .. }) && self.begins.is_none()

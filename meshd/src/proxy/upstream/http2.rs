@@ -61,7 +61,7 @@ impl Drop for WakesAtEnd {
 pub(super) async fn begin(slot: Slot, stream: Wire) -> Result<(), ConnectError> {
     let pool = slot.pool.clone();
     let pings = pool.cluster.borrow().limits.http2_keep_alive;
-    let local = pool.local_address(&slot, &stream);
+    let local = slot.local_address(&stream);
     let begun = h2::client::Builder::new()
         .initial_max_send_streams(0)
         .initial_window_size(STREAM_WINDOW)
