@@ -63,6 +63,12 @@ impl Failure {
         Self::new(Exit::Unreadable, format!("{}: {}", path.display(), plain(error)))
     }
 
+    /// Of a command that changes things: says that it has not.
+    pub(crate) fn unchanged(mut self) -> Self {
+        self.message.push_str("; nothing was changed");
+        self
+    }
+
     /// Nobody answered, or not in time.
     pub(crate) fn no_answer(message: impl Into<String>) -> Self {
         Self::new(Exit::NoAnswer, message)

@@ -130,16 +130,13 @@ impl Rules {
         let warnings = number(&self.findings, Severity::Warning);
         if errors > 0 || (strict && warnings > 0) {
             return Err(Failure::refused(format!(
-                "{} in {}; nothing was changed",
+                "{} in {}",
                 totals(errors, warnings),
                 count(self.files, "file")
             )));
         }
         if self.all.is_empty() {
-            return Err(Failure::refused(format!(
-                "no object in {}; nothing was changed",
-                count(self.files, "file")
-            )));
+            return Err(Failure::refused(format!("no object in {}", count(self.files, "file"))));
         }
         Ok(())
     }
@@ -203,7 +200,7 @@ impl Source {
 
     fn text(&self) -> Result<String> {
         let fail = |error: &std::io::Error| {
-            Failure::new(Exit::Unreadable, format!("{}: {}; nothing was changed", self.name(), plain(error)))
+            Failure::new(Exit::Unreadable, format!("{}: {}", self.name(), plain(error)))
         };
         let mut bytes = Vec::new();
         match self {
@@ -213,7 +210,9 @@ impl Source {
             }
         }
         .map_err(|error| fail(&error))?;
-        String::from_utf8(bytes).map_err(|_| fail(&std::io::Error::other("not UTF-8 text")))
+        let is_utf16 = bytes.starts_with(&[0xFF, 0xFE]) || bytes.starts_with(&[0xFE, 0xFF]);
+        let why = if is_utf16 { "is UTF-16 text; save it as UTF-8" } else { "not UTF-8 text" };
+        String::from_utf8(bytes).map_err(|_| fail(&std::io::Error::other(why)))
     }
 }
 
@@ -335,6 +334,6 @@ spec:
         let failure = Rules::read(&[PathBuf::from("/nowhere.yaml")], "default").expect_err("not there");
 
         assert_eq!(failure.exit, Exit::Unreadable);
-        assert_eq!(failure.message, "/nowhere.yaml: no such file or directory; nothing was changed");
+        assert_eq!(failure.message, "/nowhere.yaml: no such file or directory");
     }
 }

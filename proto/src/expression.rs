@@ -135,6 +135,14 @@ pub struct BadExpression {
     pub at: usize,
     /// What is wrong there.
     pub message: String,
+    /// Whether it is no expression of CEL at all, rather than one that is not known here.
+    pub is_malformed: bool,
+}
+
+impl BadExpression {
+    fn unknown(at: usize, message: impl Into<String>) -> Self {
+        Self { at, message: message.into(), is_malformed: false }
+    }
 }
 
 impl Expression {
@@ -144,7 +152,7 @@ impl Expression {
     /// With the place, where something is not known or does not fit.
     pub fn parse(text: &str) -> Result<Self, BadExpression> {
         let expression = parser::parse(text)?;
-        expression.kind().map_err(|message| BadExpression { at: 1, message })?;
+        expression.kind().map_err(|message| BadExpression::unknown(1, message))?;
         Ok(expression)
     }
 
@@ -156,8 +164,8 @@ impl Expression {
         let expression = Self::parse(text)?;
         match expression.kind() {
             Ok(Kind::Truth) => Ok(expression),
-            Ok(kind) => Err(BadExpression { at: 1, message: format!("is {kind}, not a condition") }),
-            Err(message) => Err(BadExpression { at: 1, message }),
+            Ok(kind) => Err(BadExpression::unknown(1, format!("is {kind}, not a condition"))),
+            Err(message) => Err(BadExpression::unknown(1, message)),
         }
     }
 

@@ -25,6 +25,8 @@ pub enum Status {
     Honoured,
     /// It does what Istio says for these values; others are refused, for the reason given.
     Only(&'static [&'static str], &'static str),
+    /// It does what Istio says in some places, and in others nothing, which a warning tells.
+    InPart(&'static str),
     /// It is refused at apply, for the reason given.
     Refused(&'static str),
     /// It is accepted and changes nothing, for the reason given.
@@ -156,6 +158,9 @@ impl Walk {
             Status::Refused(reason) => {
                 self.found.push(Finding::error("refused-field", path, reason));
             }
+            Status::InPart(reason) => {
+                self.found.push(Finding::warning("in-part", path, format!("counts in part: {reason}")));
+            }
             Status::WithoutEffect(reason) => {
                 let message = format!("has no effect: {reason}");
                 self.found.push(Finding::warning("without-effect", path, message));
@@ -164,7 +169,7 @@ impl Walk {
     }
 }
 
-/// Whether a field without effect needs no word: Istio wants it written, or it asks for what is done anyway.
+/// Whether a field that needs a warning needs none here: Istio wants it written, or it asks for what is done anyway.
 fn is_quiet(kind: Kind, path: &str, node: &Node) -> bool {
     match kind {
         Kind::Sidecar | Kind::Gateway => path.ends_with(".port.name"),

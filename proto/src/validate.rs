@@ -6,17 +6,20 @@
 //!
 //! Source: Istio `pkg/config/validation`, and the rules in the schema of its kinds.
 
+mod authorization;
 mod destination_rule;
 mod http;
 mod regex;
 mod security;
 mod service_entry;
+mod telemetry;
 mod text;
+mod tokens;
 mod traffic;
 mod virtual_service;
 
 use crate::finding::Finding;
-use crate::resource::{Kind, Object, Spec};
+use crate::resource::{Kind, Object, Spec, WorkloadSelector};
 use crate::value::Duration;
 
 /// Says everything about an object that makes no sense.
@@ -26,15 +29,15 @@ pub fn validate(object: &Object) -> Vec<Finding> {
     match &object.spec {
         Spec::VirtualService(spec) => virtual_service::check(&mut check, spec),
         Spec::DestinationRule(spec) => destination_rule::check(&mut check, spec),
-        Spec::ServiceEntry(spec) => service_entry::check(&mut check, spec),
+        Spec::ServiceEntry(spec) => service_entry::check(&mut check, &object.metadata, spec),
         Spec::WorkloadEntry(spec) => service_entry::check_workload(&mut check, "spec", spec),
         Spec::WorkloadGroup(spec) => service_entry::check_group(&mut check, spec),
         Spec::Gateway(spec) => traffic::check_gateway(&mut check, &object.metadata.name, spec),
         Spec::Sidecar(spec) => traffic::check_sidecar(&mut check, spec),
         Spec::PeerAuthentication(spec) => security::check_peer(&mut check, spec),
-        Spec::AuthorizationPolicy(spec) => security::check_authorization(&mut check, &object.metadata, spec),
-        Spec::RequestAuthentication(spec) => security::check_request(&mut check, spec),
-        Spec::Telemetry(spec) => security::check_telemetry(&mut check, spec),
+        Spec::AuthorizationPolicy(spec) => authorization::check(&mut check, &object.metadata, spec),
+        Spec::RequestAuthentication(spec) => tokens::check(&mut check, spec),
+        Spec::Telemetry(spec) => telemetry::check(&mut check, spec),
         Spec::MeshConfig(spec) => destination_rule::check_mesh(&mut check, spec),
     }
     for finding in &mut check.found {
@@ -55,6 +58,9 @@ fn metadata(check: &mut Check, object: &Object) {
 }
 
 const DRY_RUN: &str = "istio.io/dry-run";
+/// What is said of a selector without labels.
+const EVERYBODY: &str =
+    "has no labels, so it selects every workload of the namespace; leave it out to say so";
 const ALWAYS_REJECT: &str = "internal.istio.io/webhook-always-reject";
 
 /// Collects findings.
@@ -96,6 +102,42 @@ impl Check {
             self.error(path, "must be there");
         }
         !text.is_empty()
+    }
+
+    /// Every text of a list says something.
+    fn filled(&mut self, path: &str, values: &[String]) {
+        for (path, _) in each(path, values).filter(|(_, value)| value.is_empty()) {
+            self.error(path, "must not be empty");
+        }
+    }
+
+    /// Source: `maxItems`, `maxProperties` of the schema.
+    fn at_most(&mut self, path: &str, count: usize, most: usize) {
+        if count > most {
+            self.error(path, format!("has {count} entries (at most {most})"));
+        }
+    }
+
+    /// Source: `maxLength` of the schema, which counts characters.
+    fn no_longer(&mut self, path: impl Into<String>, text: &str, most: usize) {
+        let length = text.chars().count();
+        if length > most {
+            self.error(path, format!("is {length} characters long (at most {most})"));
+        }
+    }
+
+    /// The labels of a selector by `labels`.
+    ///
+    /// Source: Istio `ValidateAlphaWorkloadSelector`.
+    fn selector(&mut self, path: &str, selector: &WorkloadSelector) {
+        self.rule(format!("{path}.labels"), text::labels(&selector.labels));
+        self.at_most(&format!("{path}.labels"), selector.labels.len(), 256);
+        for (name, value) in &selector.labels {
+            self.no_longer(crate::yaml::join(&format!("{path}.labels"), name), value, 63);
+        }
+        if selector.labels.is_empty() {
+            self.warning(path, EVERYBODY);
+        }
     }
 
     fn port(&mut self, path: impl Into<String>, port: u16) {

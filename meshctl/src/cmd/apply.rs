@@ -22,8 +22,8 @@ use crate::rules::{self, Rule, Rules};
 /// Runs `apply`.
 pub(crate) async fn run(args: &ApplyArgs, client: impl Fn() -> Result<Client>) -> Result<Exit> {
     let paths: Vec<PathBuf> = args.files.iter().chain(&args.filename).cloned().collect();
-    let rules = Rules::read(&paths, &args.namespace)?;
-    rules.judge(args.strict)?;
+    let rules = Rules::read(&paths, &args.namespace).map_err(Failure::unchanged)?;
+    rules.judge(args.strict).map_err(Failure::unchanged)?;
     if args.dry_run == Some(DryRun::Client) {
         let mut lines = String::new();
         for key in rules::keys(&rules.all) {

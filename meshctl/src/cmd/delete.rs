@@ -10,7 +10,7 @@ use super::apply::outcomes;
 use super::wait;
 use crate::cli::DeleteArgs;
 use crate::client::{Client, answer, key};
-use crate::exit::{Exit, Result};
+use crate::exit::{Exit, Failure, Result};
 use crate::kinds::{self, lower};
 use crate::output::say;
 use crate::rules::{Rules, keys};
@@ -41,7 +41,7 @@ fn wanted(args: &DeleteArgs) -> Result<Vec<ObjectKey>> {
         let kind = kinds::kind(kind)?;
         return Ok(args.names.iter().map(|name| ObjectKey::new(kind, &args.namespace, name)).collect());
     }
-    let rules = Rules::read(&args.filename, &args.namespace)?;
-    rules.judge(false)?;
+    let rules = Rules::read(&args.filename, &args.namespace).map_err(Failure::unchanged)?;
+    rules.judge(false).map_err(Failure::unchanged)?;
     Ok(keys(&rules.all))
 }

@@ -153,8 +153,13 @@ pub(crate) fn of_url(method: &str, url: &str) -> std::result::Result<Ask, String
     }
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, target) = rest.split_at(end);
-    if authority.is_empty() {
-        return Err(format!("{url}: a URL with a host is wanted, such as http://reviews:9080/"));
+    if authority.is_empty() || authority.contains(char::is_whitespace) {
+        return Err(format!("{url:?}: a URL with a host is wanted, such as http://reviews:9080/"));
+    }
+    // What stands behind the address of IPv6 is a port, too.
+    let port = authority.rsplit(']').next().and_then(|rest| rest.rsplit_once(':')).map(|(_, port)| port);
+    if let Some(port) = port.filter(|port| port.parse::<u16>().is_err()) {
+        return Err(format!("{url}: {port:?} is no port (0 to 65535)"));
     }
     let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
     Ok(Ask { method: method.to_owned(), scheme, authority: authority.to_owned(), target, ..Ask::default() })
@@ -172,5 +177,11 @@ mod tests {
         assert_eq!(of_url("GET", "http://reviews?x").expect("a URL").target, "/?x");
         assert!(of_url("GET", "tcp://reviews").is_err());
         assert!(of_url("GET", "http:///x").is_err());
+        assert!(of_url("GET", "not a url").is_err());
+        assert!(
+            of_url("GET", "http://reviews:99999/").is_err_and(|why| why.contains("\"99999\" is no port"))
+        );
+        assert!(of_url("GET", "http://[::1]:x/").is_err());
+        assert_eq!(of_url("GET", "http://[::1]/").expect("a URL").authority, "[::1]");
     }
 }

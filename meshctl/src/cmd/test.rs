@@ -121,7 +121,7 @@ impl Suite {
         let name = path.display().to_string();
         let text = std::fs::read_to_string(path).map_err(|error| Failure::unreadable(path, &error))?;
         let file: File = serde_saphyr::from_str(&text)
-            .map_err(|error| Failure::refused(format!("{name}: {}", first_line(&error.to_string()))))?;
+            .map_err(|error| Failure::refused(placed(&name, first_line(&error.to_string()))))?;
         let home = path.parent().unwrap_or(Path::new("."));
         let mut files = Files::read(&file.paths(home), &file.namespace)?;
         files.rules.judge(false)?;
@@ -216,6 +216,17 @@ fn page(verdicts: &[Verdict], coverage: Option<(usize, &[&Route])>) -> String {
         }
     }
     text
+}
+
+/// Says where a file is wrong as all of meshctl does, `file:line:column: why`.
+fn placed(name: &str, error: &str) -> String {
+    let error = error.strip_prefix("error: ").unwrap_or(error);
+    let parts = || {
+        let (line, rest) = error.strip_prefix("line ")?.split_once(" column ")?;
+        let (column, why) = rest.split_once(": ")?;
+        Some(format!("{name}:{line}:{column}: {why}"))
+    };
+    parts().unwrap_or_else(|| format!("{name}: {error}"))
 }
 
 fn first_line(text: &str) -> &str {

@@ -33,7 +33,8 @@ impl Field {
 
     /// Whether this field, or one below it, does something.
     fn works(&self) -> bool {
-        matches!(self.status, Some(Status::Honoured | Status::Only(..))) || self.below.iter().any(Self::works)
+        matches!(self.status, Some(Status::Honoured | Status::Only(..) | Status::InPart(_)))
+            || self.below.iter().any(Self::works)
     }
 
     /// The fields below that are refused although their neighbours are honoured, with their paths from here.
@@ -190,6 +191,7 @@ fn whole_list() -> String {
                     let values: Vec<String> = values.iter().map(|value| format!("`{value}`")).collect();
                     format!("only {}: {reason}", values.join(", "))
                 }
+                Status::InPart(reason) => format!("in part: {reason}"),
                 Status::Refused(reason) => format!("**refused**: {reason}"),
                 Status::WithoutEffect(reason) => format!("without effect: {reason}"),
             };

@@ -21,6 +21,7 @@ use crate::world::World;
 mod doubles;
 mod never;
 mod scope;
+mod selectors;
 mod shadow;
 
 /// Tells what a batch would make strange: everything about its own objects, and what it breaks for others.
@@ -53,7 +54,8 @@ pub fn thorough(world: &World) -> Vec<Finding> {
 }
 
 /// What Istio's analyzer calls an error. At `apply` it is a warning, as with Istio.
-const ERRORS: [&str; 6] = ["IST0101", "IST0109", "IST0110", "IST0111", "IST0145", "IST0173"];
+const ERRORS: [&str; 8] =
+    ["IST0101", "IST0109", "IST0110", "IST0111", "IST0145", "IST0159", "IST0160", "IST0173"];
 
 fn tell(world: &World, thorough: bool) -> Vec<Finding> {
     let node = Node { domain: world.mesh.domain.clone(), ..Node::default() };
@@ -71,21 +73,24 @@ fn tell(world: &World, thorough: bool) -> Vec<Finding> {
             never::check(one, &mut findings);
         }
     }
+    scope::merging(world, &node.domain, &mut findings);
+    selectors::doubles(world, thorough, &mut findings);
+    doubles::check(world, &mut findings);
     if thorough {
         scope::check(world, &services, &node.domain, &mut findings);
-        doubles::check(world, &mut findings);
+        selectors::check(world, &mesh, &mut findings);
+        doubles::doubtful(world, &mut findings);
     }
     check_delegates(world, &mut findings);
     scene.check_destination_rules(world, &mut findings);
     for (stored, host) in &services.shadowed {
-        let owner = services.find(host).map_or_else(String::new, |owner| owned_by(owner));
+        let namespace = &stored.object.metadata.namespace;
+        let owner = services.of_host(host).iter().find(|service| service.namespace == namespace);
+        let owner = owner.map_or_else(String::new, owned_by);
+        let text = format!("host {host} is {owner} already: this ServiceEntry is ignored for it");
+        let hint = "ServiceEntries of a host are united where resolution, workloadSelector, exportTo and labels are the same";
         findings.push(
-            Finding::warning(
-                "host-taken",
-                "spec.hosts",
-                format!("host {host} is {owner} already: this ServiceEntry is ignored for it"),
-            )
-            .on(&stored.object.key()),
+            Finding::warning("host-taken", "spec.hosts", text).with_hint(hint).on(&stored.object.key()),
         );
     }
     findings

@@ -205,7 +205,7 @@ fn topology(node: &Node, mesh: &mesh::Settings<'_>, services: &hosts::Services<'
             seen_by,
             &service.ports,
             &service.addresses,
-            service.entry_revision(),
+            service.entry_revisions(),
         )
     });
     fingerprint(&(&node.domain, mesh.revision, shapes.collect::<Vec<_>>()))

@@ -9,7 +9,7 @@ use mesh_proto::api::{ClusterView, EndpointView, InstanceView, PlanFilter, Route
 use mesh_proto::command::Liveness;
 use mesh_proto::registration::Health;
 
-use crate::compile::hosts::{Service, Source, services as gather};
+use crate::compile::hosts::{Entry, Service, Source, services as gather};
 use crate::compile::mesh::Settings;
 use crate::endpoint::Moment;
 use crate::plan::{
@@ -254,30 +254,30 @@ pub(crate) fn state(endpoint: &Endpoint, now: Moment) -> String {
 }
 
 fn service(world: &World, service: &Service<'_>) -> ServiceView {
+    let outside = |name: &str, one: &mesh_proto::resource::WorkloadEntry| InstanceView {
+        id: name.to_owned(),
+        on: String::new(),
+        account: String::new(),
+        targets: vec![one.address.clone()],
+        labels: one.labels.clone(),
+        health: Health::Healthy,
+        liveness: Liveness::Live,
+    };
+    let of_entry = |entry: &Entry<'_>| {
+        let endpoints = entry.spec.endpoints.iter().map(|one| outside(&one.address, one));
+        let workloads = entry.workloads.iter().map(|(name, one)| outside(name, one));
+        let picked = entry.instances.iter().map(|found| registered(world, found));
+        endpoints.chain(workloads).chain(picked).collect::<Vec<_>>()
+    };
     let instances = match &service.source {
         Source::Registered(instances) => instances.iter().map(|found| registered(world, found)).collect(),
-        Source::Entry(entry) => {
-            let outside = |name: &str, one: &mesh_proto::resource::WorkloadEntry| InstanceView {
-                id: name.to_owned(),
-                on: String::new(),
-                account: String::new(),
-                targets: vec![one.address.clone()],
-                labels: one.labels.clone(),
-                health: Health::Healthy,
-                liveness: Liveness::Live,
-            };
-            let endpoints = entry.spec.endpoints.iter().map(|one| outside(&one.address, one));
-            let workloads = entry.workloads.iter().map(|(name, one)| outside(name, one));
-            let picked = entry.instances.iter().map(|found| registered(world, found));
-            endpoints.chain(workloads).chain(picked).collect()
-        }
+        Source::Entry(_) => service.entries().flat_map(of_entry).collect(),
     };
+    let origins: Vec<_> = service.entries().map(|entry| entry.stored.object.key().to_string()).collect();
     let ports = service.ports.iter();
     ServiceView {
         host: service.host.to_string(),
-        origin: service
-            .entry()
-            .map_or_else(|| "mesh".to_owned(), |entry| entry.stored.object.key().to_string()),
+        origin: if origins.is_empty() { "mesh".to_owned() } else { origins.join(" + ") },
         addresses: service.single_addresses().collect(),
         ports: ports.map(|port| (port.number, port.name.clone(), port.protocol.to_string())).collect(),
         instances,

@@ -21,7 +21,7 @@ const MOST_DEPTH: usize = 32;
 
 pub(super) fn parse(text: &str) -> Result<Expression, BadExpression> {
     if text.len() > MOST_BYTES {
-        return Err(BadExpression { at: 1, message: format!("is longer than {MOST_BYTES} bytes") });
+        return Err(BadExpression::unknown(1, format!("is longer than {MOST_BYTES} bytes")));
     }
     let tokens = tokens(text)?;
     let mut parser = Parser { tokens, at: 0, end: text.chars().count() + 1, depth: 0 };
@@ -47,7 +47,7 @@ fn tokens(text: &str) -> Result<Vec<(usize, Token)>, BadExpression> {
     let mut found = Vec::new();
     let mut at = 0;
     while let Some(first) = chars.get(at).copied() {
-        let error = |message: &str| BadExpression { at: at + 1, message: message.to_owned() };
+        let error = |message: &str| BadExpression::unknown(at + 1, message);
         let run = |fits: fn(char) -> bool| chars[at..].iter().take_while(|c| fits(**c)).count();
         let token = match first {
             c if c.is_whitespace() => {
@@ -55,7 +55,8 @@ fn tokens(text: &str) -> Result<Vec<(usize, Token)>, BadExpression> {
                 continue;
             }
             '\'' | '"' => {
-                let (text, length) = quoted(&chars[at..]).ok_or_else(|| error("a quote does not end"))?;
+                let (text, length) = quoted(&chars[at..])
+                    .ok_or_else(|| BadExpression { is_malformed: true, ..error("a quote does not end") })?;
                 found.push((at + 1, Token::Text(text)));
                 at += length;
                 continue;
@@ -127,7 +128,11 @@ impl Parser {
     }
 
     fn error(&self, message: impl Into<String>) -> BadExpression {
-        BadExpression { at: self.place(), message: message.into() }
+        BadExpression::unknown(self.place(), message)
+    }
+
+    fn malformed(&self, message: impl Into<String>) -> BadExpression {
+        BadExpression { is_malformed: true, ..self.error(message) }
     }
 
     fn takes(&mut self, sign: &'static str) -> bool {
@@ -205,10 +210,10 @@ impl Parser {
         let place = self.place();
         match (left, self.path()?.as_str()) {
             (Expression::Text(name), HEADERS) => Ok(Expression::Has(name.to_ascii_lowercase())),
-            (_, path) => Err(BadExpression {
-                at: place,
-                message: format!("\"in {path}\" is not known: in [a, b] and 'name' in {HEADERS} are"),
-            }),
+            (_, path) => Err(BadExpression::unknown(
+                place,
+                format!("\"in {path}\" is not known: in [a, b] and 'name' in {HEADERS} are"),
+            )),
         }
     }
 
@@ -229,14 +234,16 @@ impl Parser {
     fn primary(&mut self) -> Result<Expression, BadExpression> {
         let place = self.place();
         match self.peek().cloned() {
-            None => Err(self.error("it ends too early")),
+            None => Err(self.malformed("it ends too early")),
             Some(Token::Sign("(")) => {
                 self.at += 1;
                 let inner = self.either()?;
                 self.expect(")")?;
                 Ok(inner)
             }
-            Some(Token::Sign(sign)) => Err(self.error(format!("\"{sign}\" is not expected here"))),
+            // A list is an expression of CEL; no other sign begins one.
+            Some(Token::Sign("[")) => Err(self.error("lists are known behind \"in\" only")),
+            Some(Token::Sign(sign)) => Err(self.malformed(format!("\"{sign}\" is not expected here"))),
             Some(Token::Number(number)) => {
                 self.at += 1;
                 Ok(Expression::Number(number))
@@ -266,7 +273,7 @@ impl Parser {
             None if path == HEADERS => self.index()?,
             None => {
                 let message = format!("has({path}) is not known: has({HEADERS}.name) is");
-                return Err(BadExpression { at: place, message });
+                return Err(BadExpression::unknown(place, message));
             }
         };
         self.expect(")")?;
@@ -316,7 +323,7 @@ impl Parser {
         let Some(attribute) = attribute else {
             let known: Vec<&str> = Attribute::PATHS.iter().map(|(path, _)| *path).collect();
             let message = format!("{path} is not known; known are {}, {HEADERS}['name']", known.join(", "));
-            return Err(BadExpression { at: place, message });
+            return Err(BadExpression::unknown(place, message));
         };
         self.asked(Expression::Attribute(attribute))
     }

@@ -17,8 +17,8 @@ message! {
         pub selector: Option<MatchLabels>,
         /// What holds for all ports.
         pub mtls: Option<MutualTls>,
-        /// What holds for single ports.
-        pub port_level_mtls: BTreeMap<u16, MutualTls>,
+        /// What holds for single ports. Empty is refused by validation.
+        pub port_level_mtls: Option<BTreeMap<u16, MutualTls>>,
     }
 
     /// Whether callers must use mutual TLS.

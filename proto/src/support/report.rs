@@ -73,6 +73,7 @@ fn said(status: Status) -> (Word, String) {
     match status {
         Status::Honoured => (Word::Honoured, String::new()),
         Status::Only(values, reason) => (Word::Partial, format!("only {}: {reason}", values.join(", "))),
+        Status::InPart(reason) => (Word::Partial, reason.to_owned()),
         Status::Refused(reason) => (Word::Refused, reason.to_owned()),
         Status::WithoutEffect(reason) => (Word::NoEffect, reason.to_owned()),
     }

@@ -19,6 +19,10 @@ const fn only(path: &'static str, values: &'static [&'static str], reason: &'sta
     Row::Field(path, Status::Only(values, reason))
 }
 
+const fn in_part(path: &'static str, reason: &'static str) -> Row {
+    Row::Field(path, Status::InPart(reason))
+}
+
 const fn refused(path: &'static str, reason: &'static str) -> Row {
     Row::Field(path, Status::Refused(reason))
 }
@@ -269,9 +273,9 @@ const SERVICE_ENTRY: &[Row] = &[
     honoured("ports[].name"),
     honoured("ports[].protocol"),
     honoured("ports[].targetPort"),
-    without_effect(
+    in_part(
         "location",
-        "hops to hosts of the mesh are mutual TLS, all else is as its DestinationRule says; Envoy would try mutual TLS inside",
+        "gateways pass hops to services inside only, as in Istio; endpoints inside that are no hosts of the mesh are spoken to in plain text, where Envoy would try mutual TLS",
     ),
     honoured("resolution"),
     message("endpoints[]", WORKLOAD_ENTRY),
@@ -287,9 +291,9 @@ const WORKLOAD_ENTRY: &[Row] = &[
     honoured("locality"),
     honoured("weight"),
     honoured("serviceAccount"),
-    without_effect(
+    in_part(
         "network",
-        "every host reaches every other; Envoy would go by the gateway of another network",
+        "failoverPriority looks at it, as in Istio; but every host reaches every other, where Envoy would go by the gateway of another network",
     ),
 ];
 

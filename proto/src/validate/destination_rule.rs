@@ -25,7 +25,7 @@ pub(super) fn check(check: &mut Check, spec: &DestinationRule) {
     let names = each("spec.subsets", &spec.subsets);
     check.unique("the subset", names.map(|(path, subset)| (format!("{path}.name"), subset.name.as_str())));
     if let Some(selector) = &spec.workload_selector {
-        check.rule("spec.workloadSelector.matchLabels", text::labels(&selector.match_labels));
+        super::security::selected(check, "spec.workloadSelector", selector);
     }
     let own = spec.workload_selector.is_some();
     check.export_to(&spec.export_to, if own { Exports::Own } else { Exports::Rules });
@@ -74,6 +74,9 @@ fn traffic_policy(check: &mut Check, path: &str, policy: &TrafficPolicy) {
 fn blocks(check: &mut Check, path: &str, policy: &PortTrafficPolicy) {
     if let Some(part) = &policy.load_balancer {
         load_balancer(check, &format!("{path}.loadBalancer"), part);
+        if policy.outlier_detection.is_none() {
+            without_outlier_detection(check, &format!("{path}.loadBalancer"), part);
+        }
     }
     if let Some(part) = &policy.connection_pool {
         connection_pool(check, &format!("{path}.connectionPool"), part);
@@ -83,6 +86,30 @@ fn blocks(check: &mut Check, path: &str, policy: &PortTrafficPolicy) {
     }
     if let Some(part) = &policy.tls {
         client_tls(check, &format!("{path}.tls"), part);
+    }
+}
+
+/// Nothing moves elsewhere before outlier detection finds that instances fail.
+fn without_outlier_detection(check: &mut Check, path: &str, settings: &LoadBalancerSettings) {
+    let locality = settings.locality_lb_setting.as_ref();
+    let zones = settings.zone_aware_lb_setting.as_ref();
+    let moving = [
+        ("localityLbSetting.failover", locality.is_some_and(|setting| !setting.failover.is_empty())),
+        (
+            "localityLbSetting.failoverPriority",
+            locality.is_some_and(|setting| !setting.failover_priority.is_empty()),
+        ),
+        ("zoneAwareLbSetting.failover", zones.is_some_and(|setting| !setting.failover.is_empty())),
+        (
+            "zoneAwareLbSetting.failoverPriority",
+            zones.is_some_and(|setting| !setting.failover_priority.is_empty()),
+        ),
+    ];
+    for (field, _) in moving.iter().filter(|(_, used)| *used) {
+        check.warning(
+            format!("{path}.{field}"),
+            "needs outlierDetection beside loadBalancer, which finds out who fails; without it nothing moves",
+        );
     }
 }
 
@@ -148,6 +175,9 @@ fn consistent_hash(check: &mut Check, path: &str, hash: &ConsistentHashLb) {
         ("minimumRingSize", hash.minimum_ring_size.is_some()),
     ];
     one_of(check, path, &rings);
+    if hash.minimum_ring_size.is_some_and(|size| size > 0) {
+        check.warning(format!("{path}.minimumRingSize"), "has a newer form: ringHash: {minimumRingSize: …}");
+    }
     if let Some(name) = &hash.http_header_name {
         check.rule(format!("{path}.httpHeaderName"), text::header_name(name));
     }
@@ -253,6 +283,9 @@ fn takes(before: &str, one: &str) -> bool {
 
 fn zone_aware_lb(check: &mut Check, path: &str, setting: &ZoneAwareLbSetting) {
     failover(check, path, &setting.failover, &setting.failover_priority);
+    if setting.min_cluster_size == Some(0) {
+        check.error(format!("{path}.minClusterSize"), "must be at least 1");
+    }
     for (path, label) in each(&format!("{path}.failoverPriority"), &setting.failover_priority) {
         if is_topology(label) {
             check.error(path, format!("{label:?} is not for zones, which are ordered by place already"));

@@ -388,6 +388,11 @@ fn fault_delay(check: &mut Check, path: &str, delay: &FaultDelay) {
 
 fn fault_abort(check: &mut Check, path: &str, abort: &FaultAbort) {
     percentage(check, path, abort.percentage);
+    let names_http2 = !abort.http2_error.is_empty();
+    if names_http2 {
+        let message = "is carried out by nobody; write httpStatus or grpcStatus";
+        check.error(format!("{path}.http2Error"), message);
+    }
     match abort.http_status {
         Some(status) if !abort.grpc_status.is_empty() => {
             check.error(path, format!("only one of httpStatus ({status}) and grpcStatus may be set"));
@@ -399,13 +404,7 @@ fn fault_abort(check: &mut Check, path: &str, abort: &FaultAbort) {
             );
         }
         Some(_) => {}
-        None if !abort.http2_error.is_empty() => {
-            check.error(
-                format!("{path}.http2Error"),
-                "is carried out by nobody; write httpStatus or grpcStatus",
-            );
-        }
-        None if abort.grpc_status.is_empty() => {
+        None if abort.grpc_status.is_empty() && !names_http2 => {
             check.warning(path, "has neither httpStatus nor grpcStatus, so nothing is aborted");
         }
         None => grpc_status(check, path, &abort.grpc_status),
@@ -449,6 +448,7 @@ fn mirrors(check: &mut Check, path: &str, route: &HttpRoute) {
     {
         if let Some(percent) = percent {
             check.percent(format!("{path}.{field}"), f64::from(percent));
+            check.warning(format!("{path}.{field}"), "has a newer form: mirrorPercentage: {value: …}");
         }
     }
     if let Some(share) = route.mirror_percentage {

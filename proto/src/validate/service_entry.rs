@@ -5,10 +5,12 @@ use std::collections::BTreeSet;
 use super::text::UNIX;
 use super::traffic::is_http;
 use super::{Check, Exports, each, text};
-use crate::resource::{Resolution, ServiceEntry, ServicePort, WorkloadEntry, WorkloadGroup};
+use crate::resource::{
+    Location, ObjectMeta, Resolution, ServiceEntry, ServicePort, WorkloadEntry, WorkloadGroup,
+};
 use crate::yaml::{join, shorten};
 
-pub(super) fn check(check: &mut Check, spec: &ServiceEntry) {
+pub(super) fn check(check: &mut Check, meta: &ObjectMeta, spec: &ServiceEntry) {
     if spec.hosts.is_empty() {
         check.error("spec.hosts", "must name at least one host");
     }
@@ -16,24 +18,61 @@ pub(super) fn check(check: &mut Check, spec: &ServiceEntry) {
         if host == "*" {
             check.error(path, "\"*\" alone is not allowed; write *.domain");
         } else {
-            check.rule(path, text::wildcard_host(host));
+            check.rule(path.clone(), text::wildcard_host(host));
+            if host.starts_with('*') && !host.starts_with("*.") && spec.resolution() != Resolution::DynamicDns
+            {
+                check
+                    .warning(path, format!("{host:?}: a wildcard is meant for whole labels; write *.domain"));
+            }
         }
+    }
+    for (field, count, most) in [
+        ("hosts", spec.hosts.len(), 256),
+        ("addresses", spec.addresses.len(), 256),
+        ("ports", spec.ports.len(), 256),
+        ("endpoints", spec.endpoints.len(), 4096),
+    ] {
+        check.at_most(&format!("spec.{field}"), count, most);
     }
     addresses(check, spec);
     ports(check, spec);
     endpoints(check, spec);
     resolution(check, spec);
     if let Some(selector) = &spec.workload_selector {
-        check.rule("spec.workloadSelector.labels", text::labels(&selector.labels));
+        check.selector("spec.workloadSelector", selector);
         if !spec.endpoints.is_empty() {
             check.error("spec", "only one of workloadSelector and endpoints may be set");
         }
+        if spec.resolution() == Resolution::None {
+            check.warning(
+                "spec.workloadSelector",
+                "has no meaning with resolution NONE, where the address dialled is used",
+            );
+        }
     }
+    waypoint(check, meta, spec);
     for (path, name) in each("spec.subjectAltNames", &spec.subject_alt_names) {
         check.required(path, name);
     }
     check.export_to(&spec.export_to, Exports::Services);
 }
+
+/// Source: Istio `usesWaypoint`.
+fn waypoint(check: &mut Check, meta: &ObjectMeta, spec: &ServiceEntry) {
+    let is_one = |name: &&String| !name.is_empty() && !name.eq_ignore_ascii_case("none");
+    let through = meta.labels.get(USE_WAYPOINT).filter(is_one);
+    if through.is_some()
+        && spec.resolution() == Resolution::DynamicDns
+        && spec.location() == Location::MeshInternal
+    {
+        check.error(
+            join("metadata.labels", USE_WAYPOINT),
+            "DYNAMIC_DNS with MESH_INTERNAL does not go through a waypoint; leave the label out (meshd has no waypoints)",
+        );
+    }
+}
+
+const USE_WAYPOINT: &str = "istio.io/use-waypoint";
 
 fn addresses(check: &mut Check, spec: &ServiceEntry) {
     for (path, address) in each("spec.addresses", &spec.addresses) {
@@ -132,6 +171,7 @@ fn resolution(check: &mut Check, spec: &ServiceEntry) {
                     check.error(format!("{path}.address"), "must be there: DNS looks it up");
                 }
             }
+            by_address(check, spec);
             if spec.resolution() == Resolution::DnsRoundRobin && spec.endpoints.len() > 1 {
                 check.error("spec.endpoints", "DNS_ROUND_ROBIN takes at most one endpoint");
             }
@@ -171,6 +211,17 @@ fn resolution(check: &mut Check, spec: &ServiceEntry) {
     }
 }
 
+/// Who dials an address says no host.
+fn by_address(check: &mut Check, spec: &ServiceEntry) {
+    let is_opaque = |port: &ServicePort| !is_http(&port.protocol);
+    if spec.hosts.len() > 1 && !spec.addresses.is_empty() && spec.ports.iter().any(is_opaque) {
+        check.warning(
+            "spec.addresses",
+            "do not say which of the hosts is meant; write one entry for each host",
+        );
+    }
+}
+
 /// Several hosts of one entry are told apart by what callers say: the Host of a request, the server name of TLS.
 fn told_apart(check: &mut Check, spec: &ServiceEntry) {
     if spec.resolution() == Resolution::None || spec.hosts.len() < 2 {
@@ -191,6 +242,7 @@ fn told_apart(check: &mut Check, spec: &ServiceEntry) {
 /// Checks an instance, alone or inside a `ServiceEntry`.
 pub(super) fn check_workload(check: &mut Check, path: &str, entry: &WorkloadEntry) {
     let at = format!("{path}.address");
+    check.no_longer(at.clone(), &entry.address, 256);
     if let Some(socket) = entry.address.strip_prefix(UNIX) {
         check.rule(at, text::socket(socket));
         if !entry.ports.is_empty() {
@@ -199,6 +251,11 @@ pub(super) fn check_workload(check: &mut Check, path: &str, entry: &WorkloadEntr
     } else if entry.address.is_empty() {
         if entry.network.is_empty() {
             check.error(at, "must be there");
+        } else {
+            check.warning(
+                at,
+                format!("is missing: nobody is reached by the network {:?} alone", entry.network),
+            );
         }
     } else if !text::address(&entry.address) && text::fqdn(&entry.address).is_err() {
         check.error(at, format!("{:?} is neither an IP address nor a host name", shorten(&entry.address)));
@@ -207,6 +264,11 @@ pub(super) fn check_workload(check: &mut Check, path: &str, entry: &WorkloadEntr
 }
 
 fn workload_parts(check: &mut Check, path: &str, entry: &WorkloadEntry) {
+    check.at_most(&format!("{path}.ports"), entry.ports.len(), 128);
+    check.at_most(&format!("{path}.labels"), entry.labels.len(), 256);
+    check.no_longer(format!("{path}.locality"), &entry.locality, 2048);
+    check.no_longer(format!("{path}.network"), &entry.network, 2048);
+    check.no_longer(format!("{path}.serviceAccount"), &entry.service_account, 253);
     for (name, port) in &entry.ports {
         let path = join(&format!("{path}.ports"), name);
         check.rule(path.clone(), text::label(name));
@@ -220,11 +282,15 @@ fn workload_parts(check: &mut Check, path: &str, entry: &WorkloadEntry) {
 
 pub(super) fn check_group(check: &mut Check, spec: &WorkloadGroup) {
     match &spec.template {
-        Some(template) => workload_parts(check, "spec.template", template),
+        // A member has the address of its host.
+        Some(template) if template.address.is_empty() => workload_parts(check, "spec.template", template),
+        Some(template) => check_workload(check, "spec.template", template),
         None => check.error("spec.template", "must be there"),
     }
     if let Some(metadata) = &spec.metadata {
         check.rule("spec.metadata.labels", text::labels(&metadata.labels));
+        check.at_most("spec.metadata.labels", metadata.labels.len(), 256);
+        check.at_most("spec.metadata.annotations", metadata.annotations.len(), 256);
     }
     let Some(probe) = &spec.probe else { return };
     let methods =
@@ -243,6 +309,9 @@ pub(super) fn check_group(check: &mut Check, spec: &WorkloadGroup) {
         if !matches!(get.scheme.as_str(), "" | "HTTP" | "HTTPS") {
             check.error("spec.probe.httpGet.scheme", "must be HTTP or HTTPS");
         }
+    }
+    if let Some(call) = &probe.grpc {
+        check.port("spec.probe.grpc.port", call.port);
     }
     if let Some(socket) = &probe.tcp_socket {
         check.port("spec.probe.tcpSocket.port", socket.port);

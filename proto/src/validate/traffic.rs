@@ -32,6 +32,9 @@ fn check_server(check: &mut Check, path: &str, server: &Server) {
     for (path, host) in each(&format!("{path}.hosts"), &server.hosts) {
         gateway_host(check, &path, host);
     }
+    if let Some(tls) = &server.tls {
+        server_tls(check, &format!("{path}.tls"), tls);
+    }
     let Some(port) = &server.port else {
         check.error(format!("{path}.port"), "must be there");
         return;
@@ -57,7 +60,6 @@ fn check_server(check: &mut Check, path: &str, server: &Server) {
         return;
     };
     let path = format!("{path}.tls");
-    server_tls(check, &path, tls);
     // What is not TLS may only be sent elsewhere.
     let bare = matches!(tls.mode, ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough)
         && [&tls.server_certificate, &tls.private_key, &tls.ca_certificates]
@@ -106,6 +108,16 @@ pub(super) fn server_tls(check: &mut Check, path: &str, tls: &ServerTlsSettings)
         ("credentialNames", !tls.credential_names.is_empty()),
         ("tlsCertificates", !tls.tls_certificates.is_empty()),
     ];
+    for (field, count) in
+        [("credentialNames", tls.credential_names.len()), ("tlsCertificates", tls.tls_certificates.len())]
+    {
+        if count > 2 {
+            check.warning(
+                format!("{path}.{field}"),
+                "has more than 2 certificates, one for RSA and one for ECDSA",
+            );
+        }
+    }
     let files = !tls.server_certificate.is_empty() && !tls.private_key.is_empty();
     let secrets = named[..2].iter().any(|(_, used)| *used);
     let sources = usize::from(files) + named.iter().filter(|(_, used)| *used).count();
@@ -146,7 +158,12 @@ pub(super) fn server_tls(check: &mut Check, path: &str, tls: &ServerTlsSettings)
                 }
             }
         }
-        ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough => {}
+        ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough => {
+            let ignored = [&tls.ca_crl, &tls.server_certificate, &tls.private_key, &tls.ca_certificates];
+            if sources > 0 || ignored.iter().any(|file| !file.is_empty()) {
+                check.warning(path, "connections are passed on as they are: the certificates are not used");
+            }
+        }
     }
     if tls.max_protocol_version != crate::resource::TlsProtocol::Auto
         && tls.min_protocol_version > tls.max_protocol_version
@@ -161,7 +178,7 @@ pub(super) fn check_sidecar(check: &mut Check, spec: &Sidecar) {
         check.error("spec", "must have egress, ingress, inboundConnectionPool or outboundTrafficPolicy");
     }
     if let Some(selector) = &spec.workload_selector {
-        check.rule("spec.workloadSelector.labels", text::labels(&selector.labels));
+        check.selector("spec.workloadSelector", selector);
     }
     if let Some(pool) = &spec.inbound_connection_pool {
         connection_pool(check, "spec.inboundConnectionPool", pool);
@@ -203,6 +220,7 @@ fn egress(check: &mut Check, path: &str, listener: &IstioEgressListener) {
     for (path, host) in each(&format!("{path}.hosts"), &listener.hosts) {
         check.rule(path, egress_host(host));
     }
+    egress_doubles(check, path, &listener.hosts);
     let Some(port) = &listener.port else { return };
     listener_port(check, &format!("{path}.port"), port);
     match listener.bind.strip_prefix(UNIX) {
@@ -220,6 +238,32 @@ fn egress(check: &mut Check, path: &str, listener: &IstioEgressListener) {
             );
         }
         None => check.rule(format!("{path}.bind"), text::bind(&listener.bind)),
+    }
+}
+
+/// Hosts that are taken in twice. What `~` takes out is not among them.
+fn egress_doubles(check: &mut Check, path: &str, hosts: &[String]) {
+    let own = check.namespace.clone();
+    let all = format!("{path}.hosts");
+    let mut seen: Vec<(String, &str)> = Vec::new();
+    for (path, host) in each(&all, hosts) {
+        let Some((namespace, name)) =
+            host.split_once('/').filter(|(namespace, _)| !namespace.starts_with('~'))
+        else {
+            continue;
+        };
+        let namespace = if namespace == "." { own.clone() } else { namespace.to_owned() };
+        let before = seen.iter().find(|(other, before)| {
+            *other == namespace && (*before == name || *before == "*" || name == "*")
+        });
+        if let Some((other, before)) = before {
+            check.warning(path, format!("{host:?} is here twice, also as {other}/{before}"));
+        }
+        seen.push((namespace, name));
+    }
+    let takes_all = seen.iter().any(|(namespace, name)| namespace == "*" && *name == "*");
+    if takes_all && seen.iter().any(|(namespace, _)| namespace != "*") {
+        check.warning(all, "\"*/*\" takes everything in; the others add nothing");
     }
 }
 
@@ -265,9 +309,15 @@ fn ingress(check: &mut Check, path: &str, listener: &IstioIngressListener) {
     check.rule(format!("{path}.defaultEndpoint"), default_endpoint(&listener.default_endpoint));
     if let Some(pool) = &listener.connection_pool {
         connection_pool(check, &format!("{path}.connectionPool"), pool);
+        let opaque = listener.port.as_ref().filter(|port| !is_http(&port.protocol));
+        if let (Some(port), Some(_)) = (opaque, &pool.http) {
+            let message = format!("has no meaning for a port of {:?}; tcp has", shorten(&port.protocol));
+            check.warning(format!("{path}.connectionPool.http"), message);
+        }
     }
-    if let (Some(tls), Some(port)) = (&listener.tls, &listener.port) {
-        ingress_tls(check, &format!("{path}.tls"), tls, &port.protocol);
+    if let Some(tls) = &listener.tls {
+        let protocol = listener.port.as_ref().map_or("", |port| &port.protocol);
+        ingress_tls(check, &format!("{path}.tls"), tls, protocol);
     }
 }
 

@@ -9,7 +9,12 @@ pub(super) fn check(check: &mut Check, spec: &VirtualService) {
     let delegate = spec.hosts.is_empty();
     let mesh = spec.gateways.is_empty() || spec.gateways.iter().any(|gateway| gateway == "mesh");
     for (path, gateway) in each("spec.gateways", &spec.gateways) {
-        check.rule(path, text::gateway(gateway));
+        check.rule(path.clone(), text::gateway(gateway));
+        let mut parts = gateway.split('.');
+        if let (false, Some(name), Some(namespace)) = (gateway.contains('/'), parts.next(), parts.next()) {
+            check
+                .warning(path, format!("{gateway:?} is the former form of a name; write {namespace}/{name}"));
+        }
     }
     hosts(check, spec, mesh);
     if delegate {

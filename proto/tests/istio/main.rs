@@ -2,6 +2,7 @@
 //!
 //! The data is not part of this repository; without it the tests say so, and fail where `CI=true`.
 
+mod constraints;
 mod schema;
 mod validation;
 

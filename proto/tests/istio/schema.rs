@@ -8,7 +8,7 @@ use mesh_proto::yaml;
 use serde_json::{Map, Value, json};
 
 /// Returns the schema of each of our kinds, of its newest version.
-fn schemas() -> Option<Vec<(Kind, Value)>> {
+pub(crate) fn schemas() -> Option<Vec<(Kind, Value)>> {
     let text = crate::shared("istio/crds.yaml")?;
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! { max_events: 10_000_000, max_nodes: 10_000_000 },

@@ -8,29 +8,37 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_proto::finding::Finding;
 use mesh_proto::resource::{Gateway, Kind, ObjectKey, Server, ServiceEntry, Spec, VirtualService};
+use mesh_proto::value::Labels;
 
 use crate::compile::hosts::{of_kind, takes};
 use crate::world::World;
 
-/// Tells of everything two objects say of one thing.
+/// Tells of everything two objects say of one thing, of which one counts.
 pub(super) fn check(world: &World, findings: &mut Vec<Finding>) {
-    let gateways = all(world, Kind::Gateway, |spec| match spec {
-        Spec::Gateway(gateway) => Some(gateway),
-        _ => None,
-    });
-    conflicting_gateways(&gateways, findings);
-    shared_certificates(&gateways, findings);
+    conflicting_gateways(&gateways(world), findings);
     let entries = all(world, Kind::ServiceEntry, |spec| match spec {
         Spec::ServiceEntry(entry) => Some(entry),
         _ => None,
     });
     conflicting_protocols(&entries, findings);
+}
+
+/// Tells of what is taken as it is and may be meant otherwise.
+pub(super) fn doubtful(world: &World, findings: &mut Vec<Finding>) {
+    shared_certificates(&gateways(world), findings);
     let rules = all(world, Kind::VirtualService, |spec| match spec {
         Spec::VirtualService(rule) => Some(rule),
         _ => None,
     });
     subsets_of_the_mesh_alone(&rules, findings);
     former_fields(&rules, findings);
+}
+
+fn gateways(world: &World) -> Vec<(ObjectKey, &Gateway)> {
+    all(world, Kind::Gateway, |spec| match spec {
+        Spec::Gateway(gateway) => Some(gateway),
+        _ => None,
+    })
 }
 
 fn all<'a, T>(
@@ -49,17 +57,17 @@ fn name(key: &ObjectKey) -> String {
 
 /// Servers of several gateways with one selector, one port and one host: the first has it.
 fn conflicting_gateways(gateways: &[(ObjectKey, &Gateway)], findings: &mut Vec<Finding>) {
-    for (at, (key, gateway)) in gateways.iter().enumerate() {
+    let mut alike: BTreeMap<&Labels, Vec<&(ObjectKey, &Gateway)>> = BTreeMap::new();
+    for one in gateways {
+        alike.entry(&one.1.selector).or_default().push(one);
+    }
+    for (key, gateway) in gateways {
         for (index, server) in gateway.servers.iter().enumerate() {
-            let clashes = |(_, (_, other)): &(usize, &(ObjectKey, &Gateway))| {
-                other.selector == gateway.selector && other.servers.iter().any(|other| clash(server, other))
-            };
-            let others: Vec<String> = gateways
+            let others: Vec<String> = alike[&gateway.selector]
                 .iter()
-                .enumerate()
-                .filter(|(other, _)| *other != at)
-                .filter(clashes)
-                .map(|(_, (key, _))| name(key))
+                .filter(|(other, _)| other != key)
+                .filter(|(_, other)| other.servers.iter().any(|other| clash(server, other)))
+                .map(|(key, _)| name(key))
                 .collect();
             if others.is_empty() {
                 continue;
@@ -73,7 +81,7 @@ fn conflicting_gateways(gateways: &[(ObjectKey, &Gateway)], findings: &mut Vec<F
                 server.port.as_ref().map_or(0, |port| port.number),
                 server.hosts.join(",")
             );
-            findings.push(Finding::error("IST0145", format!("spec.servers[{index}]"), text).on(key));
+            findings.push(Finding::warning("IST0145", format!("spec.servers[{index}]"), text).on(key));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Selectors that pick nobody, rules that get in each other's way, subsets without instances.
+//! Subsets without instances, rules that are not merged, gateways that are not there, services without anybody.
 //!
 //! Source: Istio's analyzers; codes and texts are theirs where they have one.
 
@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use mesh_proto::finding::Finding;
 use mesh_proto::registration::Protocol;
 use mesh_proto::resource::{DestinationRule, Gateway, Kind, ObjectKey, Spec, VirtualService};
-use mesh_proto::value::Labels;
 
 use super::listed;
 use crate::compile::hosts::{Services, Source, full_name, has_all, of_kind, takes};
@@ -15,12 +14,9 @@ use crate::compile::rules::MESH;
 use crate::sketch;
 use crate::world::World;
 
-/// Tells of everything that selectors, subsets and gateways get wrong.
+/// Tells of everything that subsets and gateways get wrong.
 pub(super) fn check(world: &World, services: &Services<'_>, domain: &str, findings: &mut Vec<Finding>) {
     subsets(world, services, domain, findings);
-    merging(world, domain, findings);
-    selectors(world, findings);
-    sidecars(world, findings);
     gateways(world, findings);
     gateway_hosts(world, findings);
     ports(services, findings);
@@ -37,10 +33,12 @@ fn subsets(world: &World, services: &Services<'_>, domain: &str, findings: &mut 
                 Source::Registered(instances) => {
                     labels.extend(instances.iter().map(|found| &found.instance.labels));
                 }
-                Source::Entry(entry) => {
-                    labels.extend(entry.spec.endpoints.iter().map(|endpoint| &endpoint.labels));
-                    labels.extend(entry.workloads.iter().map(|(_, workload)| &workload.labels));
-                    labels.extend(entry.instances.iter().map(|found| &found.instance.labels));
+                Source::Entry(_) => {
+                    for entry in service.entries() {
+                        labels.extend(entry.spec.endpoints.iter().map(|endpoint| &endpoint.labels));
+                        labels.extend(entry.workloads.iter().map(|(_, workload)| &workload.labels));
+                        labels.extend(entry.instances.iter().map(|found| &found.instance.labels));
+                    }
                 }
             }
         }
@@ -72,7 +70,7 @@ fn destination_rules(world: &World) -> impl Iterator<Item = (ObjectKey, &Destina
 }
 
 /// Several DestinationRules for one host: who wins, and why.
-fn merging(world: &World, domain: &str, findings: &mut Vec<Finding>) {
+pub(super) fn merging(world: &World, domain: &str, findings: &mut Vec<Finding>) {
     let mut by_host: BTreeMap<(String, String), Vec<_>> = BTreeMap::new();
     for stored in of_kind(world, Kind::DestinationRule) {
         let Spec::DestinationRule(rule) = &stored.object.spec else { continue };
@@ -119,91 +117,6 @@ fn merging(world: &World, domain: &str, findings: &mut Vec<Finding>) {
                     names.insert(&subset.name, key);
                 }
             }
-        }
-    }
-}
-
-/// Selectors that pick no workload.
-fn selectors(world: &World, findings: &mut Vec<Finding>) {
-    for stored in world.resources.values() {
-        let (labels, path): (&Labels, &str) = match &stored.object.spec {
-            Spec::ServiceEntry(entry) => match &entry.workload_selector {
-                Some(selector) => (&selector.labels, "spec.workloadSelector"),
-                None => continue,
-            },
-            Spec::Sidecar(sidecar) => match &sidecar.workload_selector {
-                Some(selector) => (&selector.labels, "spec.workloadSelector"),
-                None => continue,
-            },
-            Spec::DestinationRule(rule) => match &rule.workload_selector {
-                Some(selector) => (&selector.match_labels, "spec.workloadSelector"),
-                None => continue,
-            },
-            _ => continue,
-        };
-        let key = stored.object.key();
-        if labels.is_empty() || picks_anybody(world, &key.namespace, labels) {
-            continue;
-        }
-        let text: Vec<String> = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        // Istio asks for workloads of Sidecars only; who else has a selector is told by the code it has for policies.
-        let labels = text.join(",");
-        let (code, text) = if key.kind == Kind::Sidecar {
-            ("IST0101", format!("Referenced selector not found: {labels:?}"))
-        } else {
-            (
-                "IST0127",
-                format!("No matching workloads for this resource with the following labels: {labels}"),
-            )
-        };
-        findings.push(Finding::warning(code, path, text).on(&key));
-    }
-}
-
-fn picks_anybody(world: &World, namespace: &str, labels: &Labels) -> bool {
-    let registered = world
-        .instances()
-        .any(|found| found.instance.namespace == namespace && has_all(&found.instance.labels, labels));
-    let entries = of_kind(world, Kind::WorkloadEntry).any(|stored| match &stored.object.spec {
-        Spec::WorkloadEntry(entry) => {
-            stored.object.metadata.namespace == namespace && has_all(&entry.labels, labels)
-        }
-        _ => false,
-    });
-    registered || entries
-}
-
-/// Sidecars of one namespace that are for the same workloads.
-fn sidecars(world: &World, findings: &mut Vec<Finding>) {
-    let mut by_labels: BTreeMap<(&str, Option<&Labels>), Vec<&str>> = BTreeMap::new();
-    for stored in of_kind(world, Kind::Sidecar) {
-        let Spec::Sidecar(sidecar) = &stored.object.spec else { continue };
-        let metadata = &stored.object.metadata;
-        let labels = sidecar.workload_selector.as_ref().map(|selector| &selector.labels);
-        by_labels
-            .entry((&metadata.namespace, labels.filter(|labels| !labels.is_empty())))
-            .or_default()
-            .push(&metadata.name);
-    }
-    for ((namespace, labels), names) in by_labels.into_iter().filter(|(_, names)| names.len() > 1) {
-        let list = names.join(" ");
-        let (code, text) = match labels {
-            None => (
-                "IST0111",
-                format!(
-                    "The Sidecars [{list}] in namespace {namespace:?} have no workload selector, which can lead to undefined behavior"
-                ),
-            ),
-            Some(_) => (
-                "IST0110",
-                format!(
-                    "The Sidecars [{list}] in namespace {namespace:?} select the same workloads, which can lead to undefined behavior"
-                ),
-            ),
-        };
-        for name in names {
-            let key = ObjectKey::new(Kind::Sidecar, namespace, name);
-            findings.push(Finding::error(code, "spec.workloadSelector", text.clone()).on(&key));
         }
     }
 }
@@ -315,8 +228,9 @@ fn empty_services(services: &Services<'_>, findings: &mut Vec<Finding>) {
             entry.spec.resolution(),
             mesh_proto::resource::Resolution::Dns | mesh_proto::resource::Resolution::DnsRoundRobin
         );
-        let nobody =
-            entry.spec.endpoints.is_empty() && entry.workloads.is_empty() && entry.instances.is_empty();
+        let nobody = service.entries().all(|entry| {
+            entry.spec.endpoints.is_empty() && entry.workloads.is_empty() && entry.instances.is_empty()
+        });
         if nobody && !by_name {
             let text = format!("host {} has no endpoint: requests are answered 503", service.host);
             let hosts = listed(&entry.spec.hosts);

@@ -340,3 +340,74 @@ spec: {selector: {istio: edge}, servers: [{port: {number: 80, name: http, protoc
     assert!(told("mesh", serde_json::json!({"istio": "edge", "zone": "a"})).is_empty());
     assert!(told(sketch::ID, serde_json::json!({})).is_empty());
 }
+
+#[test]
+fn objects_for_the_same_workloads_are_told_with_who_counts() {
+    let one = |kind: &str, name: &str, spec: &str| {
+        let group = if kind == "Telemetry" { "telemetry" } else { "networking" };
+        format!(
+            "---\nkind: {kind}\napiVersion: {group}.istio.io/v1\nmetadata: {{name: {name}}}\nspec: {spec}\n"
+        )
+    };
+    let rules = [
+        one("Sidecar", "a", "{workloadSelector: {labels: {version: v1}}, egress: [{hosts: ['*/*']}]}"),
+        one("Sidecar", "b", "{workloadSelector: {labels: {app: reviews}}, egress: [{hosts: ['*/*']}]}"),
+        one("Sidecar", "all", "{egress: [{hosts: ['*/*']}]}"),
+        one("Telemetry", "one", "{accessLogging: [{}]}"),
+        one("Telemetry", "two", "{accessLogging: [{disabled: true}]}"),
+        one(
+            "Telemetry",
+            "nobody",
+            "{selector: {matchLabels: {app: nobody}}, accessLogging: [{disabled: true}]}",
+        ),
+    ];
+    let mut world = world();
+    let mut registration = Registration::clone(&world.registrations[&HostId(1)]);
+    for instance in registration.instances.values_mut() {
+        let labels = [("app", "reviews"), ("version", "v1")].map(|(name, value)| (name.into(), value.into()));
+        Arc::make_mut(instance).labels.extend(labels);
+    }
+    world.absorb(&Change::Registration { host: HostId(1), registration: Some(registration) });
+    let told = |rules: &[String]| {
+        let world = sketch::after(&world, &batch(&rules.concat()));
+        let found = thorough(&world).into_iter();
+        found.map(|one| (one.code.to_string(), format!("{}: {}", one.path, one.message))).collect::<Vec<_>>()
+    };
+
+    let found = told(&rules);
+    let sidecars = found.iter().filter(|(code, _)| code == "IST0110").collect::<Vec<_>>();
+    assert_eq!(sidecars.len(), 2, "{found:?}");
+    assert!(sidecars[0].1.starts_with(
+        "spec.workloadSelector: The Sidecars [a b] in namespace \"default\" select the same workload pod"
+    ));
+    assert!(sidecars[0].1.contains("a counts, as the oldest"), "{}", sidecars[0].1);
+    assert!(!found.iter().any(|(code, _)| code == "IST0111"), "{found:?}");
+    let text = "The Telemetries [one two] in namespace \"default\" have no workload selector";
+    assert!(has(&found, "IST0160", text), "{found:?}");
+    assert!(has(&found, "IST0101", "spec.selector: Referenced selector not found: \"app=nobody\""));
+    let text = "The Telemetry one in namespace \"default\" with empty providers will be ignored";
+    assert!(has(&found, "IST0157", text), "{found:?}");
+    assert_eq!(found.iter().filter(|(code, _)| code == "IST0157").count(), 1, "disabled ones go nowhere");
+
+    let mesh = "---\nkind: MeshConfig\napiVersion: mesh.istio.io/v1alpha1\nmetadata: {name: default, namespace: \
+                istio-system}\nspec: {accessLogFile: /dev/stdout}\n";
+    let with_default = told(&[rules[3].clone(), mesh.to_owned()]);
+    assert!(!with_default.iter().any(|(code, _)| code == "IST0157"), "{with_default:?}");
+}
+
+#[test]
+fn conflicts_are_told_at_apply_as_warnings() {
+    let rules = |name: &str| {
+        format!(
+            "---\nkind: DestinationRule\napiVersion: networking.istio.io/v1\nmetadata: {{name: {name}}}\nspec: {{host: reviews, \
+             trafficPolicy: {{loadBalancer: {{simple: RANDOM}}}}}}\n---\nkind: Sidecar\napiVersion: \
+             networking.istio.io/v1\nmetadata: {{name: {name}}}\nspec: {{}}\n---\nkind: Gateway\napiVersion: \
+             networking.istio.io/v1\nmetadata: {{name: {name}}}\nspec: {{selector: {{a: b}}, servers: [{{port: {{number: 80, \
+             name: http, protocol: HTTP}}, hosts: [a.com]}}]}}\n"
+        )
+    };
+    let found = all(&sketch::after(&world(), &batch(&[rules("one"), rules("two")].concat())));
+    let codes: BTreeSet<_> = found.iter().map(|finding| finding.code.to_string()).collect();
+    assert_eq!(codes, ["IST0111", "IST0145", "policy-not-merged"].map(str::to_owned).into(), "{found:#?}");
+    assert!(found.iter().all(|finding| finding.severity == Severity::Warning), "{found:#?}");
+}

@@ -161,7 +161,7 @@ impl<'a> Builder<'a> {
             merged.stamp(),
             self.mesh.revision,
             port,
-            service.entry_revision(),
+            service.entry_revisions(),
             &sources,
         ));
         let sources = sources.unwrap_or_default();

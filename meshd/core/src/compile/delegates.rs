@@ -188,6 +188,8 @@ fn text_conflict(root: &StringMatch, leaf: &StringMatch) -> bool {
     match (root, leaf) {
         // Also where one only asks that it be there: pilot's `stringMatchConflict`.
         (Present | Regex(_), _) | (_, Present | Regex(_)) | (Exact(_), Prefix(_)) => true,
+        // An empty text on the root's side counts as none there.
+        (Exact(root) | Prefix(root), _) if root.is_empty() => true,
         (Exact(root), Exact(leaf)) => root != leaf,
         (Prefix(root), Exact(leaf) | Prefix(leaf)) => !leaf.starts_with(root.as_str()),
     }

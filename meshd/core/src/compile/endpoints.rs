@@ -159,7 +159,14 @@ impl<'a> Place<'a> {
                     }
                 }
             }
-            Source::Entry(entry) => self.add_entry(&mut found, service, entry, port),
+            Source::Entry(_) => {
+                for (number, entry) in service.entries().enumerate() {
+                    // Each says for itself where its endpoints answer.
+                    if let Some(port) = entry.port(port.number) {
+                        self.add_entry(&mut found, service, (number, entry), &port);
+                    }
+                }
+            }
         }
         found
     }
@@ -190,11 +197,14 @@ impl<'a> Place<'a> {
         &'s self,
         list: &mut Vec<Found<'s>>,
         service: &'s Service<'a>,
-        entry: &'s Entry<'a>,
+        (number, entry): (usize, &'s Entry<'a>),
         port: &Port,
     ) {
         for (index, endpoint) in entry.spec.endpoints.iter().enumerate() {
-            let id = format!("{}#{index}", endpoint.address);
+            let id = match number {
+                0 => format!("{}#{index}", endpoint.address),
+                _ => format!("{}#{number}.{index}", endpoint.address),
+            };
             self.add_outsider(list, &id, endpoint, port, entry);
         }
         for (name, workload) in &entry.workloads {
@@ -211,7 +221,8 @@ impl<'a> Place<'a> {
         }
         let names = matches!(entry.spec.resolution(), Resolution::Dns | Resolution::DnsRoundRobin);
         let alone = entry.spec.endpoints.is_empty() && entry.spec.workload_selector.is_none();
-        if names && alone && !service.host.starts_with('*') {
+        let is_there = list.iter().any(|found| found.id == service.host);
+        if names && alone && !is_there && !service.host.starts_with('*') {
             let spread = entry.spec.resolution() == Resolution::Dns;
             let via = Via::Name { host: service.host.clone(), port: port.target, spread };
             list.push(self.found(service.host.clone(), via, &NO_LABELS, ""));

@@ -1,8 +1,8 @@
 //! Services: what hosts have registered, and what `ServiceEntries` declare, in one shape.
 //!
 //! A registered service is `NAME.NAMESPACE.svc.DOMAIN`, with the ports of all its instances. Of two services with one
-//! host in one namespace the registered one counts, then the older `ServiceEntry`; which of several namespaces counts is
-//! decided for each caller (`scope`).
+//! host in one namespace the registered one counts; `ServiceEntries` are united where they agree on all but ports and
+//! endpoints, else the older counts. Which of several namespaces counts is decided for each caller (`scope`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -32,6 +32,8 @@ pub(crate) struct Service<'a> {
     pub(crate) addresses: Vec<IpNet>,
     /// How its endpoints are known.
     pub(crate) source: Source<'a>,
+    /// Younger `ServiceEntries` for the same host whose ports and endpoints are added to it.
+    joined: Vec<Entry<'a>>,
     export_to: &'a [String],
 }
 
@@ -85,6 +87,16 @@ impl<'a> Service<'a> {
         }
     }
 
+    /// Returns every entry it is made of, the oldest first; none where hosts registered it.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry<'a>> {
+        self.entry().into_iter().chain(&self.joined)
+    }
+
+    /// Whether it is made of more than one entry.
+    pub(super) fn is_joined(&self) -> bool {
+        !self.joined.is_empty()
+    }
+
     /// To whom it is exported; empty: everybody.
     pub(super) fn export_to(&self) -> &'a [String] {
         self.export_to
@@ -104,8 +116,41 @@ impl<'a> Service<'a> {
         matches!(self.source, Source::Registered(_))
     }
 
-    pub(super) fn entry_revision(&self) -> Option<Revision> {
-        self.entry().map(|entry| entry.stored.changed)
+    /// When what it is made of was last changed.
+    pub(super) fn entry_revisions(&self) -> (Option<Revision>, Vec<Revision>) {
+        let of = |entry: &Entry<'_>| entry.stored.changed;
+        (self.entry().map(of), self.joined.iter().map(of).collect())
+    }
+
+    /// Whether a younger `ServiceEntry` for the same host is of the same service: of its namespace, and like it in all but
+    /// ports and endpoints.
+    ///
+    /// Source: Istio `canMergeServices`.
+    fn agrees_with(&self, other: &Self) -> bool {
+        fn selected<'e>(entry: &'e Entry<'_>) -> Option<&'e BTreeMap<String, String>> {
+            entry.spec.workload_selector.as_ref().map(|selector| &selector.labels)
+        }
+        let (Some(own), Some(new)) = (self.entry(), other.entry()) else { return false };
+        self.namespace == other.namespace
+            && own.spec.resolution() == new.spec.resolution()
+            && own.stored.object.metadata.labels == new.stored.object.metadata.labels
+            && selected(own) == selected(new)
+            && self.export_to == other.export_to
+    }
+
+    /// Adds the ports of such an entry that it has not got, and the endpoints.
+    ///
+    /// Source: Istio `appendSidecarServices`; endpoints are kept by host, namespace and port.
+    fn join(&mut self, other: Self) {
+        for port in other.ports {
+            if self.port(port.number).is_none() {
+                self.ports.push(port);
+            }
+        }
+        self.ports.sort_by_key(|port| port.number);
+        if let Source::Entry(entry) = other.source {
+            self.joined.push(entry);
+        }
     }
 
     /// Whether it has no endpoints of its own: connections go where they were going, or to the name they ask for.
@@ -157,11 +202,20 @@ pub(crate) fn services<'a>(world: &'a World, node: &Node, mesh: &Settings<'a>) -
         for host in &spec.hosts {
             let host: Arc<str> = host.to_ascii_lowercase().into();
             let others = found.entry(host.clone()).or_default();
-            if others.iter().any(|other| other.namespace == stored.object.metadata.namespace) {
+            let service = declared(world, mesh, stored, spec, host.clone(), &selectable);
+            // Whoever sees the one sees the other, too; entries that are exported elsewhere are services of their own.
+            let hides = |other: &Service<'_>| {
+                other.namespace == service.namespace
+                    && (other.is_registered() || other.export_to == service.export_to)
+            };
+            if let Some(older) = others.iter_mut().find(|other| other.agrees_with(&service)) {
+                older.join(service);
+            } else if others.iter().any(hides) {
+                // differs: Istio still uses its endpoints for ports that both have.
                 shadowed.push((stored, host.to_string()));
-                continue;
+            } else {
+                others.push(service);
             }
-            others.push(declared(world, mesh, stored, spec, host, &selectable));
         }
     }
     let mut by_host = HashMap::with_capacity_and_hasher(found.len(), foldhash::fast::RandomState::default());
@@ -250,6 +304,7 @@ fn registered<'a>(
                 ports: united_ports(&instances),
                 addresses: virtual_of(world, &host),
                 source: Source::Registered(instances),
+                joined: Vec::new(),
                 export_to,
             };
             (host, vec![service])
@@ -293,7 +348,15 @@ fn declared<'a>(
         ports,
         addresses,
         source: Source::Entry(Entry { stored, spec, workloads, instances }),
+        joined: Vec::new(),
         export_to: visibility::or_default(&spec.export_to, mesh, |config| &config.default_service_export_to),
+    }
+}
+
+impl Entry<'_> {
+    /// A port as this entry declares it.
+    pub(super) fn port(&self, number: u16) -> Option<Port> {
+        self.spec.ports.iter().find(|port| port.number == number).map(declared_port)
     }
 }
 

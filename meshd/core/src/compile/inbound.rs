@@ -17,8 +17,8 @@ use crate::balance::EndpointSet;
 use crate::endpoint::EndpointState;
 use crate::identity::Identity;
 use crate::plan::{
-    Balancer, Cluster, ClusterName, Endpoint, Inbound, LocalInstance, LocalPort, Locality, LocalityPolicy,
-    Node, Party, Plan, UpstreamProtocol, UpstreamTls, Via,
+    Balancer, CircuitLimits, Cluster, ClusterName, Endpoint, Inbound, LocalInstance, LocalPort, Locality,
+    LocalityPolicy, Node, Party, Plan, UpstreamProtocol, UpstreamTls, Via,
 };
 use crate::world::{ServiceName, World};
 
@@ -117,7 +117,9 @@ impl Scene<'_> {
         pool: &ConnectionPoolSettings,
         origin: ObjectKey,
     ) -> Arc<Cluster> {
-        let limits = policy::limits(&Effective::of_pool(pool), self.mesh);
+        let mut limits = policy::limits(&Effective::of_pool(pool), self.mesh);
+        // Nothing is tried twice on its way in.
+        limits.max_retries = CircuitLimits::default().max_retries;
         let known = self.previous.and_then(|plan| plan.inbound.instances.get(id));
         let known = known.and_then(|instance| instance.port(name.port)).and_then(|port| port.bounds.as_ref());
         let via = Via::Local(target);

@@ -373,7 +373,7 @@ pub(super) fn tls(
     }
     let unchecked = settings.insecure_skip_verify.unwrap_or(false);
     let mutual = settings.mode == ClientTlsMode::Mutual;
-    let of_entry = || service.entry().map_or_else(Vec::new, |entry| names_of(entry, trust_domain));
+    let of_entry = || names_of(service, trust_domain);
     let names = &settings.subject_alt_names;
     let by_request = service.entry().is_some_and(|entry| entry.spec.resolution() == Resolution::DynamicDns);
     let client = |file: &String| if mutual { file.clone() } else { String::new() };
@@ -405,7 +405,7 @@ fn mesh_tls(
     name: &ClusterName,
     trust_domain: &str,
 ) -> Arc<TlsOrigination> {
-    let of_entry = || service.entry().map_or_else(Vec::new, |entry| names_of(entry, trust_domain));
+    let of_entry = || names_of(service, trust_domain);
     let names = &settings.subject_alt_names;
     let own = || sni::format(name.port, &name.subset, &name.host);
     Arc::new(TlsOrigination {
@@ -417,18 +417,22 @@ fn mesh_tls(
     })
 }
 
-/// The names that the certificates of a `ServiceEntry` may show: its own, and the accounts of its endpoints.
+/// The names that the certificates of a declared service may show: its own, and the accounts of its endpoints.
 ///
 /// Source: Istio `ServiceAccounts` of an external service.
-fn names_of(entry: &Entry<'_>, trust_domain: &str) -> Vec<String> {
-    let namespace = &entry.stored.object.metadata.namespace;
-    let endpoints = entry.spec.endpoints.iter().chain(entry.workloads.iter().map(|(_, workload)| *workload));
-    let accounts: BTreeSet<&str> = endpoints.map(|endpoint| endpoint.service_account.as_str()).collect();
+fn names_of(service: &Service<'_>, trust_domain: &str) -> Vec<String> {
+    let Some(first) = service.entry() else { return Vec::new() };
+    let of = |entry: &'_ Entry<'_>| {
+        let workloads = entry.workloads.iter().map(|(_, workload)| *workload);
+        let accounts = entry.spec.endpoints.iter().chain(workloads);
+        accounts.map(|endpoint| endpoint.service_account.clone()).collect::<Vec<_>>()
+    };
+    let accounts: BTreeSet<String> = service.entries().flat_map(of).collect();
     let identities = accounts
         .into_iter()
         .filter(|account| !account.is_empty())
-        .map(|account| format!("spiffe://{trust_domain}/ns/{namespace}/sa/{account}"));
-    entry.spec.subject_alt_names.iter().cloned().chain(identities).collect()
+        .map(|account| format!("spiffe://{trust_domain}/ns/{}/sa/{account}", service.namespace));
+    first.spec.subject_alt_names.iter().cloned().chain(identities).collect()
 }
 
 /// What the application is spoken to in: that of the service port, whatever the client speaks.

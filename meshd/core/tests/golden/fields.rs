@@ -74,6 +74,23 @@ fn no_honoured_field_is_ignored() {
     );
 }
 
+/// That the table does not lie in the other direction; and that a field that nothing reads is found out.
+#[test]
+fn fields_without_effect_change_nothing() {
+    let cases = Prepared::all();
+    let values = ablate::Values::of(cases.iter().flat_map(|case| &case.documents));
+    let (mut ignored, mut failures) = (0, Vec::new());
+    for (kind, path) in leaves(&[Word::NoEffect]) {
+        match prove(&cases, &values, kind, &path, true) {
+            Proof::Unset => {}
+            Proof::Ignored(_) => ignored += 1,
+            proof => failures.push(format!("{kind} {path}: {proof:?}")),
+        }
+    }
+    assert!(failures.is_empty(), "fields without effect that have one:\n{}", failures.join("\n"));
+    assert!(ignored >= 8, "only {ignored} of them are set in cases");
+}
+
 #[test]
 fn tests_named_for_fields_are_there() {
     let known: Vec<(Kind, String)> = Kind::ALL
@@ -84,8 +101,13 @@ fn tests_named_for_fields_are_there() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
-/// Every path that is honoured, in whole or for some values, and has no fields below it.
+/// Every path that is honoured, in whole or in part, and has no fields below it.
 fn honoured() -> Vec<(Kind, String)> {
+    leaves(&[Word::Honoured, Word::Partial])
+}
+
+/// Every path with one of these words that has no fields below it.
+fn leaves(words: &[Word]) -> Vec<(Kind, String)> {
     let mut found = Vec::new();
     for kind in Kind::ALL {
         let fields = report(*kind);
@@ -95,8 +117,8 @@ fn honoured() -> Vec<(Kind, String)> {
                 .iter()
                 .any(|other| other.strip_prefix(path).is_some_and(|rest| rest.starts_with(['.', '[', '{'])))
         };
-        let works = fields.iter().filter(|field| matches!(field.status, Word::Honoured | Word::Partial));
-        let leaves = works.filter(|field| !has_below(&field.path));
+        let wanted = fields.iter().filter(|field| words.contains(&field.status));
+        let leaves = wanted.filter(|field| !has_below(&field.path));
         found.extend(leaves.map(|field| (*kind, field.path.clone())));
     }
     found

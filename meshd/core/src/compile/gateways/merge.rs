@@ -100,6 +100,7 @@ impl<'a> Merged<'a> {
             return Ok(());
         }
         if !server.is_tls() {
+            // differs: Istio opens it beside the others, in this order of the two only.
             if self.servers.keys().any(|other| other.port == server.port && other.bind == *bind) {
                 return Err(format!("port {} is open already, for TLS", server.port));
             }

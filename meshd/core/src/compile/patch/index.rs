@@ -9,7 +9,7 @@ use mesh_proto::registration::{Instance, Registration};
 use mesh_proto::resource::{Destination, Kind, ObjectKey, ServiceEntry, Spec, VirtualService};
 use mesh_proto::watch::Stored;
 
-use super::super::hosts::{Services, Source, full_name, of_kind, takes};
+use super::super::hosts::{Service, Services, Source, full_name, of_kind, takes};
 use super::super::policy;
 use crate::parted::PartedMap;
 use crate::plan::Node;
@@ -71,6 +71,7 @@ impl Index {
     pub(in crate::compile) fn of(world: &World, node: &Node, services: &Services<'_>) -> Option<Self> {
         let alone = services.is_plain
             && services.shadowed.is_empty()
+            && !services.all.iter().any(Service::is_joined)
             && of_kind(world, Kind::Sidecar).next().is_none()
             && super::super::gateways::selected(world, node).is_empty();
         if !alone {

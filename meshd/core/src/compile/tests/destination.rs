@@ -325,3 +325,26 @@ fn accounts_of_endpoints_are_names_their_certificates_may_show() {
     let names = ["spiffe://other/ext", "spiffe://mesh.example/ns/default/sa/db"];
     assert_eq!(settings.subject_alt_names, names);
 }
+
+#[test]
+fn entries_of_one_host_bring_their_endpoints_together() {
+    let mut world = world();
+    let entry = |name: &str, address: &str, target: u16| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}}}\nspec: {{hosts: [a.com], \
+             resolution: STATIC, ports: [{{number: 80, name: http, protocol: HTTP, targetPort: {target}}}], endpoints: \
+             [{{address: {address}}}]}}\n"
+        )
+    };
+    apply(&mut world, &entry("one", "192.0.2.1", 8080));
+    let before = compile(&world, &node(), None);
+    apply(&mut world, &entry("two", "192.0.2.2", 9090));
+    let both = |plan: &Plan| {
+        let name = ClusterName { host: "a.com".into(), port: 80, subset: "".into() };
+        let vias = plan.clusters[&name].endpoints.all.iter().map(|endpoint| endpoint.via.clone());
+        vias.collect::<Vec<_>>()
+    };
+    let wanted = [([192, 0, 2, 1], 8080), ([192, 0, 2, 2], 9090)].map(|address| Via::Plain(address.into()));
+    assert_eq!(both(&compile(&world, &node(), None)), wanted);
+    assert_eq!(both(&compile(&world, &node(), Some(&before))), wanted);
+}

@@ -61,6 +61,10 @@ const SEEN: &[Seen] = &[
         &["meshd/core/src/compile/tests/near.rs::the_mesh_may_order_endpoints_by_labels_too"],
     ),
     seen(
+        &["ServiceEntry endpoints[].network", "WorkloadEntry network"],
+        &["meshd/core/src/compile/nearness.rs::the_network_of_an_entry_counts_as_a_label"],
+    ),
+    seen(
         &["retries.retryRemoteLocalities", "defaultHttpRetryPolicy.retryRemoteLocalities"],
         &[
             "tests/conformance/cases/retry-localities",
