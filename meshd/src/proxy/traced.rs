@@ -9,7 +9,7 @@ use mesh_core::plan::{Party, PartyField, TagSource, Tracing};
 use mesh_core::trace::{self, Begun};
 
 use super::worker::{Chance, Worker};
-use crate::telemetry::otlp::{self, Span, Tag};
+use crate::telemetry::otlp::{Span, Tag};
 
 pub(crate) use spans::Tracer;
 
@@ -101,7 +101,7 @@ impl Trace {
             ended: now,
             failed: ended.failed,
         };
-        worker.tracer.tell(worker, &tracing.collector, ended.party, otlp::write(&span, all));
+        worker.tracer.tell(worker, (&tracing.collector, ended.party), &span, all);
     }
 }
 

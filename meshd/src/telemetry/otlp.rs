@@ -1,6 +1,6 @@
 //! How spans are written for a collector, and what it answers: OTLP in protobuf, the few messages of it that spans need.
 //!
-//! A span is written once, when it ends, into the bytes that are sent: no other form of it is kept.
+//! A span is written when it ends, behind the others of its service: no other form of it is kept.
 //!
 //! Source: opentelemetry-proto, `collector/trace/v1`, `trace/v1`, `common/v1`; "OTLP Specification 1.5".
 
@@ -42,8 +42,16 @@ pub enum Tag<'a> {
 pub struct Resource<'a> {
     /// What is known of the service, `service.name` first.
     pub tags: Vec<(&'static str, &'a str)>,
-    /// Its spans, as [`write()`] made them.
-    pub spans: Vec<&'a [u8]>,
+    /// Its spans, as [`Spans`] has them.
+    pub spans: &'a Spans,
+}
+
+/// Spans of one service, as they are sent.
+#[derive(Debug, Default)]
+pub struct Spans {
+    /// Each with its length before it.
+    bytes: Vec<u8>,
+    count: u64,
 }
 
 /// What is to be done with a batch.
@@ -57,12 +65,33 @@ pub enum Verdict {
     Refused,
 }
 
-/// Writes a span.
-pub fn write<'a>(span: &Span<'_>, tags: impl Iterator<Item = (&'a str, Tag<'a>)>) -> Vec<u8> {
+impl Spans {
+    /// Adds a span. `scratch` is memory to write it in, which the next takes again.
+    pub fn add<'a>(
+        &mut self,
+        span: &Span<'_>,
+        tags: impl Iterator<Item = (&'a str, Tag<'a>)>,
+        scratch: &mut Vec<u8>,
+    ) {
+        scratch.clear();
+        let mut one = Message(std::mem::take(scratch));
+        write(span, tags, &mut one);
+        let mut all = Message(std::mem::take(&mut self.bytes));
+        all.bytes(2, &one.0);
+        (self.bytes, *scratch) = (all.0, one.0);
+        self.count += 1;
+    }
+
+    /// Returns how many there are.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+}
+
+fn write<'a>(span: &Span<'_>, tags: impl Iterator<Item = (&'a str, Tag<'a>)>, message: &mut Message) {
     const CLIENT: u64 = 3;
     const SERVER: u64 = 2;
     const ERROR: u64 = 2;
-    let mut message = Message(Vec::with_capacity(SPAN_BYTES));
     message.bytes(1, &span.trace.to_be_bytes());
     message.bytes(2, &span.id.to_be_bytes());
     message.text(3, span.state);
@@ -79,7 +108,6 @@ pub fn write<'a>(span: &Span<'_>, tags: impl Iterator<Item = (&'a str, Tag<'a>)>
     if span.failed {
         message.message(15, |status| status.number(3, ERROR));
     }
-    message.0
 }
 
 /// Writes a request to export spans, after `room` bytes for whatever carries it. Lengths are counted first: a batch is
@@ -95,7 +123,7 @@ pub fn export(resources: &[Resource<'_>], room: usize) -> Vec<u8> {
             for (name, value) in &resource.tags {
                 facts.tag(1, name, Tag::Text(value));
             }
-            let spans: usize = resource.spans.iter().map(|span| 1 + with_length(span.len())).sum();
+            let spans = resource.spans.bytes.len();
             (resource, facts, 1 + with_length(scope.0.len()) + spans)
         })
         .collect();
@@ -108,9 +136,7 @@ pub fn export(resources: &[Resource<'_>], room: usize) -> Vec<u8> {
         request.bytes(1, &facts.0);
         request.begin(2, *spans);
         request.bytes(1, &scope.0);
-        for span in &resource.spans {
-            request.bytes(2, span);
-        }
+        request.0.extend_from_slice(&resource.spans.bytes);
     }
     debug_assert_eq!(request.0.len(), room + total, "counted as written");
     request.0
@@ -313,9 +339,6 @@ fn with_length(bytes: usize) -> usize {
 fn varint_bytes(value: u64) -> usize {
     value.max(1).ilog2() as usize / 7 + 1
 }
-
-/// What most spans take.
-const SPAN_BYTES: usize = 1_024;
 
 #[cfg(test)]
 mod tests;

@@ -409,8 +409,9 @@ fn spans_are_what_opentelemetry_reads() {
     };
     let long = "x".repeat(200);
     let tags = [("n", otlp::Tag::Number(-300)), ("t", otlp::Tag::Text(&long))];
-    let span = otlp::write(&span, tags.into_iter());
-    let resource = otlp::Resource { tags: vec![("service.name", "reviews.shop")], spans: vec![&span] };
+    let mut spans = otlp::Spans::default();
+    spans.add(&span, tags.into_iter(), &mut Vec::new());
+    let resource = otlp::Resource { tags: vec![("service.name", "reviews.shop")], spans: &spans };
     let script = "\
 import sys
 try:

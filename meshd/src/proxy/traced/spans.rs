@@ -7,7 +7,6 @@
 //! Source: "OTLP Specification 1.5".
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -31,29 +30,52 @@ use crate::proxy::upstream::{Ends, Opening};
 use crate::proxy::worker::{Chance, View, Worker};
 use crate::task;
 use crate::telemetry::Counters;
-use crate::telemetry::otlp::{self, Resource, Verdict};
+use crate::telemetry::otlp::{self, Resource, Span, Spans, Tag, Verdict};
 
 /// The spans that a worker has to tell.
 #[derive(Default)]
-pub(crate) struct Tracer(RefCell<Vec<Queue>>);
+pub(crate) struct Tracer {
+    queues: RefCell<Vec<Queue>>,
+    /// Where a span is written first.
+    scratch: RefCell<Vec<u8>>,
+}
 
 /// Those of one collector.
 struct Queue {
     collector: Arc<Collector>,
-    waiting: Vec<Waiting>,
+    waiting: Batch,
     /// Whether a task sends them.
     is_sending: bool,
 }
 
-struct Waiting {
-    party: Party,
-    span: Vec<u8>,
+/// Spans that are sent at once, by the service that they are of.
+#[derive(Default)]
+struct Batch(Vec<(Party, Spans)>);
+
+impl Batch {
+    fn count(&self) -> u64 {
+        self.0.iter().map(|(_, spans)| spans.count()).sum()
+    }
+
+    fn of(&mut self, party: &Party) -> &mut Spans {
+        let at = self.0.iter().position(|(known, _)| known == party).unwrap_or_else(|| {
+            self.0.push((party.clone(), Spans::default()));
+            self.0.len() - 1
+        });
+        &mut self.0[at].1
+    }
 }
 
 impl Tracer {
     /// Takes a span over.
-    pub(super) fn tell(&self, worker: &Rc<Worker>, collector: &Arc<Collector>, party: &Party, span: Vec<u8>) {
-        let mut queues = self.0.borrow_mut();
+    pub(super) fn tell<'t>(
+        &self,
+        worker: &Rc<Worker>,
+        (collector, party): (&Arc<Collector>, &Party),
+        span: &Span<'_>,
+        tags: impl Iterator<Item = (&'t str, Tag<'t>)>,
+    ) {
+        let mut queues = self.queues.borrow_mut();
         let is_it = |queue: &Queue| is_same(&queue.collector, collector);
         let queue = match queues.iter().position(is_it) {
             Some(at) => &mut queues[at],
@@ -62,34 +84,34 @@ impl Tracer {
             }
             None => {
                 let collector = collector.clone();
-                queues.push(Queue { collector, waiting: Vec::with_capacity(BATCH), is_sending: false });
+                queues.push(Queue { collector, waiting: Batch::default(), is_sending: false });
                 queues.last_mut().expect("it was just put there")
             }
         };
-        if queue.waiting.len() >= MOST_WAITING {
+        let waiting = queue.waiting.count();
+        if waiting >= MOST_WAITING {
             return Counters::add(&worker.shard.counters.dropped_spans_total);
         }
-        queue.waiting.push(Waiting { party: party.clone(), span });
+        queue.waiting.of(party).add(span, tags, &mut self.scratch.borrow_mut());
         // Whoever leaves does not wait for more.
-        if queue.waiting.len() >= BATCH || worker.draining.has_started() {
+        if waiting + 1 >= ENOUGH || worker.draining.has_started() {
             queue.send(worker);
         }
     }
 
     /// Sends what waits. Called once a second; forgets collectors that nobody tells of anything.
     pub(crate) fn flush(&self, worker: &Rc<Worker>) {
-        let mut queues = self.0.borrow_mut();
-        queues.retain(|queue| queue.is_sending || !queue.waiting.is_empty());
+        let mut queues = self.queues.borrow_mut();
+        queues.retain(|queue| queue.is_sending || queue.waiting.count() > 0);
         queues.iter_mut().for_each(|queue| queue.send(worker));
     }
 
-    /// Takes the next batch; `None`: nothing waits, and the task that asks is over.
-    fn next(&self, collector: &Arc<Collector>) -> Option<Vec<Waiting>> {
-        let mut queues = self.0.borrow_mut();
+    /// Takes all that waits; `None`: nothing does, and the task that asks is over.
+    fn next(&self, collector: &Arc<Collector>) -> Option<Batch> {
+        let mut queues = self.queues.borrow_mut();
         let queue = queues.iter_mut().find(|queue| is_same(&queue.collector, collector))?;
-        queue.is_sending = !queue.waiting.is_empty();
-        let many = queue.waiting.len().min(BATCH);
-        queue.is_sending.then(|| queue.waiting.drain(..many).collect())
+        queue.is_sending = queue.waiting.count() > 0;
+        queue.is_sending.then(|| std::mem::take(&mut queue.waiting))
     }
 }
 
@@ -100,7 +122,7 @@ fn is_same(one: &Arc<Collector>, other: &Arc<Collector>) -> bool {
 
 impl Queue {
     fn send(&mut self, worker: &Rc<Worker>) {
-        if self.is_sending || self.waiting.is_empty() {
+        if self.is_sending || self.waiting.count() == 0 {
             return;
         }
         self.is_sending = true;
@@ -111,7 +133,7 @@ impl Queue {
 /// Sends what waits for a collector, batch after batch.
 async fn send(worker: Rc<Worker>, collector: Arc<Collector>) {
     while let Some(batch) = worker.tracer.next(&collector) {
-        let many = batch.len() as u64;
+        let many = batch.count();
         let taken = deliver(&worker, &collector, written(&batch, &collector.carrier)).await.min(many);
         let counters = &worker.shard.counters;
         counters.sent_spans_total.fetch_add(taken, Ordering::Relaxed);
@@ -145,21 +167,15 @@ async fn deliver(worker: &Rc<Worker>, collector: &Collector, batch: Bytes) -> u6
     }
 }
 
-/// Writes spans by the service that they are of. Named as Istio names it: canonical service and namespace.
-fn written(batch: &[Waiting], carrier: &Carrier) -> Bytes {
-    let mut by_party: BTreeMap<&Party, Vec<&[u8]>> = BTreeMap::new();
-    for one in batch {
-        by_party.entry(&one.party).or_default().push(&one.span);
-    }
+/// Writes the request. Services are named as Istio names them: canonical service and namespace.
+fn written(batch: &Batch, carrier: &Carrier) -> Bytes {
     let field = |party: &Party, field| party.get(field).unwrap_or("unknown").to_owned();
-    let names: Vec<(String, String)> = by_party
-        .keys()
-        .map(|party| {
-            let service = field(party, PartyField::Service);
-            (format!("{service}.{}", field(party, PartyField::Namespace)), field(party, PartyField::Workload))
-        })
-        .collect();
-    let resources = names.iter().zip(by_party.into_values()).map(|((name, workload), spans)| Resource {
+    let names = batch.0.iter().map(|(party, _)| {
+        let service = field(party, PartyField::Service);
+        (format!("{service}.{}", field(party, PartyField::Namespace)), field(party, PartyField::Workload))
+    });
+    let names: Vec<(String, String)> = names.collect();
+    let resources = names.iter().zip(&batch.0).map(|((name, workload), (_, spans))| Resource {
         tags: vec![("service.name", name.as_str()), ("service.instance.id", workload.as_str())],
         spans,
     });
@@ -295,10 +311,10 @@ const EXPORT: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Expor
 const GRPC_FRAME: usize = 5;
 /// gRPC's word for an answer without a status.
 const UNKNOWN: u32 = 2;
-/// Spans that are sent at once.
-const BATCH: usize = 512;
-/// Spans that may wait for one collector: some 2 MB.
-const MOST_WAITING: usize = 2_048;
+/// Spans that are sent before a second is over.
+const ENOUGH: u64 = 512;
+/// Spans that may wait for one collector, and be sent at once: some 2 MB, half of what collectors take.
+const MOST_WAITING: u64 = 2_048;
 /// Collectors at once; rules that name more are a mistake.
 const MOST_COLLECTORS: usize = 16;
 /// Bytes of an answer that are looked at.
