@@ -23,6 +23,15 @@ pub(super) fn write(format: &LogFormat, record: &Record, line: &mut String) {
     line.push('\n');
 }
 
+impl Record {
+    /// Returns what stands for an operator; empty where that is not known.
+    pub(crate) fn shown(&self, operator: &Operator) -> String {
+        let mut value = String::with_capacity(64);
+        put(operator, self, &mut Out { line: &mut value, most: None, is_escaped: false });
+        value
+    }
+}
+
 fn text(template: &Template, record: &Record, line: &mut String) {
     for part in template.parts() {
         match part {
@@ -177,6 +186,7 @@ fn put(operator: &Operator, record: &Record, out: &mut Out<'_>) -> bool {
         Operator::Protocol => record.method.is_some() && out.known(protocol(record.version)),
         Operator::ResponseCode => out.number(record.status.into()),
         Operator::ResponseCodeDetails => details(record).is_some_and(|details| out.text(&details)),
+        Operator::ResponseFlags if record.flags.is_empty() => out.known("-"),
         Operator::ResponseFlags => out.kept(|line| drop(write!(line, "{}", record.flags))),
         Operator::BytesReceived => out.number(record.received_bytes),
         Operator::BytesSent => out.number(record.sent_bytes),

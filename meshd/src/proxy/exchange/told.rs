@@ -12,6 +12,7 @@ use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use mesh_core::plan::{Telling, Via};
 use mesh_core::resilience::Failure;
 use mesh_core::route;
+use mesh_proto::log_format::Operator;
 
 use super::Life;
 use crate::proxy::outbound::{Connection, Edge};
@@ -153,10 +154,11 @@ impl Life {
         let header = |name: &HeaderName| record.request(name.as_str());
         let (agent, id) = (header(&USER_AGENT), header(&REQUEST_ID));
         let scheme = if record.https { "https" } else { "http" };
-        let url = format!("{scheme}://{}{}", record.authority(), record.path());
-        let (flags, goal) = (record.flags.to_string(), record.goal.to_string());
-        let upstream = record.upstream.as_ref().map_or_else(String::new, ToString::to_string);
-        let peer = record.downstream.map_or_else(String::new, |at| at.ip().to_string());
+        let url = [scheme, "://", &*record.authority(), record.path()].concat();
+        let (flags, goal) =
+            (record.shown(&Operator::ResponseFlags), record.shown(&Operator::UpstreamCluster));
+        let upstream = record.shown(&Operator::UpstreamHost);
+        let peer = record.shown(&Operator::DownstreamRemoteAddressWithoutPort);
         let failed = record.status == 0 || record.status >= 500;
         let always = [
             ("component", Text("proxy")),
