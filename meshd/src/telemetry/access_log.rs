@@ -150,12 +150,7 @@ impl Writer {
             let Gathered { path, text, lines } = gathered;
             let written = match path {
                 None => io::stdout().lock().write_all(text.as_bytes()),
-                Some(path) => {
-                    if !self.0.contains_key(&path) {
-                        self.0.insert(path.clone(), LogFile::default());
-                    }
-                    self.0.get_mut(&path).map_or(Ok(()), |file| file.write(&path, text.as_bytes()))
-                }
+                Some(path) => self.0.entry(path.clone()).or_default().write(&path, text.as_bytes()),
             };
             if written.is_err() {
                 DROPPED.fetch_add(lines, Ordering::Relaxed);
