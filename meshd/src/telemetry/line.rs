@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 use std::cell::Cell;
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -187,7 +187,7 @@ fn put(operator: &Operator, record: &Record, out: &mut Out<'_>) -> bool {
         Operator::ResponseCode => out.number(record.status.into()),
         Operator::ResponseCodeDetails => details(record).is_some_and(|details| out.text(&details)),
         Operator::ResponseFlags if record.flags.is_empty() => out.known("-"),
-        Operator::ResponseFlags => out.kept(|line| drop(write!(line, "{}", record.flags))),
+        Operator::ResponseFlags => out.kept(|line| display(record.flags, line)),
         Operator::BytesReceived => out.number(record.received_bytes),
         Operator::BytesSent => out.number(record.sent_bytes),
         Operator::Duration => out.millis(record.duration),
@@ -218,13 +218,18 @@ fn put(operator: &Operator, record: &Record, out: &mut Out<'_>) -> bool {
         Operator::GrpcStatus => record.grpc.is_some_and(|status| out.known(grpc_word(status))),
         Operator::GrpcStatusNumber => record.grpc.is_some_and(|status| out.number(status.into())),
         Operator::TraceId => {
-            record.trace.is_some_and(|trace| out.kept(|line| drop(write!(line, "{trace:032x}"))))
+            record.trace.is_some_and(|trace| out.kept(|line| display(format_args!("{trace:032x}"), line)))
         }
         Operator::HostName => out.known(&record.host),
         Operator::Revision => out.number(record.revision),
         // Only Envoy's filters of access say something here: Envoy 1.40 writes nothing either.
         Operator::ConnectionTerminationDetails => false,
     }
+}
+
+fn display(value: impl Display, line: &mut String) {
+    // Memory does not refuse.
+    let _ = write!(line, "{value}");
 }
 
 /// As `Display` writes it, without what that costs: a line has a dozen numbers.
@@ -243,7 +248,7 @@ fn digits(mut number: u64, line: &mut String) {
 }
 
 fn host(ip: IpAddr, line: &mut String) {
-    let IpAddr::V4(ip) = ip else { return drop(write!(line, "{ip}")) };
+    let IpAddr::V4(ip) = ip else { return display(ip, line) };
     for (at, octet) in ip.octets().into_iter().enumerate() {
         if at > 0 {
             line.push('.');
@@ -254,7 +259,7 @@ fn host(ip: IpAddr, line: &mut String) {
 
 fn socket(address: SocketAddr, line: &mut String) {
     if address.is_ipv6() {
-        return drop(write!(line, "{address}"));
+        return display(address, line);
     }
     host(address.ip(), line);
     line.push(':');
@@ -263,7 +268,7 @@ fn socket(address: SocketAddr, line: &mut String) {
 
 /// As `Display` writes it.
 fn goal(goal: &Goal, line: &mut String) {
-    let Goal::Cluster(cluster) = goal else { return drop(write!(line, "{goal}")) };
+    let Goal::Cluster(cluster) = goal else { return display(goal, line) };
     line.push_str("outbound|");
     digits(cluster.name.port.into(), line);
     for part in [&cluster.name.subset, &cluster.name.host] {
