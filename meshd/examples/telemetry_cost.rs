@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use http_body_util::{BodyExt as _, Empty};
-use mesh_core::plan::{Collector, LogTarget, Logging, Telling, Tracing};
+use mesh_core::plan::{Carrier, Collector, LogTarget, Logging, Telling, Tracing};
 use mesh_proto::log_format::LogFormat;
 use meshd::proxy::{Declared, Entrance, Settings, Shared, Sockets, Way};
 use meshd::telemetry::{AccessLog, Stats};
@@ -135,7 +135,7 @@ fn tracing(collector: SocketAddr, sampling: u32) -> Tracing {
     let collector = Collector {
         host: collector.ip().to_string().into(),
         port: collector.port(),
-        path: "/v1/traces".into(),
+        carrier: Carrier::Http("/v1/traces".into()),
         headers: Vec::new(),
         timeout: Duration::from_secs(3),
         max_tag_bytes: 256,

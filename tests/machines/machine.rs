@@ -242,6 +242,25 @@ impl Machine {
         self.sh(&format!("/vagrant/provision/install.sh {}", self.address)).map(drop)
     }
 
+    /// Installs packages that the base tree does not have, from the mirror of the machine outside. Nothing is started.
+    pub(crate) fn add_packages(&self, names: &str) -> Result<()> {
+        let resolver = self.root().join("etc/resolv.conf");
+        let own = std::fs::read(&resolver)?;
+        std::fs::copy("/etc/resolv.conf", &resolver)?;
+        let install = format!("apt-get update -q && apt-get install -y -q --no-install-recommends {names}");
+        let mut chroot = Command::new("chroot");
+        chroot.arg(self.root()).args(["env", "DEBIAN_FRONTEND=noninteractive", "sh", "-c", &install]);
+        let installed = run(&mut chroot);
+        std::fs::write(&resolver, own)?;
+        installed?;
+        self.sh("systemctl daemon-reload && systemctl reload dbus").map(drop)
+    }
+
+    /// The folder that is `/vagrant` on every machine.
+    pub(crate) fn shared(&self) -> &std::path::Path {
+        &self.shared
+    }
+
     fn root(&self) -> PathBuf {
         self.folder.join("root")
     }

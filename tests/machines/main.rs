@@ -7,9 +7,11 @@
 
 mod bad_input;
 mod base;
+mod firewalls;
 mod machine;
 mod mesh;
 mod package;
+mod pages;
 mod upgrade;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -34,8 +34,8 @@ pub use route::{
 };
 pub use shared::Shared;
 pub use telling::{
-    Collector, LogTarget, Logging, METRICS, Metering, Metric, MetricRule, TagSource, Telling, Tracing,
-    WantedHeaders,
+    Carrier, Collector, LogTarget, Logging, METRICS, Metering, Metric, MetricRule, TagSource, Telling,
+    Tracing, WantedHeaders,
 };
 
 mod cluster;

@@ -73,7 +73,13 @@ impl Begun {
     /// Writes itself as the parent of what comes next.
     pub fn inject(&self, headers: &mut HeaderMap) {
         let flags = u8::from(self.sampled);
-        put(headers, TRACEPARENT, format!("00-{:032x}-{:016x}-{flags:02x}", self.trace, self.id));
+        let mut parent = *b"00-00000000000000000000000000000000-0000000000000000-00";
+        write_hex(self.trace, &mut parent[3..35]);
+        write_hex(self.id.into(), &mut parent[36..52]);
+        parent[54] = b'0' + flags;
+        if let Ok(value) = HeaderValue::from_bytes(&parent) {
+            headers.insert(TRACEPARENT, value);
+        }
         match self.form {
             Form::W3c => {}
             Form::B3Single => {
@@ -97,6 +103,15 @@ impl Begun {
 fn put(headers: &mut HeaderMap, name: HeaderName, text: String) {
     if let Ok(value) = HeaderValue::try_from(text) {
         headers.insert(name, value);
+    }
+}
+
+/// Writes a number, as many digits as there is room for: every request has it, and `format!` takes its time.
+fn write_hex(mut number: u128, digits: &mut [u8]) {
+    for digit in digits.iter_mut().rev() {
+        let low = number.to_le_bytes()[0] & 0xf;
+        *digit = if low < 10 { b'0' + low } else { b'a' + low - 10 };
+        number >>= 4;
     }
 }
 

@@ -96,8 +96,14 @@ async fn attempts<'a>(
         let in_flight = endpoint.map(|endpoint| endpoint.state.enter());
         let result = attempt(sending, &pool, exchange.retries).await;
         let outcome = match &result {
-            Ok((response, _)) => Outcome::of_answer(response.status(), response.headers()),
-            Err(failure) => Outcome::Failed(*failure),
+            Ok((response, lease)) => {
+                exchange.sent_from(|| lease.local_address());
+                Outcome::of_answer(response.status(), response.headers())
+            }
+            Err(failure) => {
+                exchange.not_connected(*failure, &pool);
+                Outcome::Failed(*failure)
+            }
         };
         if let Some(endpoint) = endpoint {
             record(sending, endpoint, outcome);

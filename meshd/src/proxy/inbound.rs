@@ -245,7 +245,7 @@ impl Hop {
             worker: worker.clone(),
             caller: 0,
             peer: peer.address,
-            local: None,
+            local: peer.local,
             target: Target::Port(port),
             is_proxy: false,
             edge: None,
@@ -314,8 +314,8 @@ impl Hop {
     ) -> Response<Reply> {
         let switch = OnSwitch::of(request);
         let (cluster, _) = self.application(port, UpstreamProtocol::Tcp);
-        let wanted = self.wanted(instance);
-        let reached = match tcp::reach(&self.worker, &self.caller, &cluster, &wanted).await {
+        let mut wanted = self.wanted(instance);
+        let reached = match tcp::reach(&self.worker, &self.caller, &cluster, &mut wanted).await {
             Ok(reached) => reached,
             Err(failure) => return unreachable(failure),
         };
@@ -332,7 +332,11 @@ impl Hop {
 
     /// What an opaque connection to an instance asks for.
     fn wanted(&self, instance: &Arc<LocalInstance>) -> tcp::Wanted<'_> {
-        tcp::Wanted::to_instance(self.peer.address, self.who(None), Some(instance.clone()))
+        let from = self.who(None);
+        let whose = tcp::Whose::Application(Some(&instance.telling), &from);
+        let ends = (self.peer.address, self.peer.local);
+        let line = tcp::Line::begin(&self.worker, &whose, ends, self.peer.sni.as_deref());
+        tcp::Wanted::to_instance(self.peer.address, from, Some(instance.clone()), line)
     }
 
     /// Takes a request to a gateway of this host, without the detour through its socket.
@@ -429,7 +433,9 @@ impl Hop {
         let mut request = head.request(headers, &pool, body).ok_or(Failure::Protocol)?;
         let interim = Interim::http2(early);
         loop {
-            let mut lease = pool.checkout(&cluster).await?;
+            let checked = pool.checkout(&cluster).await;
+            let mut lease = checked.inspect_err(|failure| exchange.not_connected(*failure, &pool))?;
+            exchange.sent_from(|| lease.local_address());
             match lease.send(request, Some(&interim)).await {
                 Ok(response) => {
                     let request = Some(permit);

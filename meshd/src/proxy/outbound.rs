@@ -41,7 +41,7 @@ pub(crate) struct Connection {
     pub(crate) edge: Option<Edge>,
     pub(crate) watch: Arc<Watch>,
     /// The name that TLS asked for, of a hop.
-    pub(crate) server_name: Option<Box<str>>,
+    pub(crate) server_name: Option<Arc<str>>,
     /// Where requests to an application of this host are counted.
     pub(crate) counted: RefCell<Option<(telemetry::Spoken, Rc<Counted>)>>,
 }

@@ -13,11 +13,12 @@ use mesh_core::balance::{self, Hint};
 use mesh_core::endpoint::InFlight;
 use mesh_core::plan::{Balancer, Cluster, Doors, Endpoint, LocalInstance, TcpRules, Via};
 use mesh_core::resilience::outlier::Answer;
-use mesh_core::resilience::{Failure, Flag, breaker};
+use mesh_core::resilience::{Failure, Flag, Flags, breaker};
 use mesh_core::route::{self, Call};
 use tokio::time::Instant;
 
 use both_ways::BothWays;
+pub(crate) use told::{Line, Whose};
 
 use super::detour;
 use super::measure::{self, Counted, OpenConnection};
@@ -32,6 +33,7 @@ use crate::telemetry::{Counters, Spoken};
 use crate::transport::socket;
 
 mod both_ways;
+mod told;
 
 /// Carries a connection to where it goes, and its end. `name` is the server that a TLS caller asks for.
 pub(crate) async fn carry(
@@ -59,8 +61,24 @@ pub(crate) async fn carry(
         (_, Some(rules)) => choose(rules, destination),
         _ => None,
     };
+    let inbound = match &connection.target {
+        Target::Local { instance, .. } => Some((measure::From::default(), instance.clone())),
+        _ => None,
+    };
+    let whose = match &inbound {
+        Some((from, instance)) => {
+            Whose::Application(instance.as_ref().map(|instance| &instance.telling), from)
+        }
+        None => Whose::Caller(&caller.telling),
+    };
+    let mut line = Line::begin(worker, &whose, (connection.peer, connection.local), name);
     let Some(cluster) = cluster else {
-        not_reached(worker, &caller, refused_as(&opaque), Flag::NoRoute);
+        let service = refused_as(&opaque);
+        if let Some(line) = &mut line {
+            line.goes_to(None, &service);
+            line.raise(Flag::NoRoute);
+        }
+        not_reached(worker, &caller, service, Flag::NoRoute.into());
         tracing::debug!(peer = %connection.peer, target = ?connection.target, "no rule for a connection: closed");
         return;
     };
@@ -68,17 +86,14 @@ pub(crate) async fn carry(
         Target::Port(port) if Doors::is_seat(connection.caller) => Avoid::Door(port),
         _ => Avoid::Listeners,
     };
-    let inbound = match &connection.target {
-        Target::Local { instance, .. } => Some((measure::From::default(), instance.clone())),
-        _ => None,
-    };
-    let wanted = Wanted { ends: Ends { source: connection.peer, destination }, name, avoid, inbound };
+    let ends = Ends { source: connection.peer, destination };
+    let mut wanted = Wanted { ends, name, avoid, inbound, line };
     // On the heap while it lasts: connections are many, and most of them idle.
-    match Box::pin(reach(worker, &caller, &cluster, &wanted)).await {
+    match Box::pin(reach(worker, &caller, &cluster, &mut wanted)).await {
         Ok(reached) => join(worker, &mut wire, reached).await,
         Err(failure) => {
             if wanted.inbound.is_none() {
-                not_reached(worker, &caller, cluster.name.host.clone(), failure.flag());
+                not_reached(worker, &caller, cluster.name.host.clone(), told::flags_of(failure));
             }
             tracing::debug!(cluster = %cluster.name, ?failure, "connection closed: no endpoint reached");
         }
@@ -86,8 +101,8 @@ pub(crate) async fn carry(
 }
 
 /// Counts a connection that came to nothing.
-fn not_reached(worker: &Worker, caller: &Caller, service: Arc<str>, flag: Flag) {
-    drop(Counted::unreached(worker, caller, service, Spoken::Tcp, flag.into()).opened());
+fn not_reached(worker: &Worker, caller: &Caller, service: Arc<str>, flags: Flags) {
+    drop(Counted::unreached(worker, caller, service, Spoken::Tcp, flags).opened());
 }
 
 /// The service under which a connection is counted for which there is no cluster.
@@ -115,6 +130,8 @@ pub(crate) struct Wanted<'a> {
     avoid: Avoid,
     /// Of one to an application of this host: who calls, and which instance it is.
     inbound: Option<(measure::From, Option<Arc<LocalInstance>>)>,
+    /// Its line in the access log.
+    line: Option<Box<Line>>,
 }
 
 impl Wanted<'_> {
@@ -123,9 +140,10 @@ impl Wanted<'_> {
         source: SocketAddr,
         from: measure::From,
         instance: Option<Arc<LocalInstance>>,
+        line: Option<Box<Line>>,
     ) -> Self {
         let ends = Ends { source, destination: None };
-        Self { ends, name: None, avoid: Avoid::Listeners, inbound: Some((from, instance)) }
+        Self { ends, name: None, avoid: Avoid::Listeners, inbound: Some((from, instance)), line }
     }
 
     /// Finds where it is counted.
@@ -145,6 +163,8 @@ pub(crate) struct Reached {
     /// Where its lane goes when it is free again.
     lanes: Option<Rc<Pool>>,
     counted: Option<Rc<OpenConnection>>,
+    /// Its line in the access log.
+    line: Option<Box<Line>>,
     _lease: Option<Lease>,
     _in_flight: Option<InFlight>,
     _connection: breaker::Permit,
@@ -157,7 +177,33 @@ pub(crate) async fn reach(
     worker: &Rc<Worker>,
     caller: &Rc<Caller>,
     cluster: &Arc<Cluster>,
-    wanted: &Wanted<'_>,
+    wanted: &mut Wanted<'_>,
+) -> Result<Reached, Failure> {
+    if let Some(line) = &mut wanted.line {
+        line.goes_to(Some(cluster), "");
+    }
+    let mut reason = None;
+    match way(worker, caller, cluster, wanted, &mut reason).await {
+        Ok(mut reached) => {
+            reached.line = wanted.line.take();
+            Ok(reached)
+        }
+        Err(failure) => {
+            if let Some(line) = &mut wanted.line {
+                line.failed(failure, reason);
+            }
+            Err(failure)
+        }
+    }
+}
+
+/// Opens a way to an endpoint; `reason`: why its transport came to nothing, in words.
+async fn way(
+    worker: &Rc<Worker>,
+    caller: &Rc<Caller>,
+    cluster: &Arc<Cluster>,
+    wanted: &mut Wanted<'_>,
+    reason: &mut Option<String>,
 ) -> Result<Reached, Failure> {
     let addressed = cluster.addressed();
     let cluster = addressed.as_ref().unwrap_or(cluster);
@@ -178,13 +224,20 @@ pub(crate) async fn reach(
     };
     let endpoint = endpoint.ok_or(Failure::NoEndpoint)?;
     let in_flight = endpoint.state.enter();
-    let opened = open(worker, caller, cluster, endpoint, wanted).await;
+    if let Some(line) = &mut wanted.line {
+        line.chosen(&endpoint.via);
+    }
+    let opened = open(worker, caller, cluster, endpoint, (wanted, reason)).await;
     let answer = if opened.is_ok() { Answer::Status(200) } else { Answer::LocalFailure };
     // Limits of ours say nothing about the endpoint.
     if !matches!(opened, Err(Failure::Overflow)) {
         worker.record(cluster, endpoint, answer);
     }
     let Opened { wire, lanes, lease } = opened?;
+    if let Some(line) = &mut wanted.line {
+        let of_hop = || lease.as_ref()?.local_address();
+        line.sent_from(wire.local_address().or_else(of_hop));
+    }
     let counted = Some(Rc::new(wanted.counted(worker, caller, cluster, endpoint).opened()));
     Ok(Reached {
         wire,
@@ -192,6 +245,7 @@ pub(crate) async fn reach(
         idle: cluster.limits.tcp_idle_timeout,
         longest: cluster.limits.max_connection_duration,
         lanes,
+        line: None,
         _lease: lease,
         _in_flight: Some(in_flight),
         _connection: permit,
@@ -214,6 +268,7 @@ pub(crate) async fn reach_address(
     Ok(Reached {
         wire: Wire::new(Stream::Tcp(stream)).holding(descriptor),
         counted: None,
+        line: None,
         idle: cluster.limits.tcp_idle_timeout,
         longest: cluster.limits.max_connection_duration,
         lanes: None,
@@ -245,7 +300,7 @@ async fn open(
     caller: &Rc<Caller>,
     cluster: &Arc<Cluster>,
     endpoint: &Endpoint,
-    wanted: &Wanted<'_>,
+    (wanted, reason): (&Wanted<'_>, &mut Option<String>),
 ) -> Result<Opened, Failure> {
     // differs: Envoy names no server where nobody speaks HTTP, and checks no name.
     let host = || match cluster.balancer {
@@ -273,6 +328,7 @@ async fn open(
         Ok(Ok(opened)) => Ok(opened),
         Ok(Err(error)) => {
             connect::tell(cluster, &endpoint.via, &error);
+            *reason = wanted.line.as_ref().and_then(|_| error.reason());
             Err(match error {
                 ConnectError::Under(failure) => failure,
                 ConnectError::NoDescriptor => Failure::Overflow,
@@ -318,7 +374,7 @@ pub(crate) async fn tunnel(lease: Lease) -> Result<(Wire, Lease), Failure> {
 /// Each direction can end alone.
 pub(crate) async fn join(worker: &Worker, caller: &mut Wire, mut reached: Reached) {
     let mut copy = BothWays::new(reached.counted.take());
-    let spoke = copy.spoke();
+    let (spoke, mut line) = (copy.spoke(), reached.line.take());
     let copied = tokio::select! {
         copied = copy.run(caller, &mut reached.wire) => copied,
         () = silence(&spoke, reached.idle) => {
@@ -327,10 +383,16 @@ pub(crate) async fn join(worker: &Worker, caller: &mut Wire, mut reached: Reache
         }
         () = after(reached.longest) => {
             tracing::debug!("connection closed: as old as maxConnectionDuration");
+            if let Some(line) = &mut line {
+                line.raise(Flag::DurationTimeout);
+            }
             Err(io::ErrorKind::TimedOut.into())
         }
     };
     let (received, sent) = copy.counts();
+    if let Some(line) = &mut line {
+        line.passed(received, sent);
+    }
     worker.shard.counters.tcp_received_bytes_total.fetch_add(received, Ordering::Relaxed);
     worker.shard.counters.tcp_sent_bytes_total.fetch_add(sent, Ordering::Relaxed);
     if let (Ok(()), Some(pool), Some(lane)) = (copied, reached.lanes, reached.wire.into_lane()) {

@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -66,6 +67,8 @@ pub(crate) struct Pool {
     /// Connections open or being opened.
     open: Cell<usize>,
     opening: Cell<usize>,
+    /// Why the last connection came to nothing, for logs.
+    failed: RefCell<Option<Arc<str>>>,
     used: Cell<Instant>,
     lanes: Lanes,
 }
@@ -87,6 +90,7 @@ struct Held {
 
 struct Idle {
     sender: Http1,
+    local: Option<SocketAddr>,
     served: u32,
     opened: Instant,
     since: Instant,
@@ -95,6 +99,7 @@ struct Idle {
 /// One HTTP/2 connection.
 struct Shared {
     sender: http2::Sender,
+    local: Option<SocketAddr>,
     streams: Cell<usize>,
     served: Cell<u32>,
     opened: Instant,
@@ -102,9 +107,16 @@ struct Shared {
 }
 
 impl Shared {
-    fn new(sender: http2::Sender) -> Self {
+    fn new(sender: http2::Sender, local: Option<SocketAddr>) -> Self {
         let now = Instant::now();
-        Self { sender, streams: Cell::new(0), served: Cell::new(0), opened: now, since: Cell::new(now) }
+        Self {
+            sender,
+            local,
+            streams: Cell::new(0),
+            served: Cell::new(0),
+            opened: now,
+            since: Cell::new(now),
+        }
     }
 
     /// Whether it may take another stream now. It was asked before whether it is closed.
@@ -152,6 +164,7 @@ impl Pool {
             waiting: RefCell::default(),
             open: Cell::new(0),
             opening: Cell::new(0),
+            failed: RefCell::default(),
             used: Cell::new(Instant::now()),
             lanes: Lanes::default(),
         }
@@ -215,8 +228,8 @@ impl Pool {
         let mut idle = self.idle.borrow_mut();
         while let Some(next) = idle.pop() {
             if next.sender.is_ready() && is_young(&cluster.limits, next.opened) {
-                let Idle { sender, served, opened, .. } = next;
-                let link = Link::Http1 { sender, served, opened };
+                let Idle { sender, local, served, opened, .. } = next;
+                let link = Link::Http1 { sender, local, served, opened };
                 return Some(Lease { pool: self.clone(), link, reused: true });
             }
         }
@@ -277,6 +290,12 @@ impl Pool {
             self.offer(lease);
         }
         self.grow();
+    }
+
+    /// Returns why the last connection came to nothing, as Envoy's logs name it.
+    pub(crate) fn failed(&self) -> Option<Arc<str>> {
+        let own = self.failed.borrow().clone();
+        own.or_else(|| self.under.as_ref()?.failed())
     }
 
     fn fail_all(&self, failure: Failure) {
@@ -370,7 +389,7 @@ pub(crate) struct Lease {
 }
 
 enum Link {
-    Http1 { sender: Http1, served: u32, opened: Instant },
+    Http1 { sender: Http1, local: Option<SocketAddr>, served: u32, opened: Instant },
     Http2(Rc<Shared>),
     Gone,
 }
@@ -447,16 +466,25 @@ impl Lease {
         }
     }
 
+    /// Returns the address at this end of the connection.
+    pub(crate) fn local_address(&self) -> Option<SocketAddr> {
+        match &self.link {
+            Link::Http1 { local, .. } => *local,
+            Link::Http2(connection) => connection.local,
+            Link::Gone => None,
+        }
+    }
+
     /// Returns the pool it belongs to.
     pub(crate) fn pool(&self) -> &Rc<Pool> {
         &self.pool
     }
 
     fn park(mut self) {
-        if let Link::Http1 { sender, served, opened } = std::mem::replace(&mut self.link, Link::Gone) {
+        if let Link::Http1 { sender, local, served, opened } = std::mem::replace(&mut self.link, Link::Gone) {
             let now = Instant::now();
             self.pool.used.set(now);
-            self.pool.idle.borrow_mut().push(Idle { sender, served, opened, since: now });
+            self.pool.idle.borrow_mut().push(Idle { sender, local, served, opened, since: now });
         }
     }
 }

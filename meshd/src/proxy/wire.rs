@@ -90,11 +90,15 @@ impl Wire {
         self
     }
 
-    /// Returns the address at this end, where it is a socket's.
+    /// Returns the address at this end of the socket that carries it; `None`: it is one of many on that socket.
     pub(crate) fn local_address(&self) -> Option<SocketAddr> {
         match &self.stream {
-            Stream::Tcp(stream) => stream.local_addr().ok().map(socket::unmapped),
-            _ => None,
+            Stream::Tcp(stream) => socket::local_address(stream),
+            Stream::Hop(stream) => stream.local_address(),
+            Stream::Lane(lane) => socket::local_address(lane.socket().socket()),
+            Stream::Tls(stream) => stream.get_ref().0.local_address(),
+            Stream::Visitor(stream) => stream.get_ref().0.local_address(),
+            Stream::Tunnel(_) | Stream::Streams(_) | Stream::Unix(_) | Stream::Pipe(_) => None,
         }
     }
 

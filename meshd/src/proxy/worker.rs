@@ -20,7 +20,7 @@ use mesh_core::plan::{Cluster, Doors, Endpoint, Outbound, Party, Plan, Telling, 
 use mesh_core::resilience::outlier::{self, Answer};
 use rand_core::RngCore;
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::accept::Room;
 use super::budget::{Descriptors, Intake, Memory};
@@ -30,7 +30,7 @@ use super::upstream::Pools;
 use super::watch::{Expiry, Signal, Watch};
 use super::{Settings, Shared, Way, accept, doors, inbound};
 use crate::drain::Draining;
-use crate::telemetry::{AccessLog, Counters, Shard};
+use crate::telemetry::{Counters, Lines, Record, Shard};
 use crate::transport::{Accepted, Dialer, Originator, QuicOptions, Terminator, Transport, socket};
 use crate::{allocator, task};
 
@@ -61,7 +61,10 @@ pub(crate) struct Worker {
     pub(crate) passthrough: Passthrough,
     pub(crate) terminator: Terminator,
     pub(crate) shard: Arc<Shard>,
-    pub(crate) access_log: Option<AccessLog>,
+    /// Lines of access logs.
+    pub(crate) lines: Option<Lines>,
+    /// Tells that they are to be handed over.
+    lines_due: Rc<Notify>,
     pub(crate) tracer: Tracer,
     pub(crate) draining: Draining,
     /// Begins earlier than [`Self::draining`] where a successor takes over.
@@ -228,7 +231,8 @@ async fn run(start: Start) {
         pools: Pools::default(),
         passthrough: Passthrough::default(),
         shard: shared.stats.shard(index),
-        access_log: shared.access_log,
+        lines: shared.access_log.map(Lines::new),
+        lines_due: Rc::default(),
         tracer: Tracer::default(),
         draining,
         leaving_mesh,
@@ -258,6 +262,7 @@ async fn run(start: Start) {
     // Everything else holds its own listener of the drain; the worker itself must not keep it from ending.
     let house = Rc::downgrade(&worker);
     task::spawn_local("worker leaving", leave(house.clone(), worker.draining.clone()));
+    task::spawn_local("access log", hand_lines_over(house.clone(), worker.lines_due.clone()));
     drop(worker);
     task::spawn_local("worker house", keep_house(house));
     let _ = stopped.wait_for(|stopped| *stopped).await;
@@ -289,6 +294,21 @@ impl Worker {
             *view = Rc::new(View::new(plan.clone(), &view.callers));
         }
         view.clone()
+    }
+
+    /// Writes the lines that rules ask for, and this host's own.
+    pub(crate) fn log(&self, telling: Option<&Telling>, record: &Record) {
+        let Some(lines) = &self.lines else { return };
+        let mut is_due = false;
+        for logging in telling.iter().flat_map(|telling| &telling.logs) {
+            is_due |= lines.write(logging, record);
+        }
+        if let Some((own, _)) = lines.own() {
+            is_due |= lines.write(own, record);
+        }
+        if is_due {
+            self.lines_due.notify_one();
+        }
     }
 
     /// Returns the time as `core` counts it.
@@ -395,6 +415,19 @@ async fn leave(worker: std::rc::Weak<Worker>, mut draining: Draining) {
     if let Some(worker) = worker.upgrade() {
         for watch in worker.watches.borrow().iter().filter_map(Weak::upgrade) {
             watch.tell(Signal::Leave);
+        }
+        worker.tracer.flush(&worker);
+    }
+}
+
+/// Hands lines of access logs over, a moment after the first of them.
+async fn hand_lines_over(worker: std::rc::Weak<Worker>, due: Rc<Notify>) {
+    loop {
+        due.notified().await;
+        tokio::time::sleep(Lines::GATHER).await;
+        let Some(worker) = worker.upgrade() else { return };
+        if let Some(lines) = &worker.lines {
+            lines.flush();
         }
     }
 }

@@ -1,23 +1,21 @@
-//! The access log: lines that go through a bounded queue to a thread of their own.
+//! The access log: lines that workers have gathered ([`Lines`](super::Lines)) go through a bounded queue to a thread of
+//! their own.
 //!
 //! When a disk does not keep up, lines are dropped and counted: traffic never waits for its log. A file that was moved away
 //! or removed (logrotate) is opened anew within a second.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use mesh_core::expression;
 use mesh_core::plan::{LogTarget, Logging, WantedHeaders};
 use mesh_proto::log_format::LogFormat;
-
-use super::{Record, line};
 
 /// How the lines of this host's own log are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,8 +39,33 @@ pub enum Sink {
 /// Writes access logs: this host's own, and those that rules ask for. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct AccessLog {
-    queue: SyncSender<(Arc<Logging>, Arc<Record>)>,
+    queue: SyncSender<Gathered>,
     own: Option<(Arc<Logging>, Arc<WantedHeaders>)>,
+    // After the queue: who drops the last sender waits for the thread.
+    _end: Arc<End>,
+}
+
+/// Lines of one file.
+#[derive(Debug)]
+pub(super) struct Gathered {
+    /// Which; `None`: standard output.
+    pub(super) path: Option<String>,
+    /// Whole lines.
+    pub(super) text: String,
+    /// How many.
+    pub(super) lines: u64,
+}
+
+/// Waits for the thread to write what is left.
+#[derive(Debug)]
+struct End(Mutex<Receiver<()>>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        let ended = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
+        // A disk that hangs does not keep the program from ending.
+        let _ = ended.recv_timeout(LAST_LINES);
+    }
 }
 
 /// Lines dropped so far, of all logs of this process.
@@ -83,8 +106,13 @@ impl AccessLog {
     pub fn for_rules() -> io::Result<Self> {
         let (queue, records) = sync_channel(QUEUE);
         let thread = std::thread::Builder::new().name("meshd-access-log".to_owned());
-        thread.spawn(move || Writer::default().run(&records))?;
-        Ok(Self { queue, own: None })
+        let (at_end, end) = sync_channel(0);
+        thread.spawn(move || {
+            // Dropped when the thread has ended.
+            let _at_end: SyncSender<()> = at_end;
+            Writer::default().run(&records);
+        })?;
+        Ok(Self { queue, own: None, _end: Arc::new(End(Mutex::new(end))) })
     }
 
     /// Returns this host's own log, where it has one, and the headers that it wants.
@@ -92,11 +120,11 @@ impl AccessLog {
         self.own.as_ref().map(|(logging, wanted)| (logging, &**wanted))
     }
 
-    /// Writes a record soon, where the filter lets it; drops it, counted, when the queue is full.
-    pub fn write(&self, logging: &Arc<Logging>, record: &Arc<Record>) {
-        let is_wanted = logging.filter.as_ref().is_none_or(|filter| expression::holds(filter, &**record));
-        if is_wanted && self.queue.try_send((logging.clone(), record.clone())).is_err() {
-            DROPPED.fetch_add(1, Ordering::Relaxed);
+    /// Writes lines soon; drops them, counted, when the queue is full.
+    pub(super) fn hand_over(&self, gathered: Gathered) {
+        let lines = gathered.lines;
+        if self.queue.try_send(gathered).is_err() {
+            DROPPED.fetch_add(lines, Ordering::Relaxed);
         }
     }
 }
@@ -107,93 +135,62 @@ fn open(path: &Path) -> io::Result<File> {
 
 /// Every file that is written.
 #[derive(Default)]
-struct Writer {
-    files: HashMap<String, LogFile>,
-    stdout: Option<BufWriter<io::Stdout>>,
-}
+struct Writer(HashMap<String, LogFile>);
 
 struct LogFile {
-    out: Option<BufWriter<File>>,
+    file: Option<File>,
     /// Device and inode of what is open.
     inode: (u64, u64),
     looked: Instant,
 }
 
 impl Writer {
-    /// Flushes whenever the queue is empty, so that lines are seen at once and bursts are cheap.
-    fn run(mut self, records: &Receiver<(Arc<Logging>, Arc<Record>)>) {
-        while let Ok(first) = records.recv() {
-            let mut next = Some(first);
-            while let Some((logging, record)) = next {
-                let line = line::write(&logging.target.format, &record);
-                self.write(logging.target.path.as_deref(), line.as_bytes());
-                next = records.try_recv().ok();
+    fn run(mut self, queue: &Receiver<Gathered>) {
+        while let Ok(gathered) = queue.recv() {
+            let Gathered { path, text, lines } = gathered;
+            let written = match path {
+                None => io::stdout().lock().write_all(text.as_bytes()),
+                Some(path) => self.0.entry(path.clone()).or_default().write(&path, text.as_bytes()),
+            };
+            if written.is_err() {
+                DROPPED.fetch_add(lines, Ordering::Relaxed);
             }
-            self.flush();
-        }
-    }
-
-    fn write(&mut self, path: Option<&str>, line: &[u8]) {
-        let written = match path {
-            None => self.stdout.get_or_insert_with(|| BufWriter::new(io::stdout())).write_all(line),
-            Some(path) => {
-                if !self.files.contains_key(path) {
-                    self.files.insert(path.to_owned(), LogFile::default());
-                }
-                self.files.get_mut(path).map_or(Ok(()), |file| file.write(path, line))
-            }
-        };
-        if written.is_err() {
-            DROPPED.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    fn flush(&mut self) {
-        if let Some(stdout) = &mut self.stdout {
-            let _ = stdout.flush();
-        }
-        // Rules change: a file that nobody writes any more is closed.
-        self.files.retain(|_, file| file.looked.elapsed() < CLOSED_AFTER);
-        for (path, file) in &mut self.files {
-            if let Some(Err(error)) = file.out.as_mut().map(BufWriter::flush) {
-                file.fail(path, &error);
-            }
+            // Rules change: a file that nobody writes any more is closed.
+            self.0.retain(|_, file| file.looked.elapsed() < CLOSED_AFTER);
         }
     }
 }
 
 impl Default for LogFile {
     fn default() -> Self {
-        Self { out: None, inode: (0, 0), looked: Instant::now() }
+        Self { file: None, inode: (0, 0), looked: Instant::now() }
     }
 }
 
 impl LogFile {
-    fn write(&mut self, path: &str, line: &[u8]) -> io::Result<()> {
-        let is_due = self.looked.elapsed() >= LOOK_EVERY;
-        if is_due || self.inode == (0, 0) {
+    fn write(&mut self, path: &str, lines: &[u8]) -> io::Result<()> {
+        if self.looked.elapsed() >= LOOK_EVERY || self.inode == (0, 0) {
             self.look(path);
         }
-        match &mut self.out {
-            Some(out) => out.write_all(line),
-            None => Err(io::ErrorKind::NotFound.into()),
+        let Some(file) = &mut self.file else { return Err(io::ErrorKind::NotFound.into()) };
+        let written = file.write_all(lines);
+        if let Err(error) = &written {
+            self.fail(path, error);
         }
+        written
     }
 
     /// Opens the file where it is not open, or another stands in its place.
     fn look(&mut self, path: &str) {
         self.looked = Instant::now();
         let there = std::fs::metadata(path).ok().map(|facts| (facts.dev(), facts.ino()));
-        if self.out.is_some() && there == Some(self.inode) {
+        if self.file.is_some() && there == Some(self.inode) {
             return;
-        }
-        if let Some(Err(error)) = self.out.take().map(|mut out| out.flush()) {
-            self.fail(path, &error);
         }
         match open(Path::new(path)).and_then(|file| Ok((file.metadata()?, file))) {
             Ok((facts, file)) => {
                 self.inode = (facts.dev(), facts.ino());
-                self.out = Some(BufWriter::new(file));
+                self.file = Some(file);
             }
             Err(error) => self.fail(path, &error),
         }
@@ -201,14 +198,16 @@ impl LogFile {
 
     fn fail(&mut self, path: &str, error: &io::Error) {
         tracing::warn!(path, %error, "cannot write the access log; its lines are dropped until it can be opened");
-        self.out = None;
+        self.file = None;
         // Not again before a second has passed.
         self.inode = (u64::MAX, u64::MAX);
     }
 }
 
-/// Lines that may wait: about a tenth of a second of a busy proxy.
-const QUEUE: usize = 8_192;
+/// What may wait: 8 MB, or some seconds of a busy proxy.
+const QUEUE: usize = 256;
+/// How long the end of the program waits for the last lines.
+const LAST_LINES: Duration = Duration::from_secs(1);
 /// A file is looked at with a line that comes a second after the last look: one that was not has had no line.
 const CLOSED_AFTER: Duration = Duration::from_mins(10);
 /// How often it is looked whether a file is still the one that is open.

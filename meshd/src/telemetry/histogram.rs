@@ -1,26 +1,34 @@
 //! Durations in buckets that grow with them: an error of at most 3.2 %, from 1 µs to 71 minutes.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Counts durations in microseconds. Longer ones than the last bucket count there.
-#[derive(Debug)]
-pub struct Histogram(Box<[AtomicU64]>);
+///
+/// Buckets of one power of two are made with the first duration among them: edges are many, and most take about as long
+/// each time.
+#[derive(Debug, Default)]
+pub struct Histogram([OnceLock<Box<Powers>>; BUCKETS / POWER]);
 
-impl Default for Histogram {
-    fn default() -> Self {
-        Self((0..BUCKETS).map(|_| AtomicU64::new(0)).collect())
-    }
-}
+/// The buckets of one power of two.
+type Powers = [AtomicU64; POWER];
 
 impl Histogram {
     /// Counts one duration.
     pub fn record(&self, micros: u64) {
-        self.0[bucket_of(micros)].fetch_add(1, Ordering::Relaxed);
+        let bucket = bucket_of(micros);
+        self.0[bucket / POWER].get_or_init(Box::default)[bucket % POWER].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Returns the upper bound (inclusive, in microseconds) and count of every bucket that is not empty, in order.
     pub fn buckets(&self) -> impl Iterator<Item = (u64, u64)> {
-        let counts = self.0.iter().map(|count| count.load(Ordering::Relaxed)).enumerate();
+        let made = self.0.iter().enumerate().filter_map(|(power, counts)| Some((power, counts.get()?)));
+        let counts = made.flat_map(|(power, counts)| {
+            counts
+                .iter()
+                .enumerate()
+                .map(move |(at, count)| (power * POWER + at, count.load(Ordering::Relaxed)))
+        });
         counts.filter(|(_, count)| *count > 0).map(|(index, count)| (upper_bound(index), count))
     }
 }
@@ -46,8 +54,9 @@ fn upper_bound(index: usize) -> u64 {
 }
 
 const LINEAR: u64 = 32;
+const POWER: usize = 32;
 /// Up to 2³² µs.
-const BUCKETS: usize = 32 + 27 * 32;
+const BUCKETS: usize = POWER + 27 * POWER;
 
 #[cfg(test)]
 mod tests {
@@ -61,6 +70,19 @@ mod tests {
             assert!(bound >= micros && (bound - micros) * 100 <= micros * 5, "{micros} is in {bound}");
             micros += micros / 7 + 1;
         }
+    }
+
+    #[test]
+    fn what_is_counted_is_told_in_order() {
+        let histogram = Histogram::default();
+        for micros in [70_000, 3, 3, 0, u64::MAX] {
+            histogram.record(micros);
+        }
+        let told: Vec<_> = histogram.buckets().collect();
+        assert_eq!(
+            told,
+            [(0, 1), (3, 2), (upper_bound(bucket_of(70_000)), 1), (upper_bound(BUCKETS - 1), 1)]
+        );
     }
 
     #[test]

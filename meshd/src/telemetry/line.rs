@@ -2,70 +2,75 @@
 //!
 //! Source: Envoy `SubstitutionFormatter`, `JsonFormatterImpl`.
 
-use std::fmt::Write;
+use std::borrow::Cow;
+use std::cell::Cell;
+use std::fmt::{Display, Write};
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use mesh_core::plan::Via;
 use mesh_core::route::template::{iso_8601, protocol};
 use mesh_proto::log_format::{LogFormat, Operator, Part, Template, TimePiece, strftime};
 
-use super::Record;
+use super::{Goal, Record};
 
-/// Writes a line, with its end.
-pub(super) fn write(format: &LogFormat, record: &Record) -> String {
-    let mut line = String::with_capacity(512);
+/// Adds a line, with its end.
+pub(super) fn write(format: &LogFormat, record: &Record, line: &mut String) {
     match format {
-        LogFormat::Text(template) => text(template, record, &mut line),
-        LogFormat::Json(members) => json(members, record, &mut line),
+        LogFormat::Text(template) => text(template, record, line),
+        LogFormat::Json(members) => json(members, record, line),
     }
     line.push('\n');
-    line
+}
+
+impl Record {
+    /// Returns what stands for an operator; empty where that is not known.
+    pub(crate) fn shown(&self, operator: &Operator) -> String {
+        let mut value = String::with_capacity(64);
+        put(operator, self, &mut Out { line: &mut value, most: None, is_escaped: false });
+        value
+    }
 }
 
 fn text(template: &Template, record: &Record, line: &mut String) {
     for part in template.parts() {
         match part {
             Part::Text(text) => line.push_str(text),
-            Part::Operator(operator, most) => match value(operator, record) {
-                Some(value) => shown(cut(&value, *most), line),
-                None => line.push('-'),
-            },
+            Part::Operator(operator, most) => {
+                if !put(operator, record, &mut Out { line, most: *most, is_escaped: true }) {
+                    line.push('-');
+                }
+            }
         }
     }
 }
 
-/// Nothing that could fake another field or line.
-fn shown(text: &str, line: &mut String) {
-    for c in text.chars() {
-        if c == '"' || c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
-    }
-}
-
-fn cut(text: &str, most: Option<usize>) -> &str {
-    let Some(most) = most.filter(|most| *most < text.len()) else { return text };
-    let end = (0..=most).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-    &text[..end]
-}
-
 /// A member that is one operator keeps its type, as in Envoy; what is not known is `null`.
 fn json(members: &[(String, Template)], record: &Record, line: &mut String) {
-    let mut object = serde_json::Map::new();
-    for (name, template) in members {
-        let value = if let [Part::Operator(operator, most)] = template.parts() {
-            match value(operator, record) {
-                None => serde_json::Value::Null,
-                Some(value) if is_number(operator) => {
-                    value.parse::<u64>().map_or(serde_json::Value::Null, Into::into)
-                }
-                Some(value) => cut(&value, *most).into(),
+    let mut value = String::new();
+    line.push('{');
+    for (at, (name, template)) in members.iter().enumerate() {
+        if at > 0 {
+            line.push(',');
+        }
+        quoted(name, line);
+        line.push(':');
+        value.clear();
+        if let [Part::Operator(operator, most)] = template.parts() {
+            let mut out = Out { line: &mut value, most: *most, is_escaped: false };
+            if !put(operator, record, &mut out) {
+                line.push_str("null");
+            } else if is_number(operator) {
+                line.push_str(&value);
+            } else {
+                quoted(&value, line);
             }
         } else {
-            let mut all = String::new();
-            text(template, record, &mut all);
-            all.into()
-        };
-        object.insert(name.clone(), value);
+            text(template, record, &mut value);
+            quoted(&value, line);
+        }
     }
-    line.push_str(&serde_json::Value::Object(object).to_string());
+    line.push('}');
 }
 
 fn is_number(operator: &Operator) -> bool {
@@ -83,52 +88,202 @@ fn is_number(operator: &Operator) -> bool {
     )
 }
 
-fn value(operator: &Operator, record: &Record) -> Option<String> {
-    let known = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
-    let millis = |time: Duration| Some(time.as_millis().to_string());
-    let downstream = || record.downstream.map(|address| address.to_string());
+/// Writes a text as JSON has it. Source: RFC 8259 section 7.
+fn quoted(text: &str, line: &mut String) {
+    line.push('"');
+    if text.bytes().all(|byte| byte >= b' ' && !matches!(byte, b'"' | b'\\')) {
+        line.push_str(text);
+    } else {
+        for c in text.chars() {
+            let _ = match c {
+                '"' | '\\' => write!(line, "\\{c}"),
+                c if c < ' ' => write!(line, "\\u{:04x}", u32::from(c)),
+                c => write!(line, "{c}"),
+            };
+        }
+    }
+    line.push('"');
+}
+
+/// Where a value is written.
+struct Out<'o> {
+    line: &'o mut String,
+    /// Bytes that are kept of it.
+    most: Option<usize>,
+    /// Whether nothing in it may fake another field or line.
+    is_escaped: bool,
+}
+
+impl Out<'_> {
+    /// Writes what somebody else has said.
+    fn text(&mut self, text: &str) -> bool {
+        let text = cut(text, self.most);
+        if !self.is_escaped || text.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'"') {
+            self.line.push_str(text);
+            return true;
+        }
+        for c in text.chars() {
+            if c == '"' || c.is_control() {
+                self.line.extend(c.escape_default());
+            } else {
+                self.line.push(c);
+            }
+        }
+        true
+    }
+
+    fn known(&mut self, text: &str) -> bool {
+        !text.is_empty() && self.text(text)
+    }
+
+    fn number(&mut self, number: u64) -> bool {
+        self.kept(|line| digits(number, line))
+    }
+
+    fn millis(&mut self, time: Duration) -> bool {
+        self.number(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn address(&mut self, address: Option<SocketAddr>) -> bool {
+        address.is_some_and(|address| self.kept(|line| socket(address, line)))
+    }
+
+    fn ip(&mut self, address: Option<SocketAddr>) -> bool {
+        address.is_some_and(|address| self.kept(|line| host(address.ip(), line)))
+    }
+
+    /// Writes what needs no escaping.
+    fn kept(&mut self, write: impl FnOnce(&mut String)) -> bool {
+        let begin = self.line.len();
+        write(self.line);
+        if let Some(most) = self.most {
+            let end = begin + cut(&self.line[begin..], Some(most)).len();
+            self.line.truncate(end);
+        }
+        true
+    }
+}
+
+fn cut(text: &str, most: Option<usize>) -> &str {
+    let Some(most) = most.filter(|most| *most < text.len()) else { return text };
+    let end = (0..=most).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    &text[..end]
+}
+
+/// Writes a value. `false`: it is not known, and nothing was written.
+fn put(operator: &Operator, record: &Record, out: &mut Out<'_>) -> bool {
     match operator {
         Operator::Request(name, other) => {
             let found = record.request(name).or_else(|| record.request(other.as_deref()?));
-            found.map(std::borrow::Cow::into_owned)
+            found.is_some_and(|value| out.text(&value))
         }
         Operator::Response(name, other) => {
             let found = record.response(name).or_else(|| record.response(other.as_deref()?));
-            found.map(std::borrow::Cow::into_owned)
+            found.is_some_and(|value| out.text(&value))
         }
-        Operator::StartTime(format) => Some(time(record.started, format.as_deref())),
-        Operator::Protocol => record.method.as_ref().map(|_| protocol(record.version).to_owned()),
-        Operator::ResponseCode => Some(record.status.to_string()),
-        Operator::ResponseCodeDetails => known(record.details),
-        Operator::ResponseFlags => Some(record.flags.to_string()),
-        Operator::BytesReceived => Some(record.received_bytes.to_string()),
-        Operator::BytesSent => Some(record.sent_bytes.to_string()),
-        Operator::Duration => millis(record.duration),
-        Operator::ResponseDuration => record.upstream_duration.and_then(millis),
+        Operator::StartTime(None) => out.kept(|line| iso(record.started, line)),
+        Operator::StartTime(Some(format)) => out.kept(|line| time(record.started, format, line)),
+        Operator::Protocol => record.method.is_some() && out.known(protocol(record.version)),
+        Operator::ResponseCode => out.number(record.status.into()),
+        Operator::ResponseCodeDetails => details(record).is_some_and(|details| out.text(&details)),
+        Operator::ResponseFlags if record.flags.is_empty() => out.known("-"),
+        Operator::ResponseFlags => out.kept(|line| display(record.flags, line)),
+        Operator::BytesReceived => out.number(record.received_bytes),
+        Operator::BytesSent => out.number(record.sent_bytes),
+        Operator::Duration => out.millis(record.duration),
+        Operator::ResponseDuration => record.upstream_duration.is_some_and(|time| out.millis(time)),
         Operator::ResponseTxDuration => {
-            record.upstream_duration.and_then(|head| millis(record.duration.saturating_sub(head)))
+            record.upstream_duration.is_some_and(|head| out.millis(record.duration.saturating_sub(head)))
         }
-        Operator::RouteName => known(&record.route),
-        Operator::UpstreamHost => known(&record.upstream_host),
-        Operator::UpstreamCluster | Operator::UpstreamClusterRaw => known(&record.upstream_cluster),
-        Operator::UpstreamRequestAttemptCount => Some(record.attempts.to_string()),
-        Operator::DownstreamRemoteAddress | Operator::DownstreamDirectRemoteAddress => downstream(),
-        Operator::DownstreamRemoteAddressWithoutPort | Operator::DownstreamDirectRemoteAddressWithoutPort => {
-            record.downstream.map(|address| address.ip().to_string())
+        Operator::RouteName => out.known(&record.route),
+        Operator::UpstreamHost => record.upstream.as_ref().is_some_and(|via| match via {
+            Via::Local(address) | Via::Plain(address) => out.address(Some(*address)),
+            other => out.text(&other.to_string()),
+        }),
+        Operator::UpstreamCluster | Operator::UpstreamClusterRaw => {
+            record.goal.is_known() && out.kept(|line| goal(&record.goal, line))
         }
-        Operator::DownstreamPeerUriSan => record.principal.clone(),
-        Operator::RequestedServerName => known(&record.server_name),
-        Operator::GrpcStatus => record.grpc.map(|status| grpc_word(status).to_owned()),
-        Operator::GrpcStatusNumber => record.grpc.map(|status| status.to_string()),
-        Operator::TraceId => record.trace.map(|trace| format!("{trace:032x}")),
-        Operator::HostName => known(&record.host),
-        Operator::Revision => Some(record.revision.to_string()),
-        // differs: meshd's own addresses and the reasons of its TLS are not kept with a request.
-        Operator::UpstreamTransportFailureReason
-        | Operator::ConnectionTerminationDetails
-        | Operator::UpstreamLocalAddress
-        | Operator::DownstreamLocalAddress => None,
+        Operator::UpstreamRequestAttemptCount => out.number(record.attempts.into()),
+        Operator::UpstreamLocalAddress => out.address(record.upstream_local),
+        Operator::UpstreamTransportFailureReason => {
+            record.transport_failure.as_deref().is_some_and(|reason| out.known(reason))
+        }
+        Operator::DownstreamLocalAddress => out.address(record.downstream_local),
+        Operator::DownstreamRemoteAddress => out.address(record.downstream),
+        Operator::DownstreamRemoteAddressWithoutPort => out.ip(record.downstream),
+        Operator::DownstreamDirectRemoteAddress => out.address(record.direct),
+        Operator::DownstreamDirectRemoteAddressWithoutPort => out.ip(record.direct),
+        Operator::DownstreamPeerUriSan => record.principal.as_deref().is_some_and(|id| out.known(id)),
+        Operator::RequestedServerName => record.server_name.as_deref().is_some_and(|name| out.known(name)),
+        Operator::GrpcStatus => record.grpc.is_some_and(|status| out.known(grpc_word(status))),
+        Operator::GrpcStatusNumber => record.grpc.is_some_and(|status| out.number(status.into())),
+        Operator::TraceId => {
+            record.trace.is_some_and(|trace| out.kept(|line| display(format_args!("{trace:032x}"), line)))
+        }
+        Operator::HostName => out.known(&record.host),
+        Operator::Revision => out.number(record.revision),
+        // Only Envoy's filters of access say something here: Envoy 1.40 writes nothing either.
+        Operator::ConnectionTerminationDetails => false,
     }
+}
+
+fn display(value: impl Display, line: &mut String) {
+    // Memory does not refuse.
+    let _ = write!(line, "{value}");
+}
+
+/// As `Display` writes it, without what that costs: a line has a dozen numbers.
+fn digits(mut number: u64, line: &mut String) {
+    let mut text = [0; 20];
+    let mut begin = text.len();
+    loop {
+        begin -= 1;
+        text[begin] = b'0' + u8::try_from(number % 10).unwrap_or(0);
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    line.extend(text[begin..].iter().map(|digit| char::from(*digit)));
+}
+
+fn host(ip: IpAddr, line: &mut String) {
+    let IpAddr::V4(ip) = ip else { return display(ip, line) };
+    for (at, octet) in ip.octets().into_iter().enumerate() {
+        if at > 0 {
+            line.push('.');
+        }
+        digits(octet.into(), line);
+    }
+}
+
+fn socket(address: SocketAddr, line: &mut String) {
+    if address.is_ipv6() {
+        return display(address, line);
+    }
+    host(address.ip(), line);
+    line.push(':');
+    digits(address.port().into(), line);
+}
+
+/// As `Display` writes it.
+fn goal(goal: &Goal, line: &mut String) {
+    let Goal::Cluster(cluster) = goal else { return display(goal, line) };
+    line.push_str("outbound|");
+    digits(cluster.name.port.into(), line);
+    for part in [&cluster.name.subset, &cluster.name.host] {
+        line.push('|');
+        line.push_str(part);
+    }
+}
+
+/// Within the braces of Envoy's details stands why the endpoint was not reached.
+fn details(record: &Record) -> Option<Cow<'_, str>> {
+    let details = Some(record.details).filter(|details| !details.is_empty())?;
+    Some(match (&record.transport_failure, details.strip_suffix('}')) {
+        (Some(why), Some(open)) => Cow::Owned(format!("{open}|{why}}}")),
+        _ => Cow::Borrowed(details),
+    })
 }
 
 /// Source: Envoy `Grpc::Utility::grpcStatusToString`.
@@ -155,25 +310,47 @@ fn grpc_word(status: u16) -> &'static str {
     WORDS.get(usize::from(status)).copied().unwrap_or("InvalidCode")
 }
 
-fn time(at: SystemTime, format: Option<&str>) -> String {
+/// Writes a time as ISO 8601. Its seconds are those of the line before, most times.
+fn iso(at: SystemTime, line: &mut String) {
+    thread_local! { static LAST: Cell<(u64, [u8; SECONDS])> = const { Cell::new((u64::MAX, [0; SECONDS])) }; }
     let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let iso = iso_8601(u64::try_from(since.as_millis()).unwrap_or(0));
-    let Some(pieces) = format.and_then(strftime) else { return iso };
-    let mut text = String::new();
+    let (mut second, mut text) = LAST.get();
+    if second != since.as_secs() {
+        second = since.as_secs();
+        let whole = iso_8601(second.saturating_mul(1_000));
+        text.copy_from_slice(whole.as_bytes().get(..SECONDS).unwrap_or(&[b'-'; SECONDS]));
+        LAST.set((second, text));
+    }
+    line.extend(text.iter().map(|byte| char::from(*byte)));
+    let millis = since.subsec_millis();
+    line.extend(['.', digit(millis / 100), digit(millis / 10), digit(millis), 'Z']);
+}
+
+fn digit(number: u32) -> char {
+    char::from_digit(number % 10, 10).unwrap_or('0')
+}
+
+/// Bytes of `2026-11-28T08:30:16`.
+const SECONDS: usize = 19;
+
+fn time(at: SystemTime, format: &str, line: &mut String) {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let Some(pieces) = strftime(format) else { return iso(at, line) };
+    let mut whole = String::with_capacity(SECONDS + 5);
+    iso(at, &mut whole);
     for piece in pieces {
         let _ = match piece {
-            TimePiece::Plain(c) => write!(text, "{c}"),
-            TimePiece::Year => write!(text, "{}", &iso[..4]),
-            TimePiece::Month => write!(text, "{}", &iso[5..7]),
-            TimePiece::Day => write!(text, "{}", &iso[8..10]),
-            TimePiece::Hour => write!(text, "{}", &iso[11..13]),
-            TimePiece::Minute => write!(text, "{}", &iso[14..16]),
-            TimePiece::Second => write!(text, "{}", &iso[17..19]),
-            TimePiece::Millis => write!(text, "{:03}", since.subsec_millis()),
-            TimePiece::Micros => write!(text, "{:06}", since.subsec_micros()),
-            TimePiece::Seconds => write!(text, "{}", since.as_secs()),
-            TimePiece::Zone => write!(text, "+0000"),
+            TimePiece::Plain(c) => write!(line, "{c}"),
+            TimePiece::Year => write!(line, "{}", &whole[..4]),
+            TimePiece::Month => write!(line, "{}", &whole[5..7]),
+            TimePiece::Day => write!(line, "{}", &whole[8..10]),
+            TimePiece::Hour => write!(line, "{}", &whole[11..13]),
+            TimePiece::Minute => write!(line, "{}", &whole[14..16]),
+            TimePiece::Second => write!(line, "{}", &whole[17..19]),
+            TimePiece::Millis => write!(line, "{:03}", since.subsec_millis()),
+            TimePiece::Micros => write!(line, "{:06}", since.subsec_micros()),
+            TimePiece::Seconds => write!(line, "{}", since.as_secs()),
+            TimePiece::Zone => write!(line, "+0000"),
         };
     }
-    text
 }

@@ -1,16 +1,21 @@
 //! What is told of one request that ended: to access logs, and to their filters.
+//!
+//! It holds what the request had, not texts made of it: those are made where lines are written, off the request's path.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, Version};
 use mesh_core::expression::{Facts, Value};
+use mesh_core::plan::{Cluster, Via};
 use mesh_core::resilience::Flags;
 use mesh_proto::expression::Attribute;
 
-/// What is told of a request. Text that is unknown is empty.
+/// What is told of a request, or of an opaque connection.
 #[derive(Clone, Debug)]
 pub struct Record {
     /// When it began.
@@ -18,11 +23,13 @@ pub struct Record {
     /// Method; `None`: an opaque connection.
     pub method: Option<Method>,
     /// Path and query as the caller sent them.
-    pub path: String,
+    pub target: Option<PathAndQuery>,
     /// HTTP version.
     pub version: Version,
+    /// Whether its scheme is `https`.
+    pub https: bool,
     /// Host.
-    pub authority: String,
+    pub authority: Option<HeaderValue>,
     /// Status; 0: no answer was begun.
     pub status: u16,
     /// Why it ended so.
@@ -41,20 +48,28 @@ pub struct Record {
     pub request: Vec<(HeaderName, HeaderValue)>,
     /// Headers of the answer that somebody wants.
     pub response: Vec<(HeaderName, HeaderValue)>,
-    /// Address of the endpoint.
-    pub upstream_host: String,
-    /// Cluster, `outbound|PORT|SUBSET|HOST`.
-    pub upstream_cluster: String,
+    /// The endpoint.
+    pub upstream: Option<Via>,
+    /// Where it went.
+    pub goal: Goal,
     /// Name of the route.
-    pub route: String,
+    pub route: Cow<'static, str>,
     /// How often it was sent to an endpoint.
     pub attempts: u32,
-    /// The caller's address.
+    /// The own address towards the endpoint.
+    pub upstream_local: Option<SocketAddr>,
+    /// Why the endpoint was not reached, as Envoy's logs name it.
+    pub transport_failure: Option<Arc<str>>,
+    /// The caller's address, as trusted proxies before this one tell it.
     pub downstream: Option<SocketAddr>,
+    /// The address at the other end of the caller's connection.
+    pub direct: Option<SocketAddr>,
+    /// Where the caller called.
+    pub downstream_local: Option<SocketAddr>,
     /// The SPIFFE id that the caller has proven, over mutual TLS.
-    pub principal: Option<String>,
+    pub principal: Option<Arc<str>>,
     /// The name that TLS asked for.
-    pub server_name: String,
+    pub server_name: Option<Arc<str>>,
     /// gRPC status.
     pub grpc: Option<u16>,
     /// Id of its trace.
@@ -65,16 +80,95 @@ pub struct Record {
     pub host: Arc<str>,
 }
 
+/// Where a request or connection went, as `%UPSTREAM_CLUSTER%` names it.
+#[derive(Clone, Debug, Default)]
+pub enum Goal {
+    /// Nowhere.
+    #[default]
+    Nowhere,
+    /// A cluster: `outbound|PORT|SUBSET|HOST`.
+    Cluster(Arc<Cluster>),
+    /// An application of this host, by its port.
+    Inbound(u16),
+    /// A service of which there is no cluster.
+    Named(Arc<str>),
+}
+
+impl fmt::Display for Goal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nowhere => Ok(()),
+            Self::Cluster(cluster) => cluster.name.fmt(f),
+            Self::Inbound(port) => write!(f, "inbound|{port}||"),
+            Self::Named(name) => f.write_str(name),
+        }
+    }
+}
+
+impl Goal {
+    /// Whether it is anywhere.
+    pub fn is_known(&self) -> bool {
+        !matches!(self, Self::Nowhere)
+    }
+}
+
 impl Record {
+    /// Makes the record of something of which nothing is known yet.
+    pub fn new(host: Arc<str>, revision: u64) -> Self {
+        Self {
+            started: UNIX_EPOCH,
+            method: None,
+            target: None,
+            version: Version::default(),
+            https: false,
+            authority: None,
+            status: 0,
+            flags: Flags::default(),
+            details: "",
+            received_bytes: 0,
+            sent_bytes: 0,
+            duration: Duration::ZERO,
+            upstream_duration: None,
+            request: Vec::new(),
+            response: Vec::new(),
+            upstream: None,
+            goal: Goal::Nowhere,
+            route: Cow::Borrowed(""),
+            attempts: 0,
+            upstream_local: None,
+            transport_failure: None,
+            downstream: None,
+            direct: None,
+            downstream_local: None,
+            principal: None,
+            server_name: None,
+            grpc: None,
+            trace: None,
+            revision,
+            host,
+        }
+    }
+
+    /// Returns path and query; empty where there is none.
+    pub fn path(&self) -> &str {
+        self.target.as_ref().map_or("", PathAndQuery::as_str)
+    }
+
+    /// Returns the host asked for; empty where there is none.
+    pub fn authority(&self) -> Cow<'_, str> {
+        self.authority.as_ref().map_or(Cow::Borrowed(""), shown)
+    }
+
     /// Returns a header of the request, or one of the names that HTTP/2 has for its first line.
-    pub(super) fn request(&self, name: &str) -> Option<Cow<'_, str>> {
-        let shown = |text: &'static str| Some(Cow::Borrowed(text));
-        let own = |text| Some(Cow::Borrowed(text)).filter(|text: &Cow<'_, str>| !text.is_empty());
+    pub fn request(&self, name: &str) -> Option<Cow<'_, str>> {
+        let own = |text| Some(text).filter(|text: &Cow<'_, str>| !text.is_empty());
         match name {
             ":method" => self.method.as_ref().map(|method| Cow::Borrowed(method.as_str())),
-            ":path" => own(self.path.as_str()),
-            ":authority" | "host" => own(self.authority.as_str()),
-            ":scheme" => shown("http"),
+            ":path" => own(Cow::Borrowed(self.path())),
+            ":authority" | "host" => own(self.authority()),
+            ":scheme" if self.method.is_some() => {
+                Some(Cow::Borrowed(if self.https { "https" } else { "http" }))
+            }
             _ => find(&self.request, name),
         }
     }
@@ -90,25 +184,29 @@ impl Record {
 }
 
 fn find<'a>(headers: &'a [(HeaderName, HeaderValue)], name: &str) -> Option<Cow<'a, str>> {
-    let (_, value) = headers.iter().find(|(other, _)| other.as_str() == name)?;
-    Some(String::from_utf8_lossy(value.as_bytes()))
+    headers.iter().find(|(other, _)| other.as_str() == name).map(|(_, value)| shown(value))
+}
+
+fn shown(value: &HeaderValue) -> Cow<'_, str> {
+    String::from_utf8_lossy(value.as_bytes())
 }
 
 impl Facts for Record {
     fn attribute(&self, attribute: &Attribute) -> Option<Value<'_>> {
         use Attribute as A;
         let number = |number: u64| Some(Value::Number(i64::try_from(number).unwrap_or(i64::MAX)));
+        let is_http = self.method.is_some();
         match attribute {
             A::RequestHeader(name) => self.request(name).map(Value::Text),
             A::RequestMethod => self.request(":method").map(Value::Text),
             A::RequestPath => self.request(":path").map(Value::Text),
             A::RequestUrlPath => {
-                let path = self.path.split('?').next().filter(|path| !path.is_empty())?;
+                let path = self.path().split('?').next().filter(|path| !path.is_empty())?;
                 Some(Value::Text(path.into()))
             }
             A::RequestHost => self.request(":authority").map(Value::Text),
             A::RequestProtocol => {
-                Some(Value::Text(mesh_core::route::template::protocol(self.version).into()))
+                is_http.then(|| Value::Text(mesh_core::route::template::protocol(self.version).into()))
             }
             A::RequestId => self.request("x-request-id").map(Value::Text),
             A::RequestUserAgent => self.request("user-agent").map(Value::Text),
@@ -118,13 +216,10 @@ impl Facts for Record {
             A::ResponseGrpcStatus => self.grpc.map(|status| Value::Number(status.into())),
             A::ResponseSize => number(self.sent_bytes),
             A::SourceAddress => self.downstream.map(|address| Value::Text(address.to_string().into())),
-            A::UpstreamAddress => {
-                (!self.upstream_host.is_empty()).then(|| Value::Text(self.upstream_host.as_str().into()))
-            }
+            A::UpstreamAddress => self.upstream.as_ref().map(|via| Value::Text(via.to_string().into())),
             A::ConnectionMtls => Some(Value::Truth(self.principal.is_some())),
-            A::ClusterName => (!self.upstream_cluster.is_empty())
-                .then(|| Value::Text(self.upstream_cluster.as_str().into())),
-            A::RouteName => (!self.route.is_empty()).then(|| Value::Text(self.route.as_str().into())),
+            A::ClusterName => self.goal.is_known().then(|| Value::Text(Cow::Owned(self.goal.to_string()))),
+            A::RouteName => (!self.route.is_empty()).then(|| Value::Text(Cow::Borrowed(&*self.route))),
         }
     }
 

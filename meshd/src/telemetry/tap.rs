@@ -14,7 +14,7 @@ use mesh_proto::command::Timestamp;
 use mesh_proto::look::{TapAsk, TapFilter, Tapped, TappedRequest};
 use tokio::sync::Notify;
 
-use super::Record;
+use super::{Goal, Record};
 use crate::config::Tap as Shown;
 
 mod redact;
@@ -216,8 +216,13 @@ impl Status {
 fn fits(filter: &TapFilter, told: &Told<'_>) -> bool {
     let record = told.record;
     let service = |wanted: &String| {
-        let host = record.upstream_cluster.rsplit('|').next().filter(|host| !host.is_empty());
-        is_named(host.unwrap_or_else(|| record.authority.split(':').next().unwrap_or_default()), wanted)
+        let asked = record.authority();
+        let host = match &record.goal {
+            Goal::Cluster(cluster) => &*cluster.name.host,
+            Goal::Named(name) => name,
+            Goal::Nowhere | Goal::Inbound(_) => asked.split(':').next().unwrap_or_default(),
+        };
+        is_named(host, wanted)
     };
     let caller =
         |wanted: &String| told.caller == wanted || told.caller.rsplit('/').next() == Some(wanted.as_str());
@@ -228,7 +233,7 @@ fn fits(filter: &TapFilter, told: &Told<'_>) -> bool {
             .any(|value| wanted.as_ref().is_none_or(|wanted| value.as_bytes() == wanted.as_bytes()))
     };
     filter.service.as_ref().is_none_or(service)
-        && filter.path.as_ref().is_none_or(|begin| record.path.starts_with(begin.as_str()))
+        && filter.path.as_ref().is_none_or(|begin| record.path().starts_with(begin.as_str()))
         && filter.method.as_ref().is_none_or(|wanted| method_of(record).eq_ignore_ascii_case(wanted))
         && filter.from.as_ref().is_none_or(caller)
         && filter.headers.iter().all(field)
@@ -247,15 +252,15 @@ fn shown(told: &Told<'_>, ask: &TapAsk) -> TappedRequest {
     let record = told.record;
     let since = record.started.duration_since(UNIX_EPOCH).unwrap_or_default();
     let number = |value: u128| u64::try_from(value).unwrap_or(u64::MAX);
-    let path = if ask.secrets { record.path.clone() } else { redact::path(&record.path) };
+    let path = if ask.secrets { record.path().to_owned() } else { redact::path(record.path()) };
     let headers = if ask.headers { fields(told.headers, ask.secrets) } else { BTreeMap::new() };
     TappedRequest {
         at: Timestamp(number(since.as_millis())),
         from: told.caller.to_owned(),
-        cluster: record.upstream_cluster.clone(),
-        endpoint: record.upstream_host.clone(),
+        cluster: record.goal.to_string(),
+        endpoint: record.upstream.as_ref().map_or_else(String::new, ToString::to_string),
         method: method_of(record).to_owned(),
-        authority: cut(&record.authority),
+        authority: cut(&record.authority()),
         path: cut(&path),
         protocol: mesh_core::route::template::protocol(record.version).to_owned(),
         status: record.status,

@@ -263,52 +263,55 @@ print(sum(len(family.samples) for family in families))
 }
 
 fn record() -> Record {
+    let cluster = mesh_core::plan::Cluster {
+        name: mesh_core::plan::ClusterName { host: "reviews".into(), port: 80, subset: "".into() },
+        ..mesh_core::plan::Cluster::default()
+    };
     Record {
         started: UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
         method: Some(http::Method::GET),
-        path: "/a\" 200".into(),
-        version: http::Version::HTTP_11,
-        authority: "reviews".into(),
+        target: Some(http::uri::PathAndQuery::from_static("/a\"b")),
+        authority: Some(http::HeaderValue::from_static("reviews")),
         status: 503,
         flags: Flags::from(Flag::NoHealthyUpstream),
         details: "no_healthy_upstream",
         received_bytes: 1,
         sent_bytes: 19,
         duration: Duration::from_millis(7),
-        upstream_duration: None,
         request: vec![
-            (http::header::USER_AGENT, http::HeaderValue::from_static("curl\t")),
+            (http::header::USER_AGENT, http::HeaderValue::from_static("curl\t\" 200")),
             (http::HeaderName::from_static("x-request-id"), http::HeaderValue::from_static("id")),
         ],
-        response: Vec::new(),
-        upstream_host: String::new(),
-        upstream_cluster: "outbound|80||reviews".into(),
+        goal: Goal::Cluster(Arc::new(cluster)),
         route: "canary".into(),
         attempts: 3,
         downstream: Some("127.0.0.1:1".parse().expect("an address")),
-        principal: None,
-        server_name: String::new(),
         grpc: Some(14),
         trace: Some(0xabc),
-        revision: 42,
-        host: "h1".into(),
+        ..Record::new("h1".into(), 42)
     }
+}
+
+fn line_of(format: &LogFormat, record: &Record) -> String {
+    let mut line = String::new();
+    line::write(format, record, &mut line);
+    line
 }
 
 #[test]
 fn lines_are_envoys_default_format_and_cannot_be_forged() {
-    let text = line::write(&LogFormat::envoy(), &record());
+    let text = line_of(&LogFormat::envoy(), &record());
 
     assert_eq!(
         text,
-        "[2023-11-14T22:13:20.123Z] \"GET /a\\\" 200 HTTP/1.1\" 503 UH 1 19 7 - \"-\" \"curl\\t\" \"id\" \
+        "[2023-11-14T22:13:20.123Z] \"GET /a\\\"b HTTP/1.1\" 503 UH 1 19 7 - \"-\" \"curl\\t\\\" 200\" \"id\" \
          \"reviews\" \"-\"\n"
     );
 }
 
 #[test]
 fn lines_of_json_keep_numbers_and_tell_route_revision_and_attempts() {
-    let line = line::write(&LogFormat::json(), &record());
+    let line = line_of(&LogFormat::json(), &record());
 
     let value: serde_json::Value = serde_json::from_str(&line).expect("JSON");
     assert_eq!(value["response_flags"], "UH");
@@ -316,17 +319,51 @@ fn lines_of_json_keep_numbers_and_tell_route_revision_and_attempts() {
     assert_eq!(value["route_name"], "canary");
     assert_eq!((&value["revision"], &value["attempts"]), (&42.into(), &3.into()));
     assert_eq!(value["upstream_host"], serde_json::Value::Null);
+    assert_eq!(value["upstream_cluster"], "outbound|80||reviews");
+    assert_eq!((&value["path"], &value["user_agent"]), (&"/a\"b".into(), &"curl\t\" 200".into()));
 }
 
 #[test]
 fn lines_have_the_form_that_a_rule_gives_them() {
     let format = "%START_TIME(%Y/%m/%d %H:%M:%S.%3f %s)% %GRPC_STATUS% %GRPC_STATUS_NUMBER% %TRACE_ID% \
-                  %DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% %REQ(X-NONE?USER-AGENT):4% %HOSTNAME%";
-    let line = line::write(&LogFormat::text(format).expect("a format"), &record());
+                  %DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% %REQ(X-NONE?USER-AGENT):4% %HOSTNAME% %REQ(:SCHEME)%";
+    let line = line_of(&LogFormat::text(format).expect("a format"), &record());
 
     assert_eq!(
         line,
-        "2023/11/14 22:13:20.123 1700000000 Unavailable 14 00000000000000000000000000000abc 127.0.0.1 curl h1\n"
+        "2023/11/14 22:13:20.123 1700000000 Unavailable 14 00000000000000000000000000000abc 127.0.0.1 curl h1 \
+         http\n"
+    );
+}
+
+/// As Envoy 1.40 has written it for a TCP proxy and a router whose endpoint takes no connection.
+#[test]
+fn what_kept_a_connection_from_its_endpoint_is_told_as_envoy_tells_it() {
+    let format = LogFormat::text(
+        "%PROTOCOL% %RESPONSE_CODE% %RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS% \
+         \"%UPSTREAM_TRANSPORT_FAILURE_REASON%\" %UPSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS% \
+         %DOWNSTREAM_REMOTE_ADDRESS% %DOWNSTREAM_DIRECT_REMOTE_ADDRESS% %REQ(:SCHEME)%",
+    )
+    .expect("a format");
+    let failed = Record {
+        details: "upstream_reset_before_response_started{remote_connection_failure}",
+        transport_failure: Some("delayed_connect_error:_Connection_refused".into()),
+        downstream: Some("192.0.2.1:0".parse().expect("an address")),
+        direct: Some("127.0.0.1:58914".parse().expect("an address")),
+        downstream_local: Some("127.0.0.1:28005".parse().expect("an address")),
+        ..record()
+    };
+    let opaque = Record { method: None, status: 0, details: "", ..failed.clone() };
+
+    assert_eq!(
+        line_of(&format, &failed),
+        "HTTP/1.1 503 upstream_reset_before_response_started{remote_connection_failure|\
+         delayed_connect_error:_Connection_refused} - \"delayed_connect_error:_Connection_refused\" - \
+         127.0.0.1:28005 192.0.2.1:0 127.0.0.1:58914 http\n"
+    );
+    assert_eq!(
+        line_of(&format, &opaque),
+        "- 0 - - \"delayed_connect_error:_Connection_refused\" - 127.0.0.1:28005 192.0.2.1:0 127.0.0.1:58914 -\n"
     );
 }
 
@@ -335,10 +372,15 @@ fn a_log_that_was_moved_away_is_opened_anew() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("access.log");
     let log = AccessLog::start(Format::Text, &Sink::File(path.clone())).expect("a log");
-    let (own, _) = log.own().map(|(own, wanted)| (own.clone(), wanted.clone())).expect("its own");
+    let gathering = Lines::new(log);
+    let write = || {
+        let (own, _) = gathering.own().expect("its own");
+        let _ = gathering.write(own, &record());
+        gathering.flush();
+    };
     let lines = |path: &std::path::Path| std::fs::read_to_string(path).map_or(0, |text| text.lines().count());
     let deadline = std::time::Instant::now() + Duration::from_secs(10);
-    log.write(&own, &Arc::new(record()));
+    write();
     while lines(&path) == 0 {
         assert!(std::time::Instant::now() < deadline, "the first line is not written");
     }
@@ -346,7 +388,7 @@ fn a_log_that_was_moved_away_is_opened_anew() {
 
     while lines(&path) == 0 {
         assert!(std::time::Instant::now() < deadline, "the file is not opened anew");
-        log.write(&own, &Arc::new(record()));
+        write();
         std::thread::yield_now();
     }
 }
@@ -358,15 +400,18 @@ fn spans_are_what_opentelemetry_reads() {
         trace: 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c,
         id: 2,
         parent: 3,
-        state: "a=b".into(),
-        name: "reviews:9080/*".into(),
+        state: "a=b",
+        name: "reviews:9080/*",
         is_server: true,
         started: UNIX_EPOCH + Duration::from_nanos(1),
         ended: UNIX_EPOCH + Duration::from_nanos(2),
-        tags: vec![("n".into(), otlp::Tag::Number(-300)), ("t".into(), otlp::Tag::Text("x".repeat(200)))],
         failed: true,
     };
-    let resource = otlp::Resource { tags: vec![("service.name", "reviews.shop".into())], spans: vec![&span] };
+    let long = "x".repeat(200);
+    let tags = [("n", otlp::Tag::Number(-300)), ("t", otlp::Tag::Text(&long))];
+    let mut spans = otlp::Spans::default();
+    spans.add(&span, tags.into_iter(), &mut Vec::new());
+    let resource = otlp::Resource { tags: vec![("service.name", "reviews.shop")], spans: &spans };
     let script = "\
 import sys
 try:
@@ -383,7 +428,7 @@ for resource in request.resource_spans:
               span.attributes[0].value.int_value, len(span.attributes[1].value.string_value), span.status.code)
 ";
 
-    let Some(read) = python(script, "spans", &otlp::export(&[resource])) else { return };
+    let Some(read) = python(script, "spans", &otlp::export(&[resource], 0)) else { return };
 
     assert_eq!(
         read,

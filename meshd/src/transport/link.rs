@@ -34,6 +34,8 @@ pub struct Peer {
     pub identity: Option<Identity>,
     /// Where it is.
     pub address: SocketAddr,
+    /// Where it called; `None` over QUIC, whose socket many share.
+    pub local: Option<SocketAddr>,
     /// The server name it asked for, in lower case; for a hop over QUIC that of the stream.
     pub sni: Option<String>,
     /// The serial number of its certificate, big-endian; empty only while joining.
@@ -49,6 +51,7 @@ impl Peer {
         Self {
             identity: None,
             address,
+            local: None,
             sni: sni.map(str::to_ascii_lowercase),
             serial: Vec::new(),
             validity: None,
@@ -480,6 +483,14 @@ fn same_key(a: Option<&Arc<CertifiedKey>>, b: Option<&Arc<CertifiedKey>>) -> boo
 }
 
 impl LinkStream {
+    /// Returns the address at this end; `None` over QUIC, whose socket many share.
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(stream) => super::socket::local_address(stream.socket()),
+            Self::Quic(_) => None,
+        }
+    }
+
     /// Returns what carries the stream.
     pub fn transport(&self) -> Transport {
         match self {

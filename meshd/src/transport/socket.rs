@@ -164,6 +164,11 @@ pub fn unmapped(address: SocketAddr) -> SocketAddr {
     }
 }
 
+/// Returns the address at this end.
+pub fn local_address(stream: &TcpStream) -> Option<SocketAddr> {
+    stream.local_addr().ok().map(unmapped)
+}
+
 /// Notices a dead peer on an idle connection: first probe after `idle`, then two more, 3 s apart.
 pub fn keep_alive(stream: &TcpStream, idle: Duration) -> io::Result<()> {
     let probes = TcpKeepalive::new().with_time(idle).with_interval(Duration::from_secs(3)).with_retries(3);

@@ -175,7 +175,7 @@ impl Server {
         }
         let chain = session.peer_certificates().unwrap_or_default();
         let proven = self.recheck(chain, session.handshake_kind())?;
-        let peer = peer.proven(proven);
+        let peer = Peer { local: socket::local_address(stream.get_ref().0), ..peer.proven(proven) };
         if matches!(protocol, Protocol::Lane | Protocol::Hop) {
             let (socket, session) = stream.into_inner();
             let socket = TlsSocket::new(socket, session);

@@ -208,6 +208,11 @@ pub(crate) fn start_logging(plan: Plan, log: AccessLog) -> Lab {
     start_telling(plan, vec![service(Declared::Http)], settings(), &no_credentials(), Some(log)).0
 }
 
+/// As [`start_logging`], by another way in.
+pub(crate) fn start_logging_as(plan: Plan, way: Way, log: AccessLog) -> Lab {
+    start_telling(plan, vec![way], settings(), &no_credentials(), Some(log)).0
+}
+
 pub(crate) fn start_with(plan: Plan, way: Way, settings: Settings, credentials: &Arc<Credentials>) -> Lab {
     start_all(plan, vec![way], settings, credentials).0
 }

@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use mesh_core::plan::{
-    Collector, LogTarget, Logging, Party, Plan, TagSource, Telling, Tracing, WantedHeaders,
+    Carrier, Collector, LogTarget, Logging, Party, Plan, TagSource, Telling, Tracing, WantedHeaders,
 };
 use mesh_proto::expression::Expression;
 use mesh_proto::log_format::LogFormat;
@@ -26,7 +28,7 @@ use tokio::net::TcpListener;
 use super::hop::{Authority, HOST, destination, over_mesh, source};
 use super::lab::{
     Backend, Client, Lab, at, get, loopback, no_credentials, once, request, service, settings, start,
-    start_logging, start_with, until,
+    start_logging, start_logging_as, start_with, until,
 };
 use super::plan::{change, cluster, local, plan, simple};
 
@@ -98,34 +100,38 @@ async fn a_request_that_stays_on_its_host_is_counted_at_both_ends_there() {
 struct Spans {
     address: SocketAddr,
     taken: Arc<Mutex<Vec<(HeaderMap, Bytes)>>>,
+    /// Statuses of answers to come, instead of 200.
+    statuses: Arc<Mutex<Vec<u16>>>,
 }
 
 impl Spans {
     async fn start() -> Self {
+        Self::answering(Vec::new()).await
+    }
+
+    /// Answers with these statuses first, the last of them first; what it answers with another than 200 is not taken.
+    async fn answering(statuses: Vec<u16>) -> Self {
         let listener = TcpListener::bind(loopback(0)).await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        let taken: Arc<Mutex<Vec<(HeaderMap, Bytes)>>> = Arc::default();
-        let keeping = taken.clone();
+        let spans = Self { address, taken: Arc::default(), statuses: Arc::new(Mutex::new(statuses)) };
+        let (keeping, statuses) = (spans.taken.clone(), spans.statuses.clone());
         meshd::task::spawn("test", async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let keeping = keeping.clone();
-                let take = service_fn(move |request: Request<Incoming>| {
-                    let keeping = keeping.clone();
-                    async move {
-                        let (parts, body) = request.into_parts();
-                        let body = body.collect().await.expect("a body").to_bytes();
-                        keeping.lock().unwrap_or_else(PoisonError::into_inner).push((parts.headers, body));
-                        Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
-                    }
+                let (keeping, statuses) = (keeping.clone(), statuses.clone());
+                let take = service_fn(move |request| take(keeping.clone(), statuses.clone(), request));
+                meshd::task::spawn("test", async move {
+                    let mut first = [0; 3];
+                    let _ = stream.peek(&mut first).await;
+                    let io = TokioIo::new(stream);
+                    // gRPC begins with the preface of HTTP/2.
+                    let _ = match &first {
+                        b"PRI" => http2::Builder::new(TokioExecutor::new()).serve_connection(io, take).await,
+                        _ => http1::Builder::new().serve_connection(io, take).await,
+                    };
                 });
-                let io = TokioIo::new(stream);
-                meshd::task::spawn(
-                    "test",
-                    hyper::server::conn::http1::Builder::new().serve_connection(io, take),
-                );
             }
         });
-        Self { address, taken }
+        spans
     }
 
     /// Every span that was taken: its fields by number, tags apart.
@@ -146,6 +152,40 @@ impl Spans {
         }
         spans
     }
+}
+
+/// Answers a request to export: over gRPC with the status in trailers.
+async fn take(
+    keeping: Arc<Mutex<Vec<(HeaderMap, Bytes)>>>,
+    statuses: Arc<Mutex<Vec<u16>>>,
+    request: Request<Incoming>,
+) -> Result<Response<BoxBody<Bytes, Infallible>>, Infallible> {
+    let (parts, body) = request.into_parts();
+    let mut body = body.collect().await.expect("a body").to_bytes();
+    let status = statuses.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or(200);
+    let is_grpc = parts.headers.get("content-type").is_some_and(|kind| kind == "application/grpc");
+    if is_grpc {
+        assert_eq!(parts.uri.path(), "/opentelemetry.proto.collector.trace.v1.TraceService/Export");
+        assert_eq!(at(&parts.headers, "te"), "trailers");
+        let length = usize::try_from(u32::from_be_bytes(body[1..5].try_into().expect("four bytes")));
+        assert_eq!((body[0], length.expect("a length")), (0, body.len() - 5), "one message, not compressed");
+        body = body.slice(5..);
+    }
+    if status == 200 {
+        keeping.lock().unwrap_or_else(PoisonError::into_inner).push((parts.headers, body));
+    }
+    if !is_grpc {
+        let mut response = Response::new(Empty::new().boxed());
+        *response.status_mut() = status.try_into().expect("a status");
+        return Ok(response);
+    }
+    let mut trailers = HeaderMap::new();
+    let code = if status == 200 { 0 } else { status };
+    trailers.insert("grpc-status", code.into());
+    let message = Full::new(Bytes::from_static(&[0; 5])).with_trailers(async { Some(Ok(trailers)) });
+    let mut response = Response::new(message.boxed());
+    response.headers_mut().insert("content-type", http::HeaderValue::from_static("application/grpc"));
+    Ok(response)
 }
 
 #[derive(Debug)]
@@ -225,7 +265,7 @@ fn tracing(address: SocketAddr, sampling: u32) -> Telling {
     let collector = Collector {
         host: address.ip().to_string().into(),
         port: address.port(),
-        path: "/v1/traces".into(),
+        carrier: http_carrier(),
         headers: vec![(http::HeaderName::from_static("x-key"), http::HeaderValue::from_static("secret"))],
         timeout: Duration::from_secs(3),
         max_tag_bytes: 256,
@@ -242,6 +282,22 @@ fn tracing(address: SocketAddr, sampling: u32) -> Telling {
     let request = vec![http::header::USER_AGENT, http::HeaderName::from_static("x-request-id")];
     let wanted = WantedHeaders { request, response: Vec::new() };
     Telling { tracing: Some(Arc::new(tracing)), wanted, ..Telling::default() }
+}
+
+fn http_carrier() -> Carrier {
+    Carrier::Http("/v1/traces".into())
+}
+
+/// Every request is traced.
+fn traced_by(backend: &Backend, spans: SocketAddr, carrier: Carrier) -> Plan {
+    let mut plan = traced(backend, spans, 1_000_000);
+    change(&mut plan, |outbound| {
+        let mut tracing = (**outbound.telling.tracing.as_ref().expect("it is traced")).clone();
+        tracing.collector = Arc::new(Collector { carrier, ..(*tracing.collector).clone() });
+        outbound.telling =
+            Arc::new(Telling { tracing: Some(Arc::new(tracing)), ..(*outbound.telling).clone() });
+    });
+    plan
 }
 
 fn traced(backend: &Backend, spans: SocketAddr, sampling: u32) -> Plan {
@@ -303,19 +359,81 @@ async fn what_is_not_sampled_is_passed_on_and_not_sent() {
     assert!(at(&single, "b3").ends_with("-0"), "{single:?}");
 }
 
+/// Returns a number that the metrics tell.
+fn told(lab: &Lab, metric: &str) -> Option<u64> {
+    let text = lab.stats.prometheus(Exposition::Prometheus);
+    text.lines().find_map(|line| line.strip_prefix(metric)?.trim().parse().ok())
+}
+
 #[tokio::test]
-async fn a_collector_that_is_gone_costs_spans_and_nothing_else() {
+async fn a_collector_that_is_gone_costs_a_request_nothing() {
     let backend = Backend::http1("v1").await;
     let lab = start(traced(&backend, super::lab::nobody(), 1_000_000));
 
     let answer = once(lab.address, get("/", &[])).await;
 
     assert_eq!(answer.status, 200);
-    let dropped = || {
-        let text = lab.stats.prometheus(Exposition::Prometheus);
-        text.lines().any(|line| line == "meshd_dropped_spans_total 1")
-    };
-    until("the span is counted as dropped", dropped).await;
+}
+
+#[tokio::test]
+async fn spans_that_a_collector_refuses_are_counted_as_dropped() {
+    let (backend, spans) = (Backend::http1("v1").await, Spans::answering(vec![400]).await);
+    let lab = start(traced(&backend, spans.address, 1_000_000));
+
+    once(lab.address, get("/", &[])).await;
+
+    until("the span is dropped", || told(&lab, "meshd_dropped_spans_total ") == Some(1)).await;
+    assert_eq!((told(&lab, "meshd_sent_spans_total "), spans.all().len()), (Some(0), 0));
+}
+
+#[tokio::test]
+async fn spans_that_a_collector_takes_later_are_sent_again() {
+    let backend = Backend::http1("v1").await;
+    for (carrier, statuses) in [(http_carrier(), vec![429, 503]), (Carrier::Grpc, vec![4, 14])] {
+        let spans = Spans::answering(statuses).await;
+        let lab = start(traced_by(&backend, spans.address, carrier));
+
+        once(lab.address, get("/", &[])).await;
+
+        until("it has it in the end", || told(&lab, "meshd_sent_spans_total ") == Some(1)).await;
+        assert_eq!((told(&lab, "meshd_dropped_spans_total "), spans.all().len()), (Some(0), 1));
+    }
+}
+
+#[tokio::test]
+async fn spans_are_sent_over_grpc_where_a_provider_says_nothing_else() {
+    let (backend, spans) = (Backend::http1("v1").await, Spans::start().await);
+    let lab = start(traced_by(&backend, spans.address, Carrier::Grpc));
+
+    once(lab.address, get("/a", &[("traceparent", PARENT)])).await;
+
+    until("the collector has it", || !spans.all().is_empty()).await;
+    let span = spans.all().remove(0);
+    assert_eq!(
+        (span.trace.as_str(), span.parent.as_str()),
+        ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331")
+    );
+    let sent = spans.taken.lock().unwrap_or_else(PoisonError::into_inner)[0].0.clone();
+    assert_eq!((at(&sent, "grpc-timeout"), at(&sent, "x-key")), ("3000m", "secret"));
+    until("it is counted", || told(&lab, "meshd_sent_spans_total ") == Some(1)).await;
+}
+
+/// A collector that does not answer keeps no span of another from its own.
+#[tokio::test]
+async fn collectors_do_not_wait_for_each_other() {
+    let (backend, spans) = (Backend::http1("v1").await, Spans::start().await);
+    let silent = TcpListener::bind(loopback(0)).await.expect("a port");
+    let slow = silent.local_addr().expect("an address");
+    let lab = start(traced(&backend, slow, 1_000_000));
+    once(lab.address, get("/", &[])).await;
+    let (held, _) = silent.accept().await.expect("it is called");
+
+    lab.plans.store(Arc::new(traced(&backend, spans.address, 1_000_000)));
+    once(lab.address, get("/", &[])).await;
+
+    until("the other has its own", || !spans.all().is_empty()).await;
+    assert_eq!(told(&lab, "meshd_dropped_spans_total "), Some(0), "the first still waits for an answer");
+    drop(held);
 }
 
 #[tokio::test]
@@ -372,6 +490,120 @@ async fn requests_are_logged_where_rules_say_and_when() {
     })
     .await;
     assert_eq!(read("shop.log"), "404 b v1 default\n");
+}
+
+/// A log of every line, in a form that names what Envoy's TCP proxy tells.
+fn connections_log(folder: &std::path::Path) -> (Telling, impl Fn() -> String + use<>) {
+    let path = folder.join("tcp.log");
+    let text = "%PROTOCOL% %RESPONSE_CODE% %RESPONSE_FLAGS% \"%UPSTREAM_TRANSPORT_FAILURE_REASON%\" \
+        %BYTES_RECEIVED% %BYTES_SENT% %UPSTREAM_HOST% %UPSTREAM_CLUSTER_RAW% %UPSTREAM_LOCAL_ADDRESS% \
+        %DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_REMOTE_ADDRESS% %REQUESTED_SERVER_NAME% %ROUTE_NAME% \
+        %UPSTREAM_REQUEST_ATTEMPT_COUNT%";
+    let format = LogFormat::text(text).expect("a format");
+    let target = LogTarget { path: Some(path.to_string_lossy().into_owned()), format };
+    let told = Telling { logs: vec![Arc::new(Logging { target, filter: None })], ..Telling::default() };
+    (told, move || std::fs::read_to_string(&path).unwrap_or_default())
+}
+
+fn opaque_plan(target: SocketAddr, told: Telling) -> Plan {
+    let rules = super::plan::tcp_service(vec![super::plan::to(1, cluster(HOST, vec![local(target)]))]);
+    let table =
+        mesh_core::plan::PortTable { number: super::plan::PORT, tcp: Some(rules), ..Default::default() };
+    let mut plan = super::plan::with_table(table);
+    change(&mut plan, |outbound| outbound.telling = Arc::new(told));
+    plan
+}
+
+/// The fields are those that Envoy 1.40 has written for its TCP proxy.
+#[tokio::test]
+async fn an_opaque_connection_is_a_line_of_the_access_log_when_it_ends() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let folder = tempfile::tempdir().expect("a folder");
+    let listener = TcpListener::bind(loopback(0)).await.expect("a port");
+    let target = listener.local_addr().expect("an address");
+    let (told, read) = connections_log(folder.path());
+    let log = AccessLog::for_rules().expect("a log");
+    let lab = start_logging_as(opaque_plan(target, told), service(Declared::Tcp), log);
+    let mut client = tokio::net::TcpStream::connect(lab.address).await.expect("a connection");
+    let (mut served, from) = listener.accept().await.expect("a connection");
+    client.write_all(b"hello").await.expect("sent");
+    served.read_exact(&mut [0; 5]).await.expect("received");
+    served.write_all(b"hello you!").await.expect("sent");
+    client.read_exact(&mut [0; 10]).await.expect("received");
+    assert_eq!(read(), "", "not before it ends");
+    let caller = client.local_addr().expect("an address");
+
+    drop((client, served));
+
+    until("its line is there", || read().ends_with('\n')).await;
+    let here = lab.address;
+    assert_eq!(
+        read(),
+        format!("- 0 - \"-\" 5 10 {target} outbound|80||{HOST} {from} {here} {caller} - - 1\n")
+    );
+}
+
+#[tokio::test]
+async fn an_opaque_connection_that_reaches_nobody_is_told_with_envoys_flags() {
+    use tokio::io::AsyncReadExt as _;
+    let folder = tempfile::tempdir().expect("a folder");
+    let target = super::lab::nobody();
+    let (told, read) = connections_log(folder.path());
+    let log = AccessLog::for_rules().expect("a log");
+    let lab = start_logging_as(opaque_plan(target, told), service(Declared::Tcp), log);
+    let mut client = tokio::net::TcpStream::connect(lab.address).await.expect("a connection");
+    let caller = client.local_addr().expect("an address");
+
+    let _ = client.read(&mut [0; 1]).await;
+
+    until("its line is there", || read().ends_with('\n')).await;
+    let here = lab.address;
+    assert_eq!(
+        read(),
+        format!(
+            "- 0 UF,URX \"delayed_connect_error:_Connection_refused\" 0 0 {target} outbound|80||{HOST} - {here} \
+             {caller} - - 1\n"
+        )
+    );
+    let parts = [r#"response_flags="UF,URX""#, r#"request_protocol="tcp""#];
+    assert!(tells(&lab, "istio_tcp_connections_closed_total", &parts));
+}
+
+#[tokio::test]
+async fn a_request_that_reaches_nobody_tells_why_and_one_that_does_from_where() {
+    let backend = Backend::http1("v1").await;
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, target) in [("good", backend.address), ("gone", super::lab::nobody())] {
+        let path = folder.path().join(name);
+        let text = "%RESPONSE_CODE% %RESPONSE_CODE_DETAILS% \"%UPSTREAM_TRANSPORT_FAILURE_REASON%\" \
+            %UPSTREAM_HOST% %UPSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS% %REQ(:SCHEME)%";
+        let target_of = LogTarget {
+            path: Some(path.to_string_lossy().into_owned()),
+            format: LogFormat::text(text).expect("a format"),
+        };
+        let logging = Arc::new(Logging { target: target_of, filter: None });
+        let mut plan = plan(vec![("reviews", vec![simple(cluster(HOST, vec![local(target)]))])]);
+        let told = Telling { logs: vec![logging], ..Telling::default() };
+        change(&mut plan, |outbound| outbound.telling = Arc::new(told));
+        let lab = start_logging(plan, AccessLog::for_rules().expect("a log"));
+
+        once(lab.address, get("/", &[])).await;
+
+        let read = || std::fs::read_to_string(&path).unwrap_or_default();
+        until("its line is there", || read().ends_with('\n')).await;
+        let (line, here) = (read(), lab.address);
+        if name == "good" {
+            let from = line.split(' ').nth(4).and_then(|from| from.parse::<SocketAddr>().ok());
+            let from =
+                from.filter(|from| from.ip() == target.ip() && from.port() != 0).expect("an address of ours");
+            assert_eq!(line, format!("200 via_upstream \"-\" {target} {from} {here} http\n"));
+        } else {
+            let why = "delayed_connect_error:_Connection_refused";
+            let details =
+                format!("upstream_reset_before_response_started{{remote_connection_failure|{why}}}");
+            assert_eq!(line, format!("503 {details} \"{why}\" {target} - {here} http\n"));
+        }
+    }
 }
 
 #[tokio::test]

@@ -105,8 +105,18 @@ message! {
         pub port: u32,
         /// Bytes of a tag that are kept. Default 256.
         pub max_tag_length: u32,
-        /// Over HTTP.
+        /// Over HTTP; without, over gRPC.
         pub http: Option<OtlpHttp>,
+        /// Over gRPC.
+        pub grpc: Option<OtlpGrpc>,
+    }
+
+    /// OTLP over gRPC.
+    pub struct OtlpGrpc {
+        /// For one batch. Default 3 s.
+        pub timeout: Option<Duration>,
+        /// More headers.
+        pub initial_metadata: Vec<OtlpHeader>,
     }
 
     /// OTLP over HTTP.

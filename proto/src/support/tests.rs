@@ -80,12 +80,12 @@ fn languages_within_fields_are_refused_by_name_and_place() {
         found[1]
     );
     assert!(found[2].contains("tagOverrides.a.value") && found[2].contains("request.host"), "{}", found[2]);
-    let text = "apiVersion: mesh.istio.io/v1alpha1\nkind: MeshConfig\nmetadata: {name: default}\nspec:\n  accessLogFormat: \"%COLOUR%\"\n  extensionProviders:\n  - {name: a, opentelemetry: {service: a, port: 4317}}\n  - {name: b}\n";
+    let text = "apiVersion: mesh.istio.io/v1alpha1\nkind: MeshConfig\nmetadata: {name: default}\nspec:\n  accessLogFormat: \"%COLOUR%\"\n  extensionProviders:\n  - {name: a, opentelemetry: {service: a, port: 4317, grpc: {}, http: {}}}\n  - {name: b}\n";
     let (documents, _) = yaml::read("m", text);
     let found: Vec<String> = check(&documents[0]).iter().map(ToString::to_string).collect();
     assert_eq!(found.len(), 3, "{found:?}");
     assert!(found[0].starts_with("m:5:20: ") && found[0].contains("%COLOUR% is not known"), "{}", found[0]);
-    assert!(found[1].contains("OTLP over gRPC is not spoken"), "{}", found[1]);
+    assert!(found[1].contains("spans go over http or over grpc"), "{}", found[1]);
     assert!(found[2].contains("a provider is one thing"), "{}", found[2]);
 }
 

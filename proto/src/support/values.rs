@@ -6,8 +6,8 @@ use crate::expression::Expression;
 use crate::finding::Finding;
 use crate::log_format::LogFormat;
 use crate::resource::{
-    AccessLogEncoding, MeshConfig, Object, OpenTelemetryProvider, ProviderLogFormat, Spec, TagOperation,
-    Telemetry,
+    AccessLogEncoding, MeshConfig, Object, OpenTelemetryProvider, OtlpHeader, ProviderLogFormat, Spec,
+    TagOperation, Telemetry,
 };
 use crate::yaml::join;
 
@@ -148,18 +148,26 @@ fn opentelemetry(settings: &OpenTelemetryProvider, path: &str, found: &mut Vec<F
     if settings.port == 0 || settings.port > u16::MAX.into() {
         refuse(found, format!("{path}.port"), format!("{} is not a port", settings.port), "");
     }
-    let Some(http) = &settings.http else {
-        let hint =
-            "spans are sent over HTTP: add http: {path: /v1/traces}, and the collector's port for it (4318)";
-        return refuse(found, path, "OTLP over gRPC is not spoken", hint);
-    };
-    if !http.path.is_empty() && !http.path.starts_with('/') {
-        refuse(found, format!("{path}.http.path"), format!("{:?} does not begin with /", http.path), "");
+    if settings.http.is_some() && settings.grpc.is_some() {
+        refuse(found, format!("{path}.grpc"), "spans go over http or over grpc", "take one of them away");
     }
-    for (at, header) in http.headers.iter().enumerate() {
+    if let Some(http) = &settings.http {
+        if !http.path.is_empty() && !http.path.starts_with('/') {
+            let message = format!("{:?} does not begin with /", http.path);
+            refuse(found, format!("{path}.http.path"), message, "");
+        }
+        otlp_headers(&http.headers, &format!("{path}.http.headers"), found);
+    }
+    if let Some(grpc) = &settings.grpc {
+        otlp_headers(&grpc.initial_metadata, &format!("{path}.grpc.initialMetadata"), found);
+    }
+}
+
+fn otlp_headers(headers: &[OtlpHeader], path: &str, found: &mut Vec<Finding>) {
+    for (at, header) in headers.iter().enumerate() {
         let name = http::HeaderName::from_bytes(header.name.as_bytes());
         if name.is_err() || http::HeaderValue::from_str(&header.value).is_err() {
-            refuse(found, format!("{path}.http.headers[{at}]"), "is no header of HTTP", "");
+            refuse(found, format!("{path}[{at}]"), "is no header of HTTP", "");
         }
     }
 }

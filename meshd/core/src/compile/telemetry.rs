@@ -20,7 +20,9 @@ use mesh_proto::watch::Stored;
 use super::Problems;
 use super::hosts::{has_all, of_kind};
 use super::mesh::Settings;
-use crate::plan::{Collector, LogTarget, Logging, Metering, Metric, TagSource, Telling, Tracing, Workload};
+use crate::plan::{
+    Carrier, Collector, LogTarget, Logging, Metering, Metric, TagSource, Telling, Tracing, Workload,
+};
 use crate::world::World;
 
 /// What holds for telemetry.
@@ -426,21 +428,29 @@ fn file(path: &str) -> Option<String> {
     (path != STDOUT).then(|| path.to_owned())
 }
 
+/// Source: Istio `otelConfig`: gRPC unless `http` is there.
 fn collector(provider: &TelemetryProvider) -> Option<Collector> {
     let settings = provider.opentelemetry.as_ref()?;
-    let http = settings.http.as_ref()?;
     // `namespace/host`, as Istio writes the service of a provider.
     let host = settings.service.rsplit('/').next().unwrap_or_default();
-    let headers = http.headers.iter().filter_map(|header| {
+    let (carrier, timeout, more) = match (&settings.http, &settings.grpc) {
+        (Some(http), _) => {
+            let path = if http.path.is_empty() { "/v1/traces" } else { &http.path };
+            (Carrier::Http(path.to_owned()), http.timeout, http.headers.as_slice())
+        }
+        (None, Some(grpc)) => (Carrier::Grpc, grpc.timeout, grpc.initial_metadata.as_slice()),
+        (None, None) => (Carrier::Grpc, None, &[][..]),
+    };
+    let headers = more.iter().filter_map(|header| {
         let name = HeaderName::from_bytes(header.name.to_ascii_lowercase().as_bytes()).ok()?;
         Some((name, HeaderValue::from_str(&header.value).ok()?))
     });
     Some(Collector {
         host: host.to_ascii_lowercase().into(),
         port: u16::try_from(settings.port).ok()?,
-        path: if http.path.is_empty() { "/v1/traces".into() } else { http.path.clone() },
+        carrier,
         headers: headers.collect(),
-        timeout: http.timeout.map_or(Duration::from_secs(3), mesh_proto::value::Duration::get),
+        timeout: timeout.map_or(Duration::from_secs(3), mesh_proto::value::Duration::get),
         max_tag_bytes: match settings.max_tag_length {
             0 => 256,
             most => most as usize,

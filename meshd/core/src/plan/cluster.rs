@@ -417,6 +417,18 @@ pub enum Via {
     },
 }
 
+impl fmt::Display for Via {
+    /// As logs name it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Local(address) | Self::Plain(address) => address.fmt(f),
+            Self::Socket(path) => f.write_str(path),
+            Self::Mesh { hop, instance, .. } => write!(f, "{hop}/{instance}"),
+            Self::Name { host, port, .. } => write!(f, "{host}:{port}"),
+        }
+    }
+}
+
 /// Counters of a cluster over all workers; outlives the Plan.
 #[derive(Debug, Default)]
 pub struct ClusterState {

@@ -151,14 +151,23 @@ pub struct Collector {
     pub host: Arc<str>,
     /// Port.
     pub port: u16,
-    /// Path and query.
-    pub path: String,
+    /// What carries spans.
+    pub carrier: Carrier,
     /// More headers.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// For one batch.
     pub timeout: Duration,
     /// Bytes of a tag that are kept.
     pub max_tag_bytes: usize,
+}
+
+/// What carries OTLP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    /// gRPC.
+    Grpc,
+    /// HTTP, to this path and query.
+    Http(String),
 }
 
 impl Telling {

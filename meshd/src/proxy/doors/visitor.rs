@@ -238,7 +238,7 @@ impl Visitor {
             worker: self.worker,
             caller: self.seat,
             peer: self.peer,
-            local: None,
+            local: wire.local_address(),
             target: Target::Port(port),
             is_proxy: false,
             edge: None,

@@ -1,31 +1,41 @@
 //! What logs and traces are told of a request: kept from its beginning, where anybody wants it.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use ::http::header::USER_AGENT;
 use ::http::request::Parts;
+use ::http::uri::PathAndQuery;
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use mesh_core::plan::{Telling, Via};
+use mesh_core::resilience::Failure;
+use mesh_core::route;
+use mesh_proto::log_format::Operator;
 
 use super::Life;
-use crate::proxy::outbound::Connection;
+use crate::proxy::outbound::{Connection, Edge};
 use crate::proxy::request::{self, REQUEST_ID};
 use crate::proxy::traced::{Ended, Trace};
+use crate::proxy::upstream::Pool;
 use crate::telemetry::otlp::Tag;
-use crate::telemetry::{Record, Told};
+use crate::telemetry::{Goal, Record, Told};
 
 /// What only logs and traces want.
 pub(super) struct Logged {
     method: Method,
-    target: String,
+    target: Option<PathAndQuery>,
     version: Version,
-    authority: String,
+    https: bool,
+    authority: Option<HeaderValue>,
     request: Vec<(HeaderName, HeaderValue)>,
     response: Vec<(HeaderName, HeaderValue)>,
-    upstream: String,
+    upstream: Option<Via>,
+    upstream_local: Option<SocketAddr>,
+    transport_failure: Option<Arc<str>>,
     downstream: SocketAddr,
-    route: String,
+    route: Cow<'static, str>,
     /// For taps.
     headers: Option<HeaderMap>,
 }
@@ -42,7 +52,7 @@ impl Life {
     /// Keeps what logs and traces want.
     pub(super) fn listen(&mut self, parts: &Parts) {
         let worker = &self.connection.worker;
-        let own = worker.access_log.as_ref().and_then(|log| log.own());
+        let own = worker.lines.as_ref().and_then(|lines| lines.own());
         let telling = self.telling();
         let tracing = telling.and_then(|telling| telling.tracing.as_ref());
         let is_tapped = worker.settings.tap.is_on() && !self.is_inbound;
@@ -67,7 +77,7 @@ impl Life {
     /// Keeps what logs want of an answer.
     pub(crate) fn answered(&mut self, headers: &HeaderMap) {
         let Some(mut log) = self.log.take() else { return };
-        let own = self.connection.worker.access_log.as_ref().and_then(|log| log.own());
+        let own = self.connection.worker.lines.as_ref().and_then(|lines| lines.own());
         let wanted = own.iter().flat_map(|(_, wanted)| &wanted.response);
         for name in wanted.chain(self.telling().iter().flat_map(|telling| &telling.wanted.response)) {
             keep(&mut log.response, headers, name);
@@ -79,7 +89,8 @@ impl Life {
     pub(crate) fn follows(&mut self, name: &str) {
         if let Some(log) = &mut self.log {
             // Istio's name for routes without one.
-            log.route = if name.is_empty() { "default".into() } else { name.into() };
+            let named = || Cow::Owned(name.to_owned());
+            log.route = if name.is_empty() { Cow::Borrowed("default") } else { named() };
         }
     }
 
@@ -93,12 +104,22 @@ impl Life {
             Via::Socket(_) | Via::Name { .. } => None,
         };
         if let Some(log) = &mut self.log {
-            log.upstream = match via {
-                Via::Local(address) | Via::Plain(address) => address.to_string(),
-                Via::Socket(path) => path.to_string(),
-                Via::Mesh { hop, instance, .. } => format!("{hop}/{instance}"),
-                Via::Name { host, port, .. } => format!("{host}:{port}"),
-            };
+            (log.upstream_local, log.transport_failure) = (None, None);
+            log.upstream = Some(via.clone());
+        }
+    }
+
+    /// Tells the log from where it was sent to the endpoint.
+    pub(crate) fn sent_from(&mut self, local: impl FnOnce() -> Option<SocketAddr>) {
+        if let Some(log) = &mut self.log {
+            log.upstream_local = local();
+        }
+    }
+
+    /// Tells the log why there is no connection to the endpoint.
+    pub(crate) fn not_connected(&mut self, failure: Failure, pool: &Pool) {
+        if let Some(log) = self.log.as_mut().filter(|_| failure == Failure::Connect) {
+            log.transport_failure = pool.failed();
         }
     }
 
@@ -121,47 +142,45 @@ impl Life {
             self.connection.worker.settings.tap.offer(&told);
         }
         if let Some(trace) = trace.filter(|trace| trace.is_told()) {
-            self.end_span(*trace, &record);
+            self.end_span(&trace, &record);
         }
-        let record = Arc::new(record);
-        let Some(sink) = &self.connection.worker.access_log else { return };
-        for logging in self.telling().iter().flat_map(|telling| &telling.logs) {
-            sink.write(logging, &record);
-        }
-        if let Some((own, _)) = sink.own() {
-            sink.write(own, &record);
-        }
+        self.connection.worker.log(self.telling(), &record);
     }
 
     /// Source: Envoy `HttpTracerUtility`; the names of its tags.
-    fn end_span(&self, trace: Trace, record: &Record) {
-        let text = |text: &str| Tag::Text(text.to_owned());
-        let number = |number: u64| Tag::Number(i64::try_from(number).unwrap_or(i64::MAX));
-        let header = |name: &HeaderName| {
-            let found = record.request.iter().find(|(other, _)| other == name);
-            found.map(|(_, value)| Tag::Text(String::from_utf8_lossy(value.as_bytes()).into_owned()))
-        };
-        let mut tags = vec![
-            ("component", text("proxy")),
-            ("node_id", text(&record.host)),
-            ("http.method", text(record.method.as_ref().map_or("", Method::as_str))),
-            ("http.url", Tag::Text(format!("http://{}{}", record.authority, record.path))),
-            ("http.protocol", text(mesh_core::route::template::protocol(record.version))),
-            ("http.status_code", Tag::Number(record.status.into())),
-            ("response_flags", Tag::Text(record.flags.to_string())),
+    fn end_span(&self, trace: &Trace, record: &Record) {
+        use Tag::{Number, Text};
+        let number = |number: u64| Number(i64::try_from(number).unwrap_or(i64::MAX));
+        let header = |name: &HeaderName| record.request(name.as_str());
+        let (agent, id) = (header(&USER_AGENT), header(&REQUEST_ID));
+        let scheme = if record.https { "https" } else { "http" };
+        let url = [scheme, "://", &*record.authority(), record.path()].concat();
+        let (flags, goal) =
+            (record.shown(&Operator::ResponseFlags), record.shown(&Operator::UpstreamCluster));
+        let upstream = record.shown(&Operator::UpstreamHost);
+        let peer = record.shown(&Operator::DownstreamRemoteAddressWithoutPort);
+        let failed = record.status == 0 || record.status >= 500;
+        let always = [
+            ("component", Text("proxy")),
+            ("node_id", Text(&record.host)),
+            ("http.method", Text(record.method.as_ref().map_or("", Method::as_str))),
+            ("http.url", Text(&url)),
+            ("http.protocol", Text(route::template::protocol(record.version))),
+            ("http.status_code", Number(record.status.into())),
+            ("response_flags", Text(&flags)),
             ("request_size", number(record.received_bytes)),
             ("response_size", number(record.sent_bytes)),
-            ("upstream_cluster", text(&record.upstream_cluster)),
-            ("upstream_address", text(&record.upstream_host)),
-            ("peer.address", Tag::Text(record.downstream.map_or_else(String::new, |at| at.ip().to_string()))),
+            ("upstream_cluster", Text(&goal)),
+            ("upstream_address", Text(&upstream)),
+            ("peer.address", Text(&peer)),
         ];
-        tags.extend(header(&::http::header::USER_AGENT).map(|tag| ("user_agent", tag)));
-        tags.extend(header(&REQUEST_ID).map(|tag| ("guid:x-request-id", tag)));
-        tags.extend(record.grpc.map(|status| ("grpc.status_code", Tag::Number(status.into()))));
-        let failed = record.status == 0 || record.status >= 500;
-        if failed {
-            tags.push(("error", text("true")));
-        }
+        let sometimes = [
+            ("user_agent", agent.as_deref().map(Text)),
+            ("guid:x-request-id", id.as_deref().map(Text)),
+            ("grpc.status_code", record.grpc.map(|status| Number(status.into()))),
+            ("error", failed.then_some(Text("true"))),
+        ];
+        let sometimes = sometimes.into_iter().filter_map(|(name, tag)| Some((name, tag?)));
         let worker = &self.connection.worker;
         let of_application = || self.counted.as_ref().map(|counted| counted.party());
         let of_caller = || self.caller.as_ref().map(|caller| &caller.party);
@@ -169,45 +188,50 @@ impl Life {
         let (host, port, _) = self.wanted();
         let ended = Ended {
             party: party.unwrap_or(&worker.inbound.party),
-            name: format!("{host}:{port}/*"),
+            name: &format!("{host}:{port}/*"),
             took: record.duration,
             failed,
-            tags,
         };
-        trace.end(worker, ended);
+        trace.end(worker, &ended, always.into_iter().chain(sometimes));
     }
 }
 
 impl Logged {
     fn of<'a>(connection: &Connection, parts: &Parts, wanted: impl Iterator<Item = &'a HeaderName>) -> Self {
-        let host = || parts.headers.get(::http::header::HOST).map_or_else(String::new, shown);
-        let mut request = Vec::new();
+        let host = || parts.headers.get(::http::header::HOST).cloned();
+        let mut request = Vec::with_capacity(MOST_WANTED);
         wanted.for_each(|name| keep(&mut request, &parts.headers, name));
         Self {
             method: parts.method.clone(),
-            target: parts.uri.path_and_query().map_or_else(String::new, ToString::to_string),
+            target: parts.uri.path_and_query().cloned(),
             version: parts.version,
-            authority: parts.uri.authority().map_or_else(host, ToString::to_string),
+            https: is_https(connection, parts),
+            authority: match parts.uri.authority() {
+                Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+                None => host(),
+            },
             request,
             response: Vec::new(),
-            upstream: String::new(),
+            upstream: None,
+            upstream_local: None,
+            transport_failure: None,
             downstream: request::remote(&parts.headers, connection),
-            route: String::new(),
+            route: Cow::Borrowed(""),
             headers: None,
         }
     }
 
     fn record(self, exchange: &Life, trace: Option<&Trace>, took: Duration) -> Record {
         let worker = &exchange.connection.worker;
-        let cluster = exchange.cluster.as_ref();
         let of_source = || exchange.source.as_ref().map_or(0, |source| source.received());
         let counted = exchange.counted.as_ref();
         let view = worker.view();
         Record {
             started: SystemTime::now() - took,
             method: Some(self.method),
-            path: self.target,
+            target: self.target,
             version: self.version,
+            https: self.https,
             authority: self.authority,
             status: exchange.status,
             flags: exchange.flags,
@@ -218,23 +242,42 @@ impl Logged {
             upstream_duration: exchange.upstream_time,
             request: self.request,
             response: self.response,
-            upstream_host: self.upstream,
-            upstream_cluster: match cluster {
-                _ if exchange.is_inbound => format!("inbound|{}||", exchange.wanted().1),
-                Some(cluster) => cluster.name.to_string(),
-                None => String::new(),
+            upstream: self.upstream,
+            goal: match &exchange.cluster {
+                _ if exchange.is_inbound => inbound(exchange),
+                Some(cluster) => Goal::Cluster(cluster.clone()),
+                None => Goal::Nowhere,
             },
             route: self.route,
             attempts: exchange.attempts,
+            upstream_local: self.upstream_local,
+            transport_failure: self.transport_failure,
             downstream: Some(self.downstream),
-            principal: counted.and_then(|counted| counted.principal()).map(ToString::to_string),
-            server_name: exchange.connection.server_name.as_deref().unwrap_or_default().to_owned(),
+            direct: Some(exchange.connection.peer),
+            downstream_local: exchange.connection.local,
+            principal: counted.and_then(|counted| counted.principal()).cloned(),
+            server_name: exchange.connection.server_name.clone(),
             grpc: exchange.grpc.as_ref().and_then(|grpc| grpc.status.get()),
             trace: trace.map(Trace::id),
             revision: view.plan.revision.0,
             host: worker.host.clone(),
         }
     }
+}
+
+/// Source: Envoy's connection manager: the transport says it where the request does not.
+fn is_https(connection: &Connection, parts: &Parts) -> bool {
+    match &connection.edge {
+        Some(Edge::Tls(_)) => true,
+        Some(Edge::Plain) => false,
+        None => route::scheme_of(parts.uri.scheme_str(), &parts.headers) == "https",
+    }
+}
+
+/// Names the way to an application as Istio does: by the port that it listens on.
+fn inbound(exchange: &Life) -> Goal {
+    let port = exchange.upstream.map_or_else(|| exchange.wanted().1, |(address, _)| address.port());
+    Goal::Inbound(port)
 }
 
 fn keep(kept: &mut Vec<(HeaderName, HeaderValue)>, headers: &HeaderMap, name: &HeaderName) {
@@ -245,6 +288,5 @@ fn keep(kept: &mut Vec<(HeaderName, HeaderValue)>, headers: &HeaderMap, name: &H
     }
 }
 
-fn shown(value: &HeaderValue) -> String {
-    String::from_utf8_lossy(value.as_bytes()).into_owned()
-}
+/// Fields of a request that most formats ask for, and spans.
+const MOST_WANTED: usize = 4;

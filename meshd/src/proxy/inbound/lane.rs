@@ -58,8 +58,8 @@ async fn one(hop: &Hop, mut lane: Box<Lane>, instance: &str) -> io::Result<Optio
         return Ok(None);
     }
     let (cluster, _) = hop.application(&port, UpstreamProtocol::Tcp);
-    let wanted = hop.wanted(&found);
-    match Box::pin(tcp::reach(&hop.worker, &hop.caller, &cluster, &wanted)).await {
+    let mut wanted = hop.wanted(&found);
+    match Box::pin(tcp::reach(&hop.worker, &hop.caller, &cluster, &mut wanted)).await {
         Ok(reached) => {
             lane.grant().await?;
             let mut wire = Wire::new(Stream::Lane(lane));

@@ -98,6 +98,7 @@ pub(super) async fn open(mut slot: Slot, cluster: Arc<Cluster>) {
         Err(error) => {
             Counters::add(&worker.shard.counters.upstream_connect_failures_total);
             tell(&cluster, &pool.via, &error);
+            *pool.failed.borrow_mut() = error.reason().map(Into::into);
             let timed_out = matches!(
                 error,
                 ConnectError::TimedOut(_)
@@ -126,6 +127,7 @@ pub(crate) fn tell(cluster: &Cluster, via: &Via, error: &ConnectError) {
 
 async fn begin_http1(slot: Slot, stream: Wire) -> Result<(), ConnectError> {
     let pool = slot.pool.clone();
+    let local = slot.local_address(&stream);
     // Answers have at most the 100 fields that hyper takes if not told otherwise.
     let mut builder = http1::Builder::new();
     // Old applications fold long fields; they are passed on in one line, as under Envoy.
@@ -138,7 +140,7 @@ async fn begin_http1(slot: Slot, stream: Wire) -> Result<(), ConnectError> {
             tracing::debug!(%error, "upstream connection ended");
         }
     });
-    let link = Link::Http1 { sender, served: 0, opened: Instant::now() };
+    let link = Link::Http1 { sender, local, served: 0, opened: Instant::now() };
     pool.offer(Lease { pool: pool.clone(), link, reused: false });
     Ok(())
 }
@@ -299,6 +301,47 @@ pub(crate) fn failure_of(error: &hyper::Error) -> Failure {
     Failure::ConnectionLost
 }
 
+impl ConnectError {
+    /// Returns why it came to nothing, as Envoy's logs name it; `None`: Envoy has no words for it either.
+    ///
+    /// Source: Envoy 1.40, `UPSTREAM_TRANSPORT_FAILURE_REASON`. differs: of TLS in the words of our library.
+    pub(crate) fn reason(&self) -> Option<String> {
+        let socket = |source: &io::Error| {
+            let text = source.to_string();
+            let text = text.split(" (os error").next().unwrap_or_default();
+            Some(one_word(&format!("delayed connect error: {text}")))
+        };
+        match self {
+            Self::Socket { source, .. } | Self::UnixSocket(_, source) | Self::Opening(source) => {
+                socket(source)
+            }
+            Self::Hop(DialError::Connect { source, .. }) => socket(source),
+            Self::Hop(DialError::Refused { .. }) => {
+                Some("delayed_connect_error:_Connection_refused".to_owned())
+            }
+            Self::Hop(DialError::Tls { fault, .. }) => Some(one_word(&format!("TLS_error: {fault}"))),
+            Self::Tls(error) => Some(one_word(&format!("TLS_error: {error}"))),
+            Self::TimedOut(_) | Self::Under(_) | Self::Hop(DialError::TimedOut { .. }) => None,
+            Self::Hop(error) => Some(one_word(&error.to_string())),
+            Self::Name(..) | Self::NoIdentity | Self::Loop(_) | Self::NoDescriptor | Self::Http(_) => {
+                Some(one_word(&self.to_string()))
+            }
+        }
+    }
+}
+
+/// As one word of a log's line.
+fn one_word(text: &str) -> String {
+    text.chars().take(LONGEST_REASON).map(|c| if c.is_whitespace() { '_' } else { c }).collect()
+}
+
+impl Slot {
+    /// Returns the address at this end of a new connection: of the hop that carries it, where one does.
+    pub(super) fn local_address(&self, stream: &Wire) -> Option<SocketAddr> {
+        stream.local_address().or_else(|| self.under.as_ref()?.local_address())
+    }
+}
+
 impl Pool {
     /// Whether requests go to the meshd of another host, not to the application itself.
     pub(crate) fn is_hop(&self) -> bool {
@@ -309,5 +352,7 @@ impl Pool {
 /// What is spoken after a TLS handshake, as ALPN names it. Source: Envoy's connection pools.
 const HTTP1: &[u8] = b"http/1.1";
 const HTTP2: &[u8] = b"h2";
+/// Characters of a reason that logs keep.
+const LONGEST_REASON: usize = 256;
 /// Turns of the runtime that closing connections may take.
 const GIVEN_UP_AFTER: usize = 8;

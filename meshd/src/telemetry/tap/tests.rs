@@ -1,37 +1,26 @@
 use std::time::SystemTime;
 
 use http::HeaderValue;
-use mesh_core::resilience::Flags;
 
 use super::*;
 
 fn record(path: &str, status: u16) -> Record {
+    let name = "reviews.default.svc.cluster.local";
+    let name = mesh_core::plan::ClusterName { host: name.into(), port: 9080, subset: "v1".into() };
+    let cluster = mesh_core::plan::Cluster { name, ..mesh_core::plan::Cluster::default() };
     Record {
         started: SystemTime::now(),
         method: Some(http::Method::GET),
-        path: path.into(),
-        version: http::Version::HTTP_11,
-        authority: "reviews:9080".into(),
+        target: Some(path.parse().expect("a path")),
+        authority: Some(HeaderValue::from_static("reviews:9080")),
         status,
-        flags: Flags::default(),
-        details: "",
-        received_bytes: 0,
         sent_bytes: 3,
         duration: Duration::from_millis(4),
-        upstream_duration: None,
         request: vec![(http::HeaderName::from_static("x-request-id"), HeaderValue::from_static("abc"))],
-        response: Vec::new(),
-        upstream_host: "10.0.0.2:15008/reviews-v1".into(),
-        upstream_cluster: "outbound|9080|v1|reviews.default.svc.cluster.local".into(),
-        route: String::new(),
+        upstream: Some(mesh_core::plan::Via::Socket("10.0.0.2:15008/reviews-v1".into())),
+        goal: Goal::Cluster(std::sync::Arc::new(cluster)),
         attempts: 2,
-        downstream: None,
-        principal: None,
-        server_name: String::new(),
-        grpc: None,
-        trace: None,
-        revision: 1,
-        host: "vm1".into(),
+        ..Record::new("vm1".into(), 1)
     }
 }
 

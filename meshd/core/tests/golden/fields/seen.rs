@@ -442,6 +442,7 @@ const SEEN: &[Seen] = &[
         &[
             "meshd/tests/proxy/telemetry.rs::a_span_is_sent_and_the_application_is_told_of_it",
             "meshd/tests/proxy/telemetry.rs::what_is_not_sampled_is_passed_on_and_not_sent",
+            "meshd/tests/proxy/telemetry.rs::spans_are_sent_over_grpc_where_a_provider_says_nothing_else",
         ],
     ),
     Seen {
