@@ -168,7 +168,7 @@ fn assume(objects: &[Object], usual_port: u16, destinations_too: bool) -> Hosts 
         .into_iter()
         .flat_map(|((service, namespace), named)| instances(&service, &namespace, named, usual_port))
         .collect();
-    if instances.is_empty() { Hosts::new() } else { Hosts::from([("assumed".to_owned(), instances)]) }
+    if instances.is_empty() { Hosts::new() } else { Hosts::from([(sketch::ASSUMED.to_owned(), instances)]) }
 }
 
 fn destinations(rule: &mesh_proto::resource::VirtualService) -> impl Iterator<Item = &Destination> {

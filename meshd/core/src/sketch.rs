@@ -20,6 +20,9 @@ use crate::world::World;
 /// The name of the host from which a sketch is looked at.
 pub const HERE: &str = "here";
 
+/// The name of the host of services that files do not tell of: they are taken from what the rules name.
+pub const ASSUMED: &str = "assumed";
+
 /// The id of the mesh of a sketch: nothing is known of its hosts.
 pub(crate) const ID: &str = "files";
 
@@ -65,6 +68,13 @@ pub fn batch(objects: Vec<Object>) -> Batch {
         expect: Precondition::Any,
     };
     Batch { changes: objects.into_iter().map(change).collect(), reason: String::new() }
+}
+
+/// Whether a World says who runs in it: a mesh does, files do with services of their own.
+pub(crate) fn tells_of_workloads(world: &World) -> bool {
+    let is_assumed = |id: &HostId| world.hosts.get(id).is_some_and(|host| host.name == ASSUMED);
+    let mut offers = world.registrations.iter().filter(|(_, offer)| !offer.instances.is_empty());
+    world.mesh.id != ID || offers.any(|(id, _)| !is_assumed(id))
 }
 
 /// Returns the World as it would be after a batch. Objects that are new come after all others in age.

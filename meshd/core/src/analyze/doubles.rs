@@ -10,7 +10,8 @@ use mesh_proto::finding::Finding;
 use mesh_proto::resource::{Gateway, Kind, ObjectKey, Server, ServiceEntry, Spec, VirtualService};
 use mesh_proto::value::Labels;
 
-use crate::compile::hosts::{of_kind, takes};
+use crate::compile::hosts::{has_all, of_kind, takes};
+use crate::compile::visibility;
 use crate::world::World;
 
 /// Tells of everything two objects say of one thing, of which one counts.
@@ -55,17 +56,20 @@ fn name(key: &ObjectKey) -> String {
     format!("{}/{}", key.namespace, key.name)
 }
 
-/// Servers of several gateways with one selector, one port and one host: the first has it.
+/// Servers of several gateways for the same hosts of the mesh, with one port and one host name: the first has it.
 fn conflicting_gateways(gateways: &[(ObjectKey, &Gateway)], findings: &mut Vec<Finding>) {
-    let mut alike: BTreeMap<&Labels, Vec<&(ObjectKey, &Gateway)>> = BTreeMap::new();
+    let port = |server: &Server| server.port.as_ref().map(|port| port.number);
+    let mut by_port: BTreeMap<Option<u16>, Vec<&(ObjectKey, &Gateway)>> = BTreeMap::new();
     for one in gateways {
-        alike.entry(&one.1.selector).or_default().push(one);
+        for number in one.1.servers.iter().map(port).collect::<BTreeSet<_>>() {
+            by_port.entry(number).or_default().push(one);
+        }
     }
     for (key, gateway) in gateways {
         for (index, server) in gateway.servers.iter().enumerate() {
-            let others: Vec<String> = alike[&gateway.selector]
+            let others: Vec<String> = by_port[&port(server)]
                 .iter()
-                .filter(|(other, _)| other != key)
+                .filter(|(other, found)| other != key && meet(&gateway.selector, &found.selector))
                 .filter(|(_, other)| other.servers.iter().any(|other| clash(server, other)))
                 .map(|(key, _)| name(key))
                 .collect();
@@ -84,6 +88,11 @@ fn conflicting_gateways(gateways: &[(ObjectKey, &Gateway)], findings: &mut Vec<F
             findings.push(Finding::warning("IST0145", format!("spec.servers[{index}]"), text).on(key));
         }
     }
+}
+
+/// Whether hosts that one of two selectors picks are picked by the other, too.
+fn meet(one: &Labels, other: &Labels) -> bool {
+    one == other || !one.is_empty() && !other.is_empty() && (has_all(one, other) || has_all(other, one))
 }
 
 fn clash(one: &Server, other: &Server) -> bool {
@@ -106,9 +115,7 @@ fn shared_certificates(gateways: &[(ObjectKey, &Gateway)], findings: &mut Vec<Fi
     };
     for (key, gateway) in gateways {
         for (other_key, other) in gateways.iter().filter(|(other, _)| other != key) {
-            let picks_all =
-                other.selector.iter().all(|(name, value)| gateway.selector.get(name) == Some(value));
-            if picks_all && !shown(gateway).is_disjoint(&shown(other)) {
+            if has_all(&other.selector, &gateway.selector) && !shown(gateway).is_disjoint(&shown(other)) {
                 let text = format!(
                     "Duplicate certificate in multiple gateways [{} {}] may cause 404s if clients re-use HTTP2 connections",
                     name(key),
@@ -121,7 +128,7 @@ fn shared_certificates(gateways: &[(ObjectKey, &Gateway)], findings: &mut Vec<Fi
 }
 
 /// What several `ServiceEntries` say of one port: by host and port, who says which protocol.
-type Said<'a> = BTreeMap<(&'a str, u16), BTreeMap<&'a ObjectKey, String>>;
+type Said<'a> = BTreeMap<(&'a str, u16), Vec<(&'a ObjectKey, &'a ServiceEntry, String)>>;
 
 fn conflicting_protocols(entries: &[(ObjectKey, &ServiceEntry)], findings: &mut Vec<Finding>) {
     let mut said = Said::new();
@@ -129,24 +136,30 @@ fn conflicting_protocols(entries: &[(ObjectKey, &ServiceEntry)], findings: &mut 
         for host in &entry.hosts {
             for port in &entry.ports {
                 let protocol = port.protocol.to_ascii_uppercase();
-                said.entry((host, port.number)).or_default().insert(key, protocol);
+                said.entry((host, port.number)).or_default().push((key, *entry, protocol));
             }
         }
     }
     for ((host, port), by) in said {
-        let protocols: BTreeSet<&String> = by.values().collect();
-        if protocols.len() < 2 {
-            continue;
-        }
-        let names: Vec<String> = by.keys().map(|key| name(key)).collect();
-        let protocols: Vec<&str> = protocols.into_iter().map(String::as_str).collect();
-        let text = format!(
-            "Multiple ServiceEntries ({}) define the same host {host:?} and port {port} with conflicting protocols ({})",
-            names.join(", "),
-            protocols.join(", ")
-        );
-        for key in by.keys() {
-            findings.push(Finding::warning("IST0177", "spec.ports", text.clone()).on(*key));
+        for (key, entry, protocol) in &by {
+            // Who sees only one of two has no conflict.
+            let met: Vec<_> = by
+                .iter()
+                .filter(|(other, found, _)| {
+                    visibility::meet((&entry.export_to, &key.namespace), (&found.export_to, &other.namespace))
+                })
+                .collect();
+            if met.iter().all(|(_, _, other)| other == protocol) {
+                continue;
+            }
+            let names: BTreeSet<String> = met.iter().map(|(key, ..)| name(key)).collect();
+            let protocols: BTreeSet<&str> = met.iter().map(|(.., protocol)| protocol.as_str()).collect();
+            let text = format!(
+                "Multiple ServiceEntries ({}) define the same host {host:?} and port {port} with conflicting protocols ({})",
+                Vec::from_iter(names).join(", "),
+                Vec::from_iter(protocols).join(", ")
+            );
+            findings.push(Finding::warning("IST0177", "spec.ports", text).on(*key));
         }
     }
 }

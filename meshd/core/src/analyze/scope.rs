@@ -20,7 +20,7 @@ pub(super) fn check(world: &World, services: &Services<'_>, domain: &str, findin
     gateways(world, findings);
     gateway_hosts(world, findings);
     ports(services, findings);
-    empty_services(services, findings);
+    empty_services(services, sketch::tells_of_workloads(world), findings);
 }
 
 /// Subsets that pick no instance of their services.
@@ -143,7 +143,7 @@ fn gateways(world: &World, findings: &mut Vec<Finding>) {
                     Finding::warning("IST0101", path, format!("Referenced gateway not found: {name:?}"))
                         .on(&key),
                 ),
-                Some(gateway) => hosts_of_gateway(rule, gateway, name, &key, path, findings),
+                Some(gateway) => hosts_of_gateway(rule, (namespace, gateway), name, &key, path, findings),
             }
         }
     }
@@ -178,7 +178,7 @@ fn gateway_hosts(world: &World, findings: &mut Vec<Finding>) {
 
 fn hosts_of_gateway(
     rule: &VirtualService,
-    gateway: &Gateway,
+    (home, gateway): (&str, &Gateway),
     name: &str,
     key: &ObjectKey,
     path: String,
@@ -188,7 +188,11 @@ fn hosts_of_gateway(
         .servers
         .iter()
         .flat_map(|server| &server.hosts)
-        .map(|host| host.split_once('/').map_or(host.as_str(), |(_, host)| host))
+        .filter_map(|host| match host.split_once('/') {
+            Some((".", host)) => (home == key.namespace).then_some(host),
+            Some((namespace, host)) => (namespace == "*" || namespace == key.namespace).then_some(host),
+            None => Some(host.as_str()),
+        })
         .collect();
     let fits = |host: &&String| served.iter().any(|served| takes(served, host) || takes(host, served));
     let missing: Vec<&str> = rule.hosts.iter().filter(|host| !fits(host)).map(String::as_str).collect();
@@ -221,13 +225,17 @@ fn ports(services: &Services<'_>, findings: &mut Vec<Finding>) {
 }
 
 /// Declared services behind which there is nobody.
-fn empty_services(services: &Services<'_>, findings: &mut Vec<Finding>) {
+fn empty_services(services: &Services<'_>, knows_workloads: bool, findings: &mut Vec<Finding>) {
     for service in &services.all {
         let Some(entry) = service.entry().filter(|_| !service.is_passthrough()) else { continue };
         let by_name = matches!(
             entry.spec.resolution(),
             mesh_proto::resource::Resolution::Dns | mesh_proto::resource::Resolution::DnsRoundRobin
         );
+        let selects = service.entries().any(|entry| entry.spec.workload_selector.is_some());
+        if selects && !knows_workloads {
+            continue;
+        }
         let nobody = service.entries().all(|entry| {
             entry.spec.endpoints.is_empty() && entry.workloads.is_empty() && entry.instances.is_empty()
         });

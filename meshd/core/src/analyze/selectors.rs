@@ -13,10 +13,18 @@ use mesh_proto::watch::Stored;
 
 use crate::compile::hosts::{has_all, of_kind};
 use crate::compile::mesh::Settings;
+use crate::sketch;
 use crate::world::World;
 
 /// Tells of selectors that pick no workload, and of logs that go nowhere.
 pub(super) fn check(world: &World, mesh: &Settings<'_>, findings: &mut Vec<Finding>) {
+    if sketch::tells_of_workloads(world) {
+        pick_nobody(world, findings);
+    }
+    logs_without_provider(world, mesh, findings);
+}
+
+fn pick_nobody(world: &World, findings: &mut Vec<Finding>) {
     let workloads = Workloads::of(world);
     for stored in world.resources.values() {
         let Some(Selector { labels: Some(labels), path }) = selector(stored) else { continue };
@@ -35,7 +43,6 @@ pub(super) fn check(world: &World, mesh: &Settings<'_>, findings: &mut Vec<Findi
         };
         findings.push(finding.on(&key));
     }
-    logs_without_provider(world, mesh, findings);
 }
 
 /// Whom an object is for.

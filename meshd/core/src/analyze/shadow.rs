@@ -3,16 +3,20 @@
 //! One condition covers another when every request that meets the other meets it too; only what is sure counts. Source:
 //! Istio's analyzer `schema.VirtualServiceUnreachableRule`, which knows equal conditions; prefixes are ours.
 
+use std::collections::BTreeMap;
+
 use mesh_proto::finding::Finding;
 use mesh_proto::resource::HttpMatchRequest;
 use mesh_proto::value::StringMatch;
 
+use crate::compile::hosts::{has_all, takes};
 use crate::compile::rules::{HttpRule, Rules};
 
 /// Tells of routes, and of single conditions, that earlier routes take everything from.
 ///
-/// Routes behind one without conditions are told of elsewhere.
+/// Routes of HTTP behind one without conditions are told of elsewhere.
 pub(super) fn check(rules: &Rules<'_>, findings: &mut Vec<Finding>) {
+    connections(rules, findings);
     for (number, rule) in rules.http.iter().enumerate() {
         let owner = rule.origin.object.as_ref().unwrap_or(&rules.key);
         let conditions = &rule.http.r#match;
@@ -44,6 +48,106 @@ pub(super) fn check(rules: &Rules<'_>, findings: &mut Vec<Finding>) {
                 Finding::info("IST0131", format!("spec.{}.match[{at}]", rule.origin.path), text).on(owner),
             );
         }
+    }
+}
+
+/// A condition of a route for connections.
+struct Connection<'a> {
+    sni_hosts: &'a [String],
+    destination_subnets: &'a [String],
+    port: Option<u16>,
+    source_labels: &'a BTreeMap<String, String>,
+    source_namespace: &'a str,
+    gateways: &'a [String],
+}
+
+impl Connection<'_> {
+    fn covers(&self, narrow: &Self) -> bool {
+        let subnets = self.destination_subnets.is_empty()
+            || !narrow.destination_subnets.is_empty()
+                && narrow.destination_subnets.iter().all(|net| self.destination_subnets.contains(net));
+        let server = |name: &String| self.sni_hosts.iter().any(|wide| takes(wide, name));
+        narrow.sni_hosts.iter().all(server)
+            && subnets
+            && (self.port.is_none() || self.port == narrow.port)
+            && has_all(narrow.source_labels, self.source_labels)
+            && (self.source_namespace.is_empty() || self.source_namespace == narrow.source_namespace)
+            && self.gateways == narrow.gateways
+    }
+}
+
+/// Routes of TLS and TCP. One of TCP without conditions takes every connection.
+fn connections(rules: &Rules<'_>, findings: &mut Vec<Finding>) {
+    let tls = rules.spec.tls.iter().map(|route| {
+        let conditions = route.r#match.iter().map(|one| Connection {
+            sni_hosts: &one.sni_hosts,
+            destination_subnets: &one.destination_subnets,
+            port: one.port,
+            source_labels: &one.source_labels,
+            source_namespace: &one.source_namespace,
+            gateways: &one.gateways,
+        });
+        conditions.collect::<Vec<_>>()
+    });
+    let tcp = rules.spec.tcp.iter().map(|route| {
+        let conditions = route.r#match.iter().map(|one| Connection {
+            sni_hosts: &[],
+            destination_subnets: &one.destination_subnets,
+            port: one.port,
+            source_labels: &one.source_labels,
+            source_namespace: &one.source_namespace,
+            gateways: &one.gateways,
+        });
+        conditions.collect::<Vec<_>>()
+    });
+    for (block, routes) in [("tls", tls.collect::<Vec<_>>()), ("tcp", tcp.collect())] {
+        for (number, conditions) in routes.iter().enumerate() {
+            let mut told = Told { rules, block, number, findings: &mut *findings };
+            if let Some(first) = routes[..number].iter().position(Vec::is_empty) {
+                told.unused(&format!("{block}[{first}] before it takes every connection"));
+                continue;
+            }
+            let by = |at: usize, condition: &Connection<'_>| {
+                let earlier =
+                    routes[..number].iter().position(|all| all.iter().any(|one| one.covers(condition)));
+                earlier.or_else(|| conditions[..at].iter().any(|one| one.covers(condition)).then_some(number))
+            };
+            let covering: Vec<Option<usize>> =
+                conditions.iter().enumerate().map(|(at, condition)| by(at, condition)).collect();
+            if !covering.is_empty() && covering.iter().all(|by| by.is_some_and(|by| by < number)) {
+                told.unused("all matches used by prior rules");
+                continue;
+            }
+            for (at, by) in covering.iter().enumerate().filter_map(|(at, by)| Some((at, (*by)?))) {
+                told.ineffective(at, by);
+            }
+        }
+    }
+}
+
+/// What is told of one route for connections.
+struct Told<'a, 'r> {
+    rules: &'a Rules<'r>,
+    block: &'a str,
+    number: usize,
+    findings: &'a mut Vec<Finding>,
+}
+
+impl Told<'_, '_> {
+    fn unused(&mut self, why: &str) {
+        let text = format!("VirtualService rule #{} not used ({why})", self.number);
+        let path = format!("spec.{}[{}]", self.block, self.number);
+        let finding = Finding::warning("IST0130", path, text).with_hint("put the narrower route first");
+        self.findings.push(finding.on(&self.rules.key));
+    }
+
+    fn ineffective(&mut self, at: usize, by: usize) {
+        let number = self.number;
+        let text = format!(
+            "VirtualService rule #{number} match #{at} is not used (duplicate/overlapping match in rule #{by})"
+        );
+        let path = format!("spec.{}[{number}].match[{at}]", self.block);
+        self.findings.push(Finding::info("IST0131", path, text).on(&self.rules.key));
     }
 }
 

@@ -217,6 +217,96 @@ fn a_route_whose_requests_are_all_taken_before_is_told() {
 }
 
 #[test]
+fn routes_of_connections_that_are_taken_before_are_told() {
+    let rule = |routes: &str| {
+        let text = format!(
+            "kind: VirtualService\napiVersion: networking.istio.io/v1\nmetadata: {{name: a}}\nspec:\n  hosts: ['*.example.com']\n{routes}"
+        );
+        let mut found = thoroughly(&text);
+        found.retain(|(code, _)| code.starts_with("IST013"));
+        found
+    };
+    let to = "route: [{destination: {host: reviews}}]";
+    let one = |code: &str, text: &str| vec![(code.to_owned(), text.to_owned())];
+
+    let same = rule(&format!("  tcp: [{{match: [{{port: 1}}], {to}}}, {{match: [{{port: 1}}], {to}}}]"));
+    assert_eq!(
+        same,
+        one("IST0130", "spec.tcp[1]: VirtualService rule #1 not used (all matches used by prior rules)")
+    );
+    let after_all = rule(&format!("  tcp: [{{{to}}}, {{match: [{{port: 1}}], {to}}}]"));
+    let text = "spec.tcp[1]: VirtualService rule #1 not used (tcp[0] before it takes every connection)";
+    assert_eq!(after_all, one("IST0130", text));
+    let part = rule(&format!(
+        "  tls: [{{match: [{{sniHosts: ['*.example.com']}}], {to}}}, {{match: [{{sniHosts: [a.example.com], port: 1}}, {{sniHosts: \
+         [a.example.com], gateways: [mesh]}}], {to}}}]"
+    ));
+    let text = "spec.tls[1].match[0]: VirtualService rule #1 match #0 is not used (duplicate/overlapping match in rule #0)";
+    assert_eq!(part, one("IST0131", text));
+    let narrower_first = rule(&format!(
+        "  tls: [{{match: [{{sniHosts: [a.example.com]}}], {to}}}, {{match: [{{sniHosts: ['*.example.com']}}], {to}}}]"
+    ));
+    assert!(narrower_first.is_empty(), "{narrower_first:?}");
+}
+
+#[test]
+fn what_only_others_see_is_no_conflict() {
+    let entry = |name: &str, protocol: &str, export_to: &str| {
+        format!(
+            "---\nkind: ServiceEntry\napiVersion: networking.istio.io/v1\nmetadata: {{name: {name}}}\nspec: {{hosts: [out.example], \
+             exportTo: [{export_to}], resolution: DNS, ports: [{{number: 443, name: x, protocol: {protocol}}}]}}\n"
+        )
+    };
+    let told = |one: &str, other: &str| {
+        let found = thoroughly(&[entry("a", "TLS", one), entry("b", "HTTPS", other)].concat());
+        found.iter().filter(|(code, _)| code == "IST0177").count()
+    };
+    assert_eq!(told("one", "other"), 0);
+    assert_eq!(told("one", "'*'"), 2);
+    assert_eq!(told("one", "one"), 2);
+    assert_eq!(told("default", "'.'"), 2);
+}
+
+#[test]
+fn gateways_are_held_against_hosts_of_their_namespaces_and_selectors_that_meet() {
+    let gateway = |name: &str, selector: &str, host: &str| {
+        format!(
+            "---\nkind: Gateway\napiVersion: networking.istio.io/v1\nmetadata: {{name: {name}}}\nspec: {{selector: {selector}, servers: \
+             [{{port: {{number: 80, name: http, protocol: HTTP}}, hosts: ['{host}']}}]}}\n"
+        )
+    };
+    let rule = "---\nkind: VirtualService\napiVersion: networking.istio.io/v1\nmetadata: {name: r}\nspec: {hosts: [a.example], gateways: [g], http: [{route: [{destination: {host: reviews}}]}]}\n";
+    let missing = |host: &str| {
+        let found = thoroughly(&format!("{}{rule}", gateway("g", "{a: b}", host)));
+        found.iter().filter(|(code, _)| code == "IST0132").count()
+    };
+    assert_eq!(["./a.example", "default/*", "*/a.example", "a.example"].map(missing), [0; 4]);
+    assert_eq!(missing("other/a.example"), 1);
+    let conflicts = |selector: &str| {
+        let both = gateway("g", "{a: b}", "a.example") + &gateway("h", selector, "a.example");
+        thoroughly(&both).iter().filter(|(code, _)| code == "IST0145").count()
+    };
+    assert_eq!((conflicts("{a: b, c: d}"), conflicts("{a: c}"), conflicts("{c: d}")), (2, 0, 0));
+}
+
+#[test]
+fn files_without_services_say_nothing_of_whom_selectors_pick() {
+    let rules = "kind: Sidecar\napiVersion: networking.istio.io/v1\nmetadata: {name: s}\nspec: {workloadSelector: {labels: {app: x}}, egress: [{hosts: ['*/*']}]}\n---\nkind: ServiceEntry\napiVersion: networking.istio.io/v1\nmetadata: {name: e}\nspec: {hosts: [e.example], resolution: STATIC, ports: [{number: 80, name: http, protocol: HTTP}], workloadSelector: {labels: {app: x}}}\n";
+    let told = |host: &str| {
+        let registration = Registration::clone(&world().registrations[&HostId(1)]);
+        let instances =
+            registration.instances.into_iter().map(|(id, one)| (id, Instance::clone(&one))).collect();
+        let (documents, _) = mesh_proto::yaml::read("rules.yaml", rules);
+        let objects = documents.into_iter().map(|document| document.object).collect();
+        let world =
+            sketch::of_files(&BTreeMap::from([(host.to_owned(), instances)]), objects).expect("a sketch");
+        thorough(&world).iter().map(|finding| finding.code.to_string()).collect::<BTreeSet<_>>()
+    };
+    assert!(told(sketch::ASSUMED).is_empty());
+    assert_eq!(told("vm1"), ["IST0101", "IST0127", "no-endpoint"].map(str::to_owned).into());
+}
+
+#[test]
 fn what_can_never_be_is_told() {
     let found = thoroughly(
         r"

@@ -16,6 +16,21 @@ pub(crate) fn sees(export_to: &[String], home: &str, from: &str) -> bool {
     }
 }
 
+/// Whether a namespace sees both of two things, each with what it is exported to and its own namespace.
+pub(crate) fn meet((one, home): (&[String], &str), (other, other_home): (&[String], &str)) -> bool {
+    let names = |export_to: &[String], home: &str| -> Vec<String> {
+        export_to.iter().map(|to| if to == "." { home.to_owned() } else { to.clone() }).collect()
+    };
+    match (reach(one), reach(other)) {
+        (Reach::Nobody, _) | (_, Reach::Nobody) => false,
+        (Reach::Everybody, _) | (_, Reach::Everybody) => true,
+        (Reach::Some, Reach::Some) => {
+            let others = names(other, other_home);
+            names(one, home).iter().any(|name| others.contains(name))
+        }
+    }
+}
+
 /// How near something is to a namespace: what is its own goes first, then what is exported to it by name, then what
 /// everybody sees.
 ///
