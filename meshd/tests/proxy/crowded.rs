@@ -2,6 +2,8 @@
 
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -35,7 +37,7 @@ async fn application<F: Future<Output = ()> + Send + 'static>(
                 // An application that can take more than a proxy may send it.
                 let mut builder = h2::server::Builder::new();
                 builder.max_concurrent_reset_streams(10_000).max_local_error_reset_streams(None);
-                builder.data_frame_budget(usize::MAX);
+                builder.data_frame_budget(usize::MAX).initial_connection_window_size((1 << 31) - 1);
                 let mut connection = builder.handshake(stream).await.expect("HTTP/2");
                 while let Some(Ok(asked)) = connection.accept().await {
                     meshd::task::spawn("test", answer(asked));
@@ -61,8 +63,7 @@ fn crossing(application: SocketAddr) -> Crossing {
 
 impl Crossing {
     fn hops(&self) -> u64 {
-        use std::sync::atomic::Ordering::Relaxed;
-        self.here.stats.total(|all| all.upstream_connections_total.load(Relaxed))
+        self.here.stats.total(|all| all.upstream_connections_total.load(Ordering::Relaxed))
     }
 }
 
@@ -245,5 +246,99 @@ async fn bodies_that_nobody_waits_for_end_no_hop() {
 
 /// After so long without room, the application is known not to read.
 const STILL: Duration = Duration::from_millis(500);
+/// Sends for as long as there is room, and counts what it sent.
+async fn pour(mut body: SendStream<Bytes>, poured: Arc<AtomicUsize>) {
+    loop {
+        body.reserve_capacity(10_000);
+        let Some(Ok(room)) = poll_fn(|cx| body.poll_capacity(cx)).await else { return };
+        let sent = room.min(10_000);
+        if body.send_data(Bytes::from_static(&[1; 10_000]).slice(..sent), false).is_err() {
+            return;
+        }
+        poured.fetch_add(sent, Ordering::Relaxed);
+    }
+}
+
+/// Waits until nothing more is poured.
+async fn stands_still(poured: &AtomicUsize) {
+    let mut before = 0;
+    let stands = async {
+        loop {
+            tokio::time::sleep(STILL).await;
+            let now = poured.load(Ordering::Relaxed);
+            if now == before && now > 0 {
+                return;
+            }
+            before = now;
+        }
+    };
+    in_time(stands).await;
+}
+
+#[tokio::test]
+async fn callers_that_read_nothing_hold_up_no_other() {
+    let poured = Arc::<AtomicUsize>::default();
+    let counted = poured.clone();
+    let address = application(move |(request, mut respond)| {
+        let (pours, counted) = (request.uri().path() == "/pours", counted.clone());
+        async move {
+            let mut body = respond.send_response(Response::new(()), false).expect("an open stream");
+            if pours {
+                pour(body, counted).await;
+            } else {
+                let _ = body.send_data("ok".into(), true);
+            }
+        }
+    })
+    .await;
+    let crossing = crossing(address);
+    let mut held = Vec::new();
+    for _ in 0..12 {
+        let mut sender = caller(crossing.here.address).await;
+        let request = Request::get("http://reviews/pours").body(()).expect("a request");
+        let (answer, _) = sender.send_request(request, true).expect("an open connection");
+        held.push((sender, in_time(answer).await.expect("an answer")));
+    }
+    stands_still(&poured).await;
+
+    let (answer, _) = caller(crossing.here.address).await.send_request(post(), true).expect("open");
+    let body = in_time(answer).await.expect("an answer").into_body();
+
+    assert_eq!(read_all(body).await.expect("a whole body"), 2);
+    assert_eq!(crossing.hops(), 1);
+}
+
+#[tokio::test]
+async fn bodies_that_nobody_reads_hold_up_no_other() {
+    let address = application(|(request, mut respond)| async move {
+        if request.uri().path() == "/stays" {
+            let _unread = request;
+            std::future::pending::<()>().await;
+        } else {
+            let read = read_all(request.into_body()).await.expect("a whole body");
+            let mut body = respond.send_response(Response::new(()), false).expect("an open stream");
+            let _ = body.send_data(read.to_string().into(), true);
+        }
+    })
+    .await;
+    let crossing = crossing(address);
+    let poured = Arc::<AtomicUsize>::default();
+    let mut held = Vec::new();
+    for _ in 0..12 {
+        let mut sender = caller(crossing.here.address).await;
+        let request = Request::post("http://reviews/stays").body(()).expect("a request");
+        let (answer, to) = sender.send_request(request, false).expect("an open connection");
+        meshd::task::spawn("test", pour(to, poured.clone()));
+        held.push((sender, answer));
+    }
+    stands_still(&poured).await;
+
+    let (answer, mut to) = caller(crossing.here.address).await.send_request(post(), false).expect("open");
+    to.send_data(Bytes::from_static(&[1; 1_000]), true).expect("an open stream");
+
+    let body = in_time(answer).await.expect("an answer").into_body().data().await;
+    assert_eq!(body.expect("a body").expect("no error"), "1000");
+}
+
 const MESSAGES: usize = 50_000;
 const LIMIT: Duration = Duration::from_secs(20);

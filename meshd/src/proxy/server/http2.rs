@@ -41,16 +41,16 @@ where
 {
     watch.multiplex();
     let settings = &worker.settings;
-    let (frames, streams, header_bytes, gone) = match trust {
+    let (frames, streams, header_bytes, gone, window) = match trust {
         Trust::Stranger => {
             let gone = settings.frames.resets as usize;
-            (settings.frames, settings.max_streams, settings.limits.header_bytes, gone)
+            (settings.frames, settings.max_streams, settings.limits.header_bytes, gone, CONNECTION_WINDOW)
         }
         // What its caller may send, what the other host adds, and 32 bytes for each field. Many callers share a hop: how
         // many of them give up in a second is not the other host's doing.
         Trust::Peer => {
             let frames = FrameLimits { resets: u32::MAX, ..FrameLimits::default() };
-            (frames, settings.hop_streams, settings.limits.header_bytes * 2, GONE_AT_PEERS)
+            (frames, settings.hop_streams, settings.limits.header_bytes * 2, GONE_AT_PEERS, HOP_WINDOW)
         }
     };
     let wire = wire.guarded(Gate::http2(header_bytes, frames, watch.clone()));
@@ -61,7 +61,7 @@ where
     builder
         .max_header_list_size(u32::try_from(header_bytes).unwrap_or(u32::MAX))
         .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_connection_window_size(window)
         .max_send_buffer_size(SEND_BUFFER)
         .max_concurrent_reset_streams(gone)
         .max_pending_accept_reset_streams(gone)
@@ -247,6 +247,9 @@ fn now() -> HeaderValue {
 /// One caller's stream: what may be under way before we read. Bounds the memory of a slow endpoint.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1 << 20;
+/// What all streams of a hop may have under way: no bound of its own, or a few bodies that nobody reads would hold up those
+/// of all other callers.
+const HOP_WINDOW: u32 = (1 << 31) - 1;
 /// Memory that frames of few bytes may take beside their bytes, some 250 for each: what the connection's window holds of
 /// messages as small as those of gRPC often are. They wait for whoever reads them, like any others.
 const SMALL_FRAMES: usize = 16 << 20;

@@ -256,8 +256,9 @@ pub(super) fn failure_of(error: &h2::Error) -> Failure {
 static UNIQUE: [HeaderName; 2] = [request::REQUEST_ID, HeaderName::from_static("traceparent")];
 /// What one stream may have under way towards us before we read it.
 const STREAM_WINDOW: u32 = 1 << 20;
-/// What all streams of a connection may have under way.
-const CONNECTION_WINDOW: u32 = 4 << 20;
+/// What all streams of a connection may have under way: no bound of its own, or a few callers that read nothing would hold up
+/// all others that share it.
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 /// Memory that frames of few bytes may take beside their bytes: they wait for whoever reads them.
 const SMALL_FRAMES: usize = 32 << 20;
 /// Streams given up that are still known, for the second in which their answers may be on the way.
