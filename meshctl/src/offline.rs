@@ -7,6 +7,7 @@ use mesh_core::sketch;
 use mesh_core::world::World;
 use mesh_proto::registration::{Health, Instance, PortBinding, Protocol};
 use mesh_proto::resource::{Destination, Object, Spec};
+use mesh_proto::value::Labels;
 
 use crate::cmd::service_file;
 use crate::exit::{Exit, Failure, Result};
@@ -120,7 +121,7 @@ fn name_of(path: &Path) -> String {
 struct Named {
     ports: BTreeSet<u16>,
     /// By name of the subset, its labels.
-    subsets: BTreeMap<String, BTreeMap<String, String>>,
+    subsets: BTreeMap<String, Labels>,
 }
 
 /// Makes the services that rules speak of: on the ports they name (else the usual one), a healthy instance for each subset.
@@ -199,10 +200,10 @@ fn instances(service: &str, namespace: &str, named: Named, usual_port: u16) -> V
     let ports: Vec<PortBinding> = ports.into_iter().map(|number| http_port(number, number)).collect();
     let mut subsets = named.subsets;
     if subsets.is_empty() {
-        subsets.insert(String::new(), BTreeMap::new());
+        subsets.insert(String::new(), Labels::new());
     }
-    let make = |(subset, mut labels): (String, BTreeMap<String, String>)| {
-        labels.entry("app".into()).or_insert_with(|| service.to_owned());
+    let make = |(subset, mut labels): (String, Labels)| {
+        labels.insert_missing("app".into(), || service.to_owned());
         let id = if subset.is_empty() {
             format!("{service}.{namespace}")
         } else {
@@ -224,12 +225,7 @@ pub(crate) fn http_port(number: u16, target: u16) -> PortBinding {
 }
 
 /// A healthy instance, whose account is named as its service.
-pub(crate) fn instance(
-    service: &str,
-    namespace: &str,
-    labels: BTreeMap<String, String>,
-    ports: Vec<PortBinding>,
-) -> Instance {
+pub(crate) fn instance(service: &str, namespace: &str, labels: Labels, ports: Vec<PortBinding>) -> Instance {
     Instance {
         service: service.to_owned(),
         group: None,

@@ -3,7 +3,6 @@
 //! Every key, its default and its meaning stand in [`KEYS`]; this module turns them into types. Everything wrong
 //! with a file is reported, not only the first, each with file, line and column.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,6 +11,7 @@ use ipnet::IpNet;
 use mesh_core::plan::{Locality, Workload};
 use mesh_proto::finding::Finding;
 use mesh_proto::registration::Protocol;
+use mesh_proto::value::Labels;
 
 pub use effective::{addresses, effective};
 pub use keys::{KEYS, Key, default_document, reference};
@@ -68,7 +68,7 @@ pub struct Host {
     /// Where it stands.
     pub locality: Locality,
     /// Its labels.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// Whether it may keep the mesh's state.
     pub voter: Voter,
     /// Who calls from here where nothing else says so. Its locality is the host's.

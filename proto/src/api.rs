@@ -18,6 +18,7 @@ use crate::look::{Checkup, HostConfig, LogAsk, LogState, TapAsk, Tapped};
 use crate::registration::{Health, Instance, Registration};
 use crate::resource::{Kind, ObjectKey};
 use crate::secret::{NewSecret, SecretView};
+use crate::value::Labels;
 use crate::watch::{Stored, Up};
 
 /// A question or an order.
@@ -471,7 +472,7 @@ pub struct InstanceView {
     /// Where it answers.
     pub targets: Vec<String>,
     /// Labels.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// Its health.
     pub health: Health,
     /// Whether its host answers.

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::registration::{Health, Registration};
 use crate::resource::{Object, ObjectKey};
+use crate::value::Labels;
 
 /// A revision of the World: the Raft log index of the entry that made it. Grows, with gaps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -159,7 +160,7 @@ pub struct HostFacts {
     pub version: String,
     /// Labels of the host, matched by selectors.
     #[serde(default)]
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// `region/zone/subzone`, may be empty.
     #[serde(default)]
     pub locality: String,

@@ -3,9 +3,9 @@
 //! Words only; `core::explain` decides with the functions that serve traffic. Everything is text or a number, so that
 //! `-o json` is of use to scripts.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
+
+use crate::value::Labels;
 
 /// A request to be explained.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,7 +30,7 @@ pub struct Ask {
     pub from: String,
     /// Labels of the caller beside those it is registered with.
     #[serde(default)]
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// Whether a caller that nobody registered is an error, or one without labels.
     #[serde(default)]
     pub any_caller: bool,
@@ -113,7 +113,7 @@ pub struct Caller {
     /// `namespace/account`.
     pub name: String,
     /// Its labels.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// How it was found, in words.
     pub known_as: String,
     /// The host from which all is seen.

@@ -12,6 +12,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::value::Labels;
+
 /// Everything one host offers, in order of instance id.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Registration {
@@ -36,7 +38,7 @@ pub struct Instance {
     pub account: String,
     /// Labels that subsets and selectors match, for example `version: v1`.
     #[serde(default)]
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// Ports of the service and where this instance answers them.
     pub ports: Vec<PortBinding>,
     /// An address off this host: the instance then is an endpoint outside the mesh (plain, no identity).

@@ -2,8 +2,8 @@
 
 mod duration;
 pub mod grpc;
+mod small_map;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 use std::str::FromStr;
@@ -12,9 +12,10 @@ use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use duration::{Duration, DurationError};
+pub use small_map::SmallMap;
 
 /// Labels of a workload or of an object; ordered, so that every host sees one order.
-pub type Labels = BTreeMap<String, String>;
+pub type Labels = SmallMap<String, String>;
 
 /// A share in percent, 0.0 to 100.0, with fractions down to a ten-thousandth of a percent.
 ///

@@ -146,7 +146,7 @@ mod tests {
             on: on.into(),
             account: "default/reviews".into(),
             targets: vec!["127.0.0.1:8081".into()],
-            labels: BTreeMap::from([("version".into(), "v1".into())]),
+            labels: mesh_proto::value::Labels::from([("version".into(), "v1".into())]),
             health,
             liveness: Liveness::Live,
         }

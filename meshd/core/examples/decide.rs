@@ -19,7 +19,8 @@ use mesh_core::balance::{self, EndpointSet, Hint};
 use mesh_core::compile::compile;
 use mesh_core::endpoint::Moment;
 use mesh_core::plan::{
-    Balancer, Cluster, Endpoint, HashKey, HashPolicy, Locality, LocalityPolicy, Node, Plan, Via, Workload,
+    Balancer, Cluster, Endpoint, EndpointFacts, HashKey, HashPolicy, Locality, LocalityPolicy, Node, Plan,
+    Via, Workload,
 };
 use mesh_core::route::{self, Call};
 use mesh_core::wire::guard::{self, Limits};
@@ -150,7 +151,7 @@ spec:
 }
 
 fn balancers() -> Vec<(&'static str, Balancer)> {
-    let policy = || HashPolicy { key: HashKey::SourceIp };
+    let policy = || Box::new(HashPolicy { key: HashKey::SourceIp });
     vec![
         ("least-request", Balancer::LeastRequest),
         ("round-robin", Balancer::RoundRobin),
@@ -162,16 +163,17 @@ fn balancers() -> Vec<(&'static str, Balancer)> {
 
 /// One endpoint of many that are all well.
 fn picking(balancer: &Balancer, endpoints: u32) -> Decision {
-    let endpoints = (0..endpoints).map(|number| Endpoint {
-        id: format!("e{number}").into(),
-        via: Via::Plain(SocketAddr::from((Ipv4Addr::from(0xc612_0000 + number), 8080))),
-        weight: 1,
-        locality: Arc::default(),
-        party: mesh_core::plan::Party::default(),
-        version: "".into(),
-        health: Health::Healthy,
-        liveness: Liveness::Live,
-        state: Arc::default(),
+    let endpoints = (0..endpoints).map(|number| {
+        Endpoint::new(EndpointFacts {
+            id: format!("e{number}").into(),
+            via: Via::Plain(SocketAddr::from((Ipv4Addr::from(0xc612_0000 + number), 8080))),
+            weight: 1,
+            locality: Arc::default(),
+            party: mesh_core::plan::Party::default(),
+            version: "".into(),
+            health: Health::Healthy,
+            liveness: Liveness::Live,
+        })
     });
     let set = EndpointSet::new(endpoints.collect(), balancer, &LocalityPolicy::Ignore, &Locality::parse(""));
     let cluster = Cluster { balancer: balancer.clone(), endpoints: Arc::new(set), ..Cluster::default() };

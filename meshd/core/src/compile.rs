@@ -44,6 +44,7 @@ mod telemetry;
 pub(crate) mod visibility;
 
 pub use clusters::Memory;
+pub(crate) use patch::Mine;
 pub use seen::Seen;
 
 /// Compiles what a host is to do.
@@ -116,7 +117,11 @@ fn whole(
         let scope = scope::Scope::gateway(scopes.len(), &facts, own);
         gateways::open(&scene, &scope, &rules, &gateways, previous, &mut open);
     }
+    // In a large mesh these take as much as what is made last.
+    drop(scopes);
+    drop(rules);
     let clusters::Made { by_name: clusters, memory, named } = clusters.finish();
+    drop(destinations);
     let index = if lasting { patch::Index::of(world, node, &services) } else { None };
     Plan {
         revision: world.revision,
@@ -214,6 +219,15 @@ fn topology(node: &Node, mesh: &mesh::Settings<'_>, services: &hosts::Services<'
 /// A number that two unlike values do not share.
 fn fingerprint(value: &impl Hash) -> u64 {
     FixedState::with_seed(0x6d65_7368).hash_one(value)
+}
+
+/// Gathers what can be made in just the room that it takes: what is collected from results has room for four or more.
+pub(super) fn gather<T, E>(made: impl ExactSizeIterator<Item = Result<T, E>>) -> Result<Vec<T>, E> {
+    let mut all = Vec::with_capacity(made.len());
+    for one in made {
+        all.push(one?);
+    }
+    Ok(all)
 }
 
 /// What could not be carried out, without repetition.

@@ -62,7 +62,7 @@ fn member(world: &World, own: &Instance, group: &WorkloadGroup, locality: &str) 
     }
     labels.extend(own.labels.clone());
     if !template.network.is_empty() {
-        labels.entry(NETWORK.to_owned()).or_insert_with(|| template.network.clone());
+        labels.insert_missing(NETWORK.to_owned(), || template.network.clone());
     }
     member.labels = labels;
     if own.account == UNSAID && !template.service_account.is_empty() {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use mesh_proto::api::{PlanFilter, RouteView};
 use mesh_proto::explain::{Delta, Difference, Turn};
+use mesh_proto::value::Labels;
 
 use crate::compile::compile;
 use crate::plan::{Node, Plan, Workload};
@@ -65,7 +66,7 @@ struct Shown {
 }
 
 /// Callers by what rules can tell apart: namespace and labels.
-type Alike = BTreeMap<(String, BTreeMap<String, String>), (Workload, BTreeSet<String>)>;
+type Alike = BTreeMap<(String, Labels), (Workload, BTreeSet<String>)>;
 
 /// Gathers callers that rules can tell apart, with the names of all who are alike.
 fn callers(world: &World, node: &Node) -> (Vec<Workload>, Vec<BTreeSet<String>>) {

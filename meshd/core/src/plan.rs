@@ -4,25 +4,24 @@
 //! its first byte to its access log. The few facts that must outlive a Plan (requests in flight, ejections)
 //! hang on it as `Arc`s of atomics ([`EndpointState`](crate::endpoint::EndpointState), [`ClusterState`]) and are carried over.
 
-use std::collections::BTreeMap;
-use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use foldhash::HashMap;
-use foldhash::fast::FixedState;
 use ipnet::IpNet;
 use mesh_proto::command::{HostId, Revision};
 use mesh_proto::registration::Protocol;
+use mesh_proto::value::Labels;
 
 use crate::parted::PartedMap;
 
 pub use cluster::{
-    Balancer, CircuitLimits, Cluster, ClusterName, ClusterState, Detour, Distribution, Endpoint, HashKey,
-    HashPolicy, HeadPart, LocalityPolicy, OutlierPolicy, ProxyVersion, RetryBudget, UpstreamProtocol, Via,
-    Warmup, ZonePolicy,
+    Balancer, CircuitLimits, Cluster, ClusterName, ClusterState, Detour, Distribution, Endpoint,
+    EndpointFacts, HashKey, HashPolicy, HeadPart, LocalityPolicy, OutlierPolicy, ProxyVersion, RetryBudget,
+    UpstreamProtocol, Via, Warmup, ZonePolicy,
 };
 pub use doors::{Credential, Door, DoorKind, Doors, GatewayDoor, Inside, Roots, ServerTls, TlsServer};
+pub use hosts::HostTable;
 pub use inbound::{Inbound, LocalInstance, LocalPort};
 pub use origination::{TlsMaterial, TlsOrigination, UpstreamTls};
 pub use party::{Field as PartyField, Party};
@@ -40,6 +39,7 @@ pub use telling::{
 
 mod cluster;
 mod doors;
+mod hosts;
 mod inbound;
 mod origination;
 mod party;
@@ -89,7 +89,7 @@ pub struct Node {
     /// `region/zone/subzone`.
     pub locality: Locality,
     /// Labels of the host.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// Who calls from here: position 0 is the host's own default, then the workloads named by listeners and the
     /// accounts of local instances. Distinct.
     pub callers: Vec<Workload>,
@@ -103,7 +103,7 @@ pub struct Workload {
     /// Service account: the last part of its SPIFFE id.
     pub account: String,
     /// Labels that `sourceLabels` match.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// Its locality; empty: the host's.
     pub locality: Locality,
 }
@@ -221,134 +221,6 @@ impl PortTable {
     /// Whether a connection to this port may carry HTTP (its Host then decides).
     pub fn has_http(&self) -> bool {
         !self.http.is_empty()
-    }
-}
-
-/// Hosts by exact name, then by longest wildcard. Names are lower case, without port.
-#[derive(Debug)]
-pub struct HostTable<T> {
-    /// In parts, by a number of the name: a table that differs in one host shares all parts but one.
-    exact: Vec<Arc<HashMap<Box<str>, Arc<T>>>>,
-    /// By suffix: `.example.com` is `*.example.com`, `""` is `*`.
-    wildcard: HashMap<Box<str>, Arc<T>>,
-    /// The lengths of those suffixes, longest first: what a look-up costs depends on them, not on the hosts.
-    lengths: Vec<usize>,
-}
-
-/// How many parts a table of hosts has: with 60,000 names, a part has some 120.
-const PARTS: usize = 512;
-
-/// Returns the part that a name belongs to.
-fn part(name: &str) -> usize {
-    let number = FixedState::with_seed(0x686f_7374).hash_one(name);
-    usize::try_from(number % PARTS as u64).unwrap_or(0)
-}
-
-impl<T> Clone for HostTable<T> {
-    fn clone(&self) -> Self {
-        Self { exact: self.exact.clone(), wildcard: self.wildcard.clone(), lengths: self.lengths.clone() }
-    }
-}
-
-impl<T> Default for HostTable<T> {
-    fn default() -> Self {
-        Self { exact: Vec::new(), wildcard: HashMap::default(), lengths: Vec::new() }
-    }
-}
-
-impl<T> HostTable<T> {
-    /// Adds a host unless it is there already; `*` and `*.suffix` are wildcards. Returns whether it was added.
-    pub fn add(&mut self, host: &str, value: Arc<T>) -> bool {
-        let host = host.to_ascii_lowercase();
-        if self.get(&host).is_some() {
-            return false;
-        }
-        let (names, name) = match host.strip_prefix('*') {
-            Some(suffix) => (&mut self.wildcard, suffix),
-            None => (self.part_of(&host), host.as_str()),
-        };
-        names.insert(name.into(), value);
-        if host.starts_with('*') {
-            let length = host.len() - 1;
-            if let Err(at) = self.lengths.binary_search_by(|other| length.cmp(other)) {
-                self.lengths.insert(at, length);
-            }
-        }
-        true
-    }
-
-    /// Adds a host, in the place of what is there.
-    pub(crate) fn put(&mut self, host: &str, value: Arc<T>) {
-        if !self.add(host, value.clone()) {
-            let (names, name) = match host.strip_prefix('*') {
-                Some(suffix) => (&mut self.wildcard, suffix),
-                None => (self.part_of(host), host),
-            };
-            names.insert(name.into(), value);
-        }
-    }
-
-    /// Takes a host out.
-    pub(crate) fn remove(&mut self, host: &str) {
-        match host.strip_prefix('*') {
-            Some(suffix) => {
-                self.wildcard.remove(suffix);
-                if self.wildcard.keys().all(|other| other.len() != suffix.len()) {
-                    self.lengths.retain(|length| *length != suffix.len());
-                }
-            }
-            None if self.exactly(host).is_some() => {
-                self.part_of(host).remove(host);
-                if self.exact.iter().all(|part| part.is_empty()) {
-                    self.exact = Vec::new();
-                }
-            }
-            None => {}
-        }
-    }
-
-    fn part_of(&mut self, name: &str) -> &mut HashMap<Box<str>, Arc<T>> {
-        if self.exact.is_empty() {
-            let nothing = Arc::new(HashMap::default());
-            self.exact = vec![nothing; PARTS];
-        }
-        Arc::make_mut(&mut self.exact[part(name)])
-    }
-
-    fn exactly(&self, name: &str) -> Option<&Arc<T>> {
-        if self.exact.is_empty() { None } else { self.exact[part(name)].get(name) }
-    }
-
-    /// Finds a host: exact first, then the longest wildcard. `host` is lower case without port.
-    ///
-    /// `*.example.com` takes `a.b.example.com`, not `example.com`. Source: Envoy's virtual host look-up.
-    pub fn find(&self, host: &str) -> Option<&Arc<T>> {
-        if let Some(value) = self.exactly(host) {
-            return Some(value);
-        }
-        // A wildcard takes at least one character, but `*` takes the empty name too.
-        let fitting = self.lengths.iter().filter(|length| **length < host.len() || **length == 0);
-        fitting.copied().find_map(|length| self.wildcard.get(host.get(host.len() - length..)?))
-    }
-
-    /// Finds a host by its pattern: `*.example.com` is only itself.
-    pub fn get(&self, pattern: &str) -> Option<&Arc<T>> {
-        match pattern.strip_prefix('*') {
-            Some(suffix) => self.wildcard.get(suffix),
-            None => self.exactly(pattern),
-        }
-    }
-
-    /// Whether no host is in it.
-    pub fn is_empty(&self) -> bool {
-        self.exact.is_empty() && self.lengths.is_empty()
-    }
-
-    /// Returns every host pattern with its value, in no particular order.
-    pub fn iter(&self) -> impl Iterator<Item = (String, &Arc<T>)> {
-        let exact =
-            self.exact.iter().flat_map(|part| part.iter()).map(|(host, value)| (host.to_string(), value));
-        exact.chain(self.wildcard.iter().map(|(suffix, value)| (format!("*{suffix}"), value)))
     }
 }
 

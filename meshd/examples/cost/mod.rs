@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use mesh_core::balance::EndpointSet;
 use mesh_core::plan::{
-    Action, Balancer, Cluster, ClusterName, Endpoint, Forward, Locality, LocalityPolicy, Node, Origin,
-    Outbound, Plan, PortTable, RetryOn, RetryPolicy, Route, Via, VirtualHost, WeightedCluster, Workload,
+    Action, Balancer, Cluster, ClusterName, Endpoint, EndpointFacts, Forward, Locality, LocalityPolicy, Node,
+    Origin, Outbound, Plan, PortTable, RetryOn, RetryPolicy, Route, Via, VirtualHost, WeightedCluster,
+    Workload,
 };
 use mesh_proto::command::Liveness;
 use mesh_proto::registration::Health;
@@ -51,7 +52,7 @@ pub(crate) fn trust() -> anyhow::Result<Arc<Trust>> {
 }
 
 pub(crate) fn plan(backend: SocketAddr) -> Plan {
-    let endpoint = Endpoint {
+    let endpoint = Endpoint::new(EndpointFacts {
         id: "a".into(),
         via: Via::Local(backend),
         weight: 1,
@@ -60,8 +61,7 @@ pub(crate) fn plan(backend: SocketAddr) -> Plan {
         version: "v1".into(),
         health: Health::Healthy,
         liveness: Liveness::Live,
-        state: Arc::default(),
-    };
+    });
     let balancer = Balancer::LeastRequest;
     let set = EndpointSet::new(vec![endpoint], &balancer, &LocalityPolicy::Ignore, &Locality::default());
     let name = ClusterName { host: "reviews".into(), port: 80, subset: "".into() };

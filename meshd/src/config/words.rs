@@ -1,12 +1,12 @@
 //! The small words of configuration files, each read once and then right: names, labels, localities, addresses.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use mesh_core::identity::Identity;
 use mesh_core::plan::{Locality, Workload};
 
 use super::document::{Document, Read, Section, Value, map, parsed};
+use mesh_proto::value::Labels;
 
 /// Reads a DNS label: the name of a service or namespace.
 ///
@@ -78,7 +78,7 @@ pub(crate) fn host_and_port(text: &str) -> Result<(String, u16), String> {
 /// Reads labels of workloads and hosts.
 ///
 /// Source: Kubernetes "Labels and Selectors", syntax and character set.
-pub(crate) fn labels(value: &Value<'_>) -> Read<BTreeMap<String, String>> {
+pub(crate) fn labels(value: &Value<'_>) -> Read<Labels> {
     map(|key, value| {
         let sound = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
         let key_is_sound = !key.is_empty()
@@ -96,6 +96,7 @@ pub(crate) fn labels(value: &Value<'_>) -> Read<BTreeMap<String, String>> {
             Err(format!("{text:?} is not a label of at most 63 letters, digits, '-', '_' and '.'"))
         })(value)
     })(value)
+    .map(|labels| labels.into_iter().collect())
 }
 
 /// Reads who calls: `namespace`, `account`, `labels`, `locality`. What is absent is as in `default`.

@@ -2,6 +2,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use mesh_proto::registration::{HttpAsk, PortBinding, Probe, Protocol};
+use mesh_proto::value::Labels;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -23,7 +24,7 @@ fn instance(probe: Probe, target: SocketAddr) -> Instance {
         group: None,
         namespace: "default".into(),
         account: "default".into(),
-        labels: BTreeMap::new(),
+        labels: Labels::new(),
         ports: vec![port],
         address: None,
         weight: 1,

@@ -6,6 +6,7 @@ use std::process::{Child, ChildStdin};
 use std::time::Duration;
 
 use mesh_proto::registration::{Health, Instance, PortBinding, Protocol};
+use mesh_proto::value::Labels;
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::*;
@@ -370,7 +371,7 @@ fn what_listens_on_loopback_only_is_not_opened_to_others() {
         group: None,
         namespace: "default".into(),
         account: "default".into(),
-        labels: std::collections::BTreeMap::new(),
+        labels: Labels::new(),
         ports,
         address,
         weight: 1,

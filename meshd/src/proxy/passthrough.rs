@@ -9,9 +9,8 @@ use std::sync::Arc;
 
 use foldhash::HashMap;
 use mesh_core::balance::EndpointSet;
-use mesh_core::endpoint::EndpointState;
 use mesh_core::plan::{
-    Balancer, Cluster, ClusterName, Endpoint, Locality, LocalityPolicy, UpstreamProtocol, Via,
+    Balancer, Cluster, ClusterName, Endpoint, EndpointFacts, Locality, LocalityPolicy, UpstreamProtocol, Via,
 };
 use mesh_proto::command::Liveness;
 use mesh_proto::registration::Health;
@@ -67,7 +66,7 @@ impl Direct {
                 (PASSTHROUGH.into(), *port, Via::Name { host: host.clone(), port: *port, spread: false })
             }
         };
-        let endpoint = Endpoint {
+        let endpoint = Endpoint::new(EndpointFacts {
             id: format!("{via:?}").into(),
             via,
             weight: 1,
@@ -76,8 +75,7 @@ impl Direct {
             version: "".into(),
             health: Health::Healthy,
             liveness: Liveness::Live,
-            state: Arc::new(EndpointState::default()),
-        };
+        });
         let balancer = Balancer::Passthrough;
         let set = EndpointSet::new(
             vec![endpoint.clone()],

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use mesh_proto::registration::{Health, Instance};
+use mesh_proto::value::Labels;
 
 use super::{file, folder_of, write};
 
@@ -26,7 +27,7 @@ pub fn member(group: &str) -> Result<Member, String> {
         group: Some(name),
         namespace,
         account: "default".to_owned(),
-        labels: std::collections::BTreeMap::new(),
+        labels: Labels::new(),
         ports: Vec::new(),
         address: None,
         weight: 1,

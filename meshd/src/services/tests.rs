@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
 use mesh_proto::registration::{Health, HealthCheck, HttpAsk, PortBinding, Probe, Protocol};
+use mesh_proto::value::Labels;
 
 use super::*;
 use crate::config::Config;
@@ -62,7 +63,7 @@ fn reviews() -> Instance {
         group: None,
         namespace: "default".into(),
         account: "default".into(),
-        labels: BTreeMap::new(),
+        labels: Labels::new(),
         ports: vec![PortBinding {
             number: 9080,
             name: String::new(),
@@ -225,7 +226,7 @@ async fn what_meshctl_registers_survives_a_restart_until_it_is_deregistered() {
             unhealthy_threshold: 2,
             healthy_threshold: 1,
         };
-        let labels = BTreeMap::from([("version".into(), "v1".into()), ("a/b.c".into(), "x".into())]);
+        let labels = Labels::from([("version".into(), "v1".into()), ("a/b.c".into(), "x".into())]);
         let health = Health::Unhealthy;
         let instance =
             Instance { check: Some(check), labels, locality: Some("eu/a/1".into()), health, ..reviews() };

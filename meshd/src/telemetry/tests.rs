@@ -1,4 +1,3 @@
-use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
 
 use mesh_core::plan::{Metering, Metric, Party};
@@ -34,8 +33,10 @@ fn an_edge_is_the_sum_of_its_cells_in_all_workers() {
 }
 
 fn party(account: &str, version: &str) -> Party {
-    let labels =
-        BTreeMap::from([("app".to_owned(), account.to_owned()), ("version".to_owned(), version.to_owned())]);
+    let labels = mesh_proto::value::Labels::from([
+        ("app".to_owned(), account.to_owned()),
+        ("version".to_owned(), version.to_owned()),
+    ]);
     Party::new("mesh.test", "shop", account, &labels)
 }
 

@@ -1,6 +1,5 @@
 //! What is fuzzed, with what it begins from.
 
-use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Cursor;
 use std::sync::Arc;
@@ -16,6 +15,7 @@ use mesh_core::world::World;
 use mesh_proto::command::{HostId, Revision};
 use mesh_proto::explain::Ask;
 use mesh_proto::registration::Registration;
+use mesh_proto::value::Labels;
 use mesh_proto::watch::{Change, Stored};
 use mesh_proto::yaml;
 use meshd::transport::FrameStream;
@@ -217,14 +217,14 @@ fn world() -> World {
 }
 
 fn node() -> Arc<Node> {
-    let labels = BTreeMap::from([("app".to_owned(), "a".to_owned())]);
+    let labels = Labels::from([("app".to_owned(), "a".to_owned())]);
     let caller = Workload { namespace: "default".into(), account: "a".into(), labels, ..Workload::default() };
     Arc::new(Node {
         host: HostId(1),
         name: "vm1".into(),
         domain: "cluster.local".into(),
         trust_domain: "cluster.local".into(),
-        labels: BTreeMap::from([("istio".to_owned(), "ingressgateway".to_owned())]),
+        labels: Labels::from([("istio".to_owned(), "ingressgateway".to_owned())]),
         callers: vec![caller],
         ..Node::default()
     })

@@ -70,7 +70,7 @@ fn answer(request: Request<Incoming>, to: SocketAddr, asked: &Asked) -> Answer {
 
 fn by(proxy: SocketAddr, authority: &str, post: bool, http2: bool) -> Lab {
     let mut cluster = cluster("db", vec![local(proxy)]);
-    cluster.detour = Some(Detour { authority: authority.to_owned(), post, http2 });
+    cluster.detour = Some(Box::new(Detour { authority: authority.to_owned(), post, http2 }));
     let table =
         PortTable { number: PORT, tcp: Some(tcp_service(vec![to(1, cluster)])), ..PortTable::default() };
     start_with(with_table(table), service(Declared::Tcp), settings(), &no_credentials())

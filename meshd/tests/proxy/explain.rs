@@ -12,6 +12,7 @@ use mesh_core::sketch;
 use mesh_core::world::World;
 use mesh_proto::explain::{Ask, End, Explanation};
 use mesh_proto::registration::{Health, Instance, PortBinding, Protocol};
+use mesh_proto::value::Labels;
 
 use super::lab::{Answer, Backend, request, start};
 use super::plan::PORT;
@@ -84,7 +85,7 @@ fn instance(service: &str, version: &str, backend: &Backend) -> Instance {
         group: None,
         namespace: "default".into(),
         account: service.into(),
-        labels: BTreeMap::from([("version".into(), version.into())]),
+        labels: Labels::from([("version".into(), version.into())]),
         ports: [PORT, PORT + 1]
             .map(|number| PortBinding {
                 number,

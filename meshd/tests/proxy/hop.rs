@@ -1,6 +1,6 @@
 //! Hops between two proxies over real mutual TLS, on TCP and on QUIC.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,6 +9,7 @@ use http::{Method, StatusCode};
 use mesh_core::identity::{Identity, sni};
 use mesh_core::plan::{Endpoint, Inbound, LocalInstance, LocalPort, Party, Plan, Telling, UpstreamTls, Via};
 use mesh_proto::registration::{Health, Protocol};
+use mesh_proto::value::Labels;
 use meshd::proxy::{Declared, Settings, Way};
 use meshd::transport::{Credentials, Transport, Trust, provider, socket};
 use rcgen::{
@@ -102,7 +103,7 @@ fn destination_of(
     telling: Telling,
 ) -> Lab {
     let port = LocalPort { number: PORT, protocol, target, bounds: None };
-    let labels = BTreeMap::from([("version".to_owned(), "v1".to_owned())]);
+    let labels = Labels::from([("version".to_owned(), "v1".to_owned())]);
     let instance = Arc::new(LocalInstance {
         id: "reviews-1".into(),
         host: HOST.into(),
@@ -127,8 +128,8 @@ fn destination_of(
 pub(super) fn over_mesh(hop: SocketAddr, account: &str, instance: &str) -> Endpoint {
     let sni = sni::format(PORT, "", HOST).into();
     let via = Via::Mesh { hop, identity: workload(account).into(), sni, instance: instance.into() };
-    let party = Party::new("mesh.test", "default", account, &BTreeMap::new());
-    Endpoint { party, ..endpoint(instance, via) }
+    let party = Party::new("mesh.test", "default", account, &Labels::new());
+    endpoint(instance, via).but(|facts| facts.party = party)
 }
 
 pub(super) fn source(authority: &Authority, endpoints: Vec<Endpoint>, transport: Transport) -> Lab {
@@ -344,7 +345,7 @@ async fn dead_applications_and_unknown_instances_are_retried_elsewhere() {
         let endpoints = vec![
             over_mesh(there.address, "reviews", "reviews-1"),
             over_mesh(there.address, "reviews", "gone"),
-            Endpoint { id: "dead".into(), ..over_mesh(dead.address, "reviews", "reviews-1") },
+            over_mesh(dead.address, "reviews", "reviews-1").but(|facts| facts.id = "dead".into()),
         ];
         let here = source(&authority, endpoints, transport);
         let mut client = Client::new(here.address).await;

@@ -12,7 +12,7 @@ use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use mesh_core::plan::{Cluster, Endpoint, PortTable};
+use mesh_core::plan::{Cluster, PortTable};
 use mesh_proto::registration::Protocol;
 use meshd::proxy::Declared;
 use meshd::transport::{Transport, provider};
@@ -73,7 +73,7 @@ async fn an_instance_that_is_gone_or_dead_costs_its_connection_and_no_lane() {
     let endpoints = vec![
         over_mesh(there.address, "reviews", "reviews-1"),
         over_mesh(there.address, "reviews", "gone"),
-        Endpoint { id: "dead".into(), ..over_mesh(dead.address, "reviews", "reviews-1") },
+        over_mesh(dead.address, "reviews", "reviews-1").but(|facts| facts.id = "dead".into()),
     ];
     let here = opaque_source(&authority, endpoints, Transport::Tcp);
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use mesh_core::balance::EndpointSet;
 use mesh_core::plan::{
-    Action, Balancer, CircuitLimits, Cluster, ClusterName, Endpoint, Forward, Locality, LocalityPolicy, Node,
-    Origin, Outbound, Plan, PortTable, RetryOn, RetryPolicy, Route, ServicePort, TcpRule, TcpRules, Via,
-    VirtualHost, WeightedCluster, Workload,
+    Action, Balancer, CircuitLimits, Cluster, ClusterName, Endpoint, EndpointFacts, Forward, Locality,
+    LocalityPolicy, Node, Origin, Outbound, Plan, PortTable, RetryOn, RetryPolicy, Route, ServicePort,
+    TcpRule, TcpRules, Via, VirtualHost, WeightedCluster, Workload,
 };
 use mesh_proto::command::Liveness;
 use mesh_proto::registration::{Health, Protocol};
@@ -16,7 +16,7 @@ use mesh_proto::registration::{Health, Protocol};
 pub(crate) const PORT: u16 = 80;
 
 pub(crate) fn endpoint(id: &str, via: Via) -> Endpoint {
-    Endpoint {
+    Endpoint::new(EndpointFacts {
         id: id.into(),
         via,
         weight: 1,
@@ -25,8 +25,7 @@ pub(crate) fn endpoint(id: &str, via: Via) -> Endpoint {
         version: "v1".into(),
         health: Health::Healthy,
         liveness: Liveness::Live,
-        state: Arc::default(),
-    }
+    })
 }
 
 pub(crate) fn local(address: SocketAddr) -> Endpoint {

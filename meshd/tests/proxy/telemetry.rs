@@ -20,6 +20,7 @@ use mesh_core::plan::{
 use mesh_proto::expression::Expression;
 use mesh_proto::log_format::LogFormat;
 use mesh_proto::registration::Protocol;
+use mesh_proto::value::Labels;
 use meshd::proxy::Declared;
 use meshd::telemetry::{AccessLog, Exposition, Format, Sink};
 use meshd::transport::Transport;
@@ -82,7 +83,7 @@ async fn a_request_over_a_hop_is_counted_at_both_ends() {
 #[tokio::test]
 async fn a_request_that_stays_on_its_host_is_counted_at_both_ends_there() {
     let backend = Backend::http1("v1").await;
-    let labels = BTreeMap::from([("version".to_owned(), "v7".to_owned())]);
+    let labels = Labels::from([("version".to_owned(), "v7".to_owned())]);
     let mut endpoint = local(backend.address);
     endpoint.party = Party::new("mesh.test", "default", "reviews", &labels);
     let lab = start(plan(vec![("reviews", vec![simple(cluster(HOST, vec![endpoint]))])]));

@@ -2,12 +2,10 @@
 //!
 //! Source: Istio API `networking/v1/virtual_service.proto`.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
 use super::message::message;
-use crate::value::{Base64, Duration, Labels, Percent, PortSelector, StringMatch};
+use crate::value::{Base64, Duration, Labels, Percent, PortSelector, SmallMap, StringMatch};
 
 message! {
     /// Rules for the traffic to some hosts.
@@ -45,9 +43,9 @@ message! {
     /// Changes to one set of headers, done in the order remove, set, add.
     pub struct HeaderOperations {
         /// Replaces the value, or adds the header.
-        pub set: BTreeMap<String, String>,
+        pub set: SmallMap<String, String>,
         /// Adds one more value.
-        pub add: BTreeMap<String, String>,
+        pub add: SmallMap<String, String>,
         /// Takes the header away.
         pub remove: Vec<String>,
     }
@@ -120,7 +118,7 @@ message! {
         /// The `Host` header as sent, port included.
         pub authority: Option<StringMatch>,
         /// Headers by lower-case name.
-        pub headers: BTreeMap<String, StringMatch>,
+        pub headers: SmallMap<String, StringMatch>,
         /// The port the caller dialled.
         #[serde(deserialize_with = "crate::resource::message::port")]
         pub port: Option<u16>,
@@ -129,11 +127,11 @@ message! {
         /// Gateways the rule is for; overrides the list at the top.
         pub gateways: Vec<String>,
         /// Query parameters by name; the first occurrence counts.
-        pub query_params: BTreeMap<String, StringMatch>,
+        pub query_params: SmallMap<String, StringMatch>,
         /// Whether `exact` and `prefix` of `uri` ignore case.
         pub ignore_uri_case: bool,
         /// Headers that must not match.
-        pub without_headers: BTreeMap<String, StringMatch>,
+        pub without_headers: SmallMap<String, StringMatch>,
         /// The namespace the calling workload must be in.
         pub source_namespace: String,
         /// A name for statistics.

@@ -2,10 +2,8 @@
 //!
 //! Source: Istio API `networking/v1/workload_entry.proto`.
 
-use std::collections::BTreeMap;
-
 use super::message::message;
-use crate::value::Labels;
+use crate::value::{Labels, SmallMap};
 
 message! {
     /// One instance; also an endpoint inside a `ServiceEntry`.
@@ -13,7 +11,7 @@ message! {
         /// An address, a DNS name, or `unix:///path`.
         pub address: String,
         /// Ports by the names of the service's ports.
-        pub ports: BTreeMap<String, u16>,
+        pub ports: SmallMap<String, u16>,
         /// Labels, for subsets and selectors.
         pub labels: Labels,
         /// The network it is in.

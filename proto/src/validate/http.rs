@@ -1,14 +1,12 @@
 //! Rules of one HTTP route.
 
-use std::collections::BTreeMap;
-
 use super::virtual_service::{check_weights, destination};
 use super::{Check, each, regex, text};
 use crate::resource::{
     CorsPolicy, FaultAbort, FaultDelay, HeaderOperations, Headers, HttpDirectResponse, HttpFaultInjection,
     HttpMatchRequest, HttpRedirect, HttpRetry, HttpRewrite, HttpRoute,
 };
-use crate::value::{Percent, StringMatch, grpc};
+use crate::value::{Percent, SmallMap, StringMatch, grpc};
 use crate::yaml::{join, shorten};
 
 pub(super) fn check(check: &mut Check, path: &str, route: &HttpRoute, delegate: bool) {
@@ -200,7 +198,7 @@ fn header_operations(check: &mut Check, path: &str, operations: &HeaderOperation
     }
 }
 
-fn header_values(check: &mut Check, path: &str, values: &BTreeMap<String, String>, asks: bool) {
+fn header_values(check: &mut Check, path: &str, values: &SmallMap<String, String>, asks: bool) {
     for (name, value) in values {
         let path = join(path, name);
         if !is_authority(name) {

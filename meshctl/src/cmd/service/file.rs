@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use mesh_proto::registration::{Health, HealthCheck, HttpAsk, Instance, PortBinding, Probe, Protocol};
+use mesh_proto::value::Labels;
 use serde::Deserialize;
 
 use super::flags::{HEALTHY_THRESHOLD, UNHEALTHY_THRESHOLD, default_id, member_of};
@@ -29,7 +30,7 @@ struct Service {
     #[serde(default = "default_word")]
     account: String,
     #[serde(default)]
-    labels: BTreeMap<String, String>,
+    labels: Labels,
     #[serde(default = "one")]
     weight: u32,
     locality: Option<String>,

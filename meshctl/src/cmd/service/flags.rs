@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use mesh_proto::registration::{Health, HealthCheck, HttpAsk, Instance, PortBinding, Probe, Protocol};
+use mesh_proto::value::Labels;
 
 use crate::cli::RegisterArgs;
 use crate::exit::{Failure, Result};
@@ -67,7 +68,7 @@ pub(super) fn member_of(
     Ok((home.or(namespace).unwrap_or("default").to_owned(), name.map(str::to_owned)))
 }
 
-pub(super) fn default_id(name: &str, namespace: &str, labels: &BTreeMap<String, String>) -> String {
+pub(super) fn default_id(name: &str, namespace: &str, labels: &Labels) -> String {
     let mut id = name.to_owned();
     if let Some(version) = labels.get("version") {
         id.push('-');
@@ -80,8 +81,8 @@ pub(super) fn default_id(name: &str, namespace: &str, labels: &BTreeMap<String, 
     id
 }
 
-fn labels(texts: &[String]) -> Result<BTreeMap<String, String>> {
-    let mut labels = BTreeMap::new();
+fn labels(texts: &[String]) -> Result<Labels> {
+    let mut labels = Labels::new();
     for text in texts {
         let (key, value) = text.split_once('=').filter(|(key, _)| !key.is_empty()).ok_or_else(|| {
             Failure::usage(format!("--label {text}: must be KEY=VALUE, such as version=v1"))
@@ -190,9 +191,9 @@ mod tests {
 
     #[test]
     fn the_default_id_tells_name_version_and_foreign_namespace() {
-        let labels = BTreeMap::from([("version".to_owned(), "v2".to_owned())]);
+        let labels = Labels::from([("version".to_owned(), "v2".to_owned())]);
 
         assert_eq!(default_id("reviews", "default", &labels), "reviews-v2");
-        assert_eq!(default_id("reviews", "shop", &BTreeMap::new()), "reviews.shop");
+        assert_eq!(default_id("reviews", "shop", &Labels::new()), "reviews.shop");
     }
 }

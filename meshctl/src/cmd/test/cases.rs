@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use mesh_proto::explain::Ask;
 use mesh_proto::registration::{Instance, Protocol};
+use mesh_proto::value::Labels;
 use serde::Deserialize;
 
 use crate::cmd::explain::of_url;
@@ -53,7 +54,7 @@ struct Service {
     #[serde(default)]
     versions: Vec<String>,
     #[serde(default)]
-    labels: BTreeMap<String, String>,
+    labels: Labels,
 }
 
 /// A case.
@@ -77,7 +78,7 @@ struct When {
     #[serde(default)]
     from: String,
     #[serde(default)]
-    labels: BTreeMap<String, String>,
+    labels: Labels,
     port: Option<u16>,
 }
 
@@ -167,7 +168,7 @@ impl Service {
         let versions = if self.versions.is_empty() { vec![String::new()] } else { self.versions.clone() };
         for version in versions {
             let mut labels = self.labels.clone();
-            labels.entry("app".into()).or_insert_with(|| short.to_owned());
+            labels.insert_missing("app".into(), || short.to_owned());
             let id = if version.is_empty() { name.to_owned() } else { format!("{name}-{version}") };
             if !version.is_empty() {
                 labels.insert("version".into(), version);

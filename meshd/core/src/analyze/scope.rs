@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use mesh_proto::finding::Finding;
 use mesh_proto::registration::Protocol;
 use mesh_proto::resource::{DestinationRule, Gateway, Kind, ObjectKey, Spec, VirtualService};
+use mesh_proto::value::Labels;
 
 use super::listed;
 use crate::compile::hosts::{Services, Source, full_name, has_all, of_kind, takes};
@@ -27,7 +28,7 @@ pub(super) fn check(world: &World, services: &Services<'_>, domain: &str, findin
 fn subsets(world: &World, services: &Services<'_>, domain: &str, findings: &mut Vec<Finding>) {
     for (key, rule) in destination_rules(world) {
         let host = full_name(&rule.host, &key.namespace, domain);
-        let mut labels: Vec<&BTreeMap<String, String>> = Vec::new();
+        let mut labels: Vec<&Labels> = Vec::new();
         for service in services.all.iter().filter(|service| takes(&host, &service.host)) {
             match &service.source {
                 Source::Registered(instances) => {

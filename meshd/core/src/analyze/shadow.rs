@@ -3,8 +3,6 @@
 //! One condition covers another when every request that meets the other meets it too; only what is sure counts. Source:
 //! Istio's analyzer `schema.VirtualServiceUnreachableRule`, which knows equal conditions; prefixes are ours.
 
-use std::collections::BTreeMap;
-
 use mesh_proto::finding::Finding;
 use mesh_proto::resource::HttpMatchRequest;
 use mesh_proto::value::StringMatch;
@@ -56,7 +54,7 @@ struct Connection<'a> {
     sni_hosts: &'a [String],
     destination_subnets: &'a [String],
     port: Option<u16>,
-    source_labels: &'a BTreeMap<String, String>,
+    source_labels: &'a mesh_proto::value::Labels,
     source_namespace: &'a str,
     gateways: &'a [String],
 }
@@ -183,8 +181,8 @@ fn covers(wide: &HttpMatchRequest, narrow: &HttpMatchRequest) -> bool {
         (Some(wide), Some(narrow)) => text_covers(wide, narrow, false, false),
         (Some(_), None) => false,
     };
-    let all = |wide: &std::collections::BTreeMap<String, StringMatch>,
-               narrow: &std::collections::BTreeMap<String, StringMatch>| {
+    let all = |wide: &mesh_proto::value::SmallMap<String, StringMatch>,
+               narrow: &mesh_proto::value::SmallMap<String, StringMatch>| {
         wide.iter().all(|(name, wide)| {
             narrow.get(name).is_some_and(|narrow| text_covers(wide, narrow, false, false))
         })

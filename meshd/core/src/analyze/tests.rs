@@ -8,6 +8,7 @@ use mesh_proto::watch::Change;
 use std::sync::Arc;
 
 use mesh_proto::command::Revision;
+use mesh_proto::value::Labels;
 use mesh_proto::watch::Stored;
 
 use super::*;
@@ -20,7 +21,7 @@ fn world() -> World {
         group: None,
         namespace: "default".into(),
         account: "default".into(),
-        labels: BTreeMap::new(),
+        labels: Labels::new(),
         ports: vec![PortBinding {
             number: 9080,
             name: String::new(),
@@ -500,4 +501,77 @@ fn conflicts_are_told_at_apply_as_warnings() {
     let codes: BTreeSet<_> = found.iter().map(|finding| finding.code.to_string()).collect();
     assert_eq!(codes, ["IST0111", "IST0145", "policy-not-merged"].map(str::to_owned).into(), "{found:#?}");
     assert!(found.iter().all(|finding| finding.severity == Severity::Warning), "{found:#?}");
+}
+
+/// An object that has to do with others in every way that findings come from: hosts shared, destinations, delegates.
+fn any_object((kind, one, other, version): (u8, u8, u8, u8)) -> (ObjectKey, Option<String>) {
+    let hosts = ["reviews", "e0.test", "e1.test", "E2.test", "other"];
+    let host = |number: u8| hosts[usize::from(number) % hosts.len()];
+    let (from, to) = (host(one), host(other));
+    let route = format!("route: [{{destination: {{host: {to}, subset: v{version}}}}}]");
+    let (name, text) = match kind % 10 {
+        0 | 1 => ("VirtualService", format!("{{hosts: [{from}], http: [{{{route}}}]}}")),
+        2 => (
+            "VirtualService",
+            format!("{{hosts: [{from}, {to}], tcp: [{{route: [{{destination: {{host: {to}}}}}]}}]}}"),
+        ),
+        3 => (
+            "VirtualService",
+            format!(
+                "{{hosts: [{from}], http: [{{delegate: {{name: o{other}}}}}, {{mirror: {{host: {to}}}, {route}}}]}}"
+            ),
+        ),
+        4 => ("VirtualService", format!("{{http: [{{{route}}}]}}")),
+        5 => ("DestinationRule", format!("{{host: {from}, subsets: [{{name: v{version}}}]}}")),
+        6 => ("DestinationRule", format!("{{host: '*.test', subsets: [{{name: v{version}}}]}}")),
+        7 | 8 => (
+            "ServiceEntry",
+            format!(
+                "{{hosts: [e{one}.test, e{other}.test], ports: [{{number: 80, name: x, protocol: {}}}], resolution: DNS}}",
+                if version == 0 { "HTTP" } else { "TCP" }
+            ),
+        ),
+        _ => ("DestinationRule", String::new()),
+    };
+    let kind: Kind = name.parse().expect("a kind");
+    let key = ObjectKey::new(kind, "default", format!("o{one}"));
+    // Now and then one goes.
+    let object = format!(
+        "apiVersion: networking.istio.io/v1\nkind: {name}\nmetadata: {{name: o{one}, namespace: default}}\nspec: {text}\n"
+    );
+    (key, (!text.is_empty() && version < 3).then_some(object))
+}
+
+fn changes(objects: &[(u8, u8, u8, u8)]) -> Batch {
+    let mut all = std::collections::BTreeMap::new();
+    for (key, text) in objects.iter().copied().map(any_object) {
+        let object = text.map(|text| {
+            let (documents, findings) = mesh_proto::yaml::read("rules.yaml", &text);
+            assert_eq!(documents.len(), 1, "{text}: {findings:?}");
+            documents.into_iter().next().expect("one").object
+        });
+        all.insert(key.clone(), ResourceChange { key, object, expect: Precondition::Any });
+    }
+    Batch { changes: all.into_values().collect(), reason: String::new() }
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config { failure_persistence: None, ..proptest::test_runner::Config::with_cases(600) })]
+
+    /// What a batch is told by the part of the World around it is what it is told by the whole.
+    #[test]
+    fn nothing_that_the_whole_would_tell_is_missed_in_the_part(
+        before in proptest::collection::vec((0_u8..9, 0_u8..4, 0_u8..4, 0_u8..3), 0..8),
+        now in proptest::collection::vec((0_u8..10, 0_u8..4, 0_u8..4, 0_u8..5), 1..3),
+    ) {
+        let mut world = world();
+        for (age, change) in (1..).zip(changes(&before).changes) {
+            let (created, changed) = (Revision(age), Revision(age));
+            let stored = change.object.map(|object| Stored { object, created, changed });
+            world.absorb(&Change::Resource { key: change.key, stored: stored.map(Box::new) });
+        }
+        let batch = changes(&now);
+        let after = sketch::after(&world, &batch);
+        proptest::prop_assert_eq!(check(&world, &batch), check_whole(&world, &after, &batch));
+    }
 }

@@ -11,15 +11,15 @@ use mesh_proto::registration::Health;
 use super::EndpointSet;
 use super::chance::SeededRng;
 use super::{Hint, pick};
-use crate::endpoint::{EndpointState, Moment};
+use crate::endpoint::Moment;
 use crate::plan::{
-    Balancer, Cluster, ClusterName, Endpoint, HashKey, HashPolicy, Locality, LocalityPolicy, OutlierPolicy,
-    Via,
+    Balancer, Cluster, ClusterName, Endpoint, EndpointFacts, HashKey, HashPolicy, Locality, LocalityPolicy,
+    OutlierPolicy, Via,
 };
 
 /// An endpoint `e0`, `e1`, … of weight 1 at 198.18.0.N:8080.
 pub(crate) fn endpoint(number: u8) -> Endpoint {
-    Endpoint {
+    Endpoint::new(EndpointFacts {
         id: format!("e{number}").into(),
         via: Via::Plain(SocketAddr::from((Ipv4Addr::new(198, 18, 0, number), 8080))),
         weight: 1,
@@ -28,8 +28,7 @@ pub(crate) fn endpoint(number: u8) -> Endpoint {
         version: "".into(),
         health: Health::Healthy,
         liveness: Liveness::Live,
-        state: Arc::<EndpointState>::default(),
-    }
+    })
 }
 
 pub(crate) fn endpoints(count: u8) -> Vec<Endpoint> {
@@ -37,7 +36,7 @@ pub(crate) fn endpoints(count: u8) -> Vec<Endpoint> {
 }
 
 pub(crate) fn weighted(weights: &[u32]) -> Vec<Endpoint> {
-    (0..).zip(weights).map(|(number, weight)| Endpoint { weight: *weight, ..endpoint(number) }).collect()
+    (0..).zip(weights).map(|(number, weight)| endpoint(number).but(|facts| facts.weight = *weight)).collect()
 }
 
 pub(crate) fn cluster(endpoints: Vec<Endpoint>, balancer: Balancer) -> Cluster {
@@ -74,11 +73,11 @@ pub(crate) fn outlier() -> OutlierPolicy {
 }
 
 pub(crate) fn ring() -> Balancer {
-    Balancer::RingHash { policy: HashPolicy { key: HashKey::SourceIp }, minimum_ring_size: 1_024 }
+    Balancer::RingHash { policy: Box::new(HashPolicy { key: HashKey::SourceIp }), minimum_ring_size: 1_024 }
 }
 
 pub(crate) fn maglev() -> Balancer {
-    Balancer::Maglev { policy: HashPolicy { key: HashKey::SourceIp }, table_size: 65_537 }
+    Balancer::Maglev { policy: Box::new(HashPolicy { key: HashKey::SourceIp }), table_size: 65_537 }
 }
 
 /// Ejects the endpoint at a position, as outlier detection does.

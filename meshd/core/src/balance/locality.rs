@@ -10,18 +10,19 @@ use super::zones::Zones;
 use crate::plan::{Balancer, Distribution, Endpoint, Locality, LocalityPolicy, ZonePolicy};
 
 /// Sorts members (positions in `all`) into levels, the nearest first; none is empty.
-pub(super) fn levels(
-    all: &[Endpoint],
+pub(super) fn levels<'a>(
+    all: &'a [Endpoint],
     members: &[u32],
     balancer: &Balancer,
     policy: &LocalityPolicy,
-    from: &Locality,
+    from: &'a Locality,
 ) -> Vec<Level> {
     let locality = |at: &u32| all.get(*at as usize).map(|endpoint| &*endpoint.locality);
+    let mut near = Nearness { from, last: None };
     let groups = match policy {
         LocalityPolicy::Ignore => vec![alike(all, members, balancer)],
         LocalityPolicy::Failover { regions } => ranked(all, members, balancer, |at| {
-            locality(&at).map_or(FARTHEST, |there| distance(from, there, regions))
+            locality(&at).map_or(FARTHEST, |there| near.distance(there, regions))
         }),
         LocalityPolicy::Priority { ranks, regions } => ranked(all, members, balancer, |at| {
             let rank = ranks.get(at as usize).map_or(usize::MAX, |rank| *rank as usize);
@@ -35,7 +36,28 @@ pub(super) fn levels(
         },
         LocalityPolicy::Zones(policy) => return zones(all, members, balancer, policy, from),
     };
-    groups.into_iter().filter_map(Level::of).collect()
+    let mut levels: Vec<Level> = groups.into_iter().filter_map(Level::of).collect();
+    levels.shrink_to_fit();
+    levels
+}
+
+/// How far localities are from here. Mostly many endpoints in a row have the very same.
+struct Nearness<'a> {
+    from: &'a Locality,
+    last: Option<(&'a Locality, usize)>,
+}
+
+impl<'a> Nearness<'a> {
+    fn distance(&mut self, there: &'a Locality, regions: &[(String, String)]) -> usize {
+        if let Some((last, distance)) = self.last
+            && std::ptr::eq(last, there)
+        {
+            return distance;
+        }
+        let distance = distance(self.from, there, regions);
+        self.last = Some((there, distance));
+        distance
+    }
 }
 
 impl Level {
@@ -97,12 +119,12 @@ fn ranked(
     all: &[Endpoint],
     members: &[u32],
     balancer: &Balancer,
-    rank: impl Fn(u32) -> usize,
+    rank: impl FnMut(u32) -> usize,
 ) -> Vec<Vec<Group>> {
     by_rank(members, rank).iter().map(|members| alike(all, members, balancer)).collect()
 }
 
-fn by_rank(members: &[u32], rank: impl Fn(u32) -> usize) -> Vec<Vec<u32>> {
+fn by_rank(members: &[u32], mut rank: impl FnMut(u32) -> usize) -> Vec<Vec<u32>> {
     let mut ranks: BTreeMap<usize, Vec<u32>> = BTreeMap::new();
     for at in members {
         ranks.entry(rank(*at)).or_default().push(*at);

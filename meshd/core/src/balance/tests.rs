@@ -13,7 +13,9 @@ use super::fixture::*;
 use super::hash::xxh64;
 use super::{Hint, pick};
 use crate::endpoint::Moment;
-use crate::plan::{Balancer, Cluster, Distribution, Endpoint, Locality, LocalityPolicy, OutlierPolicy};
+use crate::plan::{
+    Balancer, Cluster, Distribution, Endpoint, EndpointFacts, Locality, LocalityPolicy, OutlierPolicy,
+};
 
 const PICKS: u64 = 40_000;
 
@@ -148,7 +150,7 @@ fn round_robin_stays_even_around_an_ejected_endpoint() {
 
 #[test]
 fn the_unhealthy_the_draining_the_gone_and_the_weightless_get_nothing() {
-    let never: [fn(&mut Endpoint); 5] = [
+    let never: [fn(&mut EndpointFacts); 5] = [
         |endpoint| endpoint.health = Health::Unhealthy,
         |endpoint| endpoint.health = Health::Draining,
         |endpoint| endpoint.liveness = Liveness::Gone,
@@ -162,7 +164,9 @@ fn the_unhealthy_the_draining_the_gone_and_the_weightless_get_nothing() {
             let counts = count(&cluster(some.clone(), balancer.clone()), &Hint::default(), 300, 14);
             assert!(counts[0] > 0 && counts[1] == 0 && counts[2] > 0, "{counts:?} {balancer:?}");
             // There is no panic mode for these: better none than one that is known to be bad.
-            some.iter_mut().for_each(change);
+            for endpoint in &mut some {
+                change(endpoint);
+            }
             let nobody = cluster(some, balancer.clone());
             assert!(pick(&nobody, &Hint::default(), Moment(1), &mut SeededRng(1)).is_none());
         }
@@ -322,7 +326,7 @@ fn keys_of_an_ejected_endpoint_move_and_come_back() {
 fn spread(localities: &[&str]) -> Vec<Endpoint> {
     let at = |number: u8| Arc::new(Locality::parse(localities[usize::from(number) / 2]));
     let count = u8::try_from(2 * localities.len()).expect("few localities");
-    (0..count).map(|number| Endpoint { locality: at(number), ..endpoint(number) }).collect()
+    (0..count).map(|number| endpoint(number).but(|facts| facts.locality = at(number))).collect()
 }
 
 #[test]
@@ -447,14 +451,18 @@ fn any_endpoint() -> impl Strategy<Value = (Endpoint, bool)> {
     (health, liveness, 0_u32..4, locality, any::<bool>()).prop_map(
         |(health, liveness, weight, locality, ejected)| {
             let locality = Arc::new(Locality::parse(locality));
-            (Endpoint { weight, locality, health, liveness, ..endpoint(0) }, ejected)
+            let one = endpoint(0).but(|facts| {
+                (facts.weight, facts.locality) = (weight, locality);
+                (facts.health, facts.liveness) = (health, liveness);
+            });
+            (one, ejected)
         },
     )
 }
 
 fn any_balancer() -> impl Strategy<Value = Balancer> {
-    let table = Balancer::Maglev { policy: policy_of(maglev()), table_size: 251 };
-    let points = Balancer::RingHash { policy: policy_of(ring()), minimum_ring_size: 16 };
+    let table = Balancer::Maglev { policy: policy_of(maglev()).into(), table_size: 251 };
+    let points = Balancer::RingHash { policy: policy_of(ring()).into(), minimum_ring_size: 16 };
     let all = [
         Balancer::LeastRequest,
         Balancer::RoundRobin,
@@ -468,7 +476,7 @@ fn any_balancer() -> impl Strategy<Value = Balancer> {
 
 fn policy_of(balancer: Balancer) -> crate::plan::HashPolicy {
     match balancer {
-        Balancer::RingHash { policy, .. } | Balancer::Maglev { policy, .. } => policy,
+        Balancer::RingHash { policy, .. } | Balancer::Maglev { policy, .. } => *policy,
         _ => unreachable!("a hash balancer"),
     }
 }
@@ -509,13 +517,17 @@ proptest! {
         tried in prop::collection::vec(0_u8..24, 0..4),
         seed in any::<u64>(),
     ) {
-        let numbered = (0..).zip(&some).map(|(number, (some, _))| Endpoint { id: endpoint(number).id, state: Arc::default(), ..some.clone() });
+        let numbered = (0..).zip(&some).map(|(number, (some, _))| {
+            let mut one = some.clone().but(|facts| facts.id = endpoint(number).id.clone());
+            one.state = Arc::default();
+            one
+        });
         let cluster = watched(located(numbered.collect(), balancer, &policy, "eu/a/1"));
         for (position, _) in some.iter().enumerate().filter(|(_, (_, ejected))| *ejected) {
             eject(&cluster, position);
         }
         let eligible = eligible(&cluster, &policy);
-        let avoid: Vec<Arc<str>> = tried.into_iter().map(|number| endpoint(number).id).collect();
+        let avoid: Vec<Arc<str>> = tried.into_iter().map(|number| endpoint(number).id.clone()).collect();
         let hint = Hint { hash, avoid: &avoid, ..Hint::default() };
         let mut rng = SeededRng(seed);
         for _ in 0..20 {

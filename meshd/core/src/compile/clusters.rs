@@ -121,6 +121,7 @@ impl<'a> Builder<'a> {
 
     /// Returns all that was made.
     pub(super) fn finish(self) -> Made {
+        drop(self.found);
         let mut variants: Vec<_> = self.made.into_inner().into_iter().collect();
         variants.sort_by(|(one, _), (other, _)| one.cmp(other));
         let memory: Memory = variants.into_iter().collect();
@@ -244,7 +245,7 @@ impl<'a> Builder<'a> {
             outlier: outlier.map(|outlier| self.outliers.one(outlier)),
             tls: policy::tls(effective, wanted.service, wanted.name, &self.node.trust_domain),
             proxy_protocol: policy::proxy_protocol(effective),
-            detour: policy::detour(effective),
+            detour: policy::detour(effective).map(Box::new),
             resolved: None,
             state: before.map_or_else(Arc::default, |before| before.state.clone()),
             origins: wanted.merged.keys(),

@@ -4,16 +4,15 @@
 //! and so does a root's route whose delegate is not there. Source: Istio `mergeVirtualServicesIfNeeded`,
 //! `mergeHTTPRoutes`, `hasConflict`, `stringMatchConflict`.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use mesh_proto::command::Revision;
 use mesh_proto::resource::{Destination, HttpMatchRequest, HttpRoute, ObjectKey, VirtualService};
-use mesh_proto::value::StringMatch;
+use mesh_proto::value::{SmallMap, StringMatch};
 use mesh_proto::watch::Stored;
 
 use super::hosts::full_name;
-use super::rules::{HttpRule, MESH, gateway_name};
+use super::rules::{HttpRule, MESH, Written, gateway_name};
 use super::{Problems, visibility};
 use crate::plan::Origin;
 
@@ -36,12 +35,12 @@ pub(super) fn put_in<'a>(
     made_of: &mut Vec<(ObjectKey, Revision)>,
     problems: &Problems,
 ) -> Vec<HttpRule<'a>> {
-    let mut rules = Vec::new();
+    let mut rules = Vec::with_capacity(spec.http.len());
     for (index, root) in spec.http.iter().enumerate() {
         let Some(wanted) = &root.delegate else {
             let origin =
                 Origin { object: Some(key.clone()), path: format!("http[{index}]"), name: root.name.clone() };
-            rules.push(HttpRule { http: Cow::Borrowed(root), origin });
+            rules.push(HttpRule { http: Written::Here(root), origin });
             continue;
         };
         let namespace = if wanted.namespace.is_empty() { &key.namespace } else { &wanted.namespace };
@@ -68,7 +67,7 @@ pub(super) fn put_in<'a>(
                 path: format!("http[{index}]"),
                 name: merged.name.clone(),
             };
-            rules.push(HttpRule { http: Cow::Owned(merged), origin });
+            rules.push(HttpRule { http: Written::Merged(Box::new(merged)), origin });
         }
     }
     rules
@@ -166,7 +165,7 @@ fn conflict(root: &HttpMatchRequest, leaf: &HttpMatchRequest) -> bool {
         (&root.without_headers, &leaf.without_headers),
         (&root.query_params, &leaf.query_params),
     ];
-    let in_map = |(root, leaf): (&BTreeMap<String, StringMatch>, &BTreeMap<String, StringMatch>)| {
+    let in_map = |(root, leaf): (&SmallMap<String, StringMatch>, &SmallMap<String, StringMatch>)| {
         leaf.iter().any(|(name, leaf)| root.get(name).is_some_and(|root| text_conflict(root, leaf)))
     };
     let gateway_is_new = |gateway: &String| !root.gateways.contains(gateway);
@@ -209,8 +208,8 @@ fn or<T: Clone>(leaf: &mut Option<T>, root: &Option<T>) {
     }
 }
 
-fn over<V: Clone>(leaf: &mut BTreeMap<String, V>, root: &BTreeMap<String, V>) {
+fn over<V: Clone>(leaf: &mut SmallMap<String, V>, root: &SmallMap<String, V>) {
     for (name, value) in root {
-        leaf.entry(name.clone()).or_insert_with(|| value.clone());
+        leaf.insert_missing(name.clone(), || value.clone());
     }
 }

@@ -8,12 +8,13 @@
 //! `SidecarScope.DestinationRule`, `MostSpecificHostMatch`.
 
 use std::cell::OnceCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use foldhash::HashMap;
 use mesh_proto::resource::{DestinationRule, Kind, ObjectKey, ObjectMeta, Spec, Subset, TrafficPolicy};
+use mesh_proto::value::Labels;
 use mesh_proto::watch::Stored;
 
 use super::fingerprint;
@@ -57,7 +58,7 @@ pub(crate) struct Merged<'a> {
     namespace: &'a str,
     /// To whom; empty: everybody.
     export_to: BTreeSet<&'a str>,
-    selector: Option<&'a BTreeMap<String, String>>,
+    selector: Option<&'a Labels>,
     keys: OnceCell<Arc<[ObjectKey]>>,
 }
 

@@ -12,13 +12,13 @@ use foldhash::{HashMap, HashSet};
 use mesh_proto::command::{HostId, Liveness};
 use mesh_proto::registration::{Health, Instance, PortBinding};
 use mesh_proto::resource::{Resolution, WorkloadEntry};
+use mesh_proto::value::Labels;
 
 use super::Problems;
 use super::hosts::{Entry, Port, Service, Source, has_all};
 use super::nearness::Nearness;
-use crate::endpoint::EndpointState;
 use crate::identity::{Identity, IdentityError, sni};
-use crate::plan::{Endpoint, Locality, Node, Party, Via, Workload};
+use crate::plan::{Endpoint, EndpointFacts, Locality, Node, Party, Shared, Via, Workload};
 use crate::world::{InstanceRef, ServiceName, World};
 
 /// Where endpoints are looked at from.
@@ -32,52 +32,18 @@ pub(super) struct Place<'a> {
     localities: RefCell<HashMap<String, Arc<Locality>>>,
     versions: RefCell<HashSet<Arc<str>>>,
     parties: RefCell<HashSet<Party>>,
-    /// Where the instance lies that was looked at last, and who it is: many hosts may offer the very same.
-    last: RefCell<Option<(usize, Party)>>,
+    /// Where the instances lie that were looked at last, and who they are: many hosts may offer the very same.
+    last: RefCell<[(usize, Party); LAST]>,
 }
 
 /// An endpoint without what is known of it at run time, and what it is chosen by.
 pub(super) struct Found<'a> {
-    id: Arc<str>,
-    via: Via,
-    weight: u32,
-    locality: Arc<Locality>,
-    version: Arc<str>,
-    party: Party,
-    health: Health,
-    liveness: Liveness,
-    labels: &'a BTreeMap<String, String>,
+    facts: Shared<EndpointFacts>,
+    labels: &'a Labels,
     /// The host of the mesh it is on, else empty.
     host: &'a str,
     /// The network it is in, where an entry says so.
     network: &'a str,
-}
-
-impl Found<'_> {
-    fn is(&self, before: &Endpoint) -> bool {
-        self.id == before.id
-            && self.via == before.via
-            && self.weight == before.weight
-            && self.locality == before.locality
-            && self.version == before.version
-            && self.party == before.party
-            && self.health == before.health
-            && self.liveness == before.liveness
-    }
-
-    fn endpoint(&self, state: Arc<EndpointState>) -> Endpoint {
-        Endpoint {
-            id: self.id.clone(),
-            via: self.via.clone(),
-            weight: self.weight,
-            locality: self.locality.clone(),
-            version: self.version.clone(),
-            party: self.party.clone(),
-            health: self.health,
-            liveness: self.liveness,
-            state,
-        }
-    }
 }
 
 /// The endpoints of one cluster.
@@ -85,21 +51,22 @@ pub(super) struct Selected<'f, 'a>(Vec<&'f Found<'a>>);
 
 impl<'f, 'a> Selected<'f, 'a> {
     /// Selects those that have all of `labels`.
-    pub(super) fn of(all: &'f [Found<'a>], labels: Option<&BTreeMap<String, String>>) -> Self {
+    pub(super) fn of(all: &'f [Found<'a>], labels: Option<&Labels>) -> Self {
         let is_wanted = |found: &&Found<'_>| labels.is_none_or(|wanted| has_all(found.labels, wanted));
         Self(all.iter().filter(is_wanted).collect())
     }
 
     /// Whether they are those of the Plan before in everything but what is known of them at run time.
     pub(super) fn are(&self, before: &[Endpoint]) -> bool {
-        self.0.len() == before.len() && self.0.iter().zip(before).all(|(found, before)| found.is(before))
+        self.0.len() == before.len()
+            && self.0.iter().zip(before).all(|(found, before)| *found.facts == **before)
     }
 
     /// Returns how near each is, 0 the nearest.
     pub(super) fn ranks(&self, nearness: &Nearness<'_>) -> Vec<u32> {
         self.0
             .iter()
-            .map(|found| nearness.rank(found.labels, &found.locality, found.host, found.network))
+            .map(|found| nearness.rank(found.labels, &found.facts.locality, found.host, found.network))
             .collect()
     }
 
@@ -112,9 +79,10 @@ impl<'f, 'a> Selected<'f, 'a> {
         };
         let made = self.0.iter().enumerate().map(|(at, found)| {
             // Most are where they were.
-            let here = before.get(at).filter(|before| before.id == found.id);
-            let known = here.or_else(|| search(&found.id));
-            found.endpoint(known.map_or_else(Arc::default, |known| known.state.clone()))
+            let here = before.get(at).filter(|before| before.id == found.facts.id);
+            let known = here.or_else(|| search(&found.facts.id));
+            let state = known.map_or_else(Arc::default, |known| known.state.clone());
+            Endpoint::with_state(found.facts.clone(), state)
         });
         made.collect()
     }
@@ -221,11 +189,12 @@ impl<'a> Place<'a> {
         }
         let names = matches!(entry.spec.resolution(), Resolution::Dns | Resolution::DnsRoundRobin);
         let alone = entry.spec.endpoints.is_empty() && entry.spec.workload_selector.is_none();
-        let is_there = list.iter().any(|found| found.id == service.host);
+        let is_there = list.iter().any(|found| found.facts.id == service.host);
         if names && alone && !is_there && !service.host.starts_with('*') {
             let spread = entry.spec.resolution() == Resolution::Dns;
             let via = Via::Name { host: service.host.clone(), port: port.target, spread };
-            list.push(self.found(service.host.clone(), via, &NO_LABELS, ""));
+            let facts = self.facts(service.host.clone(), via, &NO_LABELS, "").into();
+            list.push(Found { facts, labels: &NO_LABELS, host: "", network: "" });
         }
     }
 
@@ -261,19 +230,19 @@ impl<'a> Place<'a> {
             }
         };
         let locality = instance.locality.as_deref().unwrap_or(&host.facts.locality);
-        list.push(Found {
+        let facts = EndpointFacts {
             weight: instance.weight,
             health: instance.health,
             liveness: host.liveness,
-            host: &host.name,
             party: self.party(instance),
-            ..self.found(id, via, &instance.labels, locality)
-        });
+            ..self.facts(id, via, &instance.labels, locality)
+        };
+        list.push(Found { facts: facts.into(), labels: &instance.labels, host: &host.name, network: "" });
     }
 
     /// Whom the certificate of an instance's host must name: mostly the same as for the instance before it.
     fn identity(&self, list: &[Found<'_>], instance: &Instance) -> Result<Arc<Identity>, IdentityError> {
-        if let Some(Via::Mesh { identity, .. }) = list.last().map(|last| &last.via)
+        if let Some(Via::Mesh { identity, .. }) = list.last().map(|last| &last.facts.via)
             && identity.is_workload_of(&instance.namespace, &instance.account)
         {
             return Ok(identity.clone());
@@ -311,22 +280,17 @@ impl<'a> Place<'a> {
                 spread: entry.spec.resolution() == Resolution::Dns,
             },
         };
-        list.push(Found {
+        let facts = EndpointFacts {
             weight: endpoint.weight.filter(|weight| *weight > 0).unwrap_or(1),
-            network: &endpoint.network,
-            ..self.found(id.into(), via, &endpoint.labels, &endpoint.locality)
-        });
+            ..self.facts(id.into(), via, &endpoint.labels, &endpoint.locality)
+        };
+        let (labels, network) = (&endpoint.labels, &endpoint.network);
+        list.push(Found { facts: facts.into(), labels, host: "", network });
     }
 
     /// A healthy endpoint of weight 1 that is on no host of the mesh.
-    fn found<'s>(
-        &self,
-        id: Arc<str>,
-        via: Via,
-        labels: &'s BTreeMap<String, String>,
-        locality: &str,
-    ) -> Found<'s> {
-        Found {
+    fn facts(&self, id: Arc<str>, via: Via, labels: &Labels, locality: &str) -> EndpointFacts {
+        EndpointFacts {
             id,
             via,
             weight: 1,
@@ -335,9 +299,6 @@ impl<'a> Place<'a> {
             party: Party::default(),
             health: Health::Healthy,
             liveness: Liveness::Live,
-            labels,
-            host: "",
-            network: "",
         }
     }
 
@@ -351,12 +312,11 @@ impl<'a> Place<'a> {
         locality
     }
 
-    /// Who an instance is: mostly the same as the one before it.
+    /// Who an instance is: mostly the same as one of those looked at last.
     fn party(&self, instance: &Instance) -> Party {
         let place = std::ptr::from_ref(instance) as usize;
-        if let Some((other, party)) = &*self.last.borrow()
-            && *other == place
-        {
+        let mut last = self.last.borrow_mut();
+        if let Some((_, party)) = last.iter().find(|(other, _)| *other == place) {
             return party.clone();
         }
         let trust_domain = &self.world.mesh.trust_domain;
@@ -364,7 +324,8 @@ impl<'a> Place<'a> {
         let mut known = self.parties.borrow_mut();
         let party = known.get(&party).cloned().unwrap_or(party);
         known.insert(party.clone());
-        *self.last.borrow_mut() = Some((place, party.clone()));
+        last.rotate_right(1);
+        last[0] = (place, party.clone());
         party
     }
 
@@ -379,7 +340,10 @@ impl<'a> Place<'a> {
     }
 }
 
-static NO_LABELS: BTreeMap<String, String> = BTreeMap::new();
+static NO_LABELS: Labels = Labels::new();
+
+/// How many instances are remembered: a service has a few versions, each the same on all hosts.
+const LAST: usize = 8;
 
 /// How the address of a unix socket begins.
 const UNIX: &str = "unix://";

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use mesh_proto::command::Revision;
 use mesh_proto::registration::Protocol;
 use mesh_proto::resource::{Kind, Object, ObjectKey, Resolution, ServiceEntry, Spec, WorkloadEntry};
+use mesh_proto::value::Labels;
 use mesh_proto::watch::Stored;
 
 use super::mesh::Settings;
@@ -127,7 +128,7 @@ impl<'a> Service<'a> {
     ///
     /// Source: Istio `canMergeServices`.
     fn agrees_with(&self, other: &Self) -> bool {
-        fn selected<'e>(entry: &'e Entry<'_>) -> Option<&'e BTreeMap<String, String>> {
+        fn selected<'e>(entry: &'e Entry<'_>) -> Option<&'e Labels> {
             entry.spec.workload_selector.as_ref().map(|selector| &selector.labels)
         }
         let (Some(own), Some(new)) = (self.entry(), other.entry()) else { return false };
@@ -288,10 +289,16 @@ fn registered<'a>(
     domain: &str,
 ) -> BTreeMap<Arc<str>, Vec<Service<'a>>> {
     let export_to = visibility::or_default(&[], mesh, |config| &config.default_service_export_to);
-    let mut groups: HashMap<(&str, &str), Vec<InstanceRef<'a>>> = HashMap::default();
+    let name = |one: &InstanceRef<'a>| (one.instance.namespace.as_str(), one.instance.service.as_str());
+    let mut counts: HashMap<(&str, &str), usize> = HashMap::default();
     for instance in world.instances() {
-        let name = (instance.instance.namespace.as_str(), instance.instance.service.as_str());
-        groups.entry(name).or_default().push(instance);
+        *counts.entry(name(&instance)).or_default() += 1;
+    }
+    // Lists that grow would leave room behind, of which there is much in a large mesh.
+    let with_room = |(name, count)| (name, Vec::with_capacity(count));
+    let mut groups: HashMap<(&str, &str), Vec<InstanceRef<'a>>> = counts.into_iter().map(with_room).collect();
+    for instance in world.instances() {
+        groups.entry(name(&instance)).or_default().push(instance);
     }
     groups
         .into_iter()
@@ -404,7 +411,7 @@ impl<'a> Selectable<'a> {
         namespace: &str,
     ) -> (Vec<(&'a str, &'a WorkloadEntry)>, Vec<InstanceRef<'a>>) {
         let Some(selector) = &spec.workload_selector else { return (Vec::new(), Vec::new()) };
-        let picks = |labels: &BTreeMap<String, String>| has_all(labels, &selector.labels);
+        let picks = |labels: &Labels| has_all(labels, &selector.labels);
         let workloads = self.workloads.iter().filter_map(|object| match &object.spec {
             Spec::WorkloadEntry(entry) if object.metadata.namespace == namespace => {
                 // Labels of the object count too, as in Istio.
@@ -422,6 +429,6 @@ impl<'a> Selectable<'a> {
 }
 
 /// Whether `labels` holds every one of `wanted`.
-pub(crate) fn has_all(labels: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>) -> bool {
+pub(crate) fn has_all(labels: &Labels, wanted: &Labels) -> bool {
     wanted.iter().all(|(name, value)| labels.get(name) == Some(value))
 }

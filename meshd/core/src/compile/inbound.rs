@@ -14,11 +14,10 @@ use super::policy::{self, Effective};
 use super::scope::Sidecars;
 use super::{Problems, telemetry};
 use crate::balance::EndpointSet;
-use crate::endpoint::EndpointState;
 use crate::identity::Identity;
 use crate::plan::{
-    Balancer, CircuitLimits, Cluster, ClusterName, Endpoint, Inbound, LocalInstance, LocalPort, Locality,
-    LocalityPolicy, Node, Party, Plan, UpstreamProtocol, UpstreamTls, Via,
+    Balancer, CircuitLimits, Cluster, ClusterName, Endpoint, EndpointFacts, Inbound, LocalInstance,
+    LocalPort, Locality, LocalityPolicy, Node, Party, Plan, UpstreamProtocol, UpstreamTls, Via,
 };
 use crate::world::{ServiceName, World};
 
@@ -129,7 +128,7 @@ impl Scene<'_> {
         if let Some(same) = known.filter(alike) {
             return same.clone();
         }
-        let endpoint = Endpoint {
+        let facts = EndpointFacts {
             id: id.into(),
             via,
             weight: 1,
@@ -138,11 +137,9 @@ impl Scene<'_> {
             version: "".into(),
             health: mesh_proto::registration::Health::Healthy,
             liveness: mesh_proto::command::Liveness::Live,
-            state: known.map_or_else(
-                || Arc::new(EndpointState::default()),
-                |known| known.endpoints.all[0].state.clone(),
-            ),
         };
+        let state = known.map_or_else(Arc::default, |known| known.endpoints.all[0].state.clone());
+        let endpoint = Endpoint::with_state(facts.into(), state);
         let balancer = Balancer::Passthrough;
         let set = EndpointSet::new(vec![endpoint], &balancer, &LocalityPolicy::Ignore, &Locality::default());
         Arc::new(Cluster {

@@ -2,11 +2,10 @@
 //!
 //! Source: Istio `TranslateRouteMatch`, `ConvertToEnvoyMatch`, `canBeConvertedToPresentMatch`.
 
-use std::collections::BTreeMap;
-
 use mesh_proto::resource::HttpMatchRequest;
-use mesh_proto::value::StringMatch;
+use mesh_proto::value::{SmallMap, StringMatch};
 
+use super::gather;
 use crate::plan::{HeaderTarget, Matcher, PathMatch, ValueMatch};
 use crate::route::pattern::{self, BadPattern};
 
@@ -32,9 +31,7 @@ pub(crate) fn matcher(condition: &HttpMatchRequest) -> Result<Matcher, BadMatch>
         authority: value(&condition.authority)?,
         headers: fields(&condition.headers)?,
         without_headers: fields(&condition.without_headers)?,
-        query: query
-            .map(|(name, text)| Ok((name.clone(), value_match(text)?)))
-            .collect::<Result<_, BadPattern>>()?,
+        query: gather(query.map(|(name, text)| Ok::<_, BadPattern>((name.clone(), value_match(text)?))))?,
     })
 }
 
@@ -59,8 +56,8 @@ pub(crate) fn value_match(text: &StringMatch) -> Result<ValueMatch, BadPattern> 
     })
 }
 
-fn fields(map: &BTreeMap<String, StringMatch>) -> Result<Vec<(HeaderTarget, ValueMatch)>, BadMatch> {
-    map.iter().map(|(name, text)| Ok((target(name)?, value_match(text)?))).collect()
+fn fields(map: &SmallMap<String, StringMatch>) -> Result<Vec<(HeaderTarget, ValueMatch)>, BadMatch> {
+    gather(map.iter().map(|(name, text)| Ok((target(name)?, value_match(text)?))))
 }
 
 fn target(name: &str) -> Result<HeaderTarget, BadMatch> {

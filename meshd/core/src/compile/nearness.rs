@@ -3,9 +3,8 @@
 //! The first label that differs decides: who shares all is nearest, who differs in the first is farthest. Labels of
 //! topology that nobody wrote are read off locality and host. Source: Istio `applyFailoverPriorities`.
 
-use std::collections::BTreeMap;
-
 use crate::plan::Locality;
+use mesh_proto::value::Labels;
 
 /// What endpoints are compared with.
 pub(super) struct Nearness<'a> {
@@ -15,12 +14,7 @@ pub(super) struct Nearness<'a> {
 
 impl<'a> Nearness<'a> {
     /// `priority` holds labels, or `label=value` where another value than the caller's own counts.
-    pub(super) fn of(
-        priority: &'a [String],
-        caller: &BTreeMap<String, String>,
-        locality: &Locality,
-        host: &str,
-    ) -> Self {
+    pub(super) fn of(priority: &'a [String], caller: &Labels, locality: &Locality, host: &str) -> Self {
         let wanted = priority.iter().map(|entry| match entry.split_once('=') {
             Some((label, value)) => (label, value.to_owned()),
             None => (entry.as_str(), value_of(entry, caller, locality, host, "").to_owned()),
@@ -29,13 +23,7 @@ impl<'a> Nearness<'a> {
     }
 
     /// Returns the rank of an endpoint; 0 is the nearest.
-    pub(super) fn rank(
-        &self,
-        labels: &BTreeMap<String, String>,
-        locality: &Locality,
-        host: &str,
-        network: &str,
-    ) -> u32 {
+    pub(super) fn rank(&self, labels: &Labels, locality: &Locality, host: &str, network: &str) -> u32 {
         let shared =
             |(label, value): &&(&str, String)| value_of(label, labels, locality, host, network) == value;
         let shared = self.wanted.iter().take_while(shared).count();
@@ -45,7 +33,7 @@ impl<'a> Nearness<'a> {
 
 fn value_of<'v>(
     label: &str,
-    labels: &'v BTreeMap<String, String>,
+    labels: &'v Labels,
     locality: &'v Locality,
     host: &'v str,
     network: &'v str,
@@ -67,7 +55,7 @@ fn value_of<'v>(
 mod tests {
     use super::*;
 
-    fn labels(text: &str) -> BTreeMap<String, String> {
+    fn labels(text: &str) -> Labels {
         text.split_whitespace()
             .filter_map(|pair| pair.split_once('='))
             .map(|(name, value)| (name.into(), value.into()))

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use foldhash::HashSet;
 
 pub(super) use index::Index;
+pub(crate) use index::Mine;
 
 use super::seen::Stale;
 use super::{Problems, inbound, mesh, scope, telemetry, whole};

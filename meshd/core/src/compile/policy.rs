@@ -113,7 +113,7 @@ fn consistent_hash(hash: &ConsistentHashLb) -> Option<Balancer> {
     };
     let source = || hash.use_source_ip.unwrap_or(false).then_some(HashKey::SourceIp);
     let query = || hash.http_query_parameter_name.clone().map(HashKey::Query);
-    let policy = HashPolicy { key: header().or_else(cookie).or_else(source).or_else(query)? };
+    let policy = Box::new(HashPolicy { key: header().or_else(cookie).or_else(source).or_else(query)? });
     if let Some(maglev) = &hash.maglev {
         return Some(Balancer::Maglev { policy, table_size: maglev.table_size.unwrap_or(65_537) });
     }

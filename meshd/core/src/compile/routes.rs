@@ -11,10 +11,10 @@ use mesh_proto::resource::{
     CorsPolicy, Destination, FaultAbort, HeaderOperations, Headers, HttpDirectResponse, HttpFaultInjection,
     HttpMatchRequest, HttpRedirect, HttpRewrite, HttpRoute, RedirectPortSelection, UnmatchedPreflights,
 };
-use mesh_proto::value::{Percent, StringMatch, grpc};
+use mesh_proto::value::{Percent, SmallMap, StringMatch, grpc};
 
 use super::rules::{HttpRule, Rules};
-use super::{matches, retry};
+use super::{gather, matches, retry};
 use crate::plan::{
     Abort, Action, Cluster, ClusterName, Cors, Delay, DirectResponse, Fault, Forward, HeaderOps, HeaderRules,
     HeaderTemplate, Mirror, PortSource, Redirect, Rewrite, Route, WeightedCluster,
@@ -50,9 +50,8 @@ impl Context<'_> {
         rule: &HttpRule<'_>,
         conditions: &[&HttpMatchRequest],
     ) -> Result<Route, String> {
-        let http = rule.http.as_ref();
-        let matchers =
-            conditions.iter().map(|condition| matches::matcher(condition)).collect::<Result<_, _>>();
+        let http: &HttpRoute = &rule.http;
+        let matchers = gather(conditions.iter().map(|condition| matches::matcher(condition)));
         let action = if let Some(redirect) = &http.redirect {
             Action::Redirect(Box::new(compile_redirect(redirect)?))
         } else if let Some(direct) = &http.direct_response {
@@ -71,21 +70,17 @@ impl Context<'_> {
     }
 
     fn forward(&self, namespace: &str, http: &HttpRoute) -> Result<Forward, String> {
-        let destinations = http
-            .route
-            .iter()
-            .map(|entry| {
-                let wanted = entry.destination.as_ref().ok_or("a destination without a host")?;
-                let (name, cluster) = (self.find)(wanted, namespace);
-                let weight = weight(entry.weight);
-                Ok(WeightedCluster {
-                    weight,
-                    cluster,
-                    name,
-                    headers: header_rules(entry.headers.as_deref())?,
-                })
+        let destinations = gather(http.route.iter().map(|entry| {
+            let wanted = entry.destination.as_ref().ok_or("a destination without a host")?;
+            let (name, cluster) = (self.find)(wanted, namespace);
+            let weight = weight(entry.weight);
+            Ok::<_, String>(WeightedCluster {
+                weight,
+                cluster,
+                name,
+                headers: header_rules(entry.headers.as_deref())?,
             })
-            .collect::<Result<Vec<_>, String>>()?;
+        }))?;
         if destinations.is_empty() {
             return Err("it has neither route, redirect nor directResponse".into());
         }
@@ -195,7 +190,7 @@ fn operations(operations: &HeaderOperations) -> Result<HeaderOps, String> {
         let value = template::parse(value).map_err(|error| format!("header {header}: {error}"))?;
         Ok((name(header)?, value))
     };
-    let lines = |map: &std::collections::BTreeMap<String, String>| {
+    let lines = |map: &SmallMap<String, String>| {
         map.iter().filter(|(name, _)| !is_authority(name)).map(one).collect::<Result<Vec<_>, _>>()
     };
     Ok(HeaderOps {

@@ -1,10 +1,11 @@
 //! `VirtualServices` as the mesh and its gateways follow them: names resolved, delegates put in, the oldest first.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ops::Deref;
 
 use mesh_proto::command::Revision;
 use mesh_proto::resource::{HttpMatchRequest, HttpRoute, Kind, ObjectKey, Spec, VirtualService};
+use mesh_proto::value::Labels;
 use mesh_proto::watch::Stored;
 
 use super::hosts::{full_name, of_kind};
@@ -39,9 +40,26 @@ pub(crate) struct Rules<'a> {
 /// One HTTP route of a `VirtualService`.
 pub(crate) struct HttpRule<'a> {
     /// It. Of a delegated route all host names are in full.
-    pub(crate) http: Cow<'a, HttpRoute>,
+    pub(crate) http: Written<'a>,
     /// Which it is.
     pub(crate) origin: Origin,
+}
+
+/// A route as its `VirtualService` has it, or with a delegate's merged in.
+pub(crate) enum Written<'a> {
+    Here(&'a HttpRoute),
+    Merged(Box<HttpRoute>),
+}
+
+impl Deref for Written<'_> {
+    type Target = HttpRoute;
+
+    fn deref(&self) -> &HttpRoute {
+        match self {
+            Self::Here(route) => route,
+            Self::Merged(route) => route,
+        }
+    }
 }
 
 impl Rules<'_> {
@@ -135,13 +153,7 @@ impl Asker<'_> {
     /// The same for TCP and TLS: a gateway looks at `gateways` alone, callers inside the mesh at all.
     ///
     /// Source: Istio `matchTCP`, `l4SingleMatch`.
-    pub(crate) fn meets(
-        &self,
-        gateways: &[String],
-        labels: &BTreeMap<String, String>,
-        namespace: &str,
-        home: &str,
-    ) -> bool {
+    pub(crate) fn meets(&self, gateways: &[String], labels: &Labels, namespace: &str, home: &str) -> bool {
         self.unmet_by(gateways, labels, namespace, home).is_none()
     }
 
@@ -149,7 +161,7 @@ impl Asker<'_> {
     pub(crate) fn unmet_by(
         &self,
         gateways: &[String],
-        labels: &BTreeMap<String, String>,
+        labels: &Labels,
         namespace: &str,
         home: &str,
     ) -> Option<SourceUnmet> {

@@ -13,6 +13,7 @@ use foldhash::HashMap;
 use mesh_proto::resource::{
     Destination, IstioEgressListener, Kind, OutboundTrafficPolicyMode, Sidecar, Spec,
 };
+use mesh_proto::value::Labels;
 use mesh_proto::watch::Stored;
 
 use super::fingerprint;
@@ -112,11 +113,7 @@ impl<'a> Sidecars<'a> {
     }
 
     /// Finds the one that counts for a workload.
-    pub(crate) fn of(
-        &self,
-        namespace: &str,
-        labels: &BTreeMap<String, String>,
-    ) -> Option<(&'a Stored, &'a Sidecar)> {
+    pub(crate) fn of(&self, namespace: &str, labels: &Labels) -> Option<(&'a Stored, &'a Sidecar)> {
         let picks = |spec: &Sidecar| {
             spec.workload_selector.as_ref().is_none_or(|selector| has_all(labels, &selector.labels))
         };

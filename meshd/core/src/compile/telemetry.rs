@@ -15,6 +15,7 @@ use mesh_proto::resource::{
     MetricsOverrides, ProviderRef, Spec, TagOperation, Telemetry, TelemetryProvider, Tracing as TracingRule,
     WorkloadMode, WorkloadModeMatch,
 };
+use mesh_proto::value::Labels;
 use mesh_proto::watch::Stored;
 
 use super::Problems;
@@ -48,7 +49,7 @@ impl Rule<'_> {
     }
 
     /// Whether it picks a workload; `service`: the short name of the service that it is an instance of.
-    fn picks(&self, labels: &BTreeMap<String, String>, service: Option<&str>) -> bool {
+    fn picks(&self, labels: &Labels, service: Option<&str>) -> bool {
         let targets: Vec<_> = self.spec.target_ref.iter().chain(&self.spec.target_refs).collect();
         if !targets.is_empty() {
             return targets.iter().any(|target| service == Some(target.name.as_str()));
@@ -113,22 +114,11 @@ impl<'a> Rules<'a> {
     }
 
     /// What is told of the calls to an instance.
-    pub(super) fn server(
-        &self,
-        namespace: &str,
-        labels: &BTreeMap<String, String>,
-        service: &str,
-    ) -> Arc<Telling> {
+    pub(super) fn server(&self, namespace: &str, labels: &Labels, service: &str) -> Arc<Telling> {
         self.telling(namespace, labels, Some(service), Side::Server)
     }
 
-    fn telling(
-        &self,
-        namespace: &str,
-        labels: &BTreeMap<String, String>,
-        service: Option<&str>,
-        side: Side,
-    ) -> Arc<Telling> {
+    fn telling(&self, namespace: &str, labels: &Labels, service: Option<&str>, side: Side) -> Arc<Telling> {
         let own = self.by_namespace.get(namespace).map_or(&[][..], Vec::as_slice);
         let of_namespace = (namespace != self.mesh.root_namespace())
             .then(|| own.iter().find(|rule| rule.is_for_all()))

@@ -1,8 +1,7 @@
 //! Who calls: what a person types for a workload, found among those that are registered.
 
-use std::collections::BTreeMap;
-
 use mesh_proto::explain::Ask;
+use mesh_proto::value::Labels;
 
 use crate::plan::{Locality, Plan, Workload};
 use crate::world::{InstanceRef, World};
@@ -54,7 +53,7 @@ fn named(world: &World, plan: &Plan, ask: &Ask) -> Result<Found, String> {
         let workload = Workload {
             namespace: namespace.to_owned(),
             account: name.to_owned(),
-            labels: BTreeMap::new(),
+            labels: Labels::new(),
             locality: Locality::default(),
         };
         let notes = if ask.labels.is_empty() {

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
 use mesh_proto::registration::{Health, Instance, PortBinding, Protocol};
+use mesh_proto::value::Labels;
 
 use super::*;
 use crate::sketch;
@@ -11,7 +12,7 @@ fn instance(service: &str, version: &str) -> Instance {
         group: None,
         namespace: "default".into(),
         account: service.into(),
-        labels: BTreeMap::from([("version".into(), version.into()), ("app".into(), service.into())]),
+        labels: Labels::from([("version".into(), version.into()), ("app".into(), service.into())]),
         ports: vec![PortBinding {
             number: 9080,
             name: "http".into(),

@@ -1,5 +1,6 @@
 use mesh_proto::registration::{Health, Instance, PortBinding, Protocol};
 use mesh_proto::resource::Object;
+use mesh_proto::value::Labels;
 
 use super::*;
 use crate::sketch;
@@ -10,7 +11,7 @@ fn instance(service: &str, version: &str) -> Instance {
         group: None,
         namespace: "default".into(),
         account: service.into(),
-        labels: BTreeMap::from([("version".into(), version.into()), ("app".into(), service.into())]),
+        labels: Labels::from([("version".into(), version.into()), ("app".into(), service.into())]),
         ports: vec![PortBinding {
             number: 9080,
             name: "http".into(),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::Duration;
@@ -53,7 +54,7 @@ pub struct Cluster {
     /// Whether each connection begins by telling who called.
     pub proxy_protocol: Option<ProxyVersion>,
     /// TCP connections go through an HTTP proxy, which the endpoints are; `None`: straight to them.
-    pub detour: Option<Detour>,
+    pub detour: Option<Box<Detour>>,
     /// New endpoints get their share by and by; `None`: at once.
     pub warmup: Option<Warmup>,
     /// The same with an endpoint for each address of a name; `None` where no endpoint is a name.
@@ -181,14 +182,14 @@ pub enum Balancer {
     /// By a ring of hashes.
     RingHash {
         /// What is hashed.
-        policy: HashPolicy,
+        policy: Box<HashPolicy>,
         /// At least this many points on the ring. Default 1,024.
         minimum_ring_size: u64,
     },
     /// By a Maglev table.
     Maglev {
         /// What is hashed.
-        policy: HashPolicy,
+        policy: Box<HashPolicy>,
         /// Size of the table, a prime. Default 65,537.
         table_size: u64,
     },
@@ -363,8 +364,52 @@ pub struct OutlierPolicy {
 }
 
 /// One address that a cluster may send to.
+///
+/// What the mesh says of it is the same in every cluster that has it (all instances, and subsets) and held once; what is
+/// known of it at run time is each cluster's own.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
+    facts: Shared<EndpointFacts>,
+    /// What is known of it at run time.
+    pub state: Arc<EndpointState>,
+}
+
+impl Endpoint {
+    /// Makes one of which nothing is known at run time yet.
+    pub fn new(facts: impl Into<Shared<EndpointFacts>>) -> Self {
+        Self { facts: facts.into(), state: Arc::default() }
+    }
+
+    /// Makes one that goes on with what is known at run time.
+    pub(crate) fn with_state(facts: Shared<EndpointFacts>, state: Arc<EndpointState>) -> Self {
+        Self { facts, state }
+    }
+
+    /// Returns the same with other facts.
+    #[must_use]
+    pub fn but(mut self, change: impl FnOnce(&mut EndpointFacts)) -> Self {
+        change(&mut self.facts);
+        self
+    }
+}
+
+impl Deref for Endpoint {
+    type Target = EndpointFacts;
+
+    fn deref(&self) -> &EndpointFacts {
+        &self.facts
+    }
+}
+
+impl DerefMut for Endpoint {
+    fn deref_mut(&mut self) -> &mut EndpointFacts {
+        &mut self.facts
+    }
+}
+
+/// What the mesh says of an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointFacts {
     /// `instance@host`, unique in its cluster: what state is carried over by.
     pub id: Arc<str>,
     /// How it is reached.
@@ -381,8 +426,6 @@ pub struct Endpoint {
     pub health: Health,
     /// Whether its host answers.
     pub liveness: Liveness,
-    /// What is known of it at run time.
-    pub state: Arc<EndpointState>,
 }
 
 /// How an endpoint is reached.

@@ -1,9 +1,9 @@
 //! Who is at one end of a call, as telemetry names it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::identity::Identity;
+use mesh_proto::value::Labels;
 
 /// Who is at one end of a call. Cheap to clone; the default is somebody unknown.
 ///
@@ -42,12 +42,7 @@ const MOST_BYTES: usize = 1_024;
 
 impl Party {
     /// Names a workload by what it is registered as.
-    pub fn new(
-        trust_domain: &str,
-        namespace: &str,
-        account: &str,
-        labels: &BTreeMap<String, String>,
-    ) -> Self {
+    pub fn new(trust_domain: &str, namespace: &str, account: &str, labels: &Labels) -> Self {
         let label = |names: &[&str]| {
             names
                 .iter()
@@ -75,7 +70,7 @@ impl Party {
     pub fn of_identity(identity: &Identity) -> Self {
         match identity.workload_names() {
             Some((trust_domain, namespace, account)) => {
-                Self::new(trust_domain, namespace, account, &BTreeMap::new())
+                Self::new(trust_domain, namespace, account, &Labels::new())
             }
             None => Self::default(),
         }
@@ -138,13 +133,13 @@ fn is_plain(byte: u8) -> bool {
 mod tests {
     use super::*;
 
-    fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    fn labels(pairs: &[(&str, &str)]) -> Labels {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     }
 
     #[test]
     fn canonical_names_come_from_the_labels_that_istio_reads() {
-        let plain = Party::new("mesh.test", "shop", "reviews", &BTreeMap::new());
+        let plain = Party::new("mesh.test", "shop", "reviews", &Labels::new());
         let labelled =
             Party::new("mesh.test", "shop", "reviews", &labels(&[("app", "books"), ("version", "v2")]));
         let named = labels(&[

@@ -116,7 +116,9 @@ impl Cluster {
                 let id: Arc<str> = format!("{address}@{}", endpoint.id).into();
                 let state = known.get(&*id).map_or_else(Arc::default, |state| Arc::clone(state));
                 let via = Via::Plain(SocketAddr::new(address, port));
-                all.push(Endpoint { id, via, state, ..endpoint.clone() });
+                let mut one = endpoint.clone().but(|facts| (facts.id, facts.via) = (id, via));
+                one.state = state;
+                all.push(one);
                 origins.push(origin);
             }
         }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use mesh_proto::command::{Batch, Join, NewHost, Precondition, ResourceChange, Token, TokenRole, VoterWish};
 use mesh_proto::registration::{Health, Instance, PortBinding, Protocol};
 use mesh_proto::resource::{Object, ObjectKey};
+use mesh_proto::value::Labels;
 
 use super::*;
 
@@ -20,7 +21,7 @@ fn host(name: &str) -> NewHost {
         facts: HostFacts {
             address: "198.18.0.1:15008".parse().expect("an address"),
             version: "0.1.0".into(),
-            labels: BTreeMap::new(),
+            labels: Labels::new(),
             locality: String::new(),
             voter: VoterWish::Auto,
         },
@@ -72,7 +73,7 @@ fn instance(protocol: Protocol) -> Instance {
         group: None,
         namespace: "default".into(),
         account: "default".into(),
-        labels: BTreeMap::new(),
+        labels: Labels::new(),
         ports: vec![PortBinding {
             number: 9080,
             name: String::new(),
@@ -312,4 +313,27 @@ fn facts_are_written_and_read_in_the_form_of_the_public_world() {
     assert_eq!(written, serde_json::to_value(world.public()).expect("facts are JSON"));
     let read: World = serde_json::from_value(written).expect("a World");
     assert_eq!(read, World::from_public(&world.public()));
+}
+
+#[test]
+fn a_mirror_and_the_world_it_mirrors_share_what_they_say_alike() {
+    let facts = |revision: u64| {
+        let mut world = World { revision: Revision(revision), ..World::default() };
+        for id in 1..=100 {
+            world.absorb(&Change::Host {
+                id: HostId(id),
+                host: Some(trust::admit(&host(&format!("vm{id}")), false)),
+            });
+        }
+        world
+    };
+    let (mut one, mirror) = (facts(7), facts(5));
+    one.absorb(&Change::Host { id: HostId(50), host: None });
+    let before = one.clone();
+
+    one.share(&mirror);
+
+    assert_eq!(one, before, "it says what it said");
+    let shared = one.hosts.iter().filter(|(id, host)| Arc::ptr_eq(host, &mirror.hosts[id])).count();
+    assert_eq!(shared, 99);
 }

@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use mesh_core::compile::compile;
 use mesh_core::plan::{Locality, Node, Outbound, Plan, Workload};
 use mesh_core::world::World;
+use mesh_proto::value::Labels;
 use mesh_proto::yaml::Document;
 use serde::Deserialize;
 
@@ -26,7 +27,7 @@ pub(crate) struct Case {
     callers: Vec<Caller>,
     /// Labels of the host: which gateways it is.
     #[serde(default)]
-    host: BTreeMap<String, String>,
+    host: Labels,
     /// Where the host is, `region/zone/subzone`.
     #[serde(default)]
     locality: String,
@@ -55,7 +56,7 @@ struct Caller {
     /// Default: `default`.
     account: Option<String>,
     #[serde(default)]
-    labels: BTreeMap<String, String>,
+    labels: Labels,
 }
 
 /// A registered service, by `name` or `name.namespace`; ports as `9080: http` or `9080: name/PROTOCOL`.
@@ -151,13 +152,13 @@ impl Case {
             let versions =
                 if service.versions.is_empty() { vec!["v1".to_owned()] } else { service.versions.clone() };
             for version in versions {
-                let labels = BTreeMap::from([("version".to_owned(), version.clone())]);
+                let labels = Labels::from([("version".to_owned(), version.clone())]);
                 let id = format!("{short}-{namespace}-{version}");
                 maker.instance(&id, instance(short, namespace, &ports, labels), service.here);
             }
         }
         let world = maker.finish(documents.into_iter().map(|document| document.object).collect());
-        let workload = |namespace: &str, labels: &BTreeMap<String, String>| Workload {
+        let workload = |namespace: &str, labels: &Labels| Workload {
             namespace: namespace.to_owned(),
             account: "default".into(),
             labels: labels.clone(),
@@ -171,7 +172,7 @@ impl Case {
             }
         }
         if callers.is_empty() {
-            callers.push(workload("default", &BTreeMap::new()));
+            callers.push(workload("default", &Labels::new()));
         }
         let mut node = node(callers);
         let host = Arc::make_mut(&mut node);

@@ -3,7 +3,6 @@
 //! Only what is decided before a backend answers is compared: which subset, which path and authority it saw, which
 //! status the proxy itself gave.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -13,6 +12,7 @@ use serde_json::Value;
 
 use super::verdict::{Asked, decide};
 use super::world::{Maker, instance, node};
+use mesh_proto::value::Labels;
 
 #[test]
 fn recorded_cases_are_decided_as_envoy_did() {
@@ -226,7 +226,7 @@ fn list(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
 
-fn labels(value: &Value) -> BTreeMap<String, String> {
+fn labels(value: &Value) -> Labels {
     let map = value.as_object().into_iter().flatten();
     map.map(|(name, value)| (name.clone(), value.as_str().unwrap_or_default().to_owned())).collect()
 }

@@ -1,9 +1,8 @@
 //! Size: ten thousand services are compiled, and compiled again, in bearable time.
 
-use std::collections::BTreeMap;
-
 use mesh_core::compile::compile;
 use mesh_core::plan::Workload;
+use mesh_proto::value::Labels;
 
 use super::world::{Maker, instance, node};
 
@@ -13,7 +12,7 @@ use super::world::{Maker, instance, node};
 fn ten_thousand_services_are_compiled_again_from_what_there_is() {
     let mut maker = Maker::new();
     for number in 0..10_000 {
-        let labels = BTreeMap::from([("version".to_owned(), "v1".to_owned())]);
+        let labels = Labels::from([("version".to_owned(), "v1".to_owned())]);
         let ports = [(80, "http".to_owned(), String::new())];
         let name = format!("s{number}");
         maker.instance(&name, instance(&name, "default", &ports, labels), false);

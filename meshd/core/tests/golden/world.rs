@@ -11,6 +11,7 @@ use mesh_proto::command::{
 };
 use mesh_proto::registration::{Instance, PortBinding, Registration};
 use mesh_proto::resource::Object;
+use mesh_proto::value::Labels;
 use mesh_proto::watch::{Change, Host};
 
 /// Makes Worlds.
@@ -73,7 +74,7 @@ pub(crate) fn instance(
     service: &str,
     namespace: &str,
     ports: &[(u16, String, String)],
-    labels: BTreeMap<String, String>,
+    labels: Labels,
 ) -> Instance {
     let ports: Vec<_> = ports
         .iter()
@@ -107,7 +108,7 @@ pub(crate) fn node(callers: Vec<Workload>) -> Arc<Node> {
         trust_domain: "cluster.local".into(),
         domain: "cluster.local".into(),
         locality: Locality::default(),
-        labels: BTreeMap::new(),
+        labels: Labels::new(),
         callers,
     })
 }
@@ -124,7 +125,7 @@ fn new_host(name: &str, number: u8) -> NewHost {
         facts: HostFacts {
             address: ([10, 0, 0, number], 15008).into(),
             version: "0".into(),
-            labels: BTreeMap::new(),
+            labels: Labels::new(),
             locality: String::new(),
             voter: mesh_proto::command::VoterWish::Auto,
         },

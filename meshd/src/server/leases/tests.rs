@@ -7,6 +7,7 @@ use std::sync::Arc;
 use mesh_core::world::World;
 use mesh_proto::command::{HostFacts, HostId, Liveness, Revision, VoterWish};
 use mesh_proto::registration::{Health, Instance, Registration};
+use mesh_proto::value::Labels;
 use mesh_proto::watch::{Change, Host, Up};
 
 use super::{Extent, Heard};
@@ -17,7 +18,7 @@ fn facts() -> HostFacts {
     HostFacts {
         address: SocketAddr::from((Ipv4Addr::LOCALHOST, 15008)),
         version: "1".into(),
-        labels: BTreeMap::new(),
+        labels: Labels::new(),
         locality: String::new(),
         voter: VoterWish::Auto,
     }

@@ -19,6 +19,7 @@ use mesh_proto::command::{
 };
 use mesh_proto::resource::Object;
 use mesh_proto::token::Token;
+use mesh_proto::value::Labels;
 use mesh_proto::watch::{Down, Hello, Up};
 use rustls::sign::CertifiedKey;
 use tokio::runtime::{Builder, Runtime};
@@ -217,7 +218,7 @@ pub(super) fn facts() -> HostFacts {
     HostFacts {
         address: SocketAddr::from((Ipv4Addr::LOCALHOST, 15008)),
         version: "1.0.0".to_owned(),
-        labels: BTreeMap::new(),
+        labels: Labels::new(),
         locality: String::new(),
         voter: VoterWish::Auto,
     }

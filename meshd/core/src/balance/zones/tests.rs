@@ -9,9 +9,8 @@ use crate::plan::{Balancer, Cluster, Endpoint, Locality, LocalityPolicy, ZonePol
 const PICKS: u64 = 40_000;
 
 fn at(localities: &[&str]) -> Vec<Endpoint> {
-    let place = |(number, text): (u8, &&str)| Endpoint {
-        locality: Arc::new(Locality::parse(text)),
-        ..endpoint(number)
+    let place = |(number, text): (u8, &&str)| {
+        endpoint(number).but(|facts| facts.locality = Arc::new(Locality::parse(text)))
     };
     (0..).zip(localities).map(place).collect()
 }

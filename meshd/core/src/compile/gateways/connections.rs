@@ -3,10 +3,11 @@
 //! Source: Istio `buildGatewayNetworkFiltersFromTCPRoutes`, `buildGatewayNetworkFiltersFromTLSRoutes`,
 //! `pickMatchingGatewayHosts`, `l4MultiMatch`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use mesh_proto::resource::{Location, RouteDestination};
+use mesh_proto::value::Labels;
 
 use super::super::hosts::{meet, takes};
 use super::super::routes::weight;
@@ -100,7 +101,7 @@ impl Behind<'_> {
     fn is_for(&self, server: &Open<'_>, rules: &Rules<'_>, port: Option<u16>, gateways: &[String]) -> bool {
         let asker = Asker { caller: self.scope.caller, gateway: Some(&server.gateway) };
         port.is_none_or(|port| port == server.port)
-            && asker.meets(gateways, &BTreeMap::new(), "", rules.namespace)
+            && asker.meets(gateways, &Labels::new(), "", rules.namespace)
     }
 
     fn service(

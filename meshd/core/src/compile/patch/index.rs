@@ -331,15 +331,16 @@ impl Index {
 }
 
 /// Services by name and namespace: with many of them, an instance's is found without a look at each.
-struct Mine<'a>(HashSet<(&'a str, &'a str)>);
+pub(crate) struct Mine<'a>(HashSet<(&'a str, &'a str)>);
 
 impl<'a> Mine<'a> {
     /// Takes full host names, which are lower case.
-    fn of(hosts: impl Iterator<Item = &'a str>) -> Self {
+    pub(crate) fn of(hosts: impl Iterator<Item = &'a str>) -> Self {
         Self(hosts.filter_map(|host| host.split_once(".svc.")?.0.split_once('.')).collect())
     }
 
-    fn has(&self, instance: &Instance) -> bool {
+    /// Whether an instance is of one of them.
+    pub(crate) fn has(&self, instance: &Instance) -> bool {
         let lower = |text: &str| text.bytes().all(|byte| !byte.is_ascii_uppercase());
         if lower(&instance.service) && lower(&instance.namespace) {
             return self.0.contains(&(&*instance.service, &*instance.namespace));

@@ -304,7 +304,7 @@ fn failover_priority_ranks_by_shared_labels() {
 
 #[test]
 fn a_tunnel_names_its_target_and_how_it_is_asked_for() {
-    let detour = |policy: &str| with_policy(policy).detour.clone().expect("a detour");
+    let detour = |policy: &str| *with_policy(policy).detour.clone().expect("a detour");
     let plain = detour("{tunnel: {targetHost: db.example.com, targetPort: 5432}}");
     assert_eq!((plain.authority.as_str(), plain.post, plain.http2), ("db.example.com:5432", false, false));
     let post = detour(

@@ -5,6 +5,7 @@ use mesh_proto::resource::{
     Destination, L4MatchAttributes, Object, ObjectMeta, RouteDestination, Spec, TcpRoute, TlsMatchAttributes,
     TlsRoute, VirtualService,
 };
+use mesh_proto::value::Labels;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
@@ -42,7 +43,7 @@ impl Meant {
             && self.gateway.is_none_or(|wanted| wanted == "mesh")
     }
 
-    fn labels(&self) -> BTreeMap<String, String> {
+    fn labels(&self) -> Labels {
         self.label.map(|value| ("app".to_owned(), value.to_owned())).into_iter().collect()
     }
 

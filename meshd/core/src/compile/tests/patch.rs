@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Debug;
 
 use mesh_proto::resource::{Kind, ObjectKey};
+use mesh_proto::value::Labels;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
@@ -235,7 +236,7 @@ fn callers() -> Arc<Node> {
     let caller = |namespace: &str, app: &str| Workload {
         namespace: namespace.into(),
         account: app.into(),
-        labels: BTreeMap::from([("app".to_owned(), app.to_owned())]),
+        labels: Labels::from([("app".to_owned(), app.to_owned())]),
         ..Workload::default()
     };
     let callers = vec![caller("default", "web"), caller("default", "b"), caller("other", "web")];

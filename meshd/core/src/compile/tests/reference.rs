@@ -7,6 +7,7 @@ use mesh_proto::registration::{Health, Instance, PortBinding, Protocol};
 use mesh_proto::resource::{
     Destination, HttpMatchRequest, HttpRoute, HttpRouteDestination, Object, ObjectMeta, Spec, VirtualService,
 };
+use mesh_proto::value::Labels;
 use mesh_proto::value::StringMatch;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -74,6 +75,8 @@ prop_compose! {
             StringMatch::Regex(text) => StringMatch::Regex(format!("/({text})")),
             StringMatch::Present => StringMatch::Present,
         });
+        let [headers, without_headers, query_params] =
+            [headers, without_headers, query_params].map(|map| map.into_iter().collect());
         HttpMatchRequest { uri, ignore_uri_case, method, scheme, authority, headers, without_headers, query_params, ..HttpMatchRequest::default() }
     }
 }
@@ -195,7 +198,7 @@ pub(super) fn service(name: &str, protocol: Protocol, ports: &[u16]) -> Instance
         group: None,
         namespace: "default".into(),
         account: name.into(),
-        labels: BTreeMap::new(),
+        labels: Labels::new(),
         ports: ports.iter().map(port).collect(),
         address: None,
         weight: 1,

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::plan::{Metric, TagSource, Telling};
+use mesh_proto::value::Labels;
 
 const MESH: &str = "
 apiVersion: mesh.istio.io/v1alpha1
@@ -27,7 +28,7 @@ fn labelled() -> Arc<Node> {
     let caller = |namespace: &str, app: &str| Workload {
         namespace: namespace.into(),
         account: app.into(),
-        labels: BTreeMap::from([("app".to_owned(), app.to_owned())]),
+        labels: Labels::from([("app".to_owned(), app.to_owned())]),
         ..Workload::default()
     };
     node.callers = vec![caller("default", "a"), caller("default", "b"), caller("other", "a")];

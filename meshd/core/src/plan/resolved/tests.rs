@@ -9,7 +9,7 @@ use crate::resilience::outlier::{Answer, record};
 
 fn named(name: &str, port: u16, weight: u32) -> Endpoint {
     let via = Via::Name { host: name.into(), port, spread: true };
-    Endpoint { id: name.into(), via, weight, ..endpoint(0) }
+    endpoint(0).but(|facts| (facts.id, facts.via, facts.weight) = (name.into(), via, weight))
 }
 
 fn cluster(endpoints: Vec<Endpoint>, balancer: Balancer) -> Cluster {

@@ -221,7 +221,8 @@ fn workers_that_pick_eject_and_sweep_at_once_end_with_the_right_count() {
 fn answer_all(cluster: &Cluster, answers: &[Answer]) -> Option<Cause> {
     let endpoint = &cluster.endpoints.all[0];
     let ejections = answers.iter().filter_map(|answer| record(cluster, endpoint, *answer, Moment(100)));
-    ejections.last().map(|ejection| ejection.cause)
+    // Every answer is recorded, also after the last that ejects.
+    ejections.fold(None, |_, ejection| Some(ejection.cause))
 }
 
 #[test]
