@@ -66,7 +66,7 @@ pub(crate) struct Order {
 /// Sends an order and prints what became of each object. After a lost race, reads and sends once more.
 pub(crate) async fn send(client: &Client, order: &Order) -> Result<Applied> {
     for last in [false, true] {
-        let current = current(client).await?;
+        let current = order.current(client).await?;
         let batch = order.batch(&current);
         if order.prune && !order.dry_run {
             for change in batch.changes.iter().filter(|change| change.object.is_none()) {
@@ -101,7 +101,26 @@ pub(crate) async fn current(client: &Client) -> Result<BTreeMap<ObjectKey, Store
     Ok(items.into_iter().map(|stored| (stored.object.key(), stored)).collect())
 }
 
+/// So many objects are asked for one by one.
+const FEW: usize = 8;
+
 impl Order {
+    /// Reads what is there of what the order is about; of a few objects, not those of a whole large mesh.
+    async fn current(&self, client: &Client) -> Result<BTreeMap<ObjectKey, Stored>> {
+        if self.prune || self.rules.len() > FEW {
+            return current(client).await;
+        }
+        let mut found = BTreeMap::new();
+        for ObjectKey { kind, namespace, name } in self.rules.iter().map(|rule| rule.object.key()) {
+            let one =
+                Get { kind: Some(kind), namespace: Some(namespace), name: Some(name), ..Get::default() };
+            let answer = client.call(&Request::Get(one)).await?;
+            let items = answer!(answer, Response::Resources { items, .. } => items)?;
+            found.extend(items.into_iter().map(|stored| (stored.object.key(), stored)));
+        }
+        Ok(found)
+    }
+
     fn batch(&self, current: &BTreeMap<ObjectKey, Stored>) -> Batch {
         let mut changes: Vec<_> = self.rules.iter().map(|rule| change(&rule.object, current)).collect();
         if self.prune {

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use foldhash::HashMap;
 use mesh_proto::command::Batch;
 use mesh_proto::finding::{Finding, Severity};
 use mesh_proto::resource::{Destination, Headers, HttpRoute, Kind, ObjectKey, Spec};
@@ -18,6 +19,7 @@ use crate::plan::{Node, Workload};
 use crate::sketch;
 use crate::world::World;
 
+mod around;
 mod doubles;
 mod never;
 mod scope;
@@ -27,14 +29,37 @@ mod shadow;
 /// Tells what a batch would make strange: everything about its own objects, and what it breaks for others.
 pub fn check(world: &World, batch: &Batch) -> Vec<Finding> {
     let after = sketch::after(world, batch);
+    // Mostly there is nothing to say, which is seen in the part of the World that the batch has to do with.
+    if around::part(world, &after, batch).is_some_and(|part| all(&part).is_empty()) {
+        return Vec::new();
+    }
+    check_whole(world, &after, batch)
+}
+
+fn check_whole(world: &World, after: &World, batch: &Batch) -> Vec<Finding> {
     let own: BTreeSet<String> = batch.changes.iter().map(|change| change.key.to_string()).collect();
     let is_own = |finding: &Finding| finding.object.as_ref().is_some_and(|object| own.contains(object));
-    let mut findings = all(&after);
+    let mut findings = all(after);
     if findings.iter().any(|finding| !is_own(finding)) {
         let known = all(world);
-        findings.retain(|finding| is_own(finding) || !known.contains(finding));
+        let known: Vec<Finding> = known.into_iter().map(without_names).collect();
+        findings.retain(|finding| is_own(finding) || !known.contains(&without_names(finding.clone())));
     }
     findings
+}
+
+/// The same finding without the names that there are to choose from: that others came or went makes it no new one.
+fn without_names(mut finding: Finding) -> Finding {
+    let message = &finding.message;
+    let list = message.find(" has: ").and_then(|middle| {
+        let begin =
+            message[..middle].rfind(" (").filter(|begin| !message[begin + 2..middle].contains(' '))?;
+        Some((begin, middle + message[middle..].find(')')?))
+    });
+    if let Some((begin, end)) = list {
+        finding.message.replace_range(begin..=end, "");
+    }
+    finding
 }
 
 /// Tells everything strange about the rules of a World that their author should know at `apply`.
@@ -66,8 +91,12 @@ fn tell(world: &World, thorough: bool) -> Vec<Finding> {
     let destination_rules = DestinationRules::load(world, &mesh, &node.domain);
     let scene = Scene { domain: &node.domain, services: &services, destination_rules: &destination_rules };
     let mut findings = Vec::new();
-    for (index, one) in rules.iter().enumerate() {
-        scene.check_rules(one, &rules[..index], &mut findings);
+    let mut older: HashMap<&str, Vec<&Rules<'_>>> = HashMap::default();
+    for one in &rules {
+        scene.check_rules(one, &older, &mut findings);
+        for host in one.hosts.iter().filter(|_| one.in_mesh) {
+            older.entry(host).or_default().push(one);
+        }
         if thorough {
             shadow::check(one, &mut findings);
             never::check(one, &mut findings);
@@ -104,17 +133,21 @@ struct Scene<'a> {
 }
 
 impl Scene<'_> {
-    fn check_rules(&self, rules: &Rules<'_>, older: &[Rules<'_>], findings: &mut Vec<Finding>) {
+    /// `older`: rules for callers inside the mesh that come before, by host.
+    fn check_rules(
+        &self,
+        rules: &Rules<'_>,
+        older: &HashMap<&str, Vec<&Rules<'_>>>,
+        findings: &mut Vec<Finding>,
+    ) {
         let key = &rules.key;
         for (index, host) in rules.hosts.iter().enumerate() {
             let path = format!("spec.hosts[{index}]");
             if !rules.in_mesh {
                 continue;
             }
-            let same = |other: &&Rules<'_>| {
-                other.in_mesh && other.hosts.contains(host) && other.seen_from(rules.namespace)
-            };
-            if let Some(first) = older.iter().find(same) {
+            let same = older.get(host.as_str()).into_iter().flatten();
+            if let Some(first) = same.copied().find(|other| other.seen_from(rules.namespace)) {
                 let text = format!(
                     "The VirtualServices {}/{},{}/{} associated with mesh gateway define the same host {host}: those of \
                      {} count (it is older, or the first by namespace and name), these are ignored for it",
@@ -243,7 +276,9 @@ impl Scene<'_> {
             let host = full_name(&spec.host, &key.namespace, self.domain);
             let fits =
                 |service: &Service<'_>| takes(&host, &service.host) && service.seen_from(&key.namespace);
-            if self.services.all.iter().any(fits) {
+            let candidates =
+                if host.starts_with('*') { &self.services.all } else { self.services.of_host(&host) };
+            if candidates.iter().any(fits) {
                 continue;
             }
             let text = format!(

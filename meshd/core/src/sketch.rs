@@ -12,6 +12,7 @@ use mesh_proto::command::{
 };
 use mesh_proto::registration::{Health, Instance, Registration};
 use mesh_proto::resource::Object;
+use mesh_proto::value::Labels;
 use mesh_proto::watch::{Change, Host, Stored};
 
 use crate::plan::{Node, Workload};
@@ -79,7 +80,7 @@ pub(crate) fn tells_of_workloads(world: &World) -> bool {
 
 /// Returns the World as it would be after a batch. Objects that are new come after all others in age.
 pub fn after(world: &World, batch: &Batch) -> World {
-    let mut after = world.clone();
+    let mut after = world.seen();
     for change in &batch.changes {
         match &change.object {
             None => drop(after.resources.remove(&change.key)),
@@ -136,7 +137,7 @@ fn new_host(name: &str, number: u64) -> NewHost {
         facts: HostFacts {
             address: ([192, 0, 2, last], 15008).into(),
             version: String::new(),
-            labels: BTreeMap::new(),
+            labels: Labels::new(),
             locality: String::new(),
             voter: VoterWish::Auto,
         },

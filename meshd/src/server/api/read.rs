@@ -24,6 +24,11 @@ impl Server {
     /// Reads resources as this server knows them.
     pub(super) fn get_stale(&self, get: &Get) -> Response {
         self.consensus.facts().read(|world| {
+            if let Get { kind: Some(kind), namespace: Some(namespace), name: Some(name), .. } = get {
+                let found = world.resources.get(&ObjectKey::new(*kind, namespace, name));
+                let items = found.into_iter().map(|stored| Stored::clone(stored)).collect();
+                return Response::Resources { revision: world.revision, items };
+            }
             let wanted = world.resources.iter().filter(|(key, _)| matches(get, key));
             let items = wanted.map(|(_, stored)| Stored::clone(stored)).collect();
             Response::Resources { revision: world.revision, items }
