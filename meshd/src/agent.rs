@@ -18,6 +18,7 @@ use mesh_proto::registration::{Health, Registration};
 use mesh_proto::watch::Change;
 use tokio::sync::{oneshot, watch};
 
+use crate::allocator;
 use crate::transport::Dialer;
 
 mod mirror;
@@ -197,14 +198,15 @@ impl Agent {
         let plan = Arc::new(compile(&world, &node, Some(&self.plan)));
         self.plan = plan.clone();
         self.outlets.plans.store(plan.clone());
+        let took = began.elapsed();
+        if took > LONG_COMPILE {
+            // What it needed meanwhile would stay with this thread.
+            allocator::give_back();
+        }
         let servers = self.servers.known().clone();
         self.note_problems(&world);
         self.outlets.published.send_replace(Arc::new(Published { world, plan, servers }));
-        tracing::debug!(
-            revision = self.world.revision.0,
-            compile_us = began.elapsed().as_micros(),
-            "plan published"
-        );
+        tracing::debug!(revision = self.world.revision.0, compile_us = took.as_micros(), "plan published");
     }
 
     /// Returns the World with what this host knows better itself: the health of its own instances, and, while no
@@ -294,6 +296,8 @@ impl Agent {
     }
 }
 
+/// A compile of more than a few thousand services: giving memory back afterwards takes a small part of that.
+const LONG_COMPILE: Duration = Duration::from_millis(50);
 /// Between two writes of the mirror, at least.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
 /// After a write, so many times as long as it took: writing costs at most 2 % of a core.

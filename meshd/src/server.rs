@@ -36,6 +36,7 @@ pub use self::peers::{Answer, Carrier, NoAnswer};
 use self::raft::Consensus;
 pub use self::raft::{Member, OpenError, ProposeError, Proposed, SnapshotError, StoreError};
 use self::watch::{Hub, StreamEnd, Streams};
+use crate::allocator;
 use crate::transport::{FrameStream, Service};
 
 /// What a server is started with.
@@ -97,9 +98,15 @@ impl Server {
         let hub = Arc::new(Hub::new());
         let opening = {
             let (folder, hub) = (folder.clone(), Arc::clone(&hub));
-            raft_runtime.spawn(async move { Consensus::open(id, &folder, carrier, hub).await })
+            raft_runtime.spawn(async move {
+                let consensus = Consensus::open(id, &folder, carrier, hub).await;
+                // Reading the log takes several times what is left of it.
+                allocator::give_back();
+                consensus
+            })
         };
         let consensus = Arc::new(opening.await.map_err(|error| OpenError::State(error.to_string()))??);
+        hub.begun();
         let heard = Arc::new(Heard::default());
         let keeper = Arc::new(Keeper::new(Arc::clone(consensus.facts())));
         let streams = Arc::new(Streams::new(hub, Arc::clone(&consensus), Arc::clone(&heard)));
@@ -121,6 +128,11 @@ impl Server {
         });
         server.run();
         Ok(server)
+    }
+
+    /// Holds what the mirror of this host says alike as that one does, instead of in copies of its own.
+    pub fn share(&self, mirror: &World) {
+        self.consensus.facts().share(mirror);
     }
 
     /// Begins a mesh of which this server is the first and only voter.

@@ -54,6 +54,28 @@ impl<K: Ord + Clone, V: Clone> PartedMap<K, V> {
         None
     }
 
+    /// Holds what another map has alike as that one does, instead of in copies of its own: parts of equal values are shared.
+    /// Returns whether the two hold the same.
+    pub fn share(&mut self, other: &Self, same: impl Fn(&V, &V) -> bool) -> bool {
+        let differing = self.changes(other, same);
+        // Of what is all but different, there is nothing to share.
+        if differing.len() > self.len() / 2 {
+            return false;
+        }
+        let own = differing.into_iter().map(|(key, _, own)| (key.clone(), own.cloned()));
+        let own: Vec<(K, Option<V>)> = own.collect();
+        let mut shared = other.clone();
+        let is_same = own.is_empty();
+        for (key, value) in own {
+            match value {
+                Some(value) => drop(shared.insert(key, value)),
+                None => drop(shared.remove(&key)),
+            }
+        }
+        *self = shared;
+        is_same
+    }
+
     /// Takes a key out; returns what was there.
     pub fn remove<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<V>
     where
@@ -299,6 +321,10 @@ mod tests {
             let unlike = keys.into_iter().map(|key| (key, plain_then.get(key), plain.get(key)));
             let unlike: Vec<_> = unlike.filter(|(_, then, now)| then != now).collect();
             prop_assert_eq!(map.changes(&then, PartialEq::eq), unlike);
+            let mut shared = map.clone();
+            prop_assert_eq!(shared.share(&then, PartialEq::eq), plain == plain_then);
+            prop_assert!(shared.iter().eq(plain.iter()), "sharing changes nothing");
+            prop_assert_eq!(shared.len(), plain.len());
         }
     }
 }

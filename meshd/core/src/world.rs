@@ -161,6 +161,16 @@ impl World {
         self.revision = to;
     }
 
+    /// Holds what another World of this process says alike as that one does, instead of in copies of its own.
+    pub fn share(&mut self, other: &Self) {
+        self.hosts.share(&other.hosts, is_same);
+        self.resources.share(&other.resources, is_same);
+        if self.registrations.share(&other.registrations, is_same) {
+            self.alike = other.alike.clone();
+        }
+        self.addresses.share(&other.addresses, PartialEq::eq);
+    }
+
     /// Returns a copy that shares all public facts, without the private ones.
     pub(crate) fn seen(&self) -> Self {
         Self {
@@ -308,6 +318,10 @@ impl World {
             self.private.answered.insert(key.clone(), answered);
         }
     }
+}
+
+fn is_same<T: PartialEq>(one: &Arc<T>, other: &Arc<T>) -> bool {
+    Arc::ptr_eq(one, other) || one == other
 }
 
 /// Makes a refusal.

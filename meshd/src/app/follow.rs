@@ -15,12 +15,15 @@ use mesh_proto::command::HostId;
 use crate::agent::Published;
 use crate::identity::RotationHandle;
 use crate::intercept;
+use crate::server::Server;
 use crate::transport::Credentials;
 
 /// Keeps the rest of this host in step with its Plan.
 pub(super) struct Follower {
     pub(super) credentials: Arc<Credentials>,
     pub(super) rotation: RotationHandle,
+    /// Where this host is a server too.
+    pub(super) server: Option<Arc<Server>>,
     pub(super) host: HostId,
     /// Whether connections on their way in are redirected.
     pub(super) intercepts_inbound: bool,
@@ -48,6 +51,9 @@ impl Follower {
     }
 
     fn follow(&mut self, now: &Published) {
+        if let Some(server) = &self.server {
+            server.share(&now.world);
+        }
         self.trust_roots(now);
         if now.plan.revision.0 == 0 {
             return;

@@ -191,6 +191,7 @@ async fn serve(
     let follower = Follower {
         credentials: ground.credentials.clone(),
         rotation: certificates,
+        server: server.clone(),
         host: ground.state.id,
         intercepts_inbound: traffic.interception.is_on && ground.config.intercept.inbound,
         inbound_targets: BTreeSet::new(),

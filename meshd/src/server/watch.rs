@@ -37,6 +37,11 @@ impl Hub {
         self.head.send_replace(revision);
     }
 
+    /// Keeps little of what the log was found to say at the start: who follows has nearly all of it.
+    pub(super) fn begun(&self) {
+        self.ring().shrink(KEEP_OF_LOG);
+    }
+
     /// Adds what the entry at `revision` changed; nothing, for a refused one.
     ///
     /// Called by one task only, in the order of the log.
@@ -63,6 +68,9 @@ impl Hub {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// Bytes of deltas that are kept of the log at the start: some thousand changes.
+const KEEP_OF_LOG: usize = 1 << 20;
 
 /// Messages to agents are plain data: they always encode.
 fn encode(message: &Down) -> Bytes {

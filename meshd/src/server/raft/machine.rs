@@ -52,6 +52,11 @@ impl Facts {
         look(&self.state().world)
     }
 
+    /// Holds what a mirror in this process says alike as that one does: a host that serves and follows has each fact once.
+    pub(in crate::server) fn share(&self, mirror: &World) {
+        self.change(|state| state.world.share(mirror));
+    }
+
     fn state(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }

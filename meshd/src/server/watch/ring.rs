@@ -48,11 +48,23 @@ impl Ring {
         self.bytes += frame.len();
         self.deltas.push_back(Delta { from, to, at, changes, frame });
         while self.has_too_much(at) {
-            let Some(oldest) = self.deltas.pop_front() else { return };
-            self.changes -= oldest.changes;
-            self.bytes -= oldest.frame.len();
-            self.floor = oldest.to;
+            self.forget_oldest();
         }
+    }
+
+    /// Forgets the oldest deltas beyond this many bytes.
+    pub(super) fn shrink(&mut self, most: usize) {
+        while self.bytes > most {
+            self.forget_oldest();
+        }
+        self.deltas.shrink_to_fit();
+    }
+
+    fn forget_oldest(&mut self) {
+        let Some(oldest) = self.deltas.pop_front() else { return };
+        self.changes -= oldest.changes;
+        self.bytes -= oldest.frame.len();
+        self.floor = oldest.to;
     }
 
     pub(super) fn next(&self, cursor: Revision) -> Next {
@@ -135,6 +147,17 @@ mod tests {
         assert_eq!(ring.next(Revision(0)), Next::World);
         assert!(matches!(ring.next(Revision(1)), Next::Delta { to: Revision(2), .. }));
         assert!(ring.bytes <= KEEP_BYTES);
+    }
+
+    #[test]
+    fn what_is_shrunk_keeps_the_newest() {
+        let (mut ring, now) = (Ring::new(Revision(0)), Instant::now());
+        for to in 1..=3 {
+            ring.push(now, (Revision(to - 1), Revision(to)), 1, Bytes::from(vec![b'x'; 100]));
+        }
+        ring.shrink(200);
+        assert_eq!(ring.next(Revision(0)), Next::World);
+        assert!(matches!(ring.next(Revision(1)), Next::Delta { to: Revision(2), .. }));
     }
 
     #[test]

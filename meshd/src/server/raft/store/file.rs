@@ -119,5 +119,5 @@ pub(super) const VOTE: &str = "vote";
 pub(super) const PURGED: &str = "purged";
 pub(super) const COMMITTED: &str = "committed";
 
-/// redb's page cache; its own default is 1 GiB.
-const CACHE_BYTES: usize = 16 << 20;
+/// redb's page cache; its own default is 1 GiB. The log is written at its end, and read when somebody is far behind.
+const CACHE_BYTES: usize = 4 << 20;
