@@ -244,7 +244,7 @@ fn digits(mut number: u64, line: &mut String) {
             break;
         }
     }
-    line.extend(text[begin..].iter().map(|digit| char::from(*digit)));
+    line.push_str(std::str::from_utf8(&text[begin..]).unwrap_or_default());
 }
 
 fn host(ip: IpAddr, line: &mut String) {
@@ -321,7 +321,7 @@ fn iso(at: SystemTime, line: &mut String) {
         text.copy_from_slice(whole.as_bytes().get(..SECONDS).unwrap_or(&[b'-'; SECONDS]));
         LAST.set((second, text));
     }
-    line.extend(text.iter().map(|byte| char::from(*byte)));
+    line.push_str(std::str::from_utf8(&text).unwrap_or_default());
     let millis = since.subsec_millis();
     line.extend(['.', digit(millis / 100), digit(millis / 10), digit(millis), 'Z']);
 }
