@@ -64,6 +64,8 @@ impl OnSwitch {
 
 /// Lets a caller's CONNECT through, where it came to the proxy port: what follows is served like a connection to
 /// that host and port.
+///
+/// differs: elsewhere Envoy answers 404.
 pub(crate) fn connect(
     connection: &Rc<Connection>,
     view: &View,

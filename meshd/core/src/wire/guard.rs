@@ -124,6 +124,7 @@ fn check_size(headers: &HeaderMap, limits: &Limits) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// differs: Envoy looks for a host of that name, and finds none.
 fn check_host(method: &Method, uri: &Uri, version: Version, headers: &HeaderMap) -> Result<(), Refusal> {
     let mut hosts = headers.get_all(header::HOST).iter();
     let host = hosts.next();
