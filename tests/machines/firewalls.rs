@@ -100,7 +100,7 @@ fn remedy(machine: &Machine, firewall: &str) -> Result<String> {
     eventually_within(WITHIN, &format!("doctor names {firewall}"), || {
         let told = machine.try_sh("meshctl doctor -o json")?;
         let told: serde_json::Value = serde_json::from_slice(&told.stdout)?;
-        let checks = told["items"].as_array().cloned().unwrap_or_default();
+        let checks = told["items"][0]["checks"].as_array().cloned().unwrap_or_default();
         let found =
             checks.iter().find(|check| check["fix"].as_str().is_some_and(|fix| fix.contains("15008/tcp")));
         ensure!(found.is_some(), "{told}");
