@@ -8,8 +8,13 @@ Needs valgrind. Each decision is made N and 3 N times under cachegrind; the diff
 nanoseconds that are printed beside them are those of an ordinary run, which other work disturbs: they are not written down.
 """
 import argparse
+import os
 import re
 import subprocess
+import sys
+
+sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+from pages import put  # noqa: E402
 
 COUNT = 2_000
 MARK = "<!-- decisions: made by benches/decisions/run.py -->"
@@ -29,7 +34,7 @@ def main():
             print(f"{name:24} {each:8.0f} instructions  {nanos:>8} ns", flush=True)
             rows.append(f"| `{name}` | {each:.0f} |")
     if options.write:
-        write(options.write, "\n".join(["| decision | instructions |", "|---|--:|", *rows]) + "\n")
+        put(options.write, MARK, "\n".join(["| decision | instructions |", "|---|--:|", *rows]) + "\n")
 
 
 def instructions(program, name, count):
@@ -37,13 +42,6 @@ def instructions(program, name, count):
     command = ["valgrind", "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null", program, name, str(count)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return int(re.search(r"I\s+refs:\s+([\d,]+)", done.stderr).group(1).replace(",", ""))
-
-
-def write(path, text):
-    with open(path) as file:
-        before, _, after = file.read().split(MARK)
-    with open(path, "w") as file:
-        file.write(f"{before}{MARK}\n{text}{MARK}{after}")
 
 
 if __name__ == "__main__":

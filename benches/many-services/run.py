@@ -25,6 +25,9 @@ import tempfile
 import threading
 import time
 
+sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+from pages import put  # noqa: E402
+
 MARK = "<!-- many services: made by benches/many-services/run.py -->"
 OUTBOUND, BACKENDS = 22301, (22311, 22312)
 DOCUMENTS_AT_ONCE = 900
@@ -46,7 +49,7 @@ def main():
             shutil.rmtree(folder, ignore_errors=True)
     print("\n" + text)
     if options.write:
-        write(options.write, text)
+        put(options.write, MARK, text)
 
 
 def arguments():
@@ -334,13 +337,6 @@ def run(*command, feed=None):
     if done.returncode:
         raise RuntimeError(f"{command}: {done.stderr}{done.stdout}")
     return done.stdout
-
-
-def write(path, text):
-    with open(path) as file:
-        before, _, after = file.read().split(MARK)
-    with open(path, "w") as file:
-        file.write(f"{before}{MARK}\n{text}{MARK}{after}")
 
 
 if __name__ == "__main__":

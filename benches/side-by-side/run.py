@@ -21,6 +21,9 @@ import peers
 from machine import STARTED, family, rss_kib, stop
 from works import WORKS, backends, measure
 
+sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+from pages import put  # noqa: E402
+
 MARK = "<!-- side by side: made by benches/side-by-side/run.py -->"
 RATES = "<!-- rates: made by benches/side-by-side/run.py -->"
 REQUESTS = ("requests", "grpc", "rate", "grpc-rate", "churn")
@@ -46,8 +49,8 @@ def main():
     text = table(rows)
     print("\n" + text + "\n" + rates(rows))
     if options.write:
-        write(options.write, MARK, text)
-        write(options.write, RATES, rates(rows))
+        put(options.write, MARK, text)
+        put(options.write, RATES, rates(rows))
 
 
 def arguments():
@@ -115,13 +118,6 @@ def rates(rows):
             median = [statistics.median(getattr(run, what) for run in of) for what in ("rate", "p50", "p99")]
             lines.append(f"| `{work.name}` | {name} | {median[0]:.0f} | {median[1]:.2f} | {median[2]:.2f} |")
     return "\n".join(lines) + "\n"
-
-
-def write(path, mark, text):
-    with open(path) as file:
-        before, _, after = file.read().split(mark)
-    with open(path, "w") as file:
-        file.write(f"{before}{mark}\n{text}{mark}{after}")
 
 
 if __name__ == "__main__":

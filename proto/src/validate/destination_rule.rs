@@ -216,8 +216,9 @@ fn one_of(check: &mut Check, path: &str, fields: &[(&str, bool)]) {
 
 /// Envoy's bound on a Maglev table.
 const MOST_MAGLEV: u64 = 5_000_011;
-/// Envoy's bound on a ring.
+/// What a request line says, as Envoy names it among headers.
 const HEAD_PARTS: [&str; 4] = [":method", ":scheme", ":authority", ":path"];
+/// Envoy's bound on a ring.
 const MOST_RING: u64 = 8 << 20;
 
 fn is_prime(number: u64) -> bool {

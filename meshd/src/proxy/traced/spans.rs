@@ -154,7 +154,7 @@ async fn deliver(worker: &Rc<Worker>, collector: &Collector, batch: Bytes) -> u6
             // So that not all who were turned away come back at once.
             Verdict::Again(asked) => asked.unwrap_or_else(|| pause.mul_f64(0.5 + fastrand::f64() / 2.0)),
         };
-        if worker.draining.has_started() || began.elapsed() + wait > GIVEN_UP_AFTER {
+        if worker.draining.has_started() || wait > GIVEN_UP_AFTER.saturating_sub(began.elapsed()) {
             tracing::debug!(host = %collector.host, port = collector.port, "spans dropped: their collector does not take them");
             return 0;
         }
