@@ -1,5 +1,7 @@
 //! Rules of `Gateway` and `Sidecar`.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::destination_rule::connection_pool;
 use super::service_entry::protocol;
 use super::text::UNIX;
@@ -245,24 +247,27 @@ fn egress(check: &mut Check, path: &str, listener: &IstioEgressListener) {
 fn egress_doubles(check: &mut Check, path: &str, hosts: &[String]) {
     let own = check.namespace.clone();
     let all = format!("{path}.hosts");
-    let mut seen: Vec<(String, &str)> = Vec::new();
+    // By namespace: the first of its hosts, and all of them.
+    let mut seen: BTreeMap<&str, (&str, BTreeSet<&str>)> = BTreeMap::new();
     for (path, host) in each(&all, hosts) {
         let Some((namespace, name)) =
             host.split_once('/').filter(|(namespace, _)| !namespace.starts_with('~'))
         else {
             continue;
         };
-        let namespace = if namespace == "." { own.clone() } else { namespace.to_owned() };
-        let before = seen.iter().find(|(other, before)| {
-            *other == namespace && (*before == name || *before == "*" || name == "*")
-        });
-        if let Some((other, before)) = before {
-            check.warning(path, format!("{host:?} is here twice, also as {other}/{before}"));
+        let namespace = if namespace == "." { own.as_str() } else { namespace };
+        let (first, names) = seen.entry(namespace).or_insert_with(|| (name, BTreeSet::new()));
+        let before = match name {
+            "*" => (!names.is_empty()).then_some(&**first),
+            _ => [name, "*"].into_iter().find(|other| names.contains(other)),
+        };
+        if let Some(before) = before {
+            check.warning(path, format!("{host:?} is here twice, also as {namespace}/{before}"));
         }
-        seen.push((namespace, name));
+        names.insert(name);
     }
-    let takes_all = seen.iter().any(|(namespace, name)| namespace == "*" && *name == "*");
-    if takes_all && seen.iter().any(|(namespace, _)| namespace != "*") {
+    let takes_all = seen.get("*").is_some_and(|(_, names)| names.contains("*"));
+    if takes_all && seen.len() > 1 {
         check.warning(all, "\"*/*\" takes everything in; the others add nothing");
     }
 }

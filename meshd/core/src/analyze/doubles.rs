@@ -141,6 +141,10 @@ fn conflicting_protocols(entries: &[(ObjectKey, &ServiceEntry)], findings: &mut 
         }
     }
     for ((host, port), by) in said {
+        // Mostly all say the same.
+        if by.iter().all(|(.., protocol)| *protocol == by[0].2) {
+            continue;
+        }
         for (key, entry, protocol) in &by {
             // Who sees only one of two has no conflict.
             let met: Vec<_> = by
