@@ -75,7 +75,7 @@ message! {
         pub protocol: String,
         /// The host the proxy should connect to.
         pub target_host: String,
-        /// Its port.
+        /// Its port, 1 to 65535. Must be there.
         pub target_port: u16,
     }
 
@@ -105,7 +105,7 @@ message! {
         pub locality_lb_setting: Option<LocalityLbSetting>,
         /// Balancing over zones by size.
         pub zone_aware_lb_setting: Option<ZoneAwareLbSetting>,
-        /// The former form of `warmup`.
+        /// The former form of `warmup`. Default: no warm-up.
         pub warmup_duration_secs: Option<Duration>,
         /// New instances get their share by and by.
         pub warmup: Option<WarmupConfiguration>,
@@ -113,11 +113,11 @@ message! {
 
     /// How new instances get their share.
     pub struct WarmupConfiguration {
-        /// How long until the full share.
+        /// How long until the full share. Must be there.
         pub duration: Option<Duration>,
         /// The share at the beginning, in percent. Default: 10.
         pub minimum_percent: Option<f64>,
-        /// How the share grows: 1 is a straight line.
+        /// How the share grows: 1 is a straight line. More than 0. Default: 1.
         pub aggression: Option<f64>,
     }
 
@@ -127,7 +127,7 @@ message! {
         pub http_header_name: Option<String>,
         /// The key is this cookie.
         pub http_cookie: Option<HttpCookie>,
-        /// The key is the caller's address.
+        /// The key is the caller's address. Default: false.
         pub use_source_ip: Option<bool>,
         /// The key is this query parameter.
         pub http_query_parameter_name: Option<String>,
@@ -135,7 +135,7 @@ message! {
         pub ring_hash: Option<RingHash>,
         /// A Maglev table.
         pub maglev: Option<Maglev>,
-        /// The former form of `ringHash.minimumRingSize`.
+        /// The former form of `ringHash.minimumRingSize`. Default: 1024; at most 8,388,608.
         pub minimum_ring_size: Option<u64>,
     }
 
@@ -185,13 +185,13 @@ message! {
 
     /// Balancing over zones by size.
     pub struct ZoneAwareLbSetting {
-        /// Whether it is on.
+        /// Whether it is on. Default: true, where the setting is there.
         pub enabled: Option<bool>,
         /// Which region helps which.
         pub failover: Vec<LocalityFailover>,
         /// Labels that order instances by likeness.
         pub failover_priority: Vec<String>,
-        /// The least number of instances for it.
+        /// The least number of instances for it, at least 1. Default: 6.
         pub min_cluster_size: Option<u64>,
     }
 
@@ -227,7 +227,7 @@ message! {
         pub connect_timeout: Option<Duration>,
         /// Probes on idle connections.
         pub tcp_keepalive: Option<TcpKeepalive>,
-        /// The longest life of a connection.
+        /// The longest life of a connection. Default: no bound.
         pub max_connection_duration: Option<Duration>,
         /// How long a connection may be idle. Default: 1 h.
         pub idle_timeout: Option<Duration>,
@@ -235,11 +235,11 @@ message! {
 
     /// Probes on idle connections.
     pub struct TcpKeepalive {
-        /// How many may go unanswered.
+        /// How many may go unanswered. Default: the system's (Linux: 9).
         pub probes: u32,
-        /// How long a connection is idle before the first.
+        /// How long a connection is idle before the first. Default: the system's (Linux: 2 h).
         pub time: Option<Duration>,
-        /// The time between two.
+        /// The time between two. Default: the system's (Linux: 75 s).
         pub interval: Option<Duration>,
     }
 
@@ -255,9 +255,9 @@ message! {
         pub max_retries: i32,
         /// How long a connection may be without a request. Default: 1 h.
         pub idle_timeout: Option<Duration>,
-        /// Whether HTTP/1.1 becomes HTTP/2 on the way.
+        /// Whether HTTP/1.1 becomes HTTP/2 on the way. Default: as the `MeshConfig` says.
         pub h2_upgrade_policy: H2UpgradePolicy,
-        /// Whether the caller's protocol is kept.
+        /// Whether the caller's protocol is kept. Default: false.
         pub use_client_protocol: bool,
         /// The most requests at once on one HTTP/2 connection. 0 means no bound.
         pub max_concurrent_streams: i32,
@@ -267,17 +267,17 @@ message! {
 
     /// Pings on HTTP/2 connections.
     pub struct Http2KeepAlive {
-        /// The time between two.
+        /// The time between two. Must be there.
         pub interval: Option<Duration>,
-        /// How long an answer may take.
+        /// How long an answer may take. Must be there.
         pub timeout: Option<Duration>,
     }
 
     /// When an instance is left out for a while.
     pub struct OutlierDetection {
-        /// Failures in a row (the former form of `consecutive5xxErrors`).
+        /// Failures in a row: the former form of `consecutive5xxErrors`, which Istio no longer reads.
         pub consecutive_errors: i32,
-        /// Whether failures to connect are counted apart.
+        /// Whether failures to connect are counted apart. Default: false.
         pub split_external_local_origin_errors: bool,
         /// Failures to connect in a row, where counted apart. Default: 5.
         pub consecutive_local_origin_failures: Option<u32>,
@@ -314,7 +314,7 @@ message! {
         pub subject_alt_names: Vec<String>,
         /// The server name to ask for.
         pub sni: String,
-        /// Whether the service's certificate is not checked.
+        /// Whether the service's certificate is not checked. Default: false.
         pub insecure_skip_verify: Option<bool>,
         /// The file with certificates taken back.
         pub ca_crl: String,

@@ -35,7 +35,7 @@ message! {
 
     /// TLS towards callers.
     pub struct ServerTlsSettings {
-        /// Whether plain HTTP is answered by a redirect to HTTPS.
+        /// Whether plain HTTP is answered by a redirect to HTTPS. Default: false.
         pub https_redirect: bool,
         /// What kind. Default: TLS passes through.
         pub mode: ServerTlsMode,
@@ -61,13 +61,13 @@ message! {
         pub verify_certificate_spki: Vec<String>,
         /// SHA-256 of the certificates callers may use.
         pub verify_certificate_hash: Vec<String>,
-        /// The oldest version of TLS.
+        /// The oldest version of TLS. Default: 1.2.
         pub min_protocol_version: TlsProtocol,
-        /// The newest version of TLS.
+        /// The newest version of TLS. Default: 1.3.
         pub max_protocol_version: TlsProtocol,
         /// The ciphers allowed.
         pub cipher_suites: Vec<String>,
-        /// Whether callers' certificates are not checked.
+        /// Whether callers' certificates are not checked. Default: false.
         pub insecure_skip_verify: Option<bool>,
     }
 

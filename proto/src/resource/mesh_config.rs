@@ -37,7 +37,7 @@ message! {
         pub access_log_format: String,
         /// Text or JSON. Default: text.
         pub access_log_encoding: AccessLogEncoding,
-        /// Whether requests are traced.
+        /// Whether requests are traced. Default: false.
         pub enable_tracing: bool,
         /// Where metrics, logs and traces may go, by name.
         pub extension_providers: Vec<TelemetryProvider>,
@@ -101,7 +101,7 @@ message! {
     pub struct OpenTelemetryProvider {
         /// The collector: a service of the mesh, a name outside it, or an address.
         pub service: String,
-        /// Its port.
+        /// Its port, 1 to 65535. Must be there.
         pub port: u32,
         /// Bytes of a tag that are kept. Default 256.
         pub max_tag_length: u32,
@@ -152,7 +152,7 @@ message! {
 
     /// How paths are brought to one form.
     pub struct PathNormalization {
-        /// How far.
+        /// How far. Default: `Base`.
         pub normalization: NormalizationType,
     }
 }

@@ -23,7 +23,7 @@ message! {
 
     /// Whether callers must use mutual TLS.
     pub struct MutualTls {
-        /// The mode.
+        /// The mode. Default: as the next wider policy says.
         pub mode: MutualTlsMode,
     }
 
@@ -37,7 +37,7 @@ message! {
         pub target_refs: Vec<PolicyTargetReference>,
         /// The rules; one must match. No rule at all matches nothing.
         pub rules: Vec<Rule>,
-        /// What a match means.
+        /// What a match means. Default: the call is allowed.
         pub action: AuthorizationAction,
         /// Who decides, for `CUSTOM`.
         pub provider: Option<ExtensionProvider>,
@@ -166,7 +166,7 @@ message! {
         pub from_cookies: Vec<String>,
         /// The header that gets the token's payload.
         pub output_payload_to_header: String,
-        /// Whether the token is passed on.
+        /// Whether the token is passed on. Default: false.
         pub forward_original_token: bool,
         /// Headers that get single claims.
         pub output_claim_to_headers: Vec<ClaimToHeader>,

@@ -33,7 +33,7 @@ message! {
 
     /// A port of a service.
     pub struct ServicePort {
-        /// The port callers dial.
+        /// The port callers dial, 1 to 65535. Must be there.
         pub number: u16,
         /// `HTTP`, `HTTPS`, `GRPC`, `HTTP2`, `MONGO`, `TCP` or `TLS`. Default: by the name, else sniffed.
         pub protocol: String,

@@ -32,7 +32,7 @@ message! {
         pub port: Option<ServicePort>,
         /// The address to listen on.
         pub bind: String,
-        /// How traffic is caught.
+        /// How traffic is caught. Default: the mesh's choice.
         pub capture_mode: CaptureMode,
         /// Where the workload listens: `127.0.0.1:PORT` or `unix:///path`.
         pub default_endpoint: String,
@@ -48,7 +48,7 @@ message! {
         pub port: Option<ServicePort>,
         /// The address to listen on.
         pub bind: String,
-        /// How traffic is caught.
+        /// How traffic is caught. Default: the mesh's choice.
         pub capture_mode: CaptureMode,
         /// The hosts: `namespace/host`, with `*`, `.` and `~` for namespaces.
         pub hosts: Vec<String>,

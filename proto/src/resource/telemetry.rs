@@ -29,27 +29,27 @@ message! {
 
     /// Traces.
     pub struct Tracing {
-        /// Which traffic.
+        /// Which traffic. Default: all.
         pub r#match: Option<WorkloadModeMatch>,
         /// Where spans go.
         pub providers: Vec<ProviderRef>,
-        /// The share of requests traced, in percent.
+        /// The share of requests traced, in percent, 0 to 100. Default: as the next wider rule says; the widest: 1.
         pub random_sampling_percentage: Option<f64>,
-        /// Whether spans are not sent.
+        /// Whether spans are not sent. Default: as the next wider rule says; the widest: false.
         pub disable_span_reporting: Option<bool>,
-        /// Whether trace headers are not passed on.
+        /// Whether trace headers are not passed on. Default: false.
         pub disable_context_propagation: Option<bool>,
         /// Tags on each span, by name.
         pub custom_tags: BTreeMap<String, CustomTag>,
-        /// Whether Istio's own tags are set.
+        /// Whether Istio's own tags are set. Default: true.
         pub enable_istio_tags: Option<bool>,
-        /// Whether the request id decides about sampling.
+        /// Whether the request id decides about sampling. Default in Istio: true.
         pub use_request_id_for_trace_sampling: Option<bool>,
     }
 
     /// Which traffic of a workload.
     pub struct WorkloadModeMatch {
-        /// The side.
+        /// The side. Default: both.
         pub mode: WorkloadMode,
     }
 
@@ -91,7 +91,7 @@ message! {
         pub providers: Vec<ProviderRef>,
         /// What differs for single metrics.
         pub overrides: Vec<MetricsOverrides>,
-        /// How often they are sent.
+        /// How often they are sent. Default in Istio: 5 s.
         pub reporting_interval: Option<Duration>,
     }
 
@@ -99,7 +99,7 @@ message! {
     pub struct MetricsOverrides {
         /// Which.
         pub r#match: Option<MetricSelector>,
-        /// Whether they are off.
+        /// Whether they are off. Default: as the next wider rule says; the widest: false.
         pub disabled: Option<bool>,
         /// Tags by name.
         pub tag_overrides: BTreeMap<String, TagOverride>,
@@ -111,13 +111,13 @@ message! {
         pub metric: Option<IstioMetric>,
         /// Another.
         pub custom_metric: Option<String>,
-        /// The side.
+        /// The side. Default: both.
         pub mode: WorkloadMode,
     }
 
     /// A change to a tag.
     pub struct TagOverride {
-        /// The change.
+        /// The change. Default: it is set.
         pub operation: TagOperation,
         /// The value, a CEL expression.
         pub value: String,
@@ -125,11 +125,11 @@ message! {
 
     /// Access logs.
     pub struct AccessLogging {
-        /// Which traffic.
+        /// Which traffic. Default: all.
         pub r#match: Option<WorkloadModeMatch>,
         /// Where they go.
         pub providers: Vec<ProviderRef>,
-        /// Whether they are off.
+        /// Whether they are off. Default: false.
         pub disabled: Option<bool>,
         /// Which requests.
         pub filter: Option<AccessLogFilter>,

@@ -90,7 +90,7 @@ message! {
         pub fault: Option<Box<HttpFaultInjection>>,
         /// Sends a copy of each request here as well.
         pub mirror: Option<Box<Destination>>,
-        /// The former name of `mirrorPercentage`, in whole percent.
+        /// The former name of `mirrorPercentage`, in whole percent, 0 to 100. Default: 100.
         pub mirror_percent: Option<u32>,
         /// The same, as some versions of Istio spell it.
         #[serde(rename = "mirror_percent")]
@@ -111,15 +111,15 @@ message! {
         pub name: String,
         /// The path, without the query.
         pub uri: Option<StringMatch>,
-        /// `http` or `https`.
+        /// `http` or `https`. Default: any.
         pub scheme: Option<StringMatch>,
-        /// The method.
+        /// The method. Default: any.
         pub method: Option<StringMatch>,
-        /// The `Host` header as sent, port included.
+        /// The `Host` header as sent, port included. Default: any.
         pub authority: Option<StringMatch>,
         /// Headers by lower-case name.
         pub headers: SmallMap<String, StringMatch>,
-        /// The port the caller dialled.
+        /// The port the caller dialled. Default: any.
         #[serde(deserialize_with = "crate::resource::message::port")]
         pub port: Option<u16>,
         /// Labels the calling workload must have.
@@ -128,7 +128,7 @@ message! {
         pub gateways: Vec<String>,
         /// Query parameters by name; the first occurrence counts.
         pub query_params: SmallMap<String, StringMatch>,
-        /// Whether `exact` and `prefix` of `uri` ignore case.
+        /// Whether `exact` and `prefix` of `uri` ignore case. Default: false.
         pub ignore_uri_case: bool,
         /// Headers that must not match.
         pub without_headers: SmallMap<String, StringMatch>,
@@ -170,7 +170,7 @@ message! {
     pub struct L4MatchAttributes {
         /// Where the connection was going: addresses or ranges.
         pub destination_subnets: Vec<String>,
-        /// The port the caller dialled.
+        /// The port the caller dialled. Default: any.
         #[serde(deserialize_with = "crate::resource::message::port")]
         pub port: Option<u16>,
         /// Where it comes from: an address or range (no longer used by Istio).
@@ -189,7 +189,7 @@ message! {
         pub sni_hosts: Vec<String>,
         /// Where the connection was going: addresses or ranges.
         pub destination_subnets: Vec<String>,
-        /// The port the caller dialled.
+        /// The port the caller dialled. Default: any.
         #[serde(deserialize_with = "crate::resource::message::port")]
         pub port: Option<u16>,
         /// Labels the calling workload must have.
@@ -208,7 +208,7 @@ message! {
         pub prefix_rewrite: String,
         /// Replaces the authority.
         pub authority: String,
-        /// The port to name.
+        /// The port to name. Default: as `derivePort` says; without it, the one that the request names.
         pub port: Option<u16>,
         /// Where the port comes from, if not named.
         pub derive_port: Option<RedirectPortSelection>,
@@ -220,7 +220,7 @@ message! {
 
     /// A fixed answer.
     pub struct HttpDirectResponse {
-        /// The status, 200 to 599.
+        /// The status, 200 to 599. Must be there.
         pub status: u16,
         /// The body. Default: empty.
         pub body: Option<HttpBody>,
@@ -230,7 +230,7 @@ message! {
     pub struct HttpBody {
         /// As text.
         pub string: Option<String>,
-        /// As bytes.
+        /// As bytes. One of the two is there.
         pub bytes: Option<Base64>,
     }
 
@@ -260,7 +260,7 @@ message! {
         pub per_try_timeout: Option<Duration>,
         /// The conditions, comma separated, without blanks; numbers are status codes.
         pub retry_on: String,
-        /// Whether a retry may leave the locality.
+        /// Whether a retry may leave the locality. Default: false.
         pub retry_remote_localities: Option<bool>,
         /// Whether a retry avoids the instances that failed. Default: true.
         pub retry_ignore_previous_hosts: Option<bool>,
@@ -280,9 +280,9 @@ message! {
         pub allow_headers: Vec<String>,
         /// The answer's headers that scripts may read.
         pub expose_headers: Vec<String>,
-        /// How long a browser may keep the answer to a preflight.
+        /// How long a browser may keep the answer to a preflight. Default: it is not said.
         pub max_age: Option<Duration>,
-        /// Whether credentials may be sent.
+        /// Whether credentials may be sent. Default: false.
         pub allow_credentials: Option<bool>,
         /// What happens to preflights from other origins. Default: forwarded.
         pub unmatched_preflights: UnmatchedPreflights,
@@ -298,19 +298,19 @@ message! {
 
     /// A wait before forwarding.
     pub struct FaultDelay {
-        /// The former form of `percentage`, in whole percent.
+        /// The former form of `percentage`, in whole percent, 0 to 100. Default: 0.
         pub percent: Option<i32>,
-        /// How long; at least 1 ms.
+        /// How long; at least 1 ms. Must be there.
         pub fixed_delay: Option<Duration>,
         /// An average (never carried out by Istio).
         pub exponential_delay: Option<Duration>,
-        /// The share of requests.
+        /// The share of requests. Default: as `percent` says.
         pub percentage: Option<Percent>,
     }
 
     /// An error instead of forwarding: one status.
     pub struct FaultAbort {
-        /// An HTTP status, 200 to 599.
+        /// An HTTP status, 200 to 599. Default: nothing is aborted, unless `grpcStatus` is there.
         pub http_status: Option<i32>,
         /// A gRPC status, by name or number.
         pub grpc_status: String,

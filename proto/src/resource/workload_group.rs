@@ -27,7 +27,7 @@ message! {
 
     /// How an instance's health is found: one of the four.
     pub struct ReadinessProbe {
-        /// Seconds before the first probe.
+        /// Seconds before the first probe. Default: 0.
         pub initial_delay_seconds: i32,
         /// Seconds a probe may take. Default: 1.
         pub timeout_seconds: i32,
@@ -51,7 +51,7 @@ message! {
     pub struct HttpHealthCheck {
         /// The path.
         pub path: String,
-        /// The port.
+        /// The port, 1 to 65535. Must be there.
         pub port: u16,
         /// The host.
         pub host: String,
@@ -73,13 +73,13 @@ message! {
     pub struct TcpHealthCheck {
         /// The host.
         pub host: String,
-        /// The port.
+        /// The port, 1 to 65535. Must be there.
         pub port: u16,
     }
 
     /// A gRPC health call.
     pub struct GrpcHealthCheck {
-        /// The port.
+        /// The port, 1 to 65535. Must be there.
         pub port: u16,
         /// The service asked about.
         pub service: String,
