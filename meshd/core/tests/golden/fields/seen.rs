@@ -440,9 +440,9 @@ const SEEN: &[Seen] = &[
             "MeshConfig extensionProviders[].opentelemetry*",
         ],
         &[
-            "meshd/tests/proxy/telemetry.rs::a_span_is_sent_and_the_application_is_told_of_it",
-            "meshd/tests/proxy/telemetry.rs::what_is_not_sampled_is_passed_on_and_not_sent",
-            "meshd/tests/proxy/telemetry.rs::spans_are_sent_over_grpc_where_a_provider_says_nothing_else",
+            "meshd/tests/proxy/telemetry/spans.rs::a_span_is_sent_and_the_application_is_told_of_it",
+            "meshd/tests/proxy/telemetry/spans.rs::what_is_not_sampled_is_passed_on_and_not_sent",
+            "meshd/tests/proxy/telemetry/spans.rs::spans_are_sent_over_grpc_where_a_provider_says_nothing_else",
         ],
     ),
     Seen {
@@ -462,7 +462,7 @@ const SEEN: &[Seen] = &[
             "MeshConfig extensionProviders[].envoyFileAccessLog*",
         ],
         &[
-            "meshd/tests/proxy/telemetry.rs::requests_are_logged_where_rules_say_and_when",
+            "meshd/tests/proxy/telemetry/logs.rs::requests_are_logged_where_rules_say_and_when",
             "meshd/src/telemetry/tests.rs::lines_have_the_form_that_a_rule_gives_them",
         ],
     ),
