@@ -41,7 +41,7 @@ mod tests;
 mod warmup;
 mod zones;
 
-pub use key::{HashKeyOutcome, hash_key};
+pub use key::{HashKeyOutcome, connection_key, hash_key};
 pub use set::EndpointSet;
 pub use warmup::note_arrivals;
 

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
+use http::{HeaderValue, Method, Request, StatusCode, Uri};
 use mesh_core::balance::{self, Hint};
 use mesh_core::endpoint::InFlight;
 use mesh_core::plan::{Balancer, Cluster, Doors, Endpoint, LocalInstance, TcpRules, Via};
 use mesh_core::resilience::outlier::Answer;
 use mesh_core::resilience::{Failure, Flag, Flags, breaker};
-use mesh_core::route::{self, Call};
+use mesh_core::route;
 use tokio::time::Instant;
 
 use both_ways::BothWays;
@@ -278,14 +278,11 @@ pub(crate) async fn reach_address(
     })
 }
 
-/// The key of consistent hashing, where it is the caller's address: a connection shows nothing else.
 fn source_hash(cluster: &Cluster, source: SocketAddr) -> Option<u64> {
     let (Balancer::RingHash { policy, .. } | Balancer::Maglev { policy, .. }) = &cluster.balancer else {
         return None;
     };
-    let headers = HeaderMap::new();
-    let shown = Call { method: "", scheme: "", authority: "", path: "", query: None, headers: &headers };
-    balance::hash_key(policy, &shown, source.ip(), &mut Chance).hash()
+    balance::connection_key(policy, source.ip())
 }
 
 /// A way to an endpoint, and what it belongs to.

@@ -93,6 +93,11 @@ impl Group {
         self.members.len() as u64
     }
 
+    /// Positions of its members.
+    pub(super) fn members(&self) -> &[u32] {
+        &self.members
+    }
+
     /// Whether it has any of these endpoints.
     pub(super) fn has_any(&self, all: &[Endpoint], ids: &[Arc<str>]) -> bool {
         let is_one = |at: &u32| all.get(*at as usize).is_some_and(|endpoint| ids.contains(&endpoint.id));

@@ -71,15 +71,26 @@ pub fn hash_key(
             (None, Some(ttl)) => return make_cookie(name, path, *ttl, attributes, rng),
             (None, None) => None,
         },
-        HashKey::SourceIp => Some(match source.to_canonical() {
-            IpAddr::V4(address) => xxh64(&address.octets(), 0),
-            IpAddr::V6(address) => xxh64(&address.octets(), 0),
-        }),
+        HashKey::SourceIp => Some(source_key(source)),
         HashKey::Query(name) => {
             sent.query.and_then(|query| parameter(query, name)).map(|value| xxh64(value.as_bytes(), 0))
         }
     };
     found.map_or(HashKeyOutcome::None, HashKeyOutcome::Hash)
+}
+
+/// Finds the key of consistent hashing of a connection that is no request: it shows its caller's address and nothing else.
+///
+/// Source: Istio `maybeSetHashPolicy`, which gives Envoy's TCP proxy a hash policy for `useSourceIp` only.
+pub fn connection_key(policy: &HashPolicy, source: IpAddr) -> Option<u64> {
+    matches!(policy.key, HashKey::SourceIp).then(|| source_key(source))
+}
+
+fn source_key(source: IpAddr) -> u64 {
+    match source.to_canonical() {
+        IpAddr::V4(address) => xxh64(&address.octets(), 0),
+        IpAddr::V6(address) => xxh64(&address.octets(), 0),
+    }
 }
 
 /// Makes a cookie with a value of chance. `ttl` 0 is a session cookie.
@@ -209,6 +220,22 @@ mod tests {
         ] {
             let expected = HashKeyOutcome::Hash(xxh64(text.as_bytes(), 0));
             assert_eq!(key(HashKey::Head(part), &[], Some("b")), expected, "{part:?}");
+        }
+    }
+
+    #[test]
+    fn a_connection_shows_nothing_but_where_it_is_from() {
+        let source = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let of = |key: HashKey| connection_key(&HashPolicy { key }, source);
+        assert_eq!(of(HashKey::SourceIp), key(HashKey::SourceIp, &[], None).hash());
+        assert!(of(HashKey::SourceIp).is_some());
+        for none in [
+            HashKey::Head(HeadPart::Path),
+            HashKey::Header(http::header::HOST),
+            HashKey::Query("q".into()),
+            cookie_key(Some(0), "/"),
+        ] {
+            assert_eq!(of(none.clone()), None, "{none:?}");
         }
     }
 

@@ -27,18 +27,20 @@ impl Ring {
     ///
     /// differs: Envoy divides `minimum` among the endpoints, so that all get more points, and keys, when one leaves.
     /// Here each has `minimum` points per unit of weight, whoever else is there; only where that makes more than
-    /// 262,144 in all it is halved, and halved again.
+    /// 262,144 in all these are divided, so that one of more than 256 equal endpoints that leaves moves at most as many
+    /// keys again as it had. The unit is the greatest common divisor of the weights: an endpoint that changes it
+    /// changes how many points all have.
     pub(super) fn new(all: &[Endpoint], members: &[Weighted], minimum: u64) -> Self {
         let unit = members.iter().fold(0, |unit, (_, weight)| gcd(unit, *weight)).max(1);
         let units: u128 = members.iter().map(|(_, weight)| u128::from(weight / unit)).sum();
         let minimum = minimum.clamp(1, MOST_POINTS / 2);
         let most = u128::from(PLENTY.max(2 * minimum));
-        let halvings =
-            (0..64).find(|halvings| (units * u128::from(minimum)) >> halvings <= most).unwrap_or(64);
+        let whole = (units * u128::from(minimum)).max(1);
         let mut points = Vec::new();
         for (at, weight) in members {
             let Some(endpoint) = all.get(*at as usize) else { continue };
-            let count = ((u128::from(weight / unit) * u128::from(minimum)) >> halvings).max(1);
+            let wanted = u128::from(weight / unit) * u128::from(minimum);
+            let count = if whole <= most { wanted } else { wanted * most / whole }.max(1);
             points.extend(numbered(&endpoint.id, count).map(|point| (point, *at)));
         }
         points.sort_unstable();

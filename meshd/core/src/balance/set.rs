@@ -7,7 +7,7 @@ use mesh_proto::command::Liveness;
 use mesh_proto::registration::Health;
 use rand_core::RngCore;
 
-use super::draw::Method;
+use super::draw::{Group, Method};
 use super::level::{Left, Level, MOST_LEVELS, Watch};
 use super::warmup::Warming;
 use super::{Hint, level, locality};
@@ -51,6 +51,21 @@ impl EndpointSet {
     /// How many may be chosen while none is ejected: what `maxEjectionPercent` is a share of.
     pub fn members(&self) -> u32 {
         self.members
+    }
+
+    /// Where endpoints stand: for each position its level, and how many levels there are. The nearest is 0; those of silent
+    /// hosts come after all others; who may never be chosen is on none.
+    pub fn levels(&self) -> (Vec<Option<usize>>, usize) {
+        let mut of = vec![None; self.all.len()];
+        let levels = self.live.iter().chain(&self.suspect);
+        for (level, members) in levels.enumerate() {
+            for at in members.groups.iter().flat_map(Group::members) {
+                if let Some(place) = of.get_mut(*at as usize) {
+                    *place = Some(level);
+                }
+            }
+        }
+        (of, self.live.len() + self.suspect.len())
     }
 
     /// Picks an endpoint; `watch` is `None` without outlier detection.

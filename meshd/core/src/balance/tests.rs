@@ -17,6 +17,9 @@ use crate::plan::{
     Balancer, Cluster, Distribution, Endpoint, EndpointFacts, Locality, LocalityPolicy, OutlierPolicy,
 };
 
+mod hashing;
+
+/// Of each figure. Bounds are of the fixture: one false alarm in a million.
 const PICKS: u64 = 40_000;
 
 fn watched(mut cluster: Cluster) -> Cluster {
@@ -24,6 +27,7 @@ fn watched(mut cluster: Cluster) -> Cluster {
     cluster
 }
 
+/// Whom a key belongs to.
 fn owner(cluster: &Cluster, key: u64) -> Option<String> {
     let hint = Hint { hash: Some(xxh64(&key.to_le_bytes(), 0)), ..Hint::default() };
     pick(cluster, &hint, Moment(1), &mut SeededRng(key)).map(|endpoint| endpoint.id.to_string())
@@ -103,6 +107,8 @@ fn share_of_the_slow_one(balancer: Balancer) -> u64 {
 #[test]
 fn least_request_spares_a_slow_endpoint_and_round_robin_does_not() {
     assert_eq!(share_of_the_slow_one(Balancer::RoundRobin), 25);
+    // With as many requests in flight everywhere it would get 3 % (x / 120 + 3 x / 12 = 1 request a tick); two draws
+    // let it have about twice as many as the others.
     let share = share_of_the_slow_one(Balancer::LeastRequest);
     assert!(share <= 8, "the slow one of four got {share} %");
 }
@@ -251,75 +257,6 @@ fn passthrough_goes_where_the_connection_was_going() {
     assert_eq!(count(&cluster, &to("198.18.0.2:8080"), 10, 22), [0, 0, 10]);
     assert!(pick(&cluster, &to("198.18.0.9:8080"), Moment(1), &mut SeededRng(1)).is_none());
     assert_shares(&count(&cluster, &Hint::default(), PICKS, 23), &[1; 3]);
-}
-
-/// Share of keys by owner, and how many of the keys that `gone` did not own went elsewhere without it.
-fn disruption(balancer: &Balancer, count: u8, gone: u8) -> (Vec<u64>, u64) {
-    let before = cluster(endpoints(count), balancer.clone());
-    let mut left = endpoints(count);
-    left.remove(usize::from(gone));
-    let after = cluster(left, balancer.clone());
-    let (mut shares, mut moved) = (vec![0; usize::from(count)], 0);
-    for key in 0..PICKS {
-        let owner_before = owner(&before, key).expect("an owner");
-        let number: usize = owner_before[1..].parse().expect("e0, e1, …");
-        shares[number] += 1;
-        moved +=
-            u64::from(number != usize::from(gone) && owner(&after, key).expect("an owner") != owner_before);
-    }
-    (shares, moved)
-}
-
-#[test]
-fn who_leaves_a_ring_moves_only_its_own_keys() {
-    for count in [2, 4, 10] {
-        let (shares, moved) = disruption(&ring(), count, 1);
-        assert_eq!(moved, 0, "{count} endpoints");
-        // 1,024 points each: a share deviates by about 3 %; five times that is allowed.
-        for share in &shares {
-            let percent = share * u64::from(count) * 100 / PICKS;
-            assert!((85..=115).contains(&percent), "{shares:?}");
-        }
-    }
-}
-
-#[test]
-fn maglev_is_even_and_who_leaves_moves_little_more_than_its_own_keys() {
-    let (shares, moved) = disruption(&maglev(), 10, 1);
-    assert_shares(&shares, &[1; 10]);
-    assert!(moved * 100 <= PICKS * 5, "{moved} of {PICKS} keys moved needlessly");
-}
-
-#[test]
-fn hashing_follows_the_weights() {
-    let cluster = cluster(weighted(&[1, 2, 5]), maglev());
-    let mut counts = [0; 3];
-    for key in 0..PICKS {
-        let owner = owner(&cluster, key).expect("an owner");
-        counts[owner[1..].parse::<usize>().expect("a number")] += 1;
-    }
-    assert_shares(&counts, &[1, 2, 5]);
-
-    let ring = super::fixture::cluster(weighted(&[1, 3]), ring());
-    let heavy = (0..PICKS).filter(|key| owner(&ring, *key).as_deref() == Some("e1")).count();
-    assert!((70..=80).contains(&(heavy as u64 * 100 / PICKS)), "{heavy} of {PICKS}");
-}
-
-#[test]
-fn keys_of_an_ejected_endpoint_move_and_come_back() {
-    for balancer in [ring(), maglev()] {
-        let cluster = watched(cluster(endpoints(5), balancer));
-        let before: Vec<_> = (0..500).map(|key| owner(&cluster, key)).collect();
-        eject(&cluster, 2);
-        for (key, before) in (0..).zip(&before) {
-            let now = owner(&cluster, key);
-            assert!(now.is_some() && now.as_deref() != Some("e2"));
-            assert!(before.as_deref() == Some("e2") || now == *before, "only its own keys move");
-        }
-        cluster.endpoints.all[2].state.ejected_until.store(0, Ordering::Relaxed);
-        cluster.state.ejection_epoch.fetch_add(1, Ordering::Release);
-        assert_eq!((0..500).map(|key| owner(&cluster, key)).collect::<Vec<_>>(), before);
-    }
 }
 
 /// Two endpoints in each locality.

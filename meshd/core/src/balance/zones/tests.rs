@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::balance::Hint;
-use crate::balance::fixture::{assert_shares, count, eject, endpoint, located, outlier, ring};
+use crate::balance::fixture::{assert_shares, count, eject, endpoint, located, outlier};
 use crate::plan::{Balancer, Cluster, Endpoint, Locality, LocalityPolicy, ZonePolicy};
 
 const PICKS: u64 = 40_000;
@@ -105,11 +105,4 @@ fn labels_come_before_regions() {
     assert_shares(&count(&cluster, &Hint::default(), PICKS, 10), &[0, 0, 1]);
     eject(&cluster, 2);
     assert_shares(&count(&cluster, &Hint::default(), PICKS, 11), &[1, 0, 0]);
-}
-
-#[test]
-fn a_hash_knows_no_zones() {
-    let cluster = cluster(&["eu/a/1", "eu/b/1"], policy(TWO_ZONES, 1), ring());
-    let counts = count(&cluster, &Hint::default(), PICKS, 12);
-    assert!(counts.iter().all(|count| *count > PICKS / 3), "{counts:?}");
 }

@@ -84,6 +84,24 @@ fn settings_of_a_port_leave_what_only_the_whole_policy_has() {
 }
 
 #[test]
+fn every_spelling_of_a_balancer_is_one() {
+    let simple = |name: &str| {
+        let cluster = with_policy(&format!("{{loadBalancer: {{simple: {name}}}}}"));
+        crate::views::balancing(&cluster.balancer)
+    };
+    for (name, expected) in [
+        ("UNSPECIFIED", "least request"),
+        ("LEAST_CONN", "least request"),
+        ("LEAST_REQUEST", "least request"),
+        ("ROUND_ROBIN", "round robin"),
+        ("RANDOM", "random"),
+        ("PASSTHROUGH", "passthrough"),
+    ] {
+        assert_eq!(simple(name), expected, "{name}");
+    }
+}
+
+#[test]
 fn warmup_holds_where_weights_count() {
     let warmup = |policy: &str| with_policy(policy).warmup;
     assert_eq!(

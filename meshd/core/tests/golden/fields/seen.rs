@@ -184,7 +184,7 @@ const SEEN: &[Seen] = &[
         ],
         &[
             "tests/conformance/cases/hash-kinds",
-            "meshd/core/src/balance/tests.rs::who_leaves_a_ring_moves_only_its_own_keys",
+            "meshd/core/src/balance/tests/hashing.rs::who_leaves_a_ring_moves_only_its_own_keys_and_all_others_get_some",
         ],
     ),
     seen(
