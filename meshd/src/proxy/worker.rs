@@ -399,7 +399,10 @@ impl Worker {
         for cluster in view.plan.clusters.values() {
             let addressed = cluster.addressed();
             let cluster = addressed.as_ref().unwrap_or(cluster);
-            let returned = outlier::sweep(cluster, moment);
+            outlier::sweep(cluster, moment);
+            // Under load it is a pick that lets them return.
+            let returned =
+                cluster.outlier.as_ref().map_or(0, |_| cluster.state.returned.swap(0, Ordering::Relaxed));
             if returned > 0 {
                 tracing::info!(cluster = %cluster.name, endpoints = returned, "ejected endpoints may be used again");
             }

@@ -11,6 +11,7 @@ mod downgrade;
 mod doze;
 mod early;
 mod edge;
+mod ejections;
 mod explain;
 mod explain_random;
 mod flags;

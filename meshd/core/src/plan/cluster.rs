@@ -487,6 +487,8 @@ pub struct ClusterState {
     pub ejected: AtomicU32,
     /// Grows with every ejection and return: what was counted before is out of date.
     pub ejection_epoch: AtomicU32,
+    /// Endpoints that have returned since that was last told of.
+    pub returned: AtomicU32,
     /// When endpoints are next allowed to return, [`Moment`](crate::endpoint::Moment) in milliseconds; 0: not yet set.
     pub next_sweep: AtomicU64,
     /// Turn of the round robin.

@@ -85,14 +85,18 @@ pub fn record(cluster: &Cluster, endpoint: &Endpoint, answer: Answer, now: Momen
             }
         }
     }
-    let status =
-        match answer {
-            // Only statuses are matched against the codes; whatever they are, a failure counts as 500 then.
-            Answer::Status(status) if !policy.error_codes.is_empty() => {
-                if policy.error_codes.contains(&status) { 500 } else { 200 }
+    let status = match answer {
+        // Only statuses are matched against the codes. What is none of them is a success; one of them is a failure, and
+        // what is no 5xx counts as 500. Recorded in `tests/conformance/cases/outlier-codes`.
+        Answer::Status(status) if !policy.error_codes.is_empty() => {
+            match policy.error_codes.contains(&status) {
+                true if (500..=599).contains(&status) => status,
+                true => 500,
+                false => 200,
             }
-            answer => answer.status(),
-        };
+        }
+        answer => answer.status(),
+    };
     if !(500..=599).contains(&status) {
         state.forget_failures();
         return None;
@@ -150,6 +154,7 @@ pub fn sweep(cluster: &Cluster, now: Moment) -> u32 {
     let ejected = u32::try_from(ejected).unwrap_or(u32::MAX);
     let _ = cluster.state.ejected.compare_exchange(counted, ejected, Ordering::Relaxed, Ordering::Relaxed);
     if returned > 0 {
+        cluster.state.returned.fetch_add(returned, Ordering::Relaxed);
         cluster.state.ejection_epoch.fetch_add(1, Ordering::Release);
     }
     returned

@@ -5,7 +5,7 @@ use std::thread;
 
 use super::*;
 use crate::balance::chance::SeededRng;
-use crate::balance::fixture::{cluster, endpoints, outlier};
+use crate::balance::fixture::{cluster, eject, endpoints, outlier};
 use crate::balance::{Hint, pick};
 use crate::plan::Balancer;
 
@@ -90,6 +90,48 @@ fn at_most_the_given_share_is_ejected() {
         assert_eq!(ejected, expected, "{max_ejection_percent} % of {count}");
         assert_eq!(cluster.state.ejected.load(Ordering::Relaxed) as usize, expected);
     }
+}
+
+/// What is known to be ill does not count among those that may be ejected, nor among those that are well.
+#[test]
+fn health_checks_and_ejections_go_together() {
+    let mut four = endpoints(4);
+    four[3] = four[3].clone().but(|facts| facts.health = mesh_proto::registration::Health::Unhealthy);
+    let mut watched = cluster(four, Balancer::LeastRequest);
+    let policy = OutlierPolicy { max_ejection_percent: 34, min_health_percent: 40, ..outlier() };
+    watched.outlier = Some(policy.into());
+    sweep(&watched, Moment(1));
+
+    for position in 0..3 {
+        record_all(&watched, position, &[500; 5], Moment(2));
+    }
+
+    // 34 % of the three that may be chosen, not of four.
+    assert_eq!((0..4).filter(|position| is_ejected(&watched, *position)).count(), 1);
+    let mut rng = SeededRng(1);
+    let picked: std::collections::BTreeSet<_> = (0..200)
+        .filter_map(|_| pick(&watched, &Hint::default(), Moment(3), &mut rng).map(|one| one.id.to_string()))
+        .collect();
+    assert_eq!(picked.into_iter().collect::<Vec<_>>(), ["e1", "e2"], "the ejected and the ill get nothing");
+    // Two of three are well, more than 40 %; with the ill one counted it would be half. Below it ejections no longer
+    // count, and the ill one still gets nothing.
+    eject(&watched, 1);
+    let picked: std::collections::BTreeSet<_> = (0..200)
+        .filter_map(|_| pick(&watched, &Hint::default(), Moment(3), &mut rng).map(|one| one.id.to_string()))
+        .collect();
+    assert_eq!(picked.into_iter().collect::<Vec<_>>(), ["e0", "e1", "e2"]);
+}
+
+#[test]
+fn who_returns_is_told_of_once_whoever_swept() {
+    let cluster = watched(2, outlier());
+    record_all(&cluster, 0, &[500; 5], Moment(5_000)).expect("an ejection");
+    // A pick sweeps.
+    pick(&cluster, &Hint::default(), Moment(40_001), &mut SeededRng(1)).expect("an endpoint");
+    assert!(!is_ejected(&cluster, 0));
+    assert_eq!(cluster.state.returned.swap(0, Ordering::Relaxed), 1);
+    assert_eq!(sweep(&cluster, Moment(60_001)), 0);
+    assert_eq!(cluster.state.returned.load(Ordering::Relaxed), 0);
 }
 
 #[test]
@@ -250,4 +292,16 @@ fn the_codes_of_a_rule_are_the_failures() {
     assert!(with(&[429, 404]));
     assert!(!with(&[503, 503, 503]), "what is not named is no failure");
     assert!(!with(&[429, 500, 429]));
+    // A gateway error that is named is one still; what is named and is no 5xx is none.
+    let gateway = |codes: &[u16], answers: &[u16]| {
+        let policy = OutlierPolicy {
+            consecutive_5xx: 0,
+            consecutive_gateway: 2,
+            error_codes: codes.to_vec(),
+            ..outlier()
+        };
+        record_all(&watched(2, policy), 0, answers, Moment(100)).is_some()
+    };
+    assert!(gateway(&[429, 503], &[503, 503]));
+    assert!(!gateway(&[429, 503], &[429, 429]) && !gateway(&[429, 503], &[502, 502]));
 }
