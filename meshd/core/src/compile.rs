@@ -57,6 +57,14 @@ pub fn compile(world: &World, node: &Arc<Node>, previous: Option<&Plan>) -> Plan
     whole(world, node, previous, seen::Seen::stale(previous, world, node), true)
 }
 
+/// Who a gateway of this host is for rules that pick workloads by their labels: its first caller, with the labels by which
+/// `Gateway`s pick the host. A gateway of Istio's has these only.
+fn as_gateway(own: &Workload, node: &Node) -> Workload {
+    let mut labels = node.labels.clone();
+    labels.extend(own.labels.iter().map(|(key, value)| (key.clone(), value.clone())));
+    Workload { labels, ..own.clone() }
+}
+
 /// Compiles from everything that is there; `lasting`: the next Plan may be a patched one.
 fn whole(
     world: &World,
@@ -80,6 +88,7 @@ fn whole(
         || sidecars.looks_at_labels();
     let accounts_count = destinations.looks_at_zones()
         || mesh.config.is_some_and(|config| config.zone_aware_lb_setting.is_some());
+    let visited = node.callers.first().map(|own| as_gateway(own, node));
     let callers = Callers::tell_apart(&node.callers, labels_count, accounts_count);
     let scopes: Vec<_> = callers
         .kinds
@@ -113,7 +122,7 @@ fn whole(
     let mut open = Doors::default();
     doors::sidecars(&scene, &scopes, |kind| callers.position(kind), previous, &mut open);
     let gateways = gateways::selected(world, node);
-    if let Some(own) = node.callers.first().filter(|_| !gateways.is_empty()) {
+    if let Some(own) = visited.as_ref().filter(|_| !gateways.is_empty()) {
         let scope = scope::Scope::gateway(scopes.len(), &facts, own);
         gateways::open(&scene, &scope, &rules, &gateways, previous, &mut open);
     }

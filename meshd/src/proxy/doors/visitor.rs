@@ -149,7 +149,9 @@ impl Visitor {
             return tracing::debug!(peer = %self.peer, sni = name, "visitor asks for a name that no server has: cut");
         };
         match (&server.terminate, &server.inside) {
-            (Some(settings), _) => self.shake(server, settings, wire).await,
+            (Some(settings), inside) => {
+                self.shake(server, settings, protocols(inside, &hello.protocols), wire).await;
+            }
             (None, Inside::Hop(cluster)) => self.pass(cluster, &hello.protocols, wire).await,
             (None, _) => self.inside(server, Some(&name), Edge::Plain, wire).await,
         }
@@ -176,8 +178,14 @@ impl Visitor {
     }
 
     /// Ends the visitor's TLS and serves what is inside.
-    async fn shake(self, server: &TlsServer, settings: &Arc<ServerTls>, wire: Wire) {
-        let terminated = match self.worker.terminator.get(settings, protocols(&server.inside)).await {
+    async fn shake(
+        self,
+        server: &TlsServer,
+        settings: &Arc<ServerTls>,
+        protocols: &'static [&'static [u8]],
+        wire: Wire,
+    ) {
+        let terminated = match self.worker.terminator.get(settings, protocols).await {
             Ok(terminated) => terminated,
             Err(error) => {
                 Counters::add(&self.worker.shard.counters.refused_tls_total);
@@ -289,10 +297,16 @@ impl Visitor {
     }
 }
 
-/// What is offered in ALPN. Source: Istio `util.ALPNHttp`.
-fn protocols(inside: &Inside) -> &'static [&'static [u8]] {
+/// What is offered in ALPN, also where bytes are inside: they may well be HTTP/2, whose callers insist on it. Bytes of
+/// other protocols are asked for by names that only the application knows; then nothing is agreed on.
+///
+/// Source: Istio `util.ALPNHttp`; recorded in `tests/conformance/cases/gateway-connections`.
+fn protocols(inside: &Inside, asked: &[Vec<u8>]) -> &'static [&'static [u8]] {
+    const HTTP: &[&[u8]] = &[b"h2", b"http/1.1"];
+    let is_http = || asked.iter().any(|name| HTTP.contains(&name.as_slice()));
     match inside {
-        Inside::Http(_) => &[b"h2", b"http/1.1"],
+        Inside::Http(_) => HTTP,
+        Inside::Tcp(_) if is_http() => HTTP,
         Inside::Tcp(_) | Inside::Hop(_) => &[],
     }
 }
