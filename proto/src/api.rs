@@ -542,6 +542,9 @@ pub struct ClusterView {
     pub limits: Vec<String>,
     /// The DestinationRule that shaped it, if any.
     pub by: Vec<String>,
+    /// Where a host was asked for: the routes of that host that lead here, in words.
+    #[serde(default)]
+    pub routes: Vec<String>,
 }
 
 /// One endpoint of a Plan.
@@ -559,12 +562,29 @@ pub struct EndpointView {
     pub identity: String,
     /// Weight.
     pub weight: u32,
+    /// Region, zone and subzone, as far as they are known.
+    #[serde(default)]
+    pub locality: String,
+    /// How much of the requests it would get now, and how near it is: `50 %, nearest of 2`.
+    #[serde(default)]
+    pub choice: String,
     /// `healthy`, `unhealthy`, `ejected for 28 s`, `host suspect` …
     pub state: String,
     /// Requests in flight from this host.
     pub in_flight: u32,
     /// Requests since meshd started.
     pub requests: u64,
+}
+
+impl EndpointView {
+    /// How it is chosen, with where it is.
+    pub fn chosen(&self) -> String {
+        if self.locality.is_empty() {
+            self.choice.clone()
+        } else {
+            format!("{} ({})", self.choice, self.locality)
+        }
+    }
 }
 
 /// Of whom counters are wanted.

@@ -83,13 +83,29 @@ fn clusters_table(rows: &[ClusterView]) -> String {
             (row.by.join(", "), Tone::Dim),
         ]);
     }
-    columns.render(NOTHING)
+    let mut text = columns.render(NOTHING);
+    for row in rows.iter().filter(|row| !row.routes.is_empty()) {
+        let _ = writeln!(text, "\n{} is where these routes lead", row.name);
+        for route in &row.routes {
+            let _ = writeln!(text, "  {}", paint(Tone::Dim, route));
+        }
+    }
+    text
 }
 
 fn endpoints_table(rows: &[EndpointView]) -> String {
-    let mut columns =
-        Columns::new(["CLUSTER", "ENDPOINT", "ADDRESS", "VIA", "WEIGHT", "STATE", "IN FLIGHT", "REQUESTS"])
-            .numbers(&[4, 6, 7]);
+    let mut columns = Columns::new([
+        "CLUSTER",
+        "ENDPOINT",
+        "ADDRESS",
+        "VIA",
+        "WEIGHT",
+        "STATE",
+        "CHOICE",
+        "IN FLIGHT",
+        "REQUESTS",
+    ])
+    .numbers(&[4, 7, 8]);
     for row in rows {
         let tone = if row.state == "healthy" { Tone::Good } else { Tone::Warn };
         columns.toned([
@@ -99,6 +115,7 @@ fn endpoints_table(rows: &[EndpointView]) -> String {
             (row.via.clone(), Tone::Plain),
             (row.weight.to_string(), Tone::Plain),
             (row.state.clone(), tone),
+            (row.chosen(), Tone::Plain),
             (row.in_flight.to_string(), Tone::Plain),
             (row.requests.to_string(), Tone::Plain),
         ]);

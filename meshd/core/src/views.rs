@@ -3,22 +3,25 @@
 //! Decides nothing; every word stands for a field of the Plan.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use mesh_proto::api::{ClusterView, EndpointView, InstanceView, PlanFilter, RouteView, ServiceView};
 use mesh_proto::command::Liveness;
 use mesh_proto::registration::Health;
 
+use crate::balance::chance::SeededRng;
+use crate::balance::{self, Hint};
 use crate::compile::hosts::{Entry, Service, Source, services as gather};
 use crate::compile::mesh::Settings;
 use crate::endpoint::Moment;
 use crate::plan::{
-    Balancer, Cluster, ClusterName, Credential, DoorKind, Endpoint, Node, Origin, Outbound, Plan, Roots,
-    TcpRules, TlsMaterial, UpstreamTls, Via,
+    Balancer, Cluster, ClusterName, Credential, DoorKind, Endpoint, HashKey, HashPolicy, HeadPart, Node,
+    Origin, Outbound, Plan, Roots, TcpRules, TlsMaterial, UpstreamTls, Via,
 };
 use crate::world::World;
 
 mod gateways;
+mod ways;
 pub(crate) mod words;
 
 /// Returns the routes of the host's own caller, in order of host, port and precedence, then those of its gateways.
@@ -39,20 +42,22 @@ pub fn routes_of(plan: &Plan, caller: usize, filter: &PlanFilter) -> Vec<RouteVi
 }
 
 /// Returns the clusters of all callers, in order of name. The time does not matter: an ejection ends at a sweep.
+///
+/// A host that is no service (a gateway's, a rule's) has those that its routes lead to.
 pub fn clusters(plan: &Plan, filter: &PlanFilter, _now: Moment) -> Vec<ClusterView> {
-    let found =
-        plan.clusters.values().filter(|cluster| wanted(filter, &cluster.name.host, cluster.name.port));
+    let found = ways::wanted_clusters(plan, filter).into_iter();
     found
-        .map(|cluster| {
+        .map(|(cluster, routes)| {
             let addressed = cluster.addressed();
             let all = &addressed.as_ref().unwrap_or(cluster).endpoints.all;
             ClusterView {
                 name: cluster.name.to_string(),
-                balancer: balancer(&cluster.balancer).to_owned(),
+                balancer: balancing(&cluster.balancer),
                 endpoints: all.len(),
                 usable: all.iter().filter(|endpoint| is_usable(endpoint)).count(),
                 limits: words::limits(cluster),
                 by: cluster.origins.iter().map(ToString::to_string).collect(),
+                routes,
             }
         })
         .collect()
@@ -60,15 +65,78 @@ pub fn clusters(plan: &Plan, filter: &PlanFilter, _now: Moment) -> Vec<ClusterVi
 
 /// Returns the endpoints of all clusters, in order of cluster and endpoint.
 pub fn endpoints(plan: &Plan, filter: &PlanFilter, now: Moment) -> Vec<EndpointView> {
-    let found =
-        plan.clusters.values().filter(|cluster| wanted(filter, &cluster.name.host, cluster.name.port));
+    let found = ways::wanted_clusters(plan, filter);
+    let draws = ALL_DRAWS.checked_div(found.len()).unwrap_or(0).min(DRAWS);
     found
-        .flat_map(|cluster| {
+        .into_iter()
+        .flat_map(|(cluster, _)| {
             let addressed = cluster.addressed();
             let cluster = addressed.as_ref().unwrap_or(cluster);
-            cluster.endpoints.all.iter().map(|one| endpoint(cluster, one, now)).collect::<Vec<_>>()
+            let picks = drawn(cluster, draws);
+            let (levels, of) = cluster.endpoints.levels();
+            let all = cluster.endpoints.all.iter().enumerate();
+            all.map(|(at, one)| {
+                let share = picks.as_ref().map(|picks| picks.get(at).copied().unwrap_or(0));
+                let level = levels.get(at).copied().flatten();
+                EndpointView {
+                    choice: choice(&cluster.balancer, share, level, of),
+                    ..endpoint(cluster, one, now)
+                }
+            })
+            .collect::<Vec<_>>()
         })
         .collect()
+}
+
+/// Draws made of each cluster to see which of its endpoints get how much.
+const DRAWS: usize = 1_000;
+
+/// Draws made in all: a tenth of a second. With so many clusters that it would come to few of each none are made.
+const ALL_DRAWS: usize = 1_000_000;
+
+/// How many of [`DRAWS`] requests each endpoint would get now, by position; `None`: too many clusters to see.
+fn drawn(cluster: &Cluster, draws: usize) -> Option<Vec<usize>> {
+    if draws < DRAWS {
+        return None;
+    }
+    let mut positions: BTreeMap<&str, usize> = BTreeMap::new();
+    positions.extend(cluster.endpoints.all.iter().enumerate().map(|(at, one)| (&*one.id, at)));
+    let (mut rng, turn) = (SeededRng(1), AtomicU64::new(1));
+    let mut picks = vec![0; cluster.endpoints.all.len()];
+    for _ in 0..draws {
+        let picked = balance::foresee(cluster, &Hint::default(), &turn, &mut rng);
+        let at = picked.and_then(|endpoint| positions.get(&*endpoint.id));
+        if let Some(count) = at.and_then(|at| picks.get_mut(*at)) {
+            *count += 1;
+        }
+    }
+    Some(picks)
+}
+
+/// How much an endpoint gets, and where it stands among the others.
+fn choice(balancer: &Balancer, share: Option<usize>, level: Option<usize>, of: usize) -> String {
+    let share = match (balancer, share) {
+        (Balancer::Passthrough | Balancer::ByName { .. }, _) => "where it was going".to_owned(),
+        (Balancer::RingHash { .. } | Balancer::Maglev { .. }, Some(share)) => {
+            format!("{} of the keys", about(share))
+        }
+        (_, Some(share)) => about(share),
+        (_, None) => String::new(),
+    };
+    let place = match level {
+        Some(0) if of > 1 => format!("nearest of {of} levels"),
+        Some(level) if of > 1 => format!("level {} of {of}", level + 1),
+        _ => String::new(),
+    };
+    [share, place].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(", ")
+}
+
+fn about(share: usize) -> String {
+    match (share, (share + 5) / 10) {
+        (0, _) => "0 %".into(),
+        (_, 0) => "< 1 %".into(),
+        (_, percent) => format!("{percent} %"),
+    }
 }
 
 /// Returns the services of the mesh, in order of host.
@@ -184,7 +252,17 @@ fn wanted(filter: &PlanFilter, host: &str, port: u16) -> bool {
     filter.host.as_ref().is_none_or(host_fits) && filter.port.is_none_or(|wanted| wanted == port)
 }
 
-pub(crate) fn balancer(balancer: &Balancer) -> &'static str {
+/// How endpoints are chosen, with what keys are made of.
+pub(crate) fn balancing(chosen: &Balancer) -> String {
+    match chosen {
+        Balancer::RingHash { policy, .. } | Balancer::Maglev { policy, .. } => {
+            format!("{} by {}", balancer(chosen), hash_key(policy))
+        }
+        _ => balancer(chosen).to_owned(),
+    }
+}
+
+fn balancer(balancer: &Balancer) -> &'static str {
     match balancer {
         Balancer::LeastRequest => "least request",
         Balancer::RoundRobin => "round robin",
@@ -193,6 +271,20 @@ pub(crate) fn balancer(balancer: &Balancer) -> &'static str {
         Balancer::ByName { .. } => "name of each request",
         Balancer::RingHash { .. } => "ring hash",
         Balancer::Maglev { .. } => "maglev",
+    }
+}
+
+/// What keys of consistent hashing are made of.
+pub(crate) fn hash_key(policy: &HashPolicy) -> String {
+    match &policy.key {
+        HashKey::Header(name) => format!("header {name}"),
+        HashKey::Head(HeadPart::Method) => "header :method".into(),
+        HashKey::Head(HeadPart::Scheme) => "header :scheme".into(),
+        HashKey::Head(HeadPart::Authority) => "header :authority".into(),
+        HashKey::Head(HeadPart::Path) => "header :path".into(),
+        HashKey::Cookie { name, .. } => format!("cookie {name}"),
+        HashKey::SourceIp => "the caller's address".into(),
+        HashKey::Query(name) => format!("query parameter {name}"),
     }
 }
 
@@ -217,6 +309,8 @@ fn endpoint(cluster: &Cluster, endpoint: &Endpoint, now: Moment) -> EndpointView
         via: via.to_owned(),
         identity,
         weight: endpoint.weight,
+        locality: endpoint.locality.to_string(),
+        choice: String::new(),
         state: state(endpoint, now),
         in_flight: endpoint.state.busy(),
         requests: endpoint.state.counted().map_or(0, |counters| counters.requests.load(Ordering::Relaxed)),

@@ -1,6 +1,6 @@
 //! What `explain` says is what happens: the same requests through both, and compared.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use http::{HeaderMap, Method};
@@ -68,6 +68,27 @@ spec:
     route: [{destination: {host: reviews, subset: v1}}, {destination: {host: reviews, subset: v2}, weight: 1}]
   - match: [{method: {exact: POST}}]
     route: [{destination: {host: reviews, subset: v1}, weight: 50}, {destination: {host: reviews, subset: v2}, weight: 50}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: by-path, namespace: default}
+spec: {host: by-path, trafficPolicy: {loadBalancer: {consistentHash: {httpHeaderName: ':path', maglev: {}}}}}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: by-authority, namespace: default}
+spec: {host: by-authority, trafficPolicy: {loadBalancer: {consistentHash: {httpHeaderName: ':authority', maglev: {}}}}}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: by-path, namespace: default}
+spec:
+  hosts: [by-path]
+  http:
+  - match: [{uri: {prefix: /one/}}]
+    rewrite: {uriRegexRewrite: {match: '/one/[^/]+', rewrite: /all}}
+    route: [{destination: {host: by-path}}]
+  - route: [{destination: {host: by-path}}]
 ---
 apiVersion: networking.istio.io/v1
 kind: VirtualService
@@ -179,6 +200,15 @@ fn table() -> Vec<Sent> {
     ]
 }
 
+/// Requests whose instance is decided by a part of their head, as it is sent on.
+fn hashed() -> Vec<Sent> {
+    let path = (0..12).map(|number| ("GET", "by-path", format!("/p?n={number}"), vec![]));
+    let rewritten = (0..4).map(|number| ("GET", "by-path", format!("/one/{number}/x"), vec![]));
+    let authorities = ["by-authority", "by-authority.default", "by-authority.default.svc", "BY-authority"];
+    let authority = authorities.into_iter().map(|host| ("GET", host, "/".to_owned(), vec![]));
+    path.chain(rewritten).chain(authority).collect()
+}
+
 /// Requests made of words that the rules know, put together by chance.
 fn generated(seed: u64, count: usize) -> Vec<Sent> {
     let mut chance = fastrand::Rng::with_seed(seed);
@@ -286,6 +316,10 @@ async fn explain_and_reality_agree() {
         ("reviews", "v1", Backend::http1("reviews-v1").await),
         ("reviews", "v2", Backend::http1("reviews-v2").await),
         ("ratings", "v1", Backend::http1("ratings-v1").await),
+        ("by-path", "v1", Backend::http1("by-path-v1").await),
+        ("by-path", "v2", Backend::http1("by-path-v2").await),
+        ("by-authority", "v1", Backend::http1("by-authority-v1").await),
+        ("by-authority", "v2", Backend::http1("by-authority-v2").await),
     ];
     let world = world(RULES, &backends);
     let plan = compile(&world, &sketch::node(vec![sketch::nobody()]), None);
@@ -294,19 +328,24 @@ async fn explain_and_reality_agree() {
     let seed = std::env::var("MESH_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(7);
     let mut failures = Vec::new();
     let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
-    for sent in table().into_iter().chain(generated(seed, 200)) {
+    let mut by_path: BTreeSet<String> = BTreeSet::new();
+    for sent in table().into_iter().chain(hashed()).chain(generated(seed, 200)) {
         let told = explained(&world, &plan, &sent);
         let (method, host, target, headers) = &sent;
         let lines: Vec<(&str, &str)> = headers.iter().copied().chain([("host", *host)]).collect();
         let method = Method::from_bytes(method.as_bytes()).expect("a method");
         let answer = super::lab::once(lab.address, request(method, target, &lines, "")).await;
         *kinds.entry(format!("{:?}", told.outcome.kind)).or_default() += 1;
+        if *host == "by-path" {
+            by_path.extend(answer.header("x-instance").map(ToOwned::to_owned));
+        }
         let wrong = differs(&told, &answer, &backends);
         if !wrong.is_empty() {
             failures.push(format!("{sent:?}: {}", wrong.join("; ")));
         }
     }
     assert!(failures.is_empty(), "seed {seed}: {} differ:\n{}", failures.len(), failures.join("\n"));
+    assert_eq!(by_path.len(), 2, "with one instance for all paths nothing was compared");
     // The table would be worth little if it met only one kind of end.
     for kind in [
         End::Forward,

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use http::HeaderMap;
-use mesh_proto::explain::{Destination, End, Explanation, Fault, Instance, Mirror, Outcome, Sends};
+use mesh_proto::explain::{Destination, End, Explanation, Fault, Instance, Mirror, Outcome, Sends, Speaks};
 
 use super::{Scene, settings, words};
 use crate::balance::chance::SeededRng;
@@ -243,7 +243,7 @@ pub(super) fn behind(
     let authors = authors::of_cluster(scene.world, &scene.plan.node, &scene.outbound.caller, &cluster.name);
     told.settings = settings::of_cluster(cluster, &authors);
     let mut rng = SeededRng(1);
-    let hash = hash(call, cluster, notes, &mut rng);
+    let hash = hash(scene, call, cluster, notes, &mut rng);
     let hint = Hint { hash, ..Hint::default() };
     let turn = AtomicU64::new(1);
     let mut picks: BTreeMap<&str, u32> = BTreeMap::new();
@@ -282,23 +282,35 @@ pub(super) fn behind(
     }
 }
 
-fn hash(call: &Call<'_>, cluster: &Cluster, notes: &mut Vec<String>, rng: &mut SeededRng) -> Option<u64> {
+fn hash(
+    scene: &Scene<'_>,
+    call: &Call<'_>,
+    cluster: &Cluster,
+    notes: &mut Vec<String>,
+    rng: &mut SeededRng,
+) -> Option<u64> {
     let (Balancer::RingHash { policy, .. } | Balancer::Maglev { policy, .. }) = &cluster.balancer else {
         return None;
     };
     let source = IpAddr::V4(Ipv4Addr::LOCALHOST);
-    let outcome = balance::hash_key(policy, call, source, rng);
-    match &outcome {
+    let outcome = match scene.ask.speaks {
+        Speaks::Http => balance::hash_key(policy, call, source, rng),
+        Speaks::Tcp | Speaks::Tls => {
+            balance::connection_key(policy, source).map_or(HashKeyOutcome::None, HashKeyOutcome::Hash)
+        }
+    };
+    let key = views::hash_key(policy);
+    notes.push(match &outcome {
         HashKeyOutcome::Hash(_) => {
-            notes.push("consistent hashing: requests with the same key go to the same instance".into());
+            format!("consistent hashing by {key}: what has the same one goes to the same instance")
         }
         HashKeyOutcome::MakeCookie { .. } => {
-            notes.push("consistent hashing: the request has no such cookie yet, so it is given one".into());
+            format!("consistent hashing by {key}: the request has none yet, so it is given one")
         }
         HashKeyOutcome::None => {
-            notes.push("consistent hashing: the request has no such key, so any instance may get it".into());
+            format!("consistent hashing by {key}: there is none, so any instance may get it")
         }
-    }
+    });
     match outcome {
         HashKeyOutcome::Hash(hash) => Some(hash),
         _ => None,

@@ -129,7 +129,7 @@ pub(super) fn of_cluster(cluster: &Cluster, authors: &Authors) -> Vec<Setting> {
     if let Some((labels, by)) = &authors.subset {
         add("subset", labels.clone(), &Some(by.clone()));
     }
-    add("balancing", views::balancer(&cluster.balancer).to_owned(), &authors.balancer);
+    add("balancing", views::balancing(&cluster.balancer), &authors.balancer);
     let protocol = match cluster.protocol {
         UpstreamProtocol::Http1 => "HTTP/1.1",
         UpstreamProtocol::Http2 => "HTTP/2",

@@ -277,3 +277,58 @@ fn a_visitor_tells_the_server_and_the_rule_of_the_gateway() {
     let told = visit("default/edge", "shop.example.com:8443");
     assert_eq!(told.outcome.words, "closed: nobody listens on port 8443 (the gateway opens 443)");
 }
+
+/// A balancer by key, over both versions, of what is sent on: rules have changed it by then.
+fn hashed(header: &str, target: &str) -> (Vec<String>, Explanation) {
+    let rules = format!(
+        "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: reviews, namespace: default}}
+spec: {{host: reviews, trafficPolicy: {{loadBalancer: {{consistentHash: {{httpHeaderName: '{header}', maglev: {{}}}}}}}}}}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: reviews, namespace: default}}
+spec:
+  hosts: [reviews]
+  http:
+  - match: [{{uri: {{prefix: /same}}}}]
+    rewrite: {{uriRegexRewrite: {{match: '.*', rewrite: /same}}, authority: same.example}}
+    route: [{{destination: {{host: reviews}}}}]
+  - route: [{{destination: {{host: reviews}}}}]
+"
+    );
+    let world = world(&rules);
+    let plan = compile(&world, &sketch::node(vec![sketch::nobody()]), None);
+    let ask = Ask {
+        method: "GET".into(),
+        scheme: "http".into(),
+        authority: "reviews:9080".into(),
+        target: target.into(),
+        ..Ask::default()
+    };
+    let told = explain(&world, &plan, &ask, Moment(0)).expect("an explanation");
+    let picked = told.destinations[0].instances.iter().filter(|one| one.picks > 0);
+    (picked.map(|one| one.id.clone()).collect(), told)
+}
+
+#[test]
+fn a_key_may_be_a_part_of_the_head_as_it_is_sent_on() {
+    let owner = |part: &str, target: &str| {
+        let (picked, told) = hashed(part, target);
+        assert_eq!(picked.len(), 1, "one key, one instance: {picked:?}");
+        let note =
+            format!("consistent hashing by header {part}: what has the same one goes to the same instance");
+        assert!(told.notes.contains(&note), "{:?}", told.notes);
+        picked[0].clone()
+    };
+    // The query is a part of it: of 20 paths some go to either.
+    let owners: Vec<String> = (0..20).map(|number| owner(":path", &format!("/a?n={number}"))).collect();
+    assert!(owners.iter().any(|one| *one != owners[0]), "{owners:?}");
+    // What a rule makes of it counts.
+    assert_eq!(owner(":path", "/same/1"), owner(":path", "/same/2"));
+    for same in [":authority", ":method", ":scheme"] {
+        assert_eq!(owner(same, "/a"), owner(same, "/b"), "{same}");
+    }
+}

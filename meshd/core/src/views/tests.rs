@@ -167,4 +167,114 @@ spec:
     assert_eq!(told, expected);
     let named = PlanFilter { host: Some("shop.com".into()), port: Some(443) };
     assert_eq!(routes(&plan, &named).len(), 1);
+    // A gateway's host is no service: it has the clusters that its routes lead to, each with the routes.
+    let rows = clusters(&plan, &named, Moment(0));
+    let names: Vec<_> = rows.iter().map(|row| (row.name.as_str(), row.endpoints)).collect();
+    assert_eq!(names, [("outbound|9080||reviews.default.svc.cluster.local", 2)]);
+    assert_eq!(
+        rows[0].routes,
+        ["shop.com:443 by VirtualService default/shop http[0] at 0.0.0.0:443 of Gateway default/front"]
+    );
+    let passed = PlanFilter { host: Some("pass.com".into()), port: None };
+    assert_eq!(
+        clusters(&plan, &passed, Moment(0))[0].routes,
+        ["pass.com:8443 by VirtualService default/pass tls[0] at 0.0.0.0:8443 of Gateway default/front"]
+    );
+    let reached: Vec<_> = endpoints(&plan, &passed, Moment(0)).into_iter().map(|row| row.endpoint).collect();
+    assert_eq!(reached, ["reviews-v1 on vm2", "reviews-v2 on vm2"]);
+    let nobody = PlanFilter { host: Some("nobody.com".into()), port: None };
+    assert!(
+        clusters(&plan, &nobody, Moment(0)).is_empty() && endpoints(&plan, &nobody, Moment(0)).is_empty()
+    );
+}
+
+#[test]
+fn clusters_tell_which_routes_lead_there_and_with_which_share() {
+    let (_, plan) = plan(CANARY);
+    let rows = clusters(&plan, &PlanFilter { host: Some("reviews".into()), port: None }, Moment(0));
+    let routes: Vec<_> = rows.iter().map(|row| row.routes.join("; ")).collect();
+    let host = "reviews.default.svc.cluster.local:9080";
+    let rule = "by VirtualService default/reviews http[0]";
+    assert_eq!(routes, [String::new(), format!("90 % of {host} {rule}"), format!("10 % of {host} {rule}")]);
+    let everything = clusters(&plan, &PlanFilter::default(), Moment(0));
+    assert!(everything.iter().all(|row| row.routes.is_empty()), "told of one host at a time");
+}
+
+#[test]
+fn clusters_tell_what_keys_are_made_of_and_each_detector() {
+    let rules = "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: reviews}
+spec:
+  host: reviews
+  trafficPolicy:
+    loadBalancer: {consistentHash: {httpHeaderName: ':path', maglev: {}}}
+    connectionPool: {http: {idleTimeout: 5s}}
+    outlierDetection: {consecutive5xxErrors: 0, consecutiveGatewayErrors: 3, minHealthPercent: 40}
+";
+    let (_, plan) = plan(rules);
+    let rows = clusters(&plan, &PlanFilter::default(), Moment(0));
+    assert_eq!(rows[0].balancer, "maglev by header :path");
+    assert_eq!(
+        rows[0].limits,
+        [
+            "idle for 5s",
+            "TCP silent for 3600s",
+            "eject for 30s after 3 gateway errors, at most 10 %, unless fewer than 40 % are well"
+        ]
+    );
+}
+
+#[test]
+fn endpoints_tell_how_much_each_gets_and_why() {
+    let localities = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: far}
+spec:
+  hosts: [far.example.com]
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  resolution: STATIC
+  endpoints:
+  - {address: 10.0.0.1, locality: us/b}
+  - {address: 10.0.0.2, locality: eu/a}
+  - {address: 10.0.0.3, locality: eu/a}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: far}
+spec: {host: far.example.com, trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}, outlierDetection: {}}}
+";
+    let (world, _) = plan(localities);
+    let node = Arc::new(Node {
+        host: HostId(1),
+        domain: "cluster.local".into(),
+        locality: crate::plan::Locality::parse("eu/a"),
+        callers: vec![Workload { namespace: "default".into(), ..Workload::default() }],
+        ..Node::default()
+    });
+    let plan = compile(&world, &node, None);
+    let told = || -> Vec<String> {
+        let rows =
+            endpoints(&plan, &PlanFilter { host: Some("far.example.com".into()), port: None }, Moment(0));
+        rows.iter().map(|row| format!("{} {}: {}", row.address, row.state, row.chosen())).collect()
+    };
+    assert_eq!(
+        told(),
+        [
+            "10.0.0.1:80 healthy: 0 %, level 2 of 2 (us/b)",
+            "10.0.0.2:80 healthy: 50 %, nearest of 2 levels (eu/a)",
+            "10.0.0.3:80 healthy: 50 %, nearest of 2 levels (eu/a)",
+        ]
+    );
+    let cluster = plan.clusters.values().find(|cluster| &*cluster.name.host == "far.example.com");
+    let cluster = cluster.expect("the cluster");
+    for at in [1, 2] {
+        cluster.endpoints.all[at].state.ejected_until.store(28_000, Ordering::Relaxed);
+    }
+    cluster.state.ejected.store(2, Ordering::Relaxed);
+    cluster.state.ejection_epoch.fetch_add(1, Ordering::Release);
+    assert_eq!(told()[0], "10.0.0.1:80 healthy: 100 %, level 2 of 2 (us/b)");
+    assert_eq!(told()[1], "10.0.0.2:80 ejected for 28 s: 0 %, nearest of 2 levels (eu/a)");
 }

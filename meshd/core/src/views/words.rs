@@ -1,5 +1,7 @@
 //! Rules in words.
 
+use std::time::Duration;
+
 use ipnet::IpNet;
 
 use super::ClusterName;
@@ -113,6 +115,15 @@ pub(crate) fn limits(cluster: &Cluster) -> Vec<String> {
     }
     words.extend(limits.max_concurrent_streams.map(|most| format!("{most} streams a connection")));
     words.extend(limits.max_connection_duration.map(|most| format!("connections for {most:?}")));
+    let usual = crate::plan::CircuitLimits::default();
+    if (limits.idle_timeout, limits.tcp_idle_timeout) != (usual.idle_timeout, usual.tcp_idle_timeout) {
+        let most =
+            |time: Option<Duration>| time.map_or_else(|| "ever".to_owned(), |time| format!("{time:?}"));
+        words.push(format!("idle for {}", most(limits.idle_timeout)));
+        if limits.tcp_idle_timeout != limits.idle_timeout {
+            words.push(format!("TCP silent for {}", most(limits.tcp_idle_timeout)));
+        }
+    }
     if let Some((interval, timeout)) = limits.http2_keep_alive {
         words.push(format!("ping every {interval:?}, answered within {timeout:?}"));
     }
@@ -131,7 +142,17 @@ fn ejects(outlier: &OutlierPolicy) -> String {
     let codes = outlier.error_codes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let of = if codes.is_empty() { codes } else { format!(" ({codes})") };
     let (rest, most) = (outlier.base_ejection, outlier.max_ejection_percent);
-    format!("eject for {rest:?} after {} failures{of}{local}, at most {most} %", outlier.consecutive_5xx)
+    let failures = match (outlier.consecutive_5xx, outlier.consecutive_gateway) {
+        (0, 0) => "no answer at all".to_owned(),
+        (0, limit) => format!("{limit} gateway errors{of}"),
+        (limit, 0) => format!("{limit} failures{of}"),
+        (limit, gateway) => format!("{limit} failures{of} or {gateway} gateway errors"),
+    };
+    let unless = match outlier.min_health_percent {
+        0 => String::new(),
+        least => format!(", unless fewer than {least} % are well"),
+    };
+    format!("eject for {rest:?} after {failures}{local}, at most {most} %{unless}")
 }
 
 /// What is said on connections before the application's protocol.
