@@ -202,7 +202,7 @@ const MOST_ADDRESSES: usize = 64;
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
-    use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+    use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
 
     use hickory_proto::rr::Record;
     use tokio::net::UdpSocket;
@@ -213,6 +213,8 @@ mod tests {
     struct Resolver {
         address: SocketAddr,
         last_byte: Arc<AtomicU8>,
+        /// In seconds.
+        ttl: Arc<AtomicU32>,
         asked: Arc<AtomicUsize>,
     }
 
@@ -220,14 +222,17 @@ mod tests {
         async fn start() -> Self {
             let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
             let address = socket.local_addr().expect("an address");
-            let resolver = Self { address, last_byte: Arc::new(AtomicU8::new(1)), asked: Arc::default() };
+            let (last_byte, ttl) = (Arc::new(AtomicU8::new(1)), Arc::new(AtomicU32::new(60)));
+            let resolver = Self { address, last_byte, ttl, asked: Arc::default() };
             let (last_byte, asked) = (resolver.last_byte.clone(), resolver.asked.clone());
+            let ttl = resolver.ttl.clone();
             task::spawn("test", async move {
                 let mut buffer = [0; 512];
                 while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
                     asked.fetch_add(1, Ordering::Relaxed);
                     let question = Message::from_vec(&buffer[..length]).expect("a question");
-                    let reply = answer(&question, last_byte.load(Ordering::Relaxed));
+                    let ttl = ttl.load(Ordering::Relaxed);
+                    let reply = answer(&question, last_byte.load(Ordering::Relaxed), ttl);
                     socket.send_to(&reply, from).await.expect("sent");
                 }
             });
@@ -244,7 +249,7 @@ mod tests {
         }
     }
 
-    fn answer(question: &Message, last_byte: u8) -> Vec<u8> {
+    fn answer(question: &Message, last_byte: u8, ttl: u32) -> Vec<u8> {
         let mut reply = Message::response(question.metadata.id, OpCode::Query);
         let query = question.queries[0].clone();
         if last_byte == 0 {
@@ -253,7 +258,7 @@ mod tests {
             let name = query.name().to_ascii();
             let third = if name.ends_with("corp.example.") { 1 } else { 2 };
             let data = RData::A(Ipv4Addr::new(192, 0, third, last_byte).into());
-            reply.add_answer(Record::from_rdata(query.name().clone(), 60, data));
+            reply.add_answer(Record::from_rdata(query.name().clone(), ttl, data));
         }
         reply.add_query(query);
         reply.to_vec().expect("a reply")
@@ -285,6 +290,21 @@ mod tests {
         assert_eq!(lookup.first("api.example.com").await, "192.0.2.1", "nobody waits for the new one");
         while lookup.first("api.example.com").await != "192.0.2.7" {
             tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_lasts_as_long_as_its_ttl_says_within_bounds() {
+        let resolver = Resolver::start().await;
+        let lookup = resolver.lookup();
+        let rate = Duration::from_secs(17);
+        for (ttl, lasts) in [(0, rate), (1, LEAST_TTL), (60, Duration::from_mins(1)), (86_400, MOST_TTL)] {
+            resolver.ttl.store(ttl, Ordering::Relaxed);
+            let begun = Instant::now();
+            let (_, told) = lookup.renew("api.example.com", rate).await.expect("an answer");
+            assert_eq!(told, lasts, "a TTL of {ttl} s");
+            let kept = lookup.kept.lock().expect("sound")["api.example.com"].until - begun;
+            assert!(kept >= lasts && kept < lasts + Duration::from_secs(3), "{kept:?} of {lasts:?}");
         }
     }
 

@@ -122,7 +122,7 @@ pub(super) struct Seen {
     /// The client's certificate.
     client: Option<Vec<u8>>,
     /// What came before it.
-    header: String,
+    header: Vec<u8>,
 }
 
 /// A server that speaks TLS, then HTTP as was agreed.
@@ -179,6 +179,12 @@ async fn serve(acceptor: TlsAcceptor, mut stream: TcpStream, header: bool, seen:
     while header && !line.ends_with(b"\r\n") {
         line.push(stream.read_u8().await.expect("a header"));
     }
+    if line == b"\r\n" {
+        // The signature of version 2 begins so: ten more bytes of it, four of what follows, and the length they say.
+        line.extend(exactly(&mut stream, 14).await);
+        let length = usize::from(u16::from_be_bytes([line[14], line[15]]));
+        line.extend(exactly(&mut stream, length).await);
+    }
     let Ok(stream) = acceptor.accept(stream).await else { return };
     let tls = stream.get_ref().1;
     let protocol = tls.alpn_protocol().map(|name| String::from_utf8_lossy(name).into_owned());
@@ -186,7 +192,7 @@ async fn serve(acceptor: TlsAcceptor, mut stream: TcpStream, header: bool, seen:
     seen.lock().unwrap_or_else(PoisonError::into_inner).push(Seen {
         sni: tls.server_name().map(str::to_owned),
         client: tls.peer_certificates().and_then(|chain| chain.first()).map(|leaf| leaf.to_vec()),
-        header: String::from_utf8_lossy(&line).into_owned(),
+        header: line,
         protocol,
     });
     let answer =
@@ -198,6 +204,12 @@ async fn serve(acceptor: TlsAcceptor, mut stream: TcpStream, header: bool, seen:
     } else {
         let _ = hyper::server::conn::http1::Builder::new().serve_connection(io, answer).await;
     }
+}
+
+async fn exactly(stream: &mut TcpStream, count: usize) -> Vec<u8> {
+    let mut bytes = vec![0; count];
+    stream.read_exact(&mut bytes).await.expect("a header");
+    bytes
 }
 
 fn to_host(cluster: Cluster) -> Lab {
@@ -359,10 +371,71 @@ async fn the_proxy_header_comes_before_the_handshake_and_names_each_caller() {
     let seen = server.seen.lock().expect("sound");
     assert_eq!(seen.len(), 2, "a connection tells of one caller only");
     for one in &*seen {
-        assert!(one.header.starts_with("PROXY TCP4 127.0.0.1 127.0.0.1 "), "{}", one.header);
-        assert!(one.header.ends_with(&format!(" {}\r\n", server.address.port())), "{}", one.header);
+        let header = String::from_utf8_lossy(&one.header);
+        assert!(header.starts_with("PROXY TCP4 127.0.0.1 127.0.0.1 "), "{header}");
+        assert!(header.ends_with(&format!(" {}\r\n", server.address.port())), "{header}");
     }
     assert_ne!(seen[0].header, seen[1].header);
+}
+
+/// Layout: section 2.2 of the specification of the PROXY protocol.
+#[tokio::test]
+async fn the_proxy_header_of_version_2_names_callers_of_requests_and_of_bytes() {
+    let authority = Authority::new();
+    let server = Server::start(&authority.certify(HOST, 1), None, true).await;
+    let with_header = || {
+        let mut cluster = server.cluster(authority.simple());
+        cluster.proxy_protocol = Some(ProxyVersion::V2);
+        cluster
+    };
+    let signature = b"\r\n\r\n\0\r\nQUIT\n";
+    let expected = |caller: u16| {
+        let facts = [0x21, 0x11, 0, 12, 127, 0, 0, 1, 127, 0, 0, 1];
+        [&signature[..], &facts, &caller.to_be_bytes(), &server.address.port().to_be_bytes()].concat()
+    };
+    let caller = |seen: &Seen| u16::from_be_bytes([seen.header[24], seen.header[25]]);
+
+    let lab = to_host(with_header());
+    assert_eq!(once(lab.address, get("/", &[("host", HOST)])).await.status, StatusCode::OK);
+    let seen = server.last();
+    assert_eq!(seen.header, expected(caller(&seen)));
+
+    let tcp = Some(tcp_service(vec![to(1, with_header())]));
+    let table = PortTable { number: PORT, tcp, ..PortTable::default() };
+    let lab = start_with(with_table(table), service(Declared::Tcp), settings(), &no_credentials());
+    let mut stream = TcpStream::connect(lab.address).await.expect("a connection");
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await.expect("open");
+    let mut read = String::new();
+    stream.read_to_string(&mut read).await.expect("an answer");
+    assert!(read.ends_with("tls"), "{read}");
+    assert_eq!(server.last().header, expected(stream.local_addr().expect("an address").port()));
+}
+
+#[tokio::test]
+async fn roots_and_lists_are_read_again_when_they_change() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let server = Server::start(&authority.certify(HOST, 7), None, false).await;
+    std::fs::write(authority.path("roots.crt"), &stranger.pem).expect("a file");
+    std::fs::write(authority.path("crl.pem"), authority.revoke(8)).expect("a file");
+    let material = TlsMaterial::Files {
+        ca_certificates: authority.path("roots.crt"),
+        client_certificate: String::new(),
+        private_key: String::new(),
+    };
+    let ca_crl = authority.path("crl.pem");
+    let lab = to_host(server.cluster(TlsOrigination { material, ca_crl, ..authority.simple() }));
+    let becomes = async |wanted: u16, what: &str| {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while once(lab.address, get("/", &[("host", HOST)])).await.status.as_u16() != wanted {
+            assert!(std::time::Instant::now() < deadline, "{what}");
+        }
+    };
+
+    becomes(503, "a server of another root").await;
+    std::fs::write(authority.path("roots.crt"), &authority.pem).expect("a file");
+    becomes(200, "its root is there now").await;
+    std::fs::write(authority.path("crl.pem"), authority.revoke(7)).expect("a file");
+    becomes(503, "its certificate was taken back").await;
 }
 
 #[tokio::test]

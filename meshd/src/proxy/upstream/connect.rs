@@ -272,15 +272,17 @@ pub(super) fn keep_alive(
     stream: &TcpStream,
     (probes, idle, interval): (Option<u32>, Option<Duration>, Option<Duration>),
 ) -> io::Result<()> {
+    // What Linux takes: 1 to 32,767 s, at most 127 probes. With anything else no connection could be opened.
+    let seconds = |time: Duration| Duration::from_secs(time.as_secs().clamp(1, 32_767));
     let mut wanted = socket2::TcpKeepalive::new();
     if let Some(idle) = idle {
-        wanted = wanted.with_time(idle);
+        wanted = wanted.with_time(seconds(idle));
     }
     if let Some(interval) = interval {
-        wanted = wanted.with_interval(interval);
+        wanted = wanted.with_interval(seconds(interval));
     }
     if let Some(probes) = probes {
-        wanted = wanted.with_retries(probes);
+        wanted = wanted.with_retries(probes.clamp(1, 127));
     }
     socket2::SockRef::from(stream).set_tcp_keepalive(&wanted)
 }
@@ -356,3 +358,33 @@ const HTTP2: &[u8] = b"h2";
 const LONGEST_REASON: usize = 256;
 /// Turns of the runtime that closing connections may take.
 const GIVEN_UP_AFTER: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn keep_alive_is_what_the_rule_says_as_far_as_the_kernel_takes_it() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let (second, day) = (Duration::from_secs(1), Duration::from_hours(24));
+        let cases = [
+            ((3, Duration::from_secs(9), Duration::from_secs(4)), (3, 9, 4)),
+            ((1, Duration::from_millis(1), second), (1, 1, 1)),
+            ((1_000, day, day), (127, 32_767, 32_767)),
+        ];
+        for ((probes, idle, interval), expected) in cases {
+            let stream = TcpStream::connect(address).await.expect("open");
+            keep_alive(&stream, (Some(probes), Some(idle), Some(interval))).expect("taken");
+            let socket = socket2::SockRef::from(&stream);
+            let seconds = |time: io::Result<Duration>| time.expect("an option").as_secs();
+            let is = (
+                socket.tcp_keepalive_retries().expect("an option"),
+                seconds(socket.tcp_keepalive_time()),
+                seconds(socket.tcp_keepalive_interval()),
+            );
+            assert_eq!(is, expected);
+            assert!(socket.keepalive().expect("an option"));
+        }
+    }
+}
