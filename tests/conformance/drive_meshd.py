@@ -64,6 +64,7 @@ class MeshdDriver:
             [MESHD, "run", "--config", self.folder + "/meshd.toml"], stdout=self.log, stderr=self.log)
         await self.until(lambda: self.meshctl("version"), "meshd answers")
         await self.until(lambda: self.registered(case), "the services are registered")
+        await self.keep_secrets(case)
         # A gateway opens the ports that its rules name.
         own = self.at_ports(case.rules(), listen) if case.services.get("gateway") else case.rules()
         rules = [text for text in (MESH_CONFIG, self.service_entries(case), own) if text.strip()]
@@ -72,6 +73,15 @@ class MeshdDriver:
         if case.services.get("gateway"):
             await self.until(lambda: self.opened(case, listen), "the gateway opens its ports")
         return listen
+
+    async def keep_secrets(self, case):
+        for name, parts in (case.services.get("secrets") or {}).items():
+            files = []
+            if "cert" in parts:
+                files += ["--cert", f"{case.certs}/{parts['cert']}.crt", "--key", f"{case.certs}/{parts['cert']}.key"]
+            if parts.get("roots"):
+                files += ["--ca", f"{case.certs}/ca.crt"]
+            await self.meshctl("secret", "create", name, *files)
 
     def at_ports(self, rules, listen):
         return re.sub(r"\b[0-9]{5}\b", lambda m: str(listen.get(int(m.group()), m.group())), rules)

@@ -5,7 +5,7 @@
     translate.py --check SHARED       compares with the bootstraps of the cases in SHARED
 
 The reading of istio/istio's pilot is in `pilot/`. Ports stay open: `{{LISTEN:…}}` and `{{PORT:service|port|instance}}` are filled in by
-the suite. What it does not know, it refuses: credentialName, servers of TCP at gateways, Sidecar.
+the suite. What it does not know, it refuses: ISTIO_MUTUAL, AUTO_PASSTHROUGH, Sidecar.
 """
 import json
 import os

@@ -1,8 +1,8 @@
 """What our cases look at beyond the suite's checks, and a client of HTTP/1 that sees it.
 
 A step may say `version: "1.0"`, `wait: true` (the body is sent once a 100 has come) and `half: true` (the sending side is closed after
-the request). `tls: {sni: NAME, alpn: [h2], cert: NAME}` makes it a visitor over TLS, with a certificate of the suite's if it has `cert`. Checks of
-ours:
+the request). `tls: {sni: NAME, alpn: [h2], cert: NAME}` makes it a visitor over TLS, with a certificate of the suite's if it has `cert`; with `proto: tcp`
+there are bytes inside. Checks of ours:
 
 `interim`          status and the named headers of each informational answer, in order: `interim: [link]`
 `trailers`         the named trailers of the answer: `trailers: [x-sum]`
@@ -12,12 +12,13 @@ ours:
 `told`             which parts of the visitor's certificate the application is told of
 """
 import asyncio
+import json
 import re
 import ssl
 
 from lib import client, runner
 
-plain_do, plain_seen = client.Http1._do, runner.seen
+plain_do, plain_seen, plain_exchange = client.Http1._do, runner.seen, client.tcp_exchange
 OURS = ("interim", "trailers", "closes", "text", "shown", "told")
 
 
@@ -34,13 +35,46 @@ async def do(self, q, res, keep):
     return await ask(self, q, res)
 
 
+async def exchange(port, q, certs):
+    """As the suite's, of bytes inside TLS."""
+    if q.get("proto") != "tcp" or "tls" not in q:
+        return await plain_exchange(port, q, certs)
+    res = client.Result()
+    try:
+        await asyncio.wait_for(greet(port, q, res), 10)
+    except asyncio.TimeoutError:
+        res.status = "timeout"
+    except (ssl.SSLError, ConnectionError, EOFError):
+        res.status = "refused"
+    return res
+
+
+async def greet(port, q, res):
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, **tls_of(q))
+    try:
+        res.shown = shown_by(writer)
+        hello = await reader.readline()
+        if not hello:
+            raise EOFError
+        res.body = json.dumps({"instance": hello.decode().strip()}).encode()
+        writer.write(b"ping\n")
+        await writer.drain()
+        res.status = "connected" if await reader.readline() == b"ping\n" else "no-echo"
+    finally:
+        writer.close()
+
+
+def shown_by(writer):
+    socket = writer.get_extra_info("ssl_object")
+    names = [name for _, name in socket.getpeercert().get("subjectAltName", ())]
+    return {"names": names, "protocol": socket.selected_alpn_protocol()}
+
+
 async def ask(self, q, res):
     reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 20, **tls_of(q))
     self.r, self.w = reader, writer
     if "tls" in q:
-        socket = writer.get_extra_info("ssl_object")
-        names = [name for _, name in socket.getpeercert().get("subjectAltName", ())]
-        res.shown = {"names": names, "protocol": socket.selected_alpn_protocol()}
+        res.shown = shown_by(writer)
     body = (q.get("body") or "").encode()
     headers = q.get("headers") or {}
     headers = list(headers.items()) if isinstance(headers, dict) else [tuple(x) for x in headers]
@@ -153,4 +187,4 @@ def seen(case, st, results):
     return out
 
 
-client.Http1._do, runner.seen = do, seen
+client.Http1._do, runner.seen, client.tcp_exchange = do, seen, exchange

@@ -16,6 +16,7 @@ class Translation(Hosts, Clusters, Gateways):
         self.labels = self.client.get("labels") or {}
         self.services = {s["host"]: s for s in services["services"]}
         self.gateway = services.get("gateway")
+        self.secrets = services.get("secrets") or {}
         self.at = "mesh"
         self.extra_ports = services.get("extra_listen_ports", [])
         documents = [d for d in rules if d]
@@ -37,10 +38,13 @@ class Translation(Hosts, Clusters, Gateways):
                    "envoy.reloadable_features.fixed_heap_use_allocated": True,
                    "envoy.reloadable_features.coalesce_lb_rebuilds_on_batch_update": False,
                    "overload.global_downstream_max_connections": "2147483647"}
+        resources = {"listeners": listeners, "clusters": self.clusters()}
+        if self.secrets:
+            resources["secrets"] = [one for name, parts in self.secrets.items() for one in held(name, parts)]
         return {"node": node,
                 "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": "{{ADMIN}}"}}},
                 "layered_runtime": {"layers": [{"name": "global config", "static_layer": runtime}]},
-                "static_resources": {"listeners": listeners, "clusters": self.clusters()}}
+                "static_resources": resources}
 
     def sidecar_listeners(self):
         ports = {}
@@ -120,6 +124,16 @@ class Translation(Hosts, Clusters, Gateways):
         if any((self.hash_of_destination(r["destination"]) or {}).get("connection_properties") for r in routes):
             proxy["hash_policy"] = [{"source_ip": {}}]
         return proxy
+
+
+def held(name, parts):
+    """A secret as Istio's control plane hands it out: the certificate by its name, the roots beside it."""
+    if "cert" in parts:
+        pair = f"{{{{CERTS}}}}/{parts['cert']}"
+        yield {"name": f"kubernetes://{name}", "tls_certificate": {
+            "certificate_chain": {"filename": pair + ".crt"}, "private_key": {"filename": pair + ".key"}}}
+    if parts.get("roots"):
+        yield {"name": f"kubernetes://{name}-cacert", "validation_context": {"trusted_ca": {"filename": "{{CERTS}}/ca.crt"}}}
 
 
 def listener(port, name, config):

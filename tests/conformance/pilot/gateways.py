@@ -23,6 +23,8 @@ class Gateways:
         chains = []
         if servers[0][1]["port"]["protocol"] in ("HTTP", "HTTP2", "GRPC"):
             chains.append({"filters": [self.manager(f"http.{port}", servers, port)]})
+        elif not servers[0][1].get("tls"):
+            chains = self.opaque(*servers[0], port)
         else:
             for one in servers:
                 chains += self.chains(one, port)
@@ -43,7 +45,24 @@ class Gateways:
             out = chain(sni_hosts(server), self.manager(name, [one], port))
             out["transport_socket"] = terminate(tls)
             return [out]
-        raise ValueError(f"a server of {server['port']['protocol']} is not translated")
+        out = self.opaque(gateway, server, port)
+        for one in out:
+            one["transport_socket"] = terminate(tls)
+            if sni_hosts(server):
+                one["filter_chain_match"] = {"server_names": sni_hosts(server)}
+        return out
+
+    def opaque(self, gateway, server, port):
+        """Bytes, in plain text or out of TLS that ends here: the first block whose gateways and port fit, whatever else it says."""
+        for vs in self.bound(gateway):
+            for block in (vs["spec"].get("tcp") or []) if common(server, vs) else []:
+                if any(self.is_for(match, vs, gateway, port) for match in block.get("match") or [{}]):
+                    return [chain([], self.proxy_of(block["route"], vs, port))]
+        return []
+
+    def is_for(self, match, vs, gateway, port):
+        named = [full(name, vs) for name in match.get("gateways") or []]
+        return match.get("port", port) == port and (not named or full_name(gateway) in named)
 
     def proxy_of(self, route, vs, port):
         return {"name": "envoy.filters.network.tcp_proxy", "typed_config": self.tcp_proxy(route, vs["metadata"]["name"], port)}
@@ -54,8 +73,7 @@ class Gateways:
                 continue
             for block in vs["spec"].get("tls") or []:
                 for match in block.get("match") or []:
-                    named = [full(name, vs) for name in match.get("gateways") or []]
-                    if match.get("port", port) == port and (not named or full_name(gateway) in named):
+                    if self.is_for(match, vs, gateway, port):
                         yield vs, match["sniHosts"], block["route"]
 
     def bound(self, gateway):
@@ -132,19 +150,28 @@ def chain(names, network_filter):
 
 def terminate(tls):
     """TLS of visitors. Source: `BuildListenerTLSContext`."""
-    pairs = tls.get("tlsCertificates") or [tls]
-    common_context = {"alpn_protocols": ["h2", "http/1.1"], "tls_certificates": [
-        {"certificate_chain": {"filename": pair["serverCertificate"]}, "private_key": {"filename": pair["privateKey"]}} for pair in pairs]}
+    secrets = tls.get("credentialNames") or ([tls["credentialName"]] if "credentialName" in tls else [])
+    common_context = {"alpn_protocols": ["h2", "http/1.1"]}
+    if secrets:
+        common_context["tls_certificate_sds_secret_configs"] = [{"name": f"kubernetes://{name}"} for name in secrets]
+    else:
+        common_context["tls_certificates"] = [
+            {"certificate_chain": {"filename": pair["serverCertificate"]}, "private_key": {"filename": pair["privateKey"]}}
+            for pair in tls.get("tlsCertificates") or [tls]]
     versions = {key: tls[name].replace("TLSV", "TLSv") for key, name in (
         ("tls_minimum_protocol_version", "minProtocolVersion"), ("tls_maximum_protocol_version", "maxProtocolVersion")) if name in tls}
     if versions:
         common_context["tls_params"] = versions
     if tls["mode"] in ("MUTUAL", "OPTIONAL_MUTUAL"):
-        check = {"trusted_ca": {"filename": tls["caCertificates"]}}
+        check = {} if secrets else {"trusted_ca": {"filename": tls["caCertificates"]}}
         names = [{"san_type": kind, "matcher": {"exact": name}} for name in tls.get("subjectAltNames") or [] for kind in ("DNS", "URI")]
         if names:
             check["match_typed_subject_alt_names"] = names
-        common_context["validation_context"] = check
+        if secrets:
+            common_context["combined_validation_context"] = {
+                "default_validation_context": check, "validation_context_sds_secret_config": {"name": f"kubernetes://{secrets[0]}-cacert"}}
+        else:
+            common_context["validation_context"] = check
     return {"name": "envoy.transport_sockets.tls", "typed_config": {
         "@type": TYPE + "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext", "common_tls_context": common_context,
         "require_client_certificate": tls["mode"] == "MUTUAL"}}

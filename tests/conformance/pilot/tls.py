@@ -4,19 +4,26 @@ from .words import TYPE
 
 def originate(tls, http2):
     mode = tls["mode"]
-    if mode not in ("SIMPLE", "MUTUAL") or "credentialName" in tls:
+    secret = tls.get("credentialName")
+    if mode not in ("SIMPLE", "MUTUAL"):
         raise ValueError(f"TLS {mode} is not translated")
     common = {"tls_params": {"tls_minimum_protocol_version": "TLSv1_2", "tls_maximum_protocol_version": "TLSv1_3"}}
-    if mode == "MUTUAL":
+    if mode == "MUTUAL" and secret:
+        common["tls_certificate_sds_secret_configs"] = [{"name": f"kubernetes://{secret}"}]
+    elif mode == "MUTUAL":
         common["tls_certificates"] = [{"certificate_chain": {"filename": tls["clientCertificate"]},
                                        "private_key": {"filename": tls["privateKey"]}}]
     if not tls.get("insecureSkipVerify"):
         roots = tls.get("caCertificates", "system")
-        check = {"system_root_certs": {}} if roots == "system" else {"trusted_ca": {"filename": roots}}
+        check = {} if secret else {"system_root_certs": {}} if roots == "system" else {"trusted_ca": {"filename": roots}}
         names = [{"san_type": kind, "matcher": {"exact": name}} for name in tls.get("subjectAltNames") or [] for kind in ("DNS", "URI")]
         if names:
             check["match_typed_subject_alt_names"] = names
-        common["validation_context"] = check
+        if secret:
+            common["combined_validation_context"] = {
+                "default_validation_context": check, "validation_context_sds_secret_config": {"name": f"kubernetes://{secret}-cacert"}}
+        else:
+            common["validation_context"] = check
     if http2:
         common["alpn_protocols"] = ["h2"]
     socket = {"@type": TYPE + "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext", "common_tls_context": common}
