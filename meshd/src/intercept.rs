@@ -9,7 +9,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Write as _};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::process::{Command, Output, Stdio};
 
 use mesh_core::firewall::{self, DnsCapture, Intercept, SshSession, VIRTUAL_V4, VIRTUAL_V6};
@@ -82,11 +82,16 @@ pub enum Outcome {
 
 /// Does what `intercept.mode` asks for. Call it when all listeners are bound.
 ///
-/// What a crashed predecessor left is replaced. With `mode = "off"` nothing is touched: a table that is there belongs to
-/// another meshd (a demo beside the real one, say). An error is returned for `mode = "on"` only; then nothing is left
-/// behind.
-pub fn start(mode: InterceptMode, rules: &Intercept) -> Result<Outcome, InterceptError> {
+/// What a predecessor left is replaced; with `mode = "off"` it is taken out ([`remove_left`]; `own` are the TCP ports
+/// that this process listens on). An error is returned for `mode = "on"` only; then nothing is left behind.
+pub fn start(mode: InterceptMode, rules: &Intercept, own: &BTreeSet<u16>) -> Result<Outcome, InterceptError> {
     if mode == InterceptMode::Off {
+        match remove_left(own) {
+            Ok(true) => tracing::info!("intercept.mode is off: the rules of the meshd before were removed"),
+            Ok(false) => {}
+            // Without nft, or the right to use it, there is hardly anything to remove.
+            Err(error) => tracing::debug!(%error, "whether a meshd before left rules was not found out"),
+        }
         return Ok(Outcome::Off);
     }
     match apply(rules) {
@@ -122,6 +127,31 @@ pub fn remove() -> Result<(), InterceptError> {
     let table = if is_present()? { nft(firewall::removal()) } else { Ok(()) };
     let routes = remove_routes();
     table.and(routes)
+}
+
+/// Takes out the rules that another run of this meshd left: they redirect to a port that is among `own`, or to ports
+/// where nobody listens. Others belong to another meshd (one beside a demo, say) and stay. Says whether it took any out.
+pub fn remove_left(own: &BTreeSet<u16>) -> Result<bool, InterceptError> {
+    let Some(ruleset) = show()? else { return Ok(false) };
+    let targets = redirect_targets(&ruleset);
+    let serves_another = targets.is_disjoint(own) && targets.iter().any(|port| is_listened_on(*port));
+    if !serves_another {
+        remove()?;
+    }
+    Ok(!serves_another)
+}
+
+/// Returns the ports to which a ruleset, as `nft` prints it, redirects.
+fn redirect_targets(ruleset: &str) -> BTreeSet<u16> {
+    let after = ruleset.split("redirect to :").skip(1);
+    after.filter_map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()).collect()
+}
+
+/// Whether any process listens for TCP where the ruleset redirects local connections to.
+fn is_listened_on(port: u16) -> bool {
+    let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
+    let taken = |ip| TcpListener::bind((ip, port)).is_err_and(|e| e.kind() == io::ErrorKind::AddrInUse);
+    loopback.into_iter().any(taken)
 }
 
 /// Whether the table `inet meshd` is loaded.

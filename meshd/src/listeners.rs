@@ -4,7 +4,7 @@
 //! its queue, so that nobody is refused while meshd restarts (systemd kept it) or is replaced
 //! (`app::handover`). What is held here stays open until [`Listeners::close`], however its user ends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
@@ -161,6 +161,16 @@ impl Listeners {
             Place::Unix(path) => ("unix", path.display().to_string()),
         };
         self.state().held.keys().map(place).collect()
+    }
+
+    /// Returns the TCP ports that are listened on, those that a predecessor left included.
+    pub fn tcp_ports(&self) -> BTreeSet<u16> {
+        let state = self.state();
+        let port = |place: &Place| match place {
+            Place::Tcp(address) => Some(address.port()),
+            Place::Udp(_) | Place::Unix(_) => None,
+        };
+        state.held.keys().chain(state.given.keys()).filter_map(port).collect()
     }
 
     /// Lets go of everything: who accepts no more must not keep callers waiting. `Keep::InStore` leaves what systemd has.

@@ -94,14 +94,16 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     match arguments.command {
         Command::Run => return app::run(source),
         Command::Doctor => return app::doctor(&source),
+        // What it takes out carries our name: a mistake in meshd.toml must not keep it in the kernel.
+        Command::Cleanup(cleanup) => return app::cleanup(&cleanup),
         _ => {}
     }
     let config = source.load()?;
     match arguments.command {
         Command::Init(init) => app::init(&config, &init),
         Command::Join(join) => app::join(&config, &join),
-        Command::Cleanup(cleanup) => app::cleanup(&config, &cleanup),
         Command::Run
+        | Command::Cleanup(_)
         | Command::Doctor
         | Command::Config
         | Command::Completion { .. }

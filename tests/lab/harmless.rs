@@ -45,6 +45,61 @@ fn cleanup_after_a_crash_leaves_the_host_as_it_was() {
 }
 
 #[test]
+fn a_typo_in_the_configuration_leaves_nothing_that_redirects_to_nobody() {
+    story("harmless::a_typo_in_the_configuration_leaves_nothing_that_redirects_to_nobody", || {
+        let mut lab = Lab::new(1)?;
+        let before = found(lab.vm(1))?;
+        lab.vm(1).meshd(&["init"])?.success()?;
+        for rescue in [["cleanup", "--unless-restarting"].as_slice(), &["run"]] {
+            lab.vm(1).write_config("")?;
+            lab.vm(1).start()?;
+            eventually("interception is on", || {
+                ensure!(lab.vm(1).shell("nft list tables")?.success()?.stdout.contains("inet meshd"));
+                Ok(())
+            })?;
+            lab.vm(1).crash();
+            lab.vm(1).write_config("[intercept]\nmoed = \"off\"\n")?;
+            let config = lab.vm(1).folder().join("meshd.toml").display().to_string();
+            let told = lab.vm(1).meshctl(&["doctor", "--config", &config])?.stdout;
+            ensure!(told.contains("nobody listens where it redirects to"), "{told}");
+
+            let ended = lab.vm(1).meshd(rescue)?;
+
+            let code = if rescue == ["run"] { 78 } else { 0 };
+            ensure!(ended.code == Some(code), "{rescue:?}: {ended:?}");
+            ensure!(found(lab.vm(1))? == before, "{rescue:?} left {}", found(lab.vm(1))?);
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_reload_to_off_stops_intercepting_and_doctor_tells_of_a_table_that_is_left() {
+    story("harmless::a_reload_to_off_stops_intercepting_and_doctor_tells_of_a_table_that_is_left", || {
+        let mut lab = Lab::new(1)?;
+        let before = found(lab.vm(1))?;
+        lab.vm(1).meshd(&["init"])?.success()?;
+        lab.vm(1).start()?;
+        let table = lab.vm(1).shell("nft list table inet meshd")?.success()?.stdout;
+        lab.vm(1).write_config("[intercept]\nmode = \"off\"\n")?;
+
+        lab.vm(1).meshctl(&["reload"])?.success()?;
+
+        eventually("nothing is intercepted any more", || {
+            ensure!(found(lab.vm(1))? == before, "{}", found(lab.vm(1))?);
+            Ok(())
+        })?;
+        lab.vm(1).meshctl(&["status"])?.success()?;
+        std::fs::write(lab.vm(1).folder().join("table"), table)?;
+        let again = format!("nft -f {}/table", lab.vm(1).folder().display());
+        lab.vm(1).shell(&again)?.success()?;
+        let told = lab.vm(1).meshctl(&["doctor"])?.stdout;
+        ensure!(told.contains("the table inet meshd is there, and intercept.mode is off"), "{told}");
+        Ok(())
+    });
+}
+
+#[test]
 fn what_is_not_the_meshs_is_reached_as_before() {
     story("harmless::what_is_not_the_meshs_is_reached_as_before", || {
         let mut lab = Lab::mesh(2)?;

@@ -40,15 +40,49 @@ fn what_a_person_must_put_right_ends_meshd_and_what_may_pass_does_not() {
     });
 }
 
+#[test]
+fn a_typo_never_cuts_a_host_off() {
+    on_machines("a_typo_never_cuts_a_host_off", 2, |machines| {
+        let (machine, other) = (machines.vm(1), machines.vm(2));
+        machine.install()?;
+        machine.sh("meshd init")?;
+        other.sh("systemd-run -q --unit=plain lab-service 0.0.0.0:7000 plain && systemd-run -q --unit=shell lab-service 0.0.0.0:22 ssh")?;
+        let far = other.address.clone();
+        let open = || {
+            machine.sh("! nft list tables | grep meshd")?;
+            machine.sh(&format!("curl -sf -m 5 http://{far}:7000/ | grep plain"))?;
+            machine.sh(&format!("curl -sf -m 5 http://{far}:22/ | grep ssh")).map(drop)
+        };
+
+        machine.sh(TYPO)?;
+        machine.sh("! systemctl restart meshd")?;
+        journal_says(machine, "future: unknown")?;
+        open().context("after a restart")?;
+        machine.sh("systemctl reset-failed meshd")?;
+
+        machine.sh(&format!("{UNDO} && systemctl start meshd && nft list table inet meshd && {TYPO}"))?;
+        machine.sh("kill -9 $(systemctl show meshd -p MainPID --value)")?;
+        eventually_within(Duration::from_secs(20), "meshd has given up", || {
+            let state = machine.sh("systemctl show meshd -p ActiveState -p ExecMainStatus")?;
+            ensure!(state.contains("failed") && state.contains("78"), "{state}");
+            Ok(())
+        })?;
+        open().context("after kill -9")?;
+
+        // What a meshd without its unit left goes with the package.
+        machine.sh("nft add table inet meshd && apt-get remove -y -q meshd")?;
+        open().context("after the removal")
+    });
+}
+
+const TYPO: &str = "printf '\\n[future]\\nkey = 1\\n' >> /etc/meshd/meshd.toml";
+const UNDO: &str = "sed -i '/^.future.$/,$d' /etc/meshd/meshd.toml";
+
 /// How it is broken, what the journal says, how it is mended.
 type Case = (&'static str, &'static str, &'static str);
 
 const FOR_GOOD: [Case; 3] = [
-    (
-        "printf '\\n[future]\\nkey = 1\\n' >> /etc/meshd/meshd.toml",
-        "future: unknown",
-        "sed -i '/^.future.$/,$d' /etc/meshd/meshd.toml",
-    ),
+    (TYPO, "future: unknown", UNDO),
     (
         "cp -p /var/lib/meshd/host.json /root/ && sed -i 's/\"format\": 1/\"format\": 99/' /var/lib/meshd/host.json",
         "was written by a newer meshd (format 99, this one knows 1): install that version again",

@@ -61,14 +61,31 @@ pub fn run(source: Source) -> Result<()> {
         Err(error) => return Err(error.context("taking over")),
     };
     let prepared = prepare(&source, predecessor.as_ref());
-    if let (Err(error), Some(predecessor)) = (&prepared, &predecessor) {
-        predecessor.failed(error);
+    match (&prepared, &predecessor) {
+        (Ok(_), Some(predecessor)) => predecessor.prepared().context("taking over")?,
+        (Err(error), Some(predecessor)) => {
+            predecessor.failed(error);
+            // It goes on, and so do its rules.
+            return prepared.map(drop);
+        }
+        (_, None) => {}
     }
-    let (config, state, log) = prepared?;
+    let given = listeners.tcp_ports();
+    let ended = prepared.and_then(|prepared| begin(source, prepared, listeners.clone(), predecessor));
+    if ended.is_err() {
+        leave_as_if_stopped(&given.into_iter().chain(listeners.tcp_ports()).collect());
+    }
+    ended
+}
+
+/// Takes the predecessor's place, if there is one, and serves.
+fn begin(
+    source: Source,
+    (config, state, log): (Config, HostState, Levels),
+    listeners: Listeners,
+    predecessor: Option<Predecessor>,
+) -> Result<()> {
     let text = source.text();
-    if let Some(predecessor) = &predecessor {
-        predecessor.prepared().context("taking over")?;
-    }
     let lock = FolderLock::take(&config.host.data)?;
     // Several small heaps (one for each thread) on huge pages take tens of MB that nobody uses.
     if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
@@ -92,6 +109,16 @@ pub fn run(source: Source) -> Result<()> {
             work.shutdown_background();
             ended.map(drop)
         }
+    }
+}
+
+/// After a start that failed: rules of an earlier run, left for this one, would redirect traffic to nobody.
+fn leave_as_if_stopped(own: &BTreeSet<u16>) {
+    match intercept::remove_left(own) {
+        Ok(true) => drop(super::print("Removed the table inet meshd of an earlier run and its routes.\n")),
+        Ok(false) => {}
+        // Most of all: no nft, or no right to use it. Then there is hardly anything, and why meshd ended matters more.
+        Err(error) => tracing::debug!(%error, "interception of an earlier run was not looked for"),
     }
 }
 
@@ -120,11 +147,11 @@ pub struct Cleanup {
     unless_restarting: bool,
 }
 
-/// Removes what interception put into the kernel.
+/// Removes what interception put into the kernel. Needs no `meshd.toml`: what is meshd's carries its name.
 ///
 /// # Errors
 /// When it is there and cannot be removed.
-pub fn cleanup(_config: &Config, when: &Cleanup) -> Result<()> {
+pub fn cleanup(when: &Cleanup) -> Result<()> {
     if when.unless_restarting && systemd::is_restarting() {
         return super::print("meshd is restarting: its rules stay for the next one.\n");
     }

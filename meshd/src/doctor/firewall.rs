@@ -31,6 +31,10 @@ pub(super) fn check(config: &Config, is_running: bool) -> Vec<Check> {
             "systemctl reload meshd; journalctl -u meshd | grep intercepting",
         ));
     }
+    if ruleset.names().any(|name| name == "meshd") {
+        let serves = config.listen.outbound.iter().any(|address| super::ports::is_open(*address));
+        checks.extend(left_behind(config.intercept.mode, is_running, serves));
+    }
     if let Ok(tables) = std::fs::read_to_string("/proc/net/ip_tables_names")
         && !tables.trim().is_empty()
     {
@@ -50,6 +54,28 @@ pub(super) fn check(config: &Config, is_running: bool) -> Vec<Check> {
         checks.push(Check::good("firewall", format!("nobody drops or takes meshd's traffic{beside}")));
     }
     checks
+}
+
+/// Our table, where it should not be. `serves`: somebody listens where this meshd's table redirects to.
+fn left_behind(mode: InterceptMode, is_running: bool, serves: bool) -> Option<Check> {
+    if !is_running && !serves {
+        return Some(Check::new(
+            Grade::Error,
+            "firewall",
+            "the table inet meshd is there, and nobody listens where it redirects to",
+            "connections and DNS questions of programs on this host fail",
+            "meshd cleanup",
+        ));
+    }
+    (mode == InterceptMode::Off).then(|| {
+        Check::new(
+            Grade::Warning,
+            "firewall",
+            "the table inet meshd is there, and intercept.mode is off",
+            "traffic is redirected all the same: to another meshd of this host, or left from an earlier run",
+            "meshd cleanup, unless another meshd of this host intercepts",
+        )
+    })
 }
 
 /// What can be told from the ruleset alone.
@@ -229,6 +255,19 @@ mod tests {
     #[test]
     fn a_ruleset_without_others_is_well() {
         assert_eq!(of(r#"{"nftables": []}"#), []);
+    }
+
+    #[test]
+    fn our_own_table_is_told_where_it_should_not_be() {
+        let told = |mode, is_running, serves| {
+            left_behind(mode, is_running, serves).map(|check| (check.grade, check.fix))
+        };
+
+        assert_eq!(told(InterceptMode::Auto, true, true), None);
+        assert_eq!(told(InterceptMode::Auto, false, true), None, "a meshd that does not answer doctor");
+        assert_eq!(told(InterceptMode::Auto, false, false), Some((Grade::Error, "meshd cleanup".into())));
+        let off = told(InterceptMode::Off, true, true).expect("told");
+        assert!(off.0 == Grade::Warning && off.1.starts_with("meshd cleanup, unless"), "{off:?}");
     }
 
     #[test]

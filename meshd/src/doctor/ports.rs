@@ -123,6 +123,11 @@ fn collides(held: SocketAddr, wanted: SocketAddr) -> bool {
     held.ip() == wanted.ip() || any(held.ip(), wanted.ip()) || any(wanted.ip(), held.ip())
 }
 
+/// Whether anybody listens there for TCP.
+pub(super) fn is_open(address: SocketAddr) -> bool {
+    taken().iter().any(|it| it.transport == Transport::Tcp && collides(it.address, address))
+}
+
 fn taken() -> Vec<Taken> {
     let files = [
         ("/proc/net/tcp", Transport::Tcp),

@@ -294,11 +294,33 @@ fn removal_leaves_the_host_as_it_was_found() {
         assert!(!is_present().unwrap());
         assert_eq!(state(), before);
         remove().unwrap();
-        start(InterceptMode::Off, &intercept()).unwrap();
+        start(InterceptMode::Off, &intercept(), &BTreeSet::new()).unwrap();
         assert_eq!(state(), before);
-        assert!(matches!(start(InterceptMode::On, &intercept()), Ok(Outcome::Applied)));
-        start(InterceptMode::Off, &intercept()).unwrap();
-        assert!(is_present().unwrap(), "what another meshd put in stays");
+    });
+}
+
+#[test]
+fn off_takes_out_what_a_predecessor_left_and_nothing_of_another_meshd() {
+    in_namespaces("-Urnm", "off_takes_out_what_a_predecessor_left_and_nothing_of_another_meshd", || {
+        ok("ip link set lo up");
+        let off = |own: &[u16]| {
+            start(InterceptMode::Off, &intercept(), &own.iter().copied().collect()).unwrap();
+            is_present().unwrap()
+        };
+        let on = || {
+            let outcome = start(InterceptMode::On, &intercept(), &BTreeSet::new());
+            assert!(matches!(outcome, Ok(Outcome::Applied)));
+        };
+        let routes = || said("ip route show table all");
+        let before = routes();
+        let other = TcpListener::bind("127.0.0.1:15001").unwrap();
+        on();
+        assert!(off(&[15_999]), "it leads to the socket of another meshd");
+        assert!(!off(&[15_001]), "it leads to a socket of this one");
+        on();
+        drop(other);
+        assert!(!off(&[]), "it leads to nobody");
+        assert_eq!(routes(), before);
     });
 }
 
@@ -318,12 +340,12 @@ fn a_ruleset_that_the_kernel_refuses_leaves_nothing_behind() {
 fn without_the_privilege_auto_goes_on_and_on_says_what_to_do() {
     // Root in a user namespace of its own, but in the network namespace of others.
     in_namespaces("-Ur", "without_the_privilege_auto_goes_on_and_on_says_what_to_do", || {
-        let outcome = start(InterceptMode::Auto, &intercept()).unwrap();
+        let outcome = start(InterceptMode::Auto, &intercept(), &BTreeSet::new()).unwrap();
         assert!(
             matches!(&outcome, Outcome::Unavailable(why) if why.contains("needs CAP_NET_ADMIN")),
             "{outcome:?}"
         );
-        let error = start(InterceptMode::On, &intercept()).unwrap_err().to_string();
+        let error = start(InterceptMode::On, &intercept(), &BTreeSet::new()).unwrap_err().to_string();
         assert!(error.contains("needs CAP_NET_ADMIN") && error.contains("intercept.mode"), "{error}");
     });
 }

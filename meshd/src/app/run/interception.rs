@@ -1,5 +1,8 @@
 //! The rules that bring traffic here, for as long as meshd runs.
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
 use anyhow::Result;
 use mesh_proto::registration::Registration;
 
@@ -13,10 +16,16 @@ pub(super) struct Interception {
 }
 
 impl Interception {
-    pub(super) fn start(config: &Config, upstreams: &[std::net::SocketAddr], desk: &Desk) -> Result<Self> {
+    /// `own` are the TCP ports that this process listens on.
+    pub(super) fn start(
+        config: &Config,
+        upstreams: &[SocketAddr],
+        desk: &Desk,
+        own: &BTreeSet<u16>,
+    ) -> Result<Self> {
         let registration: Registration = desk.registration().borrow().clone();
         let rules = intercept::rules(config, upstreams, &registration);
-        let outcome = intercept::start(config.intercept.mode, &rules)?;
+        let outcome = intercept::start(config.intercept.mode, &rules, own)?;
         Ok(Self { is_on: matches!(outcome, intercept::Outcome::Applied) })
     }
 

@@ -48,7 +48,7 @@ impl Traffic {
         if let Some(keeper) = proxy.doors.take() {
             task::spawn("doors", keeper.run(published.clone(), control.problems.clone()));
         }
-        let interception = Interception::start(config, &upstreams, &control.desk)?;
+        let interception = Interception::start(config, &upstreams, &control.desk, &listeners.tcp_ports())?;
         Ok(Self { dns, proxy, interception, tap })
     }
 }
