@@ -57,16 +57,20 @@ fn without_interception(config: &Config) -> Grade {
     }
 }
 
+/// Where programs are looked for: `PATH`, and where systems keep those for root.
+fn search_path() -> String {
+    format!("{}:/usr/sbin:/sbin:/usr/bin:/bin", std::env::var("PATH").unwrap_or_default())
+}
+
 /// Runs a program to its end; its standard output, or why there is none.
 fn output_of(program: &str, arguments: &[&str]) -> Result<String, String> {
     output_within(PATIENCE, program, arguments)
 }
 
 fn output_within(patience: Duration, program: &str, arguments: &[&str]) -> Result<String, String> {
-    let path = std::env::var("PATH").unwrap_or_default();
     let child = std::process::Command::new(program)
         .args(arguments)
-        .env("PATH", format!("{path}:/usr/sbin:/sbin:/usr/bin:/bin"))
+        .env("PATH", search_path())
         .env("LC_ALL", "C")
         .stdin(std::process::Stdio::null())
         .stdout(std::process::Stdio::piped())

@@ -42,16 +42,28 @@ pub enum Grade {
 impl Check {
     /// All is well.
     pub fn good(name: &str, what: impl Into<String>) -> Self {
-        Self::new(Grade::Good, name, what, "", "")
+        Self::seen(Grade::Good, name, what, "", "")
     }
 
     /// It could not be looked at.
     pub fn skipped(name: &str, what: impl Into<String>) -> Self {
-        Self::new(Grade::Skipped, name, what, "", "")
+        Self::seen(Grade::Skipped, name, what, "", "")
     }
 
-    /// A finding.
+    /// A finding, with what puts it right: never empty.
     pub fn new(
+        grade: Grade,
+        name: &str,
+        what: impl Into<String>,
+        why: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Self {
+        let finding = Self::seen(grade, name, what, why, fix);
+        debug_assert!(!finding.fix.is_empty(), "a finding without its remedy: {finding:?}");
+        finding
+    }
+
+    fn seen(
         grade: Grade,
         name: &str,
         what: impl Into<String>,

@@ -12,6 +12,10 @@ fn findings(host: &Host, least: &str) -> Result<(Vec<Value>, Option<i32>)> {
     let ran = host.meshctl(&["doctor", "--config", &config, "-o", "json", "--fail-on", least])?;
     let json: Value = serde_json::from_str(&ran.stdout).with_context(|| format!("{ran:?}"))?;
     let checks = json["items"][0]["checks"].as_array().context("checks")?.clone();
+    for check in &checks {
+        let needs_nothing = matches!(check["grade"].as_str(), Some("good" | "skipped"));
+        ensure!(needs_nothing || check["fix"].as_str().is_some_and(|fix| !fix.is_empty()), "no fix: {check}");
+    }
     Ok((checks, ran.code))
 }
 
@@ -123,6 +127,82 @@ fn a_host_without_meshd_is_told_who_holds_the_port_and_what_its_files_say() {
         until(lab.vm(1), "disk", "error", "is mounted read-only")?;
         lab.vm(1).shell(&format!("umount {data}"))?.success()?;
         lab.vm(1).start()
+    });
+}
+
+#[test]
+fn a_host_without_nft_is_told_which_package_brings_it_and_intercepts_once_it_is_there() {
+    story(
+        "doctor::a_host_without_nft_is_told_which_package_brings_it_and_intercepts_once_it_is_there",
+        || {
+            let nft = mesh_lab::which("nft").context("nft")?;
+            let folder = nft.parent().context("its folder")?.display().to_string();
+            // The folder as it is, but for nft.
+            let hide = format!(
+                "mkdir /run/programs && mount --bind {folder} /run/programs && mount -t tmpfs tmpfs {folder} \
+                 && ln -s /run/programs/* {folder}/ && rm {folder}/nft"
+            );
+            let mut lab = Lab::new(1)?;
+            lab.vm(1).meshd(&["init"])?.success()?;
+            lab.vm(1).shell(&hide)?.success()?;
+            for running in [false, true] {
+                if running {
+                    lab.vm(1).start()?;
+                }
+                let told = until(lab.vm(1), "interception", "warning", "nft is not installed")?;
+                ensure!(told["why"] == "traffic is not intercepted", "{told}");
+                let fix = told["fix"].as_str().unwrap_or_default();
+                ensure!(
+                    fix.starts_with("install the package nftables, then: systemctl reload meshd"),
+                    "{told}"
+                );
+            }
+            lab.vm(1).write_config("[intercept]\nmode = \"on\"\n")?;
+            lab.vm(1).stop()?;
+            until(lab.vm(1), "interception", "error", "nft is not installed")?;
+            lab.vm(1).write_config("")?;
+            lab.vm(1).start()?;
+
+            lab.vm(1).shell(&format!("ln -s /run/programs/nft {folder}/nft"))?.success()?;
+            lab.vm(1).meshctl(&["reload"])?.success()?;
+
+            until(lab.vm(1), "firewall", "good", "nobody drops")?;
+            let (checks, _) = findings(lab.vm(1), "warning")?;
+            ensure!(!says(&checks, "interception", "warning", ""), "{checks:?}");
+            ensure!(lab.vm(1).shell("nft list tables")?.success()?.stdout.contains("table inet meshd"));
+            Ok(())
+        },
+    );
+}
+
+#[test]
+fn a_full_disk_is_told_with_and_without_meshd_and_so_is_room() {
+    story("doctor::a_full_disk_is_told_with_and_without_meshd_and_so_is_room", || {
+        let mut lab = Lab::new(1)?;
+        let data = lab.vm(1).folder().join("data");
+        std::fs::create_dir_all(&data)?;
+        let data = data.display().to_string();
+        mesh_lab::mount_tmpfs(&data, "128m,mode=700")?;
+        lab.vm(1).meshd(&["init"])?.success()?;
+        lab.vm(1).start()?;
+        until(lab.vm(1), "disk", "good", "MiB are free")?;
+        for running in [true, false] {
+            if !running {
+                lab.vm(1).stop()?;
+            }
+            // It ends because nothing is left.
+            lab.vm(1).shell(&format!("dd if=/dev/zero of={data}/filler bs=64k"))?;
+
+            let told = until(lab.vm(1), "disk", "error", &format!("0 MiB of 128 MiB are free at {data}"))?;
+            ensure!(told["fix"].as_str().is_some_and(|fix| fix.starts_with("make room: du -xh")), "{told}");
+            let told =
+                until(lab.vm(1), "disk", "error", &format!("{data} cannot be written: No space left"))?;
+            ensure!(told["fix"].as_str().is_some_and(|fix| fix.starts_with("make room: ")), "{told}");
+
+            lab.vm(1).shell(&format!("rm {data}/filler"))?.success()?;
+            until(lab.vm(1), "disk", "good", "MiB are free")?;
+        }
+        Ok(())
     });
 }
 

@@ -328,7 +328,7 @@ fn mirror(path: &Path) -> Option<Check> {
             "state",
             format!("{} is of another format", path.display()),
             "after a restart this host serves only once a server has sent the World again",
-            "",
+            "systemctl reload meshd while a server answers: it is written anew",
         )
     })
 }
@@ -378,6 +378,22 @@ mod tests {
         assert!(told("clock", Grade::Warning, "vm4 (10.0.0.4:15008) is 20 s behind this host"), "{checks:?}");
         assert!(told("hosts", Grade::Error, "vm3"), "{checks:?}");
         assert!(told("versions", Grade::Info, "9.9.9 on 1"), "{checks:?}");
+    }
+
+    #[test]
+    fn a_mirror_of_another_format_is_told_with_what_writes_it_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mirror.json");
+        std::fs::write(&path, format!("{}\n", crate::agent::MIRROR_FORMAT)).unwrap();
+        assert_eq!(mirror(&path), None);
+        std::fs::write(&path, "{\"format\": \"another\"}\n").unwrap();
+
+        let told = mirror(&path).unwrap();
+
+        assert!(
+            told.what.contains("of another format") && told.fix.contains("systemctl reload meshd"),
+            "{told:?}"
+        );
     }
 
     #[test]

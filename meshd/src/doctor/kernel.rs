@@ -6,7 +6,7 @@ use std::path::Path;
 use mesh_proto::look::{Check, Grade};
 use serde_json::Value;
 
-use super::{output_of, without_interception};
+use super::{output_of, search_path, without_interception};
 use crate::config::{Config, InterceptMode};
 
 pub(super) fn check(config: &Config) -> Vec<Check> {
@@ -22,9 +22,7 @@ pub(super) fn check(config: &Config) -> Vec<Check> {
 
 fn programs(config: &Config) -> Vec<Check> {
     let missing = |program: &str, package: &str| {
-        let there = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"]
-            .iter()
-            .any(|folder| Path::new(folder).join(program).is_file());
+        let there = search_path().split(':').any(|folder| Path::new(folder).join(program).is_file());
         (!there).then(|| {
             Check::new(
                 without_interception(config),

@@ -81,9 +81,17 @@ fn is_closed(key: &str, transport: Transport, address: SocketAddr) -> Check {
     let what = format!("meshd does not listen on {} {address} ({key})", transport.name());
     // A host without IPv6 goes on without its IPv6 addresses.
     if address.is_ipv6() {
-        return Check::new(Grade::Info, "ports", what, "this host seems to have no IPv6", "");
+        let fix = format!(
+            "sysctl net.ipv6.conf.all.disable_ipv6 tells (0: it is on); without IPv6, take [{}] out of {key} in meshd.toml",
+            address.ip()
+        );
+        return Check::new(Grade::Info, "ports", what, "this host seems to have no IPv6", fix);
     }
-    let why = if transport == Transport::Udp { "other hosts reach this one over TCP alone" } else { "" };
+    let why = if transport == Transport::Udp {
+        "other hosts reach this one over TCP alone"
+    } else {
+        "who connects to it is refused"
+    };
     Check::new(Grade::Warning, "ports", what, why, "journalctl -u meshd -p warning; systemctl restart meshd")
 }
 
@@ -224,6 +232,16 @@ mod tests {
         assert!(collides(at("0.0.0.0:15001"), at("127.0.0.1:15001")));
         assert!(!collides(at("0.0.0.0:15001"), at("[::1]:15001")));
         assert!(!collides(at("127.0.0.2:15001"), at("127.0.0.1:15001")));
+    }
+
+    #[test]
+    fn a_host_without_ipv6_is_told_what_to_take_out() {
+        let address = "[::1]:15053".parse().expect("an address");
+
+        let told = is_closed("listen.dns", Transport::Udp, address);
+
+        assert_eq!(told.grade, Grade::Info);
+        assert!(told.fix.contains("take [::1] out of listen.dns in meshd.toml"), "{told:?}");
     }
 
     #[test]
