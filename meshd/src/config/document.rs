@@ -192,6 +192,8 @@ impl<'t> Section<'t> {
                 Some(near) => format!("did you mean {near:?}?"),
                 None => format!("known here: {}", self.known.join(", ")),
             };
+            let hint =
+                format!("{hint}; or it is a key of a newer meshd: this is {}", env!("CARGO_PKG_VERSION"));
             if let Some(finding) = document.findings.last_mut() {
                 finding.hint = Some(hint);
             }

@@ -123,11 +123,14 @@ fn every_key_changes_the_configuration() {
 fn unknown_keys_are_errors_with_the_nearest_one() {
     let text = "[intercept]\nexclude_port = [80]\n\n[lisen]\nmesh = \"[::]:1\"\n";
     let findings = parse(text).unwrap_err();
+    let newer = concat!("; or it is a key of a newer meshd: this is ", env!("CARGO_PKG_VERSION"));
     assert_eq!(
         findings,
         [
-            "meshd.toml:2:1: intercept.exclude_port: unknown key; did you mean \"exclude_ports\"?",
-            "meshd.toml:4:2: lisen: unknown key; did you mean \"listen\"?",
+            format!(
+                "meshd.toml:2:1: intercept.exclude_port: unknown key; did you mean \"exclude_ports\"?{newer}"
+            ),
+            format!("meshd.toml:4:2: lisen: unknown key; did you mean \"listen\"?{newer}"),
         ]
     );
 }
