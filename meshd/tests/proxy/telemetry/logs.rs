@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use http::Method;
 use mesh_core::plan::{LogTarget, Logging, Plan, Telling, WantedHeaders};
+use mesh_proto::command::Revision;
 use mesh_proto::expression::Expression;
 use mesh_proto::log_format::LogFormat;
 use meshd::proxy::Declared;
@@ -15,7 +16,7 @@ use super::super::hop::HOST;
 use super::super::lab::{
     Backend, Client, get, loopback, once, request, service, start_logging, start_logging_as, until,
 };
-use super::super::plan::{change, cluster, local, plan, simple};
+use super::super::plan::{change, cluster, forward, forwarding, local, plan, simple, to};
 use super::tells;
 
 #[tokio::test]
@@ -50,6 +51,40 @@ async fn requests_are_logged_where_rules_say_and_when() {
     })
     .await;
     assert_eq!(read("shop.log"), "404 b v1 default\n");
+}
+
+/// The flag is Envoy's where the last of its tries has failed, too.
+#[tokio::test]
+async fn a_retried_request_tells_its_attempts_and_the_revision_of_its_rules() {
+    let backend = Backend::http1("v1").await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let (text, json) = (folder.path().join("text.log"), folder.path().join("json.log"));
+    let mut forward = forward(vec![to(1, cluster(HOST, vec![local(backend.address)]))]);
+    forward.retry.on.server_error = true;
+    forward.retry.attempts = 3;
+    let mut plan = plan(vec![("reviews", vec![forwarding(forward)])]);
+    plan.revision = Revision(42);
+    let words = "%RESPONSE_CODE% %UPSTREAM_REQUEST_ATTEMPT_COUNT% %MESH_REVISION% %RESPONSE_FLAGS%";
+    let target = LogTarget {
+        path: Some(text.to_string_lossy().into_owned()),
+        format: LogFormat::text(words).expect("a format"),
+    };
+    let told = Telling { logs: vec![Arc::new(Logging { target, filter: None })], ..Telling::default() };
+    change(&mut plan, |outbound| outbound.telling = Arc::new(told));
+    let lab = start_logging(plan, AccessLog::start(Format::Json, &Sink::File(json.clone())).expect("a log"));
+
+    once(lab.address, get("/", &[("x-want-status", "503")])).await;
+    once(lab.address, get("/", &[])).await;
+
+    let read = |path: &std::path::Path| std::fs::read_to_string(path).unwrap_or_default();
+    let both = || [&text, &json].iter().all(|path| read(path).lines().count() == 2);
+    until("both are in both logs", both).await;
+    assert_eq!(read(&text), "503 4 42 URX\n200 1 42 -\n");
+    let lines = read(&json);
+    let lines = lines.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
+    let told: Vec<_> = lines.map(|line| (line["attempts"].clone(), line["revision"].clone())).collect();
+    assert_eq!(told, [(4.into(), 42.into()), (1.into(), 42.into())]);
+    assert_eq!(backend.hits(), 5);
 }
 
 /// A log of every line, in a form that names what Envoy's TCP proxy tells.
