@@ -22,6 +22,7 @@ mod peers;
 mod quic;
 mod refusals;
 mod six;
+mod supervised;
 mod ways_in;
 mod wire;
 

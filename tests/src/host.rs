@@ -171,12 +171,21 @@ impl Host {
         format!("{} --socket {}", self.binaries.meshctl.display(), self.folder.join("meshd.sock").display())
     }
 
+    /// Starts `meshd run`, and waits for nothing.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn launch(&mut self) -> Result<()> {
+        self.meshd = Some(Guarded::start(self.meshd_command(&["run"]), &self.log_file())?);
+        Ok(())
+    }
+
     /// Starts `meshd run` and waits until it is ready.
     ///
     /// # Errors
     /// With the log, when it does not answer within 10 s.
     pub fn start(&mut self) -> Result<()> {
-        self.meshd = Some(Guarded::start(self.meshd_command(&["run"]), &self.log_file())?);
+        self.launch()?;
         eventually(&format!("meshd is ready on {}", self.name), || {
             let ready = self.curl(&["http://127.0.0.1:15000/ready"])?;
             anyhow::ensure!(ready.status == 200, "{ready:?}");
