@@ -1,6 +1,7 @@
 //! The documentation is true: tables are made from the code, and what the tutorial says to type is typed.
 
 mod architecture;
+mod blocks;
 mod browser;
 mod commands;
 mod differences;
