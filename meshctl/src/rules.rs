@@ -95,7 +95,7 @@ impl Rules {
         for document in documents {
             let mut object = document.object.clone();
             if !document.namespace_given {
-                namespace.clone_into(&mut object.metadata.namespace);
+                object.metadata.namespace = namespace.into();
             }
             let rule = Rule { object, document };
             match self.by_key.entry(rule.object.key()) {
@@ -312,7 +312,7 @@ spec:
         let mut rules = Rules::default();
         rules.add("a.yaml", RULE, "shop");
 
-        assert_eq!(rules.all[0].object.metadata.namespace, "shop");
+        assert_eq!(rules.all[0].object.metadata.namespace.as_ref(), "shop");
     }
 
     #[test]

@@ -47,6 +47,8 @@ pub struct Setup {
     pub folder: PathBuf,
     /// The way to other hosts.
     pub carrier: Arc<dyn Carrier>,
+    /// The mirror of this host: what the log says as it does is held once.
+    pub mirror: Arc<World>,
     /// The power to sign and to seal.
     pub notary: Arc<dyn Notary>,
     /// Findings about a batch that need the whole World: `mesh_core::analyze::check`.
@@ -94,14 +96,20 @@ impl Server {
     /// A server without members in its log waits until a leader adds it, or until
     /// [`Server::bootstrap`]. **Errors**: [`OpenError`] names the file that cannot be used.
     pub async fn start(setup: Setup) -> Result<Arc<Self>, OpenError> {
-        let Setup { id, folder, carrier, notary, analyze, raft_runtime, work_runtime, voters } = setup;
+        let Setup { id, folder, carrier, mirror, notary, analyze, raft_runtime, work_runtime, voters } =
+            setup;
         let hub = Arc::new(Hub::new());
         let opening = {
             let (folder, hub) = (folder.clone(), Arc::clone(&hub));
             raft_runtime.spawn(async move {
-                let consensus = Consensus::open(id, &folder, carrier, hub).await;
-                // Reading the log takes several times what is left of it.
+                let consensus = Consensus::open(id, &folder, carrier, hub, mirror).await;
+                // Reading the log takes several times what is left of it; some of that stays with the thread that read,
+                // until it ends.
                 allocator::give_back();
+                tokio::spawn(async {
+                    tokio::time::sleep(READER_ENDED).await;
+                    allocator::give_back();
+                });
                 consensus
             })
         };
@@ -358,6 +366,8 @@ fn wall_ms() -> u64 {
 ///
 /// Long enough for an election (600 ms at most, a few times), short enough for a person.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// Threads that wait for the disk end a second after their last work.
+const READER_ENDED: Duration = Duration::from_secs(2);
 /// Hosts that join at the same time.
 const JOINS_MAX: usize = 32;
 /// Free space below which writes are refused: room for the snapshots and log of a mid-sized mesh.

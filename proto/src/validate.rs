@@ -24,7 +24,7 @@ use crate::value::Duration;
 
 /// Says everything about an object that makes no sense.
 pub fn validate(object: &Object) -> Vec<Finding> {
-    let mut check = Check { namespace: object.metadata.namespace.clone(), found: Vec::new() };
+    let mut check = Check { namespace: object.metadata.namespace.to_string(), found: Vec::new() };
     metadata(&mut check, object);
     match &object.spec {
         Spec::VirtualService(spec) => virtual_service::check(&mut check, spec),

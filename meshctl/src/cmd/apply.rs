@@ -112,8 +112,12 @@ impl Order {
         }
         let mut found = BTreeMap::new();
         for ObjectKey { kind, namespace, name } in self.rules.iter().map(|rule| rule.object.key()) {
-            let one =
-                Get { kind: Some(kind), namespace: Some(namespace), name: Some(name), ..Get::default() };
+            let one = Get {
+                kind: Some(kind),
+                namespace: Some(namespace.to_string()),
+                name: Some(name.to_string()),
+                ..Get::default()
+            };
             let answer = client.call(&Request::Get(one)).await?;
             let items = answer!(answer, Response::Resources { items, .. } => items)?;
             found.extend(items.into_iter().map(|stored| (stored.object.key(), stored)));

@@ -39,7 +39,11 @@ pub(crate) async fn run(args: &DeleteArgs, client: impl Fn() -> Result<Client>) 
 fn wanted(args: &DeleteArgs) -> Result<Vec<ObjectKey>> {
     if let Some(kind) = &args.kind {
         let kind = kinds::kind(kind)?;
-        return Ok(args.names.iter().map(|name| ObjectKey::new(kind, &args.namespace, name)).collect());
+        return Ok(args
+            .names
+            .iter()
+            .map(|name| ObjectKey::new(kind, args.namespace.as_str(), name.as_str()))
+            .collect());
     }
     let rules = Rules::read(&args.filename, &args.namespace).map_err(Failure::unchanged)?;
     rules.judge(false).map_err(Failure::unchanged)?;

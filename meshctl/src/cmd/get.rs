@@ -66,7 +66,7 @@ fn table(items: &[Stored], all: bool, namespace: &str) -> String {
     let mut columns = Columns::new(["KIND", "NAME", "FOR", "SAYS", "REVISION"]).numbers(&[4]);
     for stored in items {
         let key = stored.object.key();
-        let name = if all { format!("{}/{}", key.namespace, key.name) } else { key.name.clone() };
+        let name = if all { format!("{}/{}", key.namespace, key.name) } else { key.name.to_string() };
         columns.row([
             key.kind.name().to_owned(),
             name,
@@ -83,7 +83,7 @@ fn hosts(object: &Object) -> String {
         Spec::VirtualService(rule) => few(&rule.hosts),
         Spec::DestinationRule(rule) => rule.host.clone(),
         Spec::ServiceEntry(entry) => few(&entry.hosts),
-        Spec::WorkloadEntry(entry) => entry.address.clone(),
+        Spec::WorkloadEntry(entry) => entry.address.to_string(),
         _ => String::new(),
     }
 }

@@ -27,8 +27,8 @@ use mesh_core::wire::guard::{self, Limits};
 use mesh_core::wire::http1::Requests;
 use mesh_core::wire::http2::{FrameLimits, Frames};
 use mesh_core::world::World;
-use mesh_proto::command::{HostId, Liveness, Revision};
-use mesh_proto::registration::{Health, Registration};
+use mesh_proto::command::{HostId, Revision};
+use mesh_proto::registration::Registration;
 use mesh_proto::watch::{Change, Host, Stored};
 use rand_core::RngCore;
 
@@ -164,16 +164,10 @@ fn balancers() -> Vec<(&'static str, Balancer)> {
 /// One endpoint of many that are all well.
 fn picking(balancer: &Balancer, endpoints: u32) -> Decision {
     let endpoints = (0..endpoints).map(|number| {
-        Endpoint::new(EndpointFacts {
-            id: format!("e{number}").into(),
-            via: Via::Plain(SocketAddr::from((Ipv4Addr::from(0xc612_0000 + number), 8080))),
-            weight: 1,
-            locality: Arc::default(),
-            party: mesh_core::plan::Party::default(),
-            version: "".into(),
-            health: Health::Healthy,
-            liveness: Liveness::Live,
-        })
+        Endpoint::new(EndpointFacts::new(
+            format!("e{number}"),
+            Via::Plain(SocketAddr::from((Ipv4Addr::from(0xc612_0000 + number), 8080))),
+        ))
     });
     let set = EndpointSet::new(endpoints.collect(), balancer, &LocalityPolicy::Ignore, &Locality::parse(""));
     let cluster = Cluster { balancer: balancer.clone(), endpoints: Arc::new(set), ..Cluster::default() };

@@ -114,7 +114,7 @@ fn tell(world: &World, thorough: bool) -> Vec<Finding> {
     scene.check_destination_rules(world, &mut findings);
     for (stored, host) in &services.shadowed {
         let namespace = &stored.object.metadata.namespace;
-        let owner = services.of_host(host).iter().find(|service| service.namespace == namespace);
+        let owner = services.of_host(host).iter().find(|service| *service.namespace == **namespace);
         let owner = owner.map_or_else(String::new, owned_by);
         let text = format!("host {host} is {owner} already: this ServiceEntry is ignored for it");
         let hint = "ServiceEntries of a host are united where resolution, workloadSelector, exportTo and labels are the same";
@@ -250,7 +250,7 @@ impl Scene<'_> {
         if wanted.subset.is_empty() {
             return;
         }
-        let caller = Workload { namespace: key.namespace.clone(), ..Workload::default() };
+        let caller = Workload { namespace: key.namespace.to_string(), ..Workload::default() };
         let merged = self.destination_rules.of(&caller, service);
         let subsets = merged.iter().flat_map(|merged| &merged.subsets);
         let names: Vec<_> = subsets.map(|subset| subset.name.clone()).collect();
@@ -347,8 +347,9 @@ fn check_delegates(world: &World, findings: &mut Vec<Finding>) {
         let key = stored.object.key();
         for (index, http) in spec.http.iter().enumerate() {
             let Some(delegate) = &http.delegate else { continue };
-            let namespace = if delegate.namespace.is_empty() { &key.namespace } else { &delegate.namespace };
-            let wanted = ObjectKey::new(Kind::VirtualService, namespace, &delegate.name);
+            let namespace =
+                if delegate.namespace.is_empty() { &*key.namespace } else { delegate.namespace.as_str() };
+            let wanted = ObjectKey::new(Kind::VirtualService, namespace, delegate.name.as_str());
             if !world.resources.contains_key(&wanted) {
                 let name = format!("{}/{}", wanted.namespace, wanted.name);
                 let text = format!("Referenced delegate not found: {name:?}: this route is left out");

@@ -62,17 +62,17 @@ fn member(world: &World, own: &Instance, group: &WorkloadGroup, locality: &str) 
     }
     labels.extend(own.labels.clone());
     if !template.network.is_empty() {
-        labels.insert_missing(NETWORK.to_owned(), || template.network.clone());
+        labels.insert_missing(NETWORK.to_owned(), || template.network.to_string());
     }
     member.labels = labels;
     if own.account == UNSAID && !template.service_account.is_empty() {
-        member.account.clone_from(&template.service_account);
+        member.account = template.service_account.to_string();
     }
     if let Some(weight) = template.weight.filter(|weight| own.weight == 1 && *weight > 0) {
         member.weight = weight;
     }
     if own.locality.is_none() && locality.is_empty() && !template.locality.is_empty() {
-        member.locality = Some(template.locality.clone());
+        member.locality = Some(template.locality.to_string());
     }
     if own.ports.is_empty() {
         member.ports = ports(world, &member, template);
@@ -86,7 +86,7 @@ fn member(world: &World, own: &Instance, group: &WorkloadGroup, locality: &str) 
 /// The ports of the template; without any, those that `ServiceEntries` which select the member send to.
 fn ports(world: &World, member: &Instance, template: &WorkloadEntry) -> Vec<PortBinding> {
     let selecting: Vec<&ServiceEntry> = of_kind(world, Kind::ServiceEntry)
-        .filter(|stored| stored.object.metadata.namespace == member.namespace)
+        .filter(|stored| *stored.object.metadata.namespace == *member.namespace)
         .filter_map(|stored| match &stored.object.spec {
             Spec::ServiceEntry(entry) => Some(entry),
             _ => None,

@@ -28,6 +28,7 @@ mod trust;
 pub(crate) use alike::Alike;
 
 pub use address::{VIRTUAL_V4, VIRTUAL_V6, virtual_addresses};
+pub use public::{Facts, Snapshot, Whole};
 pub use registry::{InstanceRef, ServiceName};
 pub use resources::HistoryEntry;
 
@@ -101,15 +102,6 @@ pub enum Done {
     Registered(BTreeMap<String, String>),
 }
 
-/// Everything of a World, for a snapshot on disk.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Snapshot {
-    /// The public facts.
-    pub public: PublicWorld,
-    /// The others.
-    pub private: Private,
-}
-
 /// How long the answer to a keyed request is remembered, in milliseconds of the leader's stamp.
 pub const ANSWERS_KEPT_MS: u64 = 600_000;
 
@@ -137,14 +129,21 @@ impl World {
     pub fn absorb(&mut self, change: &Change) {
         match change {
             Change::Mesh(mesh) => self.mesh = mesh.clone(),
-            Change::Host { id, host } => put(&mut self.hosts, *id, host.clone()),
+            Change::Host { id, host } => {
+                let known = self.alike.world.as_ref().map(|known| &known.hosts);
+                put(&mut self.hosts, id, host.as_ref(), known);
+            }
             Change::Registration { host, registration } => {
                 let held = registration.as_ref().map(|offered| self.alike.held(offered));
-                put(&mut self.registrations, *host, held);
+                let known = self.alike.world.as_ref().map(|known| &known.registrations);
+                put(&mut self.registrations, host, held.as_ref(), known);
                 self.alike.forget_unused(&self.registrations);
             }
             Change::Resource { key, stored } => {
-                put(&mut self.resources, key.clone(), stored.as_deref().cloned());
+                let known = self.alike.world.as_ref().map(|known| &known.resources);
+                // An object's own texts name it, if they do: they are held once.
+                let own = stored.as_ref().map(|stored| stored.object.key()).filter(|own| own == key);
+                put(&mut self.resources, own.as_ref().unwrap_or(key), stored.as_deref(), known);
             }
             Change::VirtualAddress { host, index } => match index {
                 Some(index) => drop(self.addresses.insert(host.clone(), *index)),
@@ -159,6 +158,17 @@ impl World {
             self.absorb(change);
         }
         self.revision = to;
+    }
+
+    /// From now on, takes in what another World of this process says already as that one has it, instead of making
+    /// copies; `None`: no more. Keeps that World alive meanwhile.
+    pub fn lean_on(&mut self, known: Option<Arc<Self>>) {
+        self.alike.world = known;
+    }
+
+    /// Returns the World whose facts it takes in.
+    pub fn leans_on(&self) -> Option<Arc<Self>> {
+        self.alike.world.clone()
     }
 
     /// Holds what another World of this process says alike as that one does, instead of in copies of its own.
@@ -213,16 +223,6 @@ impl World {
         let mut world = Self::default();
         world.absorb_all(public.revision, &public.facts);
         world
-    }
-
-    /// Returns everything, for a snapshot.
-    pub fn snapshot(&self) -> Snapshot {
-        Snapshot { public: self.public(), private: self.private.clone() }
-    }
-
-    /// Builds a World from a snapshot.
-    pub fn from_snapshot(snapshot: Snapshot) -> Self {
-        Self { private: snapshot.private, ..Self::from_public(&snapshot.public) }
     }
 
     /// Returns the host of that name that is not gone, else the one that joined last.
@@ -329,11 +329,17 @@ fn refuse(code: ErrorCode, message: impl Into<String>) -> ApiError {
     ApiError { code, message: message.into(), findings: Vec::new() }
 }
 
-fn put<K: Ord + Clone, V>(map: &mut PartedMap<K, Arc<V>>, key: K, value: Option<V>) {
-    match value {
-        Some(value) => drop(map.insert(key, Arc::new(value))),
-        None => drop(map.remove(&key)),
-    }
+/// Puts a value in its place, or takes it out; what is `known` already is held, not copied.
+fn put<K: Ord + Clone, V: Clone + PartialEq>(
+    map: &mut PartedMap<K, Arc<V>>,
+    key: &K,
+    value: Option<&V>,
+    known: Option<&PartedMap<K, Arc<V>>>,
+) {
+    let Some(value) = value else { return drop(map.remove(key)) };
+    let known = known.and_then(|known| known.get(key)).filter(|known| ***known == *value);
+    let held = known.map_or_else(|| Arc::new(value.clone()), Arc::clone);
+    map.insert(key.clone(), held);
 }
 
 #[cfg(test)]

@@ -10,8 +10,6 @@ use mesh_core::plan::{
     Origin, Outbound, Plan, PortTable, RetryOn, RetryPolicy, Route, Via, VirtualHost, WeightedCluster,
     Workload,
 };
-use mesh_proto::command::Liveness;
-use mesh_proto::registration::Health;
 use meshd::transport::Trust;
 
 /// An application that answers 1 KiB, also to what is posted; tells where on standard error.
@@ -52,16 +50,8 @@ pub(crate) fn trust() -> anyhow::Result<Arc<Trust>> {
 }
 
 pub(crate) fn plan(backend: SocketAddr) -> Plan {
-    let endpoint = Endpoint::new(EndpointFacts {
-        id: "a".into(),
-        via: Via::Local(backend),
-        weight: 1,
-        locality: Arc::default(),
-        party: mesh_core::plan::Party::default(),
-        version: "v1".into(),
-        health: Health::Healthy,
-        liveness: Liveness::Live,
-    });
+    let endpoint = Endpoint::new(EndpointFacts::new("a", Via::Local(backend)))
+        .but(|facts| facts.traits.version = "v1".into());
     let balancer = Balancer::LeastRequest;
     let set = EndpointSet::new(vec![endpoint], &balancer, &LocalityPolicy::Ignore, &Locality::default());
     let name = ClusterName { host: "reviews".into(), port: 80, subset: "".into() };

@@ -301,8 +301,8 @@ impl Requests {
         let world = self.published.borrow().world.clone();
         let wanted = |key: &mesh_proto::resource::ObjectKey| {
             get.kind.is_none_or(|kind| kind == key.kind)
-                && get.namespace.as_ref().is_none_or(|namespace| *namespace == key.namespace)
-                && get.name.as_ref().is_none_or(|name| *name == key.name)
+                && get.namespace.as_ref().is_none_or(|namespace| **namespace == *key.namespace)
+                && get.name.as_ref().is_none_or(|name| **name == *key.name)
         };
         let items = world
             .resources

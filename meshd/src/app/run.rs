@@ -21,7 +21,7 @@ use crate::config::{Config, Source};
 use crate::identity::RotationHandle;
 use crate::listeners::Listeners;
 use crate::transport::socket;
-use crate::{admin, intercept, systemd, task};
+use crate::{admin, allocator, intercept, systemd, task};
 
 use agent_thread::spawn_agent;
 use arrivals::accept_control;
@@ -46,6 +46,8 @@ mod traffic;
 const FIRST_LOOK_AFTER: Duration = Duration::from_secs(5);
 /// After how long a socket of a predecessor that nobody asked for is closed.
 const CLAIMED_WITHIN: Duration = Duration::from_secs(10);
+/// After it is ready, what the start has thrown away is given back by then.
+const SETTLED_AFTER: Duration = Duration::from_secs(3);
 /// How long the control plane's tasks may take to end where a successor waits for its files.
 const END_LIMIT: Duration = Duration::from_secs(2);
 
@@ -54,6 +56,7 @@ const END_LIMIT: Duration = Duration::from_secs(2);
 /// # Errors
 /// When the host is in no mesh, a port is taken, or a file cannot be used: each says which and what to do.
 pub fn run(source: Source) -> Result<()> {
+    allocator::give_back_at_once(true);
     let (predecessor, listeners) = match Predecessor::find() {
         Ok(Some((predecessor, sockets))) => (Some(predecessor), Listeners::inherited(sockets)),
         Ok(None) => (None, Listeners::inherited(socket::adopt(systemd::stored()))),
@@ -162,10 +165,14 @@ pub fn cleanup(when: &Cleanup) -> Result<()> {
     super::print("Removed the table inet meshd and its routes.\n")
 }
 
+/// A thread that waited for the disk ends soon after: what it freed last stays with it so long.
+const SPARE_THREADS_STAY: Duration = Duration::from_secs(1);
+
 fn runtime(name: &'static str) -> Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name(name)
+        .thread_keep_alive(SPARE_THREADS_STAY)
         .enable_all()
         .build()
         .with_context(|| format!("starting {name}"))
@@ -234,6 +241,10 @@ async fn serve(
     if let Some(predecessor) = predecessor {
         tokio::task::spawn_blocking(move || predecessor.serving()).await?.context("taking over")?;
     }
+    task::spawn("settle", async {
+        tokio::time::sleep(SETTLED_AFTER).await;
+        allocator::give_back_at_once(false);
+    });
     watchdog::start(traffic.proxy.pulses(), raft.handle());
     systemd::ready();
     after_the_start(&listeners, requests);

@@ -48,11 +48,11 @@ impl Counted {
             metering: caller.telling.metering.clone(),
             mutual: is_hop,
             source: caller.party.clone(),
-            destination: endpoint.party.clone(),
+            destination: endpoint.traits.party.clone(),
             service: cluster.name.host.clone(),
             flags: Flags::default(),
         };
-        let is_here = matches!(endpoint.via, Via::Local(_)) && !endpoint.party.is_unknown();
+        let is_here = matches!(endpoint.via, Via::Local(_)) && !endpoint.traits.party.is_unknown();
         let there = is_here.then(|| SeriesKey {
             reporter: Reporter::Destination,
             metering: metering_here(worker, cluster, endpoint),

@@ -12,8 +12,6 @@ use mesh_core::balance::EndpointSet;
 use mesh_core::plan::{
     Balancer, Cluster, ClusterName, Endpoint, EndpointFacts, Locality, LocalityPolicy, UpstreamProtocol, Via,
 };
-use mesh_proto::command::Liveness;
-use mesh_proto::registration::Health;
 
 /// What was made for destinations outside the Plan, by where they are.
 #[derive(Default)]
@@ -66,16 +64,7 @@ impl Direct {
                 (PASSTHROUGH.into(), *port, Via::Name { host: host.clone(), port: *port, spread: false })
             }
         };
-        let endpoint = Endpoint::new(EndpointFacts {
-            id: format!("{via:?}").into(),
-            via,
-            weight: 1,
-            locality: Arc::default(),
-            party: mesh_core::plan::Party::default(),
-            version: "".into(),
-            health: Health::Healthy,
-            liveness: Liveness::Live,
-        });
+        let endpoint = Endpoint::new(EndpointFacts::new(format!("{via:?}"), via));
         let balancer = Balancer::Passthrough;
         let set = EndpointSet::new(
             vec![endpoint.clone()],

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use mesh_core::election::Role;
-use mesh_core::world::Done;
+use mesh_core::world::{Done, World};
 use mesh_proto::api::ApiError;
 use mesh_proto::command::{Entry, HostId, Revision};
 use raft::error::{CheckIsLeaderError, ClientWriteError, Fatal, RaftError};
@@ -144,17 +144,20 @@ impl Consensus {
     /// Takes up the state in `folder` (or begins an empty one) and joins in.
     ///
     /// Runs on the runtime it is called from. A server without members in its log waits until a
-    /// leader adds it, or until [`Consensus::begin`].
+    /// leader adds it, or until [`Consensus::begin`]. What the log says as `mirror` does is held once.
     pub(super) async fn open(
         id: HostId,
         folder: &Path,
         carrier: Arc<dyn Carrier>,
         hub: Arc<Hub>,
+        mirror: Arc<World>,
     ) -> Result<Self, OpenError> {
         let facts = Arc::new(Facts::new(hub));
+        facts.lean_on(Some(mirror));
         let peers = Arc::new(Peers::new(id, carrier, Arc::clone(&facts)));
         let network = Network { peers: Arc::clone(&peers) };
         let engine = Engine::open(id, folder, Arc::clone(&facts), network.clone()).await?;
+        facts.lean_on(None);
         let (engine, folder) = (ArcSwap::from_pointee(engine), folder.to_owned());
         Ok(Self {
             id,

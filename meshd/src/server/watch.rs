@@ -14,9 +14,10 @@ use std::time::Instant;
 use bytes::Bytes;
 use mesh_proto::command::Revision;
 use mesh_proto::watch::{Change, Down};
+use serde::Serialize;
 use tokio::sync::watch;
 
-use self::ring::{Next, Ring};
+use self::ring::{KEEP_BYTES, Next, Ring};
 pub(super) use self::stream::{StreamEnd, Streams};
 
 /// The deltas of the last while and the newest revision. One per server.
@@ -27,19 +28,22 @@ pub(super) struct Hub {
 }
 
 impl Hub {
+    /// Keeps little until the log is read: who follows has nearly all of it.
     pub(super) fn new() -> Self {
-        Self { ring: Mutex::new(Ring::new(Revision(0))), head: watch::Sender::new(Revision(0)) }
+        let mut ring = Ring::new(Revision(0));
+        ring.bound(KEEP_OF_LOG);
+        Self { ring: Mutex::new(ring), head: watch::Sender::new(Revision(0)) }
     }
 
     /// Forgets all deltas: the World was replaced by one at `revision`.
     pub(super) fn restart(&self, revision: Revision) {
-        *self.ring() = Ring::new(revision);
+        self.ring().restart(revision);
         self.head.send_replace(revision);
     }
 
-    /// Keeps little of what the log was found to say at the start: who follows has nearly all of it.
+    /// The log is read: from now on what changes is kept for a while.
     pub(super) fn begun(&self) {
-        self.ring().shrink(KEEP_OF_LOG);
+        self.ring().bound(KEEP_BYTES);
     }
 
     /// Adds what the entry at `revision` changed; nothing, for a refused one.
@@ -73,7 +77,7 @@ impl Hub {
 const KEEP_OF_LOG: usize = 1 << 20;
 
 /// Messages to agents are plain data: they always encode.
-fn encode(message: &Down) -> Bytes {
+fn encode(message: &impl Serialize) -> Bytes {
     Bytes::from(serde_json::to_vec(message).expect("plain data with string keys encodes as JSON"))
 }
 

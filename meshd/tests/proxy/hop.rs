@@ -129,7 +129,7 @@ pub(super) fn over_mesh(hop: SocketAddr, account: &str, instance: &str) -> Endpo
     let sni = sni::format(PORT, "", HOST).into();
     let via = Via::Mesh { hop, identity: workload(account).into(), sni, instance: instance.into() };
     let party = Party::new("mesh.test", "default", account, &Labels::new());
-    endpoint(instance, via).but(|facts| facts.party = party)
+    endpoint(instance, via).but(|facts| facts.traits.party = party)
 }
 
 pub(super) fn source(authority: &Authority, endpoints: Vec<Endpoint>, transport: Transport) -> Lab {

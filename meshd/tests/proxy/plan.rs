@@ -10,22 +10,12 @@ use mesh_core::plan::{
     LocalityPolicy, Node, Origin, Outbound, Plan, PortTable, RetryOn, RetryPolicy, Route, ServicePort,
     TcpRule, TcpRules, Via, VirtualHost, WeightedCluster, Workload,
 };
-use mesh_proto::command::Liveness;
-use mesh_proto::registration::{Health, Protocol};
+use mesh_proto::registration::Protocol;
 
 pub(crate) const PORT: u16 = 80;
 
 pub(crate) fn endpoint(id: &str, via: Via) -> Endpoint {
-    Endpoint::new(EndpointFacts {
-        id: id.into(),
-        via,
-        weight: 1,
-        locality: Arc::new(Locality::default()),
-        party: mesh_core::plan::Party::default(),
-        version: "v1".into(),
-        health: Health::Healthy,
-        liveness: Liveness::Live,
-    })
+    Endpoint::new(EndpointFacts::new(id, via)).but(|facts| facts.traits.version = "v1".into())
 }
 
 pub(crate) fn local(address: SocketAddr) -> Endpoint {

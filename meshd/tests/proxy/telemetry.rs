@@ -70,7 +70,7 @@ async fn a_request_that_stays_on_its_host_is_counted_at_both_ends_there() {
     let backend = Backend::http1("v1").await;
     let labels = Labels::from([("version".to_owned(), "v7".to_owned())]);
     let mut endpoint = local(backend.address);
-    endpoint.party = Party::new("mesh.test", "default", "reviews", &labels);
+    endpoint.traits.party = Party::new("mesh.test", "default", "reviews", &labels);
     let lab = start(plan(vec![("reviews", vec![simple(cluster(HOST, vec![endpoint]))])]));
 
     once(lab.address, get("/", &[])).await;

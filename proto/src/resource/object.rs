@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::de::{self, DeserializeSeed, MapAccess, Visitor};
 use serde::ser::SerializeMap;
@@ -160,9 +161,9 @@ message! {
     /// What an object is called.
     pub struct ObjectMeta {
         /// The name, unique for kind and namespace.
-        pub name: String,
+        pub name: Arc<str>,
         /// The namespace.
-        pub namespace: String,
+        pub namespace: Arc<str>,
         /// Labels, for selecting objects.
         pub labels: Labels,
         /// Notes that meshd does not read.
@@ -182,14 +183,14 @@ pub struct ObjectKey {
     /// The kind.
     pub kind: Kind,
     /// The namespace.
-    pub namespace: String,
+    pub namespace: Arc<str>,
     /// The name.
-    pub name: String,
+    pub name: Arc<str>,
 }
 
 impl ObjectKey {
     /// Makes a key.
-    pub fn new(kind: Kind, namespace: impl Into<String>, name: impl Into<String>) -> Self {
+    pub fn new(kind: Kind, namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
         Self { kind, namespace: namespace.into(), name: name.into() }
     }
 }
@@ -257,11 +258,11 @@ pub enum Spec {
     /// Whether callers must use mutual TLS.
     PeerAuthentication(PeerAuthentication),
     /// Who may call what.
-    AuthorizationPolicy(AuthorizationPolicy),
+    AuthorizationPolicy(Box<AuthorizationPolicy>),
     /// Whose tokens count.
-    RequestAuthentication(RequestAuthentication),
+    RequestAuthentication(Box<RequestAuthentication>),
     /// What is measured, logged and traced.
-    Telemetry(Telemetry),
+    Telemetry(Box<Telemetry>),
     /// What holds for the whole mesh.
     MeshConfig(Box<MeshConfig>),
 }
@@ -331,7 +332,7 @@ impl Object {
 
     /// Returns what names the object.
     pub fn key(&self) -> ObjectKey {
-        ObjectKey::new(self.kind(), &self.metadata.namespace, &self.metadata.name)
+        ObjectKey::new(self.kind(), self.metadata.namespace.clone(), self.metadata.name.clone())
     }
 }
 

@@ -2,11 +2,12 @@
 //!
 //! Source: Istio API `networking/v1/service_entry.proto`.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::message::message;
 use super::selector::WorkloadSelector;
 use super::workload_entry::WorkloadEntry;
+use crate::value::Labels;
 
 message! {
     /// A service the mesh should know.
@@ -22,6 +23,7 @@ message! {
         /// How its addresses are found. Default: the address the caller dialled.
         pub resolution: Option<Resolution>,
         /// Its instances.
+        #[serde(deserialize_with = "endpoints")]
         pub endpoints: Vec<WorkloadEntry>,
         /// The workloads that are its instances, instead of `endpoints`.
         pub workload_selector: Option<WorkloadSelector>,
@@ -84,3 +86,21 @@ pub enum Resolution {
     /// DNS for the host of each request, for wildcard hosts.
     DynamicDns,
 }
+
+/// Reads endpoints; labels that some of them have alike are held once.
+fn endpoints<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<WorkloadEntry>, D::Error> {
+    let mut read: Vec<WorkloadEntry> = Deserialize::deserialize(from)?;
+    let mut known: Vec<Labels> = Vec::new();
+    for endpoint in &mut read {
+        match known.iter().find(|labels| **labels == endpoint.labels) {
+            Some(labels) => endpoint.labels = labels.clone(),
+            None if known.len() < KNOWN_LABELS => known.push(endpoint.labels.clone()),
+            None => {}
+        }
+    }
+    read.shrink_to_fit();
+    Ok(read)
+}
+
+/// So many different sets of labels of one entry are looked through: versions, mostly.
+const KNOWN_LABELS: usize = 8;

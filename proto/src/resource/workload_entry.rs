@@ -9,18 +9,18 @@ message! {
     /// One instance; also an endpoint inside a `ServiceEntry`.
     pub struct WorkloadEntry {
         /// An address, a DNS name, or `unix:///path`.
-        pub address: String,
+        pub address: Box<str>,
         /// Ports by the names of the service's ports.
         pub ports: SmallMap<String, u16>,
         /// Labels, for subsets and selectors.
         pub labels: Labels,
         /// The network it is in.
-        pub network: String,
+        pub network: Box<str>,
         /// Where it is: `region/zone/subzone`.
-        pub locality: String,
+        pub locality: Box<str>,
         /// Its share among the instances. 0 or absent means 1.
         pub weight: Option<u32>,
         /// The service account of its identity.
-        pub service_account: String,
+        pub service_account: Box<str>,
     }
 }

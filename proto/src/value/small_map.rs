@@ -1,49 +1,60 @@
 //! An ordered map for a handful of entries, in the room that they take.
 //!
 //! Labels, headers and the like are there by the hundred thousand in a large mesh, with one to five entries each. A
-//! `BTreeMap` reserves room for eleven of each (half a kilobyte), this one for none too many once it is cloned or read.
+//! `BTreeMap` reserves room for eleven of each (half a kilobyte), this one has no room to spare, and its copies share what
+//! is in it.
 
 use std::borrow::Borrow;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Index;
+use std::sync::Arc;
 
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// An ordered map for a handful of entries: a list in order of its keys. With many, `insert` is slow; gathering is not.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SmallMap<K, V>(Vec<(K, V)>);
+/// An ordered map for a handful of entries: a list in order of its keys. Every change copies them: gather first.
+#[derive(PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SmallMap<K, V>(Option<Arc<[(K, V)]>>);
 
 impl<K, V> SmallMap<K, V> {
     /// Makes an empty one.
     pub const fn new() -> Self {
-        Self(Vec::new())
+        Self(None)
     }
 
     /// How many entries there are.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.entries().len()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.is_none()
     }
 
     /// Returns all entries, in order of their keys.
     pub fn iter(&self) -> Iter<'_, K, V> {
-        Iter(self.0.iter())
+        Iter(self.entries().iter())
     }
 
     /// Returns all keys, in order.
     pub fn keys(&self) -> impl DoubleEndedIterator<Item = &K> + Clone {
-        self.0.iter().map(|(key, _)| key)
+        self.entries().iter().map(|(key, _)| key)
     }
 
     /// Returns all values, in order of their keys.
     pub fn values(&self) -> impl DoubleEndedIterator<Item = &V> + Clone {
-        self.0.iter().map(|(_, value)| value)
+        self.entries().iter().map(|(_, value)| value)
+    }
+
+    fn entries(&self) -> &[(K, V)] {
+        self.0.as_deref().unwrap_or_default()
+    }
+
+    /// What is in order already.
+    fn of(entries: Vec<(K, V)>) -> Self {
+        Self(if entries.is_empty() { None } else { Some(entries.into()) })
     }
 }
 
@@ -53,7 +64,7 @@ impl<K: Ord, V> SmallMap<K, V> {
     where
         K: Borrow<Q>,
     {
-        self.place(key).ok().map(|at| &self.0[at].1)
+        self.place(key).ok().map(|at| &self.entries()[at].1)
     }
 
     /// Whether a key is there.
@@ -64,15 +75,27 @@ impl<K: Ord, V> SmallMap<K, V> {
         self.place(key).is_ok()
     }
 
+    fn place<Q: Ord + ?Sized>(&self, key: &Q) -> Result<usize, usize>
+    where
+        K: Borrow<Q>,
+    {
+        self.entries().binary_search_by(|(other, _)| other.borrow().cmp(key))
+    }
+}
+
+impl<K: Ord + Clone, V: Clone> SmallMap<K, V> {
     /// Puts a value in the place of a key's; returns what was there.
     pub fn insert(&mut self, key: K, value: V) -> Option<V> {
-        match self.place(&key) {
-            Ok(at) => Some(std::mem::replace(&mut self.0[at].1, value)),
+        let mut entries = self.entries().to_vec();
+        let old = match self.place(&key) {
+            Ok(at) => Some(std::mem::replace(&mut entries[at].1, value)),
             Err(at) => {
-                self.0.insert(at, (key, value));
+                entries.insert(at, (key, value));
                 None
             }
-        }
+        };
+        *self = Self::of(entries);
+        old
     }
 
     /// Takes a key out; returns what was there.
@@ -80,21 +103,25 @@ impl<K: Ord, V> SmallMap<K, V> {
     where
         K: Borrow<Q>,
     {
-        self.place(key).ok().map(|at| self.0.remove(at).1)
+        let at = self.place(key).ok()?;
+        let mut entries = self.entries().to_vec();
+        let (_, old) = entries.remove(at);
+        *self = Self::of(entries);
+        Some(old)
     }
 
     /// Puts a value where a key has none yet.
     pub fn insert_missing(&mut self, key: K, value: impl FnOnce() -> V) {
-        if let Err(at) = self.place(&key) {
-            self.0.insert(at, (key, value()));
+        if !self.contains_key(&key) {
+            self.insert(key, value());
         }
     }
+}
 
-    fn place<Q: Ord + ?Sized>(&self, key: &Q) -> Result<usize, usize>
-    where
-        K: Borrow<Q>,
-    {
-        self.0.binary_search_by(|(other, _)| other.borrow().cmp(key))
+/// Copies share their entries.
+impl<K, V> Clone for SmallMap<K, V> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
     }
 }
 
@@ -108,8 +135,7 @@ impl<K: Ord, V> From<Vec<(K, V)>> for SmallMap<K, V> {
             entries.dedup_by(|(one, _), (other, _)| one == other);
             entries.reverse();
         }
-        entries.shrink_to_fit();
-        Self(entries)
+        Self::of(entries)
     }
 }
 
@@ -125,9 +151,9 @@ impl<K: Ord, V> FromIterator<(K, V)> for SmallMap<K, V> {
     }
 }
 
-impl<K: Ord, V> Extend<(K, V)> for SmallMap<K, V> {
+impl<K: Ord + Clone, V: Clone> Extend<(K, V)> for SmallMap<K, V> {
     fn extend<I: IntoIterator<Item = (K, V)>>(&mut self, entries: I) {
-        let mut all = std::mem::take(&mut self.0);
+        let mut all = self.entries().to_vec();
         all.extend(entries);
         *self = all.into();
     }
@@ -186,12 +212,12 @@ impl<'a, K, V> IntoIterator for &'a SmallMap<K, V> {
     }
 }
 
-impl<K, V> IntoIterator for SmallMap<K, V> {
+impl<K: Clone, V: Clone> IntoIterator for SmallMap<K, V> {
     type Item = (K, V);
     type IntoIter = std::vec::IntoIter<(K, V)>;
 
     fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
+        self.entries().to_vec().into_iter()
     }
 }
 

@@ -202,10 +202,10 @@ impl About<'_> {
             self.check_name(root, "metadata.namespace", &metadata.namespace, 63, false);
         } else {
             let namespace = if kind == Kind::MeshConfig { ROOT_NAMESPACE } else { DEFAULT_NAMESPACE };
-            namespace.clone_into(&mut metadata.namespace);
+            metadata.namespace = namespace.into();
         }
         if kind == Kind::MeshConfig
-            && (metadata.name != MESH_CONFIG_NAME || metadata.namespace != ROOT_NAMESPACE)
+            && (*metadata.name != *MESH_CONFIG_NAME || *metadata.namespace != *ROOT_NAMESPACE)
         {
             let message =
                 format!("there is one MeshConfig, and it is named {ROOT_NAMESPACE}/{MESH_CONFIG_NAME}");

@@ -188,6 +188,6 @@ fn delegate_keys(namespace: &str, spec: &VirtualService) -> impl Iterator<Item =
     let named = spec.http.iter().filter_map(|route| route.delegate.as_deref());
     named.map(move |delegate| {
         let home = if delegate.namespace.is_empty() { namespace } else { &delegate.namespace };
-        ObjectKey::new(Kind::VirtualService, home, &delegate.name)
+        ObjectKey::new(Kind::VirtualService, home, delegate.name.as_str())
     })
 }

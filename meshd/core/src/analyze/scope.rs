@@ -77,7 +77,7 @@ pub(super) fn merging(world: &World, domain: &str, findings: &mut Vec<Finding>) 
         let Spec::DestinationRule(rule) = &stored.object.spec else { continue };
         let key = stored.object.key();
         let host = full_name(&rule.host, &key.namespace, domain);
-        by_host.entry((key.namespace.clone(), host)).or_default().push((stored.created, key, rule));
+        by_host.entry((key.namespace.to_string(), host)).or_default().push((stored.created, key, rule));
     }
     for ((_, host), mut rules) in by_host {
         rules.sort_by(|one, other| (one.0, &one.1).cmp(&(other.0, &other.1)));
@@ -126,10 +126,9 @@ pub(super) fn merging(world: &World, domain: &str, findings: &mut Vec<Finding>) 
 fn gateways(world: &World, findings: &mut Vec<Finding>) {
     let all: BTreeMap<(&str, &str), &Gateway> = of_kind(world, Kind::Gateway)
         .filter_map(|stored| match &stored.object.spec {
-            Spec::Gateway(gateway) => Some((
-                (stored.object.metadata.namespace.as_str(), stored.object.metadata.name.as_str()),
-                gateway,
-            )),
+            Spec::Gateway(gateway) => {
+                Some(((&*stored.object.metadata.namespace, &*stored.object.metadata.name), gateway))
+            }
             _ => None,
         })
         .collect();
@@ -190,8 +189,8 @@ fn hosts_of_gateway(
         .iter()
         .flat_map(|server| &server.hosts)
         .filter_map(|host| match host.split_once('/') {
-            Some((".", host)) => (home == key.namespace).then_some(host),
-            Some((namespace, host)) => (namespace == "*" || namespace == key.namespace).then_some(host),
+            Some((".", host)) => (home == &*key.namespace).then_some(host),
+            Some((namespace, host)) => (namespace == "*" || namespace == &*key.namespace).then_some(host),
             None => Some(host.as_str()),
         })
         .collect();

@@ -117,7 +117,7 @@ pub(super) fn doubles(world: &World, thorough: bool, findings: &mut Vec<Finding>
             let Some(Selector { labels, path }) = selector(stored) else { continue };
             let key = stored.object.key();
             let one = One { age: stored.created, key, labels, path };
-            by_namespace.entry(one.key.namespace.clone()).or_default().push(one);
+            by_namespace.entry(one.key.namespace.to_string()).or_default().push(one);
         }
         by_namespace.retain(|_, all| all.len() > 1);
         let workloads = (thorough && !by_namespace.is_empty()).then(|| Workloads::of(world));
@@ -181,7 +181,7 @@ fn tell(
     code: &'static str,
     findings: &mut Vec<Finding>,
 ) {
-    let names: Vec<&str> = group.iter().map(|one| one.key.name.as_str()).collect();
+    let names: Vec<&str> = group.iter().map(|one| &*one.key.name).collect();
     let what = match (group[0].labels, workload) {
         (None, _) => "have no workload selector".to_owned(),
         (Some(_), Some(workload)) => format!("select the same workload pod {workload:?}"),
@@ -210,14 +210,14 @@ fn logs_without_provider(world: &World, mesh: &Settings<'_>, findings: &mut Vec<
     }
     let all: Vec<(&Stored, &Telemetry)> = of_kind(world, Kind::Telemetry)
         .filter_map(|stored| match &stored.object.spec {
-            Spec::Telemetry(telemetry) => Some((stored, telemetry)),
+            Spec::Telemetry(telemetry) => Some((stored, &**telemetry)),
             _ => None,
         })
         .collect();
     let names_one = |namespace: &str| {
         let is_wider = |stored: &Stored| {
             let home = &stored.object.metadata.namespace;
-            home == namespace || home == mesh.root_namespace()
+            **home == *namespace || **home == *mesh.root_namespace()
         };
         all.iter().any(|(stored, telemetry)| {
             is_wider(stored)

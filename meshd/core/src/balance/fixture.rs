@@ -5,9 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use mesh_proto::command::Liveness;
-use mesh_proto::registration::Health;
-
 use super::EndpointSet;
 use super::chance::SeededRng;
 use super::{Hint, pick};
@@ -19,16 +16,10 @@ use crate::plan::{
 
 /// An endpoint `e0`, `e1`, … of weight 1 at 198.18.0.N:8080.
 pub(crate) fn endpoint(number: u8) -> Endpoint {
-    Endpoint::new(EndpointFacts {
-        id: format!("e{number}").into(),
-        via: Via::Plain(SocketAddr::from((Ipv4Addr::new(198, 18, 0, number), 8080))),
-        weight: 1,
-        locality: Arc::default(),
-        party: crate::plan::Party::default(),
-        version: "".into(),
-        health: Health::Healthy,
-        liveness: Liveness::Live,
-    })
+    Endpoint::new(EndpointFacts::new(
+        format!("e{number}"),
+        Via::Plain(SocketAddr::from((Ipv4Addr::new(198, 18, 0, number), 8080))),
+    ))
 }
 
 pub(crate) fn endpoints(count: u8) -> Vec<Endpoint> {

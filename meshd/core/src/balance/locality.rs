@@ -17,7 +17,7 @@ pub(super) fn levels<'a>(
     policy: &LocalityPolicy,
     from: &'a Locality,
 ) -> Vec<Level> {
-    let locality = |at: &u32| all.get(*at as usize).map(|endpoint| &*endpoint.locality);
+    let locality = |at: &u32| all.get(*at as usize).map(|endpoint| &*endpoint.traits.locality);
     let mut near = Nearness { from, last: None };
     let groups = match policy {
         LocalityPolicy::Ignore => vec![alike(all, members, balancer)],
@@ -75,7 +75,7 @@ fn zones(
     from: &Locality,
 ) -> Vec<Level> {
     let lists = by_rank(members, |at| {
-        let there = all.get(at as usize).map(|endpoint| &*endpoint.locality);
+        let there = all.get(at as usize).map(|endpoint| &*endpoint.traits.locality);
         let region = match there.map_or(FARTHEST, |there| distance(from, there, &policy.regions)) {
             0..=2 => 0,
             farther => farther,
@@ -105,7 +105,7 @@ fn by_zone(
 ) -> Option<Level> {
     let mut parts: BTreeMap<&Locality, Vec<u32>> = BTreeMap::new();
     for at in members {
-        parts.entry(&all.get(*at as usize)?.locality).or_default().push(*at);
+        parts.entry(&all.get(*at as usize)?.traits.locality).or_default().push(*at);
     }
     let localities: Vec<Locality> = parts.keys().copied().cloned().collect();
     let whole = alike(all, members, balancer).pop()?;
@@ -151,8 +151,9 @@ fn shares(all: &[Endpoint], members: &[u32], balancer: &Balancer, rule: &Distrib
     let mut patterns: Vec<&(String, u32)> = rule.to.iter().collect();
     patterns.sort_by_key(|(pattern, _)| std::cmp::Reverse(specific(pattern)));
     for (pattern, share) in patterns {
-        let here =
-            |at: &u32| all.get(*at as usize).is_some_and(|endpoint| covers(pattern, &endpoint.locality));
+        let here = |at: &u32| {
+            all.get(*at as usize).is_some_and(|endpoint| covers(pattern, &endpoint.traits.locality))
+        };
         let (part, rest): (Vec<u32>, Vec<u32>) = left.into_iter().partition(here);
         left = rest;
         if *share > 0 && !part.is_empty() {

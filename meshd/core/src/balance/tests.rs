@@ -263,7 +263,7 @@ fn passthrough_goes_where_the_connection_was_going() {
 fn spread(localities: &[&str]) -> Vec<Endpoint> {
     let at = |number: u8| Arc::new(Locality::parse(localities[usize::from(number) / 2]));
     let count = u8::try_from(2 * localities.len()).expect("few localities");
-    (0..count).map(|number| endpoint(number).but(|facts| facts.locality = at(number))).collect()
+    (0..count).map(|number| endpoint(number).but(|facts| facts.traits.locality = at(number))).collect()
 }
 
 #[test]
@@ -389,7 +389,7 @@ fn any_endpoint() -> impl Strategy<Value = (Endpoint, bool)> {
         |(health, liveness, weight, locality, ejected)| {
             let locality = Arc::new(Locality::parse(locality));
             let one = endpoint(0).but(|facts| {
-                (facts.weight, facts.locality) = (weight, locality);
+                (facts.weight, facts.traits.locality) = (weight, locality);
                 (facts.health, facts.liveness) = (health, liveness);
             });
             (one, ejected)
@@ -427,7 +427,7 @@ fn any_locality_policy() -> impl Strategy<Value = LocalityPolicy> {
 /// Who may be picked when nothing forces to ignore ejections: the silent only when no live one may.
 fn eligible(cluster: &Cluster, policy: &LocalityPolicy) -> Vec<Arc<str>> {
     let named = |endpoint: &&Endpoint| {
-        let there = endpoint.locality.to_string();
+        let there = endpoint.traits.locality.to_string();
         !matches!(policy, LocalityPolicy::Distribute(_))
             || there.starts_with("eu/a")
             || there.starts_with("us")

@@ -43,8 +43,8 @@ pub(super) fn put_in<'a>(
             rules.push(HttpRule { http: Written::Here(root), origin });
             continue;
         };
-        let namespace = if wanted.namespace.is_empty() { &key.namespace } else { &wanted.namespace };
-        let found = delegates.get(&(namespace.as_str(), wanted.name.as_str()));
+        let namespace = if wanted.namespace.is_empty() { &*key.namespace } else { wanted.namespace.as_str() };
+        let found = delegates.get(&(namespace, wanted.name.as_str()));
         let Some(delegate) =
             found.filter(|delegate| visibility::sees(delegate.export_to, namespace, &key.namespace))
         else {

@@ -132,7 +132,7 @@ impl<'a> Rules<'a> {
     }
 
     fn add(&mut self, stored: &'a Stored, spec: &'a DestinationRule, domain: &str, private_by_default: bool) {
-        let namespace = stored.object.metadata.namespace.as_str();
+        let namespace = &*stored.object.metadata.namespace;
         let host: Rc<str> = full_name(&spec.host, namespace, domain).into();
         let selector = spec.workload_selector.as_ref().map(|selector| &selector.match_labels);
         // A rule for some workloads is for those of its namespace.

@@ -55,7 +55,7 @@ pub(super) fn sidecars(
             }
             let (seat, kind) = if egress.is_proxy() {
                 let seat = Doors::seat(fingerprint(&(
-                    stored.object.metadata.namespace.as_str(),
+                    &*stored.object.metadata.namespace,
                     &stored.object.metadata.name,
                     index,
                     &scope.caller,

@@ -18,7 +18,7 @@ use super::Problems;
 use super::hosts::{Entry, Port, Service, Source, has_all};
 use super::nearness::Nearness;
 use crate::identity::{Identity, IdentityError, sni};
-use crate::plan::{Endpoint, EndpointFacts, Locality, Node, Party, Shared, Via, Workload};
+use crate::plan::{Endpoint, EndpointFacts, Locality, Node, Party, Shared, Traits, Via, Workload};
 use crate::world::{InstanceRef, ServiceName, World};
 
 /// Where endpoints are looked at from.
@@ -32,6 +32,7 @@ pub(super) struct Place<'a> {
     localities: RefCell<HashMap<String, Arc<Locality>>>,
     versions: RefCell<HashSet<Arc<str>>>,
     parties: RefCell<HashSet<Party>>,
+    traits: RefCell<HashMap<Traits, Shared<Traits>>>,
     /// Where the instances lie that were looked at last, and who they are: many hosts may offer the very same.
     last: RefCell<[(usize, Party); LAST]>,
 }
@@ -66,7 +67,7 @@ impl<'f, 'a> Selected<'f, 'a> {
     pub(super) fn ranks(&self, nearness: &Nearness<'_>) -> Vec<u32> {
         self.0
             .iter()
-            .map(|found| nearness.rank(found.labels, &found.facts.locality, found.host, found.network))
+            .map(|found| nearness.rank(found.labels, &found.facts.traits.locality, found.host, found.network))
             .collect()
     }
 
@@ -110,6 +111,7 @@ impl<'a> Place<'a> {
             localities: RefCell::default(),
             versions: RefCell::default(),
             parties: RefCell::default(),
+            traits: RefCell::default(),
             last: RefCell::default(),
         }
     }
@@ -193,7 +195,7 @@ impl<'a> Place<'a> {
         if names && alone && !is_there && !service.host.starts_with('*') {
             let spread = entry.spec.resolution() == Resolution::Dns;
             let via = Via::Name { host: service.host.clone(), port: port.target, spread };
-            let facts = self.facts(service.host.clone(), via, &NO_LABELS, "").into();
+            let facts = EndpointFacts::new(service.host.clone(), via).into();
             list.push(Found { facts, labels: &NO_LABELS, host: "", network: "" });
         }
     }
@@ -234,8 +236,8 @@ impl<'a> Place<'a> {
             weight: instance.weight,
             health: instance.health,
             liveness: host.liveness,
-            party: self.party(instance),
-            ..self.facts(id, via, &instance.labels, locality)
+            traits: self.traits(&instance.labels, locality, self.party(instance)),
+            ..EndpointFacts::new(id, via)
         };
         list.push(Found { facts: facts.into(), labels: &instance.labels, host: &host.name, network: "" });
     }
@@ -282,24 +284,19 @@ impl<'a> Place<'a> {
         };
         let facts = EndpointFacts {
             weight: endpoint.weight.filter(|weight| *weight > 0).unwrap_or(1),
-            ..self.facts(id.into(), via, &endpoint.labels, &endpoint.locality)
+            traits: self.traits(&endpoint.labels, &endpoint.locality, Party::default()),
+            ..EndpointFacts::new(id, via)
         };
         let (labels, network) = (&endpoint.labels, &endpoint.network);
         list.push(Found { facts: facts.into(), labels, host: "", network });
     }
 
-    /// A healthy endpoint of weight 1 that is on no host of the mesh.
-    fn facts(&self, id: Arc<str>, via: Via, labels: &Labels, locality: &str) -> EndpointFacts {
-        EndpointFacts {
-            id,
-            via,
-            weight: 1,
-            locality: self.locality(locality),
-            version: self.version(labels.get("version").map_or("", String::as_str)),
-            party: Party::default(),
-            health: Health::Healthy,
-            liveness: Liveness::Live,
-        }
+    /// What is said of an endpoint as of many others: held once.
+    fn traits(&self, labels: &Labels, locality: &str, party: Party) -> Shared<Traits> {
+        let version = self.version(labels.get("version").map_or("", String::as_str));
+        let traits = Traits { locality: self.locality(locality), party, version };
+        let mut known = self.traits.borrow_mut();
+        known.entry(traits).or_insert_with_key(|traits| traits.clone().into()).clone()
     }
 
     fn locality(&self, text: &str) -> Arc<Locality> {

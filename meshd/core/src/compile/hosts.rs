@@ -398,7 +398,7 @@ impl<'a> Selectable<'a> {
             .filter(|stored| {
                 matches!(&stored.object.spec, Spec::ServiceEntry(entry) if entry.workload_selector.is_some())
             })
-            .map(|stored| stored.object.metadata.namespace.as_str())
+            .map(|stored| &*stored.object.metadata.namespace)
             .collect::<BTreeSet<_>>();
         let workloads = of_kind(world, Kind::WorkloadEntry).map(|stored| &stored.object).collect();
         let wanted = |found: &InstanceRef<'_>| selecting.contains(found.instance.namespace.as_str());
@@ -413,10 +413,10 @@ impl<'a> Selectable<'a> {
         let Some(selector) = &spec.workload_selector else { return (Vec::new(), Vec::new()) };
         let picks = |labels: &Labels| has_all(labels, &selector.labels);
         let workloads = self.workloads.iter().filter_map(|object| match &object.spec {
-            Spec::WorkloadEntry(entry) if object.metadata.namespace == namespace => {
+            Spec::WorkloadEntry(entry) if *object.metadata.namespace == *namespace => {
                 // Labels of the object count too, as in Istio.
                 let fits = picks(&entry.labels) || picks(&object.metadata.labels);
-                fits.then_some((object.metadata.name.as_str(), entry))
+                fits.then_some((&*object.metadata.name, entry))
             }
             _ => None,
         });

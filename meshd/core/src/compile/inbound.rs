@@ -128,16 +128,7 @@ impl Scene<'_> {
         if let Some(same) = known.filter(alike) {
             return same.clone();
         }
-        let facts = EndpointFacts {
-            id: id.into(),
-            via,
-            weight: 1,
-            locality: Arc::default(),
-            party: Party::default(),
-            version: "".into(),
-            health: mesh_proto::registration::Health::Healthy,
-            liveness: mesh_proto::command::Liveness::Live,
-        };
+        let facts = EndpointFacts::new(id, via);
         let state = known.map_or_else(Arc::default, |known| known.endpoints.all[0].state.clone());
         let endpoint = Endpoint::with_state(facts.into(), state);
         let balancer = Balancer::Passthrough;

@@ -435,7 +435,7 @@ fn names_of(service: &Service<'_>, trust_domain: &str) -> Vec<String> {
     let of = |entry: &'_ Entry<'_>| {
         let workloads = entry.workloads.iter().map(|(_, workload)| *workload);
         let accounts = entry.spec.endpoints.iter().chain(workloads);
-        accounts.map(|endpoint| endpoint.service_account.clone()).collect::<Vec<_>>()
+        accounts.map(|endpoint| endpoint.service_account.to_string()).collect::<Vec<_>>()
     };
     let accounts: BTreeSet<String> = service.entries().flat_map(of).collect();
     let identities = accounts

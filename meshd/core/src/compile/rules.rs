@@ -225,17 +225,14 @@ pub(crate) fn load<'a>(
         .map(|(stored, spec)| {
             let metadata = &stored.object.metadata;
             let export_to = export_to(spec);
-            (
-                (metadata.namespace.as_str(), metadata.name.as_str()),
-                delegates::Delegate { stored, spec, export_to },
-            )
+            ((&*metadata.namespace, &*metadata.name), delegates::Delegate { stored, spec, export_to })
         })
         .collect::<BTreeMap<_, _>>();
     roots
         .into_iter()
         .map(|(stored, spec)| {
             let key = stored.object.key();
-            let namespace = stored.object.metadata.namespace.as_str();
+            let namespace = &*stored.object.metadata.namespace;
             let mut made_of = vec![(key.clone(), stored.changed)];
             let http = delegates::put_in(&key, spec, &delegates, domain, &mut made_of, problems);
             let hosts = spec.hosts.iter().map(|host| full_name(host, namespace, domain)).collect();

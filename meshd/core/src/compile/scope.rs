@@ -97,7 +97,7 @@ impl<'a> Sidecars<'a> {
             (spec.workload_selector.is_none(), stored.created, stored.object.key())
         });
         let is_root = |(stored, spec): &&(&'a Stored, &'a Sidecar)| {
-            stored.object.metadata.namespace == mesh.root_namespace() && spec.workload_selector.is_none()
+            *stored.object.metadata.namespace == *mesh.root_namespace() && spec.workload_selector.is_none()
         };
         let root = all.iter().find(is_root).copied();
         let mut of: BTreeMap<&str, Vec<_>> = BTreeMap::new();

@@ -102,7 +102,7 @@ fn instances_are_reached_locally_or_over_their_hosts_mesh_port() {
     assert_eq!(identity.to_string(), "spiffe://mesh.example/ns/default/sa/reviews");
     assert_eq!(&**sni, "outbound_.9080_._.reviews.default.svc.cluster.local");
     assert_eq!(
-        (&**instance, &*endpoints[2].id, &*endpoints[2].version),
+        (&**instance, &*endpoints[2].id, &*endpoints[2].traits.version),
         ("reviews-v1", "reviews-v1@vm2", "v1")
     );
     assert_eq!(plan.inbound.instances.len(), 2);

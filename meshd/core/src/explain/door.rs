@@ -38,8 +38,11 @@ pub(super) fn explain(world: &World, plan: &Plan, ask: &Ask, now: Moment) -> Res
     }
     let labels = plan.node.labels.iter().chain(&gateway.selector);
     let labels = labels.map(|(key, value)| (key.clone(), value.clone())).collect();
-    found.workload =
-        Workload { namespace: key.namespace.clone(), account: key.name.clone(), ..Workload::default() };
+    found.workload = Workload {
+        namespace: key.namespace.to_string(),
+        account: key.name.to_string(),
+        ..Workload::default()
+    };
     let node = Node { labels, callers: vec![found.workload.clone()], ..Node::clone(&plan.node) };
     let made = compile(world, &Arc::new(node), None);
     let selector: Vec<String> =

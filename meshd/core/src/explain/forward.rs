@@ -258,7 +258,7 @@ pub(super) fn behind(
         .iter()
         .map(|endpoint| Instance {
             id: endpoint.id.replacen('@', " on ", 1),
-            version: endpoint.version.to_string(),
+            version: endpoint.traits.version.to_string(),
             address: views::address(endpoint),
             there: there(scene, cluster, endpoint),
             state: views::state(endpoint, scene.now),

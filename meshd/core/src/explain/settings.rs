@@ -110,8 +110,9 @@ fn root_of<'a>(
         }
         let names = |http: &&HttpRoute| {
             http.delegate.as_ref().is_some_and(|wanted| {
-                let namespace = if wanted.namespace.is_empty() { &key.namespace } else { &wanted.namespace };
-                wanted.name == delegate.name && *namespace == delegate.namespace
+                let namespace =
+                    if wanted.namespace.is_empty() { &*key.namespace } else { wanted.namespace.as_str() };
+                wanted.name == *delegate.name && namespace == &*delegate.namespace
             })
         };
         let index = spec.http.iter().position(|http| names(&http))?;

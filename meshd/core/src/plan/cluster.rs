@@ -416,16 +416,37 @@ pub struct EndpointFacts {
     pub via: Via,
     /// Share among its cluster. 0: none.
     pub weight: u32,
-    /// Where it is.
-    pub locality: Arc<Locality>,
-    /// Who is there, where the mesh knows.
-    pub party: Party,
-    /// Its `version` label, for metrics; may be empty.
-    pub version: Arc<str>,
+    /// What many have in common.
+    pub traits: Shared<Traits>,
     /// Its health check's word.
     pub health: Health,
     /// Whether its host answers.
     pub liveness: Liveness,
+}
+
+impl EndpointFacts {
+    /// A healthy endpoint of weight 1 of which nothing else is known.
+    pub fn new(id: impl Into<Arc<str>>, via: Via) -> Self {
+        Self {
+            id: id.into(),
+            via,
+            weight: 1,
+            traits: Shared::default(),
+            health: Health::Healthy,
+            liveness: Liveness::Live,
+        }
+    }
+}
+
+/// What the mesh says of many endpoints alike.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Traits {
+    /// Where they are.
+    pub locality: Arc<Locality>,
+    /// Who is there, where the mesh knows.
+    pub party: Party,
+    /// Their `version` label, for metrics; may be empty.
+    pub version: Arc<str>,
 }
 
 /// How an endpoint is reached.

@@ -1,4 +1,5 @@
-//! What many hosts offer alike is held once: instances of one service differ in little more than their host.
+//! What is said alike is held once: instances of one service differ in little more than their host, and a host that serves and
+//! follows has most facts twice.
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -7,6 +8,7 @@ use foldhash::fast::FixedState;
 use mesh_proto::command::HostId;
 use mesh_proto::registration::{Instance, Registration};
 
+use super::World;
 use crate::parted::PartedMap;
 
 /// Every instance that some host offers, once, by a number of what it says.
@@ -15,6 +17,8 @@ pub(crate) struct Alike {
     known: PartedMap<u64, Arc<Instance>>,
     /// How many there were after the last look at which are still in use.
     used: usize,
+    /// Another World of this process, whose facts are held where they are the same.
+    pub(super) world: Option<Arc<World>>,
 }
 
 /// Says nothing that the registrations do not say.

@@ -3,6 +3,7 @@
 //! The form is that of [`PublicWorld`](mesh_proto::watch::PublicWorld).
 
 use std::fmt;
+use std::sync::Arc;
 
 use mesh_proto::command::{HostId, Mesh, Revision};
 use mesh_proto::registration::Registration;
@@ -12,12 +13,24 @@ use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::ser::SerializeStruct;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::World;
+use super::{Private, World};
 
 /// The public facts of a World, to be written.
 pub struct Facts<'a>(&'a World);
 
+/// Everything of a World, to be written as a snapshot; [`Snapshot`] reads it.
+#[derive(Serialize)]
+pub struct Whole<'a> {
+    public: Facts<'a>,
+    private: &'a Private,
+}
+
 impl World {
+    /// Returns everything, to be written as a snapshot.
+    pub fn whole(&self) -> Whole<'_> {
+        Whole { public: self.facts(), private: &self.private }
+    }
+
     /// Returns the facts that every host may see, to be written in the form of a `PublicWorld`.
     pub fn facts(&self) -> Facts<'_> {
         Facts(self)
@@ -65,13 +78,22 @@ impl Serialize for Each<'_> {
 /// Reads a mirror: public facts, taken in one by one.
 impl<'de> Deserialize<'de> for World {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(WholeVisitor)
+        Mirror(None).deserialize(deserializer)
     }
 }
 
-struct WholeVisitor;
+/// Reads a mirror, leaning on what is known.
+struct Mirror(Option<Arc<World>>);
 
-impl<'de> Visitor<'de> for WholeVisitor {
+impl<'de> DeserializeSeed<'de> for Mirror {
+    type Value = World;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<World, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Mirror {
     type Value = World;
 
     fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -80,6 +102,7 @@ impl<'de> Visitor<'de> for WholeVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<World, A::Error> {
         let mut world = World::default();
+        world.lean_on(self.0);
         while let Some(key) = map.next_key::<String>()? {
             match key.as_str() {
                 "revision" => world.revision = map.next_value::<Revision>()?,
@@ -89,6 +112,40 @@ impl<'de> Visitor<'de> for WholeVisitor {
             }
         }
         Ok(world)
+    }
+}
+
+/// Reads what [`World::whole`] wrote: a World that leans on the one that is known, if any ([`World::lean_on`]).
+pub struct Snapshot(pub Option<Arc<World>>);
+
+impl<'de> DeserializeSeed<'de> for Snapshot {
+    type Value = World;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<World, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Snapshot {
+    type Value = World;
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("a snapshot: public and private facts")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<World, A::Error> {
+        let (mut public, mut private) = (None, None);
+        while let Some(key) = map.next_key::<String>()? {
+            match key.as_str() {
+                "public" => public = Some(map.next_value_seed(Mirror(self.0.take()))?),
+                "private" => private = Some(map.next_value()?),
+                // A newer version may say more.
+                _ => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        let missing = <A::Error as serde::de::Error>::missing_field;
+        let public: World = public.ok_or_else(|| missing("public"))?;
+        Ok(World { private: private.ok_or_else(|| missing("private"))?, ..public })
     }
 }
 

@@ -6,6 +6,7 @@ use mesh_proto::command::{Batch, Join, NewHost, Precondition, ResourceChange, To
 use mesh_proto::registration::{Health, Instance, PortBinding, Protocol};
 use mesh_proto::resource::{Object, ObjectKey};
 use mesh_proto::value::Labels;
+use serde::de::DeserializeSeed;
 
 use super::*;
 
@@ -296,10 +297,14 @@ fn a_snapshot_brings_everything_back() {
     world.apply(Revision(2), &entry(0, token("t", 10_000)));
     world.apply(Revision(3), &entry(0, apply(vec![change(rule("a", "a"), Precondition::Any)])));
 
-    let json = serde_json::to_vec(&world.snapshot()).expect("json");
-    let back = World::from_snapshot(serde_json::from_slice(&json).expect("a snapshot"));
+    let json = serde_json::to_vec(&world.whole()).expect("json");
+    let read = |known| Snapshot(known).deserialize(&mut serde_json::Deserializer::from_slice(&json));
+    assert_eq!(read(None).expect("a snapshot"), world);
 
-    assert_eq!(back, world);
+    let known = Arc::new(world.clone());
+    let leaning = read(Some(known.clone())).expect("a snapshot");
+    assert_eq!(leaning, world);
+    assert!(leaning.resources.iter().all(|(key, stored)| Arc::ptr_eq(stored, &known.resources[key])));
 }
 
 #[test]
@@ -336,4 +341,24 @@ fn a_mirror_and_the_world_it_mirrors_share_what_they_say_alike() {
     assert_eq!(one, before, "it says what it said");
     let shared = one.hosts.iter().filter(|(id, host)| Arc::ptr_eq(host, &mirror.hosts[id])).count();
     assert_eq!(shared, 99);
+}
+
+#[test]
+fn what_a_known_world_says_already_is_held_as_it_has_it() {
+    let fact =
+        |id: u64, name: &str| Change::Host { id: HostId(id), host: Some(trust::admit(&host(name), false)) };
+    let mut known = World::default();
+    known.absorb_all(Revision(1), &[fact(1, "vm1"), fact(2, "vm2")]);
+    let known = Arc::new(known);
+    let mut world = World::default();
+    world.lean_on(Some(known.clone()));
+
+    world.absorb_all(Revision(1), &[fact(1, "vm1"), fact(2, "other"), fact(3, "vm3")]);
+
+    assert!(Arc::ptr_eq(&world.hosts[&HostId(1)], &known.hosts[&HostId(1)]));
+    let names: Vec<&str> = world.hosts.values().map(|host| host.name.as_str()).collect();
+    assert_eq!(names, ["vm1", "other", "vm3"], "what it says otherwise is its own");
+    world.lean_on(None);
+    world.absorb(&fact(2, "vm2"));
+    assert!(!Arc::ptr_eq(&world.hosts[&HostId(2)], &known.hosts[&HostId(2)]));
 }

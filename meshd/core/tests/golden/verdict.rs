@@ -138,7 +138,7 @@ fn forwarded(forward: &Forward, verdict: &mut Verdict) {
     verdict.what = format!("to {}", destinations(&forward.destinations));
     for one in forward.destinations.iter().filter(|one| one.weight > 0 || forward.destinations.len() == 1) {
         let endpoints = one.cluster.iter().flat_map(|cluster| &cluster.endpoints.all);
-        verdict.versions.extend(endpoints.map(|endpoint| endpoint.version.to_string()));
+        verdict.versions.extend(endpoints.map(|endpoint| endpoint.traits.version.to_string()));
     }
     verdict.with.extend(forward.timeout.map(|timeout| format!("timeout {timeout:?}")));
     let retry = &forward.retry;

@@ -68,6 +68,7 @@ impl Control {
             id: ground.state.id,
             folder: ground.config.host.data.join("server"),
             carrier: self.hosts.clone(),
+            mirror: self.published.borrow().world.clone(),
             notary: self.notary.clone(),
             analyze: mesh_core::analyze::check,
             raft_runtime: raft.handle().clone(),

@@ -50,7 +50,7 @@ impl Pools {
             destination: cluster.name.host.clone(),
             port: cluster.name.port,
             subset: cluster.name.subset.clone(),
-            version: endpoint.version.clone(),
+            version: endpoint.traits.version.clone(),
         });
         let shows = matches!(endpoint.via, Via::Mesh { .. }) || matches!(cluster.tls, UpstreamTls::Mesh(_));
         let from = shows.then(|| caller.identity.clone()).flatten();

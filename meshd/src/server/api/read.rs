@@ -25,7 +25,7 @@ impl Server {
     pub(super) fn get_stale(&self, get: &Get) -> Response {
         self.consensus.facts().read(|world| {
             if let Get { kind: Some(kind), namespace: Some(namespace), name: Some(name), .. } = get {
-                let found = world.resources.get(&ObjectKey::new(*kind, namespace, name));
+                let found = world.resources.get(&ObjectKey::new(*kind, namespace.as_str(), name.as_str()));
                 let items = found.into_iter().map(|stored| Stored::clone(stored)).collect();
                 return Response::Resources { revision: world.revision, items };
             }
@@ -120,6 +120,6 @@ fn host_status(
 
 fn matches(get: &Get, key: &ObjectKey) -> bool {
     get.kind.is_none_or(|kind| kind == key.kind)
-        && get.namespace.as_ref().is_none_or(|namespace| *namespace == key.namespace)
-        && get.name.as_ref().is_none_or(|name| *name == key.name)
+        && get.namespace.as_ref().is_none_or(|namespace| **namespace == *key.namespace)
+        && get.name.as_ref().is_none_or(|name| **name == *key.name)
 }

@@ -16,6 +16,8 @@ use raft::{
     SnapshotMeta, StorageError, StorageIOError, StoredMembership,
 };
 
+use serde::de::DeserializeSeed;
+
 use super::snapshot::{Folder, SnapshotError};
 use super::{Answer, NodeId, Types};
 use crate::server::watch::Hub;
@@ -57,6 +59,11 @@ impl Facts {
         self.change(|state| state.world.share(mirror));
     }
 
+    /// While the log is read: what `known` says already, most likely all of it, is not held a second time.
+    pub(super) fn lean_on(&self, known: Option<Arc<World>>) {
+        self.change(|state| state.world.lean_on(known));
+    }
+
     fn state(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -72,17 +79,18 @@ impl Machine {
     /// **Errors**: [`SnapshotError::Damaged`] when it is not what was written.
     pub(super) fn open(path: &Path, facts: Arc<Facts>) -> Result<Self, SnapshotError> {
         let folder = Folder::open(path)?;
+        let known = facts.read(World::leans_on);
         let state = match folder.newest()? {
-            None => State::default(),
+            None => State::leaning_on(known),
             Some(loaded) => State {
-                world: parse(&loaded.body)
+                world: parse(&loaded.body, known)
                     .map_err(|reason| SnapshotError::Damaged { path: path.to_owned(), reason })?,
                 applied: loaded.meta.last_log_id,
                 membership: loaded.meta.last_membership,
             },
         };
         facts.hub.restart(state.world.revision);
-        facts.change(|known| *known = state);
+        facts.change(|now| *now = state);
         Ok(Self { facts, folder })
     }
 
@@ -109,7 +117,7 @@ impl RaftSnapshotBuilder<Types> for Machine {
         let head = meta.clone();
         let body = self
             .on_disk(move |folder| {
-                let body = serde_json::to_vec(&world.snapshot()).map_err(SnapshotError::encoding)?;
+                let body = serde_json::to_vec(&world.whole()).map_err(SnapshotError::encoding)?;
                 folder.write(&head, &body)?;
                 Ok(body)
             })
@@ -159,7 +167,7 @@ impl RaftStateMachine<Types> for Machine {
         let (head, body) = (meta.clone(), snapshot.into_inner());
         let world = self
             .on_disk(move |folder| {
-                let world = parse(&body).map_err(SnapshotError::received)?;
+                let world = parse(&body, None).map_err(SnapshotError::received)?;
                 folder.write(&head, &body)?;
                 Ok(world)
             })
@@ -184,6 +192,12 @@ impl RaftStateMachine<Types> for Machine {
 }
 
 impl State {
+    fn leaning_on(known: Option<Arc<World>>) -> Self {
+        let mut state = Self::default();
+        state.world.lean_on(known);
+        state
+    }
+
     fn apply(&mut self, entry: Entry<Types>, hub: &Hub) -> Answer {
         self.applied = Some(entry.log_id);
         match entry.payload {
@@ -202,11 +216,14 @@ impl State {
     }
 }
 
-fn parse(body: &[u8]) -> Result<World, String> {
+/// Reads a World, leaning on what is known.
+fn parse(body: &[u8], known: Option<Arc<World>>) -> Result<World, String> {
     if body.is_empty() {
-        return Ok(World::default());
+        return Ok(State::leaning_on(known).world);
     }
-    let snapshot: WorldSnapshot =
-        serde_json::from_slice(body).map_err(|error| format!("its World cannot be read: {error}"))?;
-    Ok(World::from_snapshot(snapshot))
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let world = WorldSnapshot(known).deserialize(&mut json);
+    world
+        .and_then(|world| json.end().map(|()| world))
+        .map_err(|error| format!("its World cannot be read: {error}"))
 }

@@ -167,7 +167,8 @@ fn parse(mut content: Vec<u8>) -> Result<Loaded, String> {
     if head.format != FORMAT {
         return Err(format!("its format is {}, this meshd reads {FORMAT}", head.format));
     }
-    let body = content.split_off(end + 1);
+    content.drain(..=end);
+    let body = content;
     if body.len() as u64 != head.length {
         return Err(format!("it holds {} bytes, {} were written", body.len(), head.length));
     }

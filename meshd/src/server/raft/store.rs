@@ -366,24 +366,20 @@ impl Shared {
             let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
             let database = database.as_ref().ok_or_else(closed)?;
             let table = database.begin_read()?.open_table(LOG)?;
-            let (mut raw, mut spent) = (Vec::new(), 0);
+            let (mut entries, mut spent) = (Vec::new(), 0);
             for row in table.range(start..end)? {
-                let bytes = row?.1.value().to_vec();
-                spent += bytes.len();
-                if spent > budget && !raw.is_empty() {
+                let row = row?.1;
+                spent += row.value().len();
+                if spent > budget && !entries.is_empty() {
                     break;
                 }
-                raw.push(bytes);
+                entries.push(serde_json::from_slice(row.value()).map_err(io::Error::other)?);
             }
-            Ok((raw, spent))
+            Ok((entries, spent))
         };
-        let (raw, spent) = catch_unwind(AssertUnwindSafe(read))
+        catch_unwind(AssertUnwindSafe(read))
             .map_err(|_| self.damaged("a page of it cannot be read"))?
-            .map_err(|error| self.damaged(&error.to_string()))?;
-        let entries = raw
-            .iter()
-            .map(|bytes| serde_json::from_slice(bytes).map_err(|error| self.damaged(&error.to_string())));
-        Ok((entries.collect::<io::Result<Vec<_>>>()?, spent))
+            .map_err(|error| self.damaged(&error.to_string()))
     }
 
     fn damaged(&self, reason: &str) -> io::Error {

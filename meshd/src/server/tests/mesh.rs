@@ -351,6 +351,7 @@ impl Mesh {
             id,
             folder: place.folder.path().to_owned(),
             carrier: Arc::clone(&carrier),
+            mirror: Arc::default(),
             notary: Arc::new(NoCertificates),
             analyze: |_, _| Vec::new(),
             raft_runtime: raft.handle().clone(),
@@ -443,7 +444,7 @@ impl Mesh {
     pub(super) async fn names(&self, id: u64) -> Result<Vec<String>, ApiError> {
         match self.call(id, Request::Get(Get::default())).await? {
             Response::Resources { items, .. } => {
-                Ok(items.into_iter().map(|stored| stored.object.metadata.name).collect())
+                Ok(items.into_iter().map(|stored| stored.object.metadata.name.to_string()).collect())
             }
             other => panic!("{other:?}"),
         }

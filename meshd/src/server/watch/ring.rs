@@ -14,6 +14,8 @@ pub(super) struct Ring {
     deltas: VecDeque<Delta>,
     changes: usize,
     bytes: usize,
+    /// Deltas beyond this many bytes are forgotten, the oldest first.
+    most_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -37,8 +39,22 @@ pub(super) enum Next {
 }
 
 impl Ring {
+    /// Keeps at most [`KEEP_BYTES`].
     pub(super) fn new(floor: Revision) -> Self {
-        Self { floor, deltas: VecDeque::new(), changes: 0, bytes: 0 }
+        Self { floor, deltas: VecDeque::new(), changes: 0, bytes: 0, most_bytes: KEEP_BYTES }
+    }
+
+    /// Begins again at `floor`, within the same bounds.
+    pub(super) fn restart(&mut self, floor: Revision) {
+        *self = Self { most_bytes: self.most_bytes, ..Self::new(floor) };
+    }
+
+    /// From now on keeps deltas of at most this many bytes.
+    pub(super) fn bound(&mut self, most_bytes: usize) {
+        self.most_bytes = most_bytes;
+        while self.bytes > most_bytes {
+            self.forget_oldest();
+        }
     }
 
     /// Adds what changed `between` two revisions that follow each other in the log.
@@ -50,14 +66,6 @@ impl Ring {
         while self.has_too_much(at) {
             self.forget_oldest();
         }
-    }
-
-    /// Forgets the oldest deltas beyond this many bytes.
-    pub(super) fn shrink(&mut self, most: usize) {
-        while self.bytes > most {
-            self.forget_oldest();
-        }
-        self.deltas.shrink_to_fit();
     }
 
     fn forget_oldest(&mut self) {
@@ -82,7 +90,7 @@ impl Ring {
     fn has_too_much(&self, now: Instant) -> bool {
         let oldest = self.deltas.front().map(|delta| now.saturating_duration_since(delta.at));
         let old = oldest.is_some_and(|age| age > KEEP_FOR);
-        (old && self.changes > KEEP_CHANGES) || self.bytes > KEEP_BYTES
+        (old && self.changes > KEEP_CHANGES) || self.bytes > self.most_bytes
     }
 }
 
@@ -91,7 +99,7 @@ const KEEP_FOR: Duration = Duration::from_mins(10);
 /// … and as many changes as this, however old …
 const KEEP_CHANGES: usize = 100_000;
 /// … as long as they fit: 100,000 endpoints are 19 MB as JSON.
-const KEEP_BYTES: usize = 64 << 20;
+pub(super) const KEEP_BYTES: usize = 64 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -150,14 +158,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shrunk_keeps_the_newest() {
+    fn a_tighter_bound_keeps_the_newest() {
         let (mut ring, now) = (Ring::new(Revision(0)), Instant::now());
         for to in 1..=3 {
             ring.push(now, (Revision(to - 1), Revision(to)), 1, Bytes::from(vec![b'x'; 100]));
         }
-        ring.shrink(200);
+        ring.bound(200);
         assert_eq!(ring.next(Revision(0)), Next::World);
         assert!(matches!(ring.next(Revision(1)), Next::Delta { to: Revision(2), .. }));
+
+        ring.restart(Revision(3));
+        for to in 4..=6 {
+            ring.push(now, (Revision(to - 1), Revision(to)), 1, Bytes::from(vec![b'x'; 100]));
+        }
+        assert_eq!(ring.next(Revision(3)), Next::World, "the bound stays");
     }
 
     #[test]

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use mesh_proto::command::{HostId, Revision};
 use mesh_proto::watch::{Down, Hello, Up};
+use serde::Serialize;
 use tokio::sync::Semaphore;
 
 use super::{Hub, Next, encode};
@@ -22,7 +23,13 @@ pub(in crate::server) struct Streams {
     heard: Arc<Heard>,
     consensus: Arc<Consensus>,
     worlds: Semaphore,
-    world: Mutex<Option<(Revision, Bytes)>>,
+    world: Mutex<Weak<Whole>>,
+}
+
+/// A World as it is sent, held by those to whom it is being sent.
+struct Whole {
+    revision: Revision,
+    frame: Bytes,
 }
 
 /// Why a stream ended.
@@ -154,24 +161,22 @@ impl Streams {
     /// Sends the whole World; the rest wait when too many need one.
     async fn send_world(&self, sender: &mut FrameSender) -> Result<Revision, StreamEnd> {
         let permit = self.worlds.acquire().await;
-        let (revision, frame) = self.whole_world();
-        let sent = send(sender, frame).await;
+        let whole = self.whole_world();
+        let sent = send(sender, whole.frame.clone()).await;
         drop(permit);
-        sent.map(|()| revision)
+        sent.map(|()| whole.revision)
     }
 
-    /// The World of now, encoded once for all that ask at the same revision.
-    fn whole_world(&self) -> (Revision, Bytes) {
-        let mut kept = self.world.lock().unwrap_or_else(PoisonError::into_inner);
+    /// The World of now, encoded once for all to whom it is sent at the same time.
+    fn whole_world(&self) -> Arc<Whole> {
+        let mut under_way = self.world.lock().unwrap_or_else(PoisonError::into_inner);
         let newest = self.facts.read(|world| world.revision);
-        if let Some((revision, frame)) = &*kept
-            && *revision == newest
-        {
-            return (*revision, frame.clone());
+        if let Some(whole) = under_way.upgrade().filter(|whole| whole.revision == newest) {
+            return whole;
         }
         let world = self.facts.read(mesh_core::world::World::clone);
-        let whole = (world.revision, encode(&Down::World(world.public())));
-        *kept = Some(whole.clone());
+        let whole = Arc::new(Whole { revision: world.revision, frame: encode(&Told::World(world.facts())) });
+        *under_way = Arc::downgrade(&whole);
         whole
     }
 
@@ -192,6 +197,13 @@ impl Streams {
             members.iter().filter_map(|member| address(member.id)).collect()
         })
     }
+}
+
+/// A [`Down::World`] that borrows.
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Told<'a> {
+    World(mesh_core::world::Facts<'a>),
 }
 
 async fn send(sender: &mut FrameSender, frame: Bytes) -> Result<(), StreamEnd> {

@@ -157,7 +157,8 @@ fn a_hash_knows_no_zones() {
     let policy = LocalityPolicy::Zones(Box::new(ZonePolicy { sources, least: 1, ..ZonePolicy::default() }));
     let places = ["eu/a/1", "eu/b/1"];
     let at = |number: usize| Arc::new(Locality::parse(places[number]));
-    let two = (0..).zip(many(2)).map(|(number, one)| one.but(|facts| facts.locality = at(number))).collect();
+    let two =
+        (0..).zip(many(2)).map(|(number, one)| one.but(|facts| facts.traits.locality = at(number))).collect();
     let cluster = located(two, ring(), &policy, "eu/a/1");
     for hits in counts(&owners(&cluster), 2) {
         assert_arc(hits, POINTS, 2 * POINTS);

@@ -10,7 +10,7 @@ const PICKS: u64 = 40_000;
 
 fn at(localities: &[&str]) -> Vec<Endpoint> {
     let place = |(number, text): (u8, &&str)| {
-        endpoint(number).but(|facts| facts.locality = Arc::new(Locality::parse(text)))
+        endpoint(number).but(|facts| facts.traits.locality = Arc::new(Locality::parse(text)))
     };
     (0..).zip(localities).map(place).collect()
 }
