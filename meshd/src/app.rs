@@ -28,6 +28,10 @@ pub use examine::doctor;
 pub use logging::tell_error;
 pub use run::{Cleanup, cleanup, run};
 
+use crate::identity::files::FileError;
+use crate::intercept::InterceptError;
+use crate::server::OpenError;
+
 /// What the next try would meet again: a person must put it right first.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -35,11 +39,12 @@ struct NeedsPerson(String);
 
 /// Exit code of `meshd run`. 78 (`EX_CONFIG` of sysexits.h) where trying again is of no use: the unit does not.
 pub fn run_exit_code(error: &anyhow::Error) -> u8 {
-    if error.is::<NeedsPerson>() || error.is::<crate::config::ConfigError>() {
-        EX_CONFIG
-    } else {
-        exit_code(error)
-    }
+    let needs_person = error.is::<NeedsPerson>()
+        || error.is::<crate::config::ConfigError>()
+        || error.downcast_ref().is_some_and(FileError::needs_person)
+        || error.downcast_ref().is_some_and(OpenError::needs_person)
+        || error.downcast_ref().is_some_and(InterceptError::needs_person);
+    if needs_person { EX_CONFIG } else { exit_code(error) }
 }
 
 const EX_CONFIG: u8 = 78;

@@ -69,6 +69,13 @@ pub enum InterceptError {
     },
 }
 
+impl InterceptError {
+    /// Whether the next try would meet the same: only a person can put it right.
+    pub fn needs_person(&self) -> bool {
+        matches!(self, Self::Missing { .. } | Self::NotPermitted { .. } | Self::Kernel { .. })
+    }
+}
+
 /// What became of the wish to intercept.
 #[derive(Debug)]
 pub enum Outcome {

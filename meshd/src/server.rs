@@ -19,7 +19,7 @@ mod watch;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -45,6 +45,8 @@ pub struct Setup {
     pub id: HostId,
     /// Where log and snapshots are kept, usually `DATA/server`. Made if missing.
     pub folder: PathBuf,
+    /// Whether this host has had a log: then one that is gone is refused, and not begun anew.
+    pub has_log: bool,
     /// The way to other hosts.
     pub carrier: Arc<dyn Carrier>,
     /// The mirror of this host: what the log says as it does is held once.
@@ -59,6 +61,11 @@ pub struct Setup {
     pub work_runtime: Handle,
     /// How many voters the mesh should have; odd. Default [`mesh_core::autopilot::VOTERS`].
     pub voters: usize,
+}
+
+/// Looks at a server's files while no server has them open, and changes none; returns what keeps it from starting.
+pub fn inspect(folder: &Path, has_log: bool) -> Vec<OpenError> {
+    raft::inspect(folder, has_log)
 }
 
 /// What only a holder of the root, or of an intermediate under it, can do.
@@ -96,13 +103,23 @@ impl Server {
     /// A server without members in its log waits until a leader adds it, or until
     /// [`Server::bootstrap`]. **Errors**: [`OpenError`] names the file that cannot be used.
     pub async fn start(setup: Setup) -> Result<Arc<Self>, OpenError> {
-        let Setup { id, folder, carrier, mirror, notary, analyze, raft_runtime, work_runtime, voters } =
-            setup;
+        let Setup {
+            id,
+            folder,
+            has_log,
+            carrier,
+            mirror,
+            notary,
+            analyze,
+            raft_runtime,
+            work_runtime,
+            voters,
+        } = setup;
         let hub = Arc::new(Hub::new());
         let opening = {
             let (folder, hub) = (folder.clone(), Arc::clone(&hub));
             raft_runtime.spawn(async move {
-                let consensus = Consensus::open(id, &folder, carrier, hub, mirror).await;
+                let consensus = Consensus::open(id, &folder, has_log, carrier, hub, mirror).await;
                 // Reading the log takes several times what is left of it; some of that stays with the thread that read,
                 // until it ends.
                 allocator::give_back();

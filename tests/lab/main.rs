@@ -23,6 +23,7 @@ mod quic;
 mod refusals;
 mod six;
 mod supervised;
+mod unusable;
 mod ways_in;
 mod wire;
 

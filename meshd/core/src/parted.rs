@@ -106,6 +106,15 @@ impl<K: Ord, V> PartedMap<K, V> {
         self.parts[part].get(at).map(|(_, value)| value)
     }
 
+    /// Returns a key as it is held.
+    pub fn get_key<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&K>
+    where
+        K: Borrow<Q>,
+    {
+        let (part, at) = self.place(key).ok()?;
+        self.parts[part].get(at).map(|(key, _)| key)
+    }
+
     /// Whether a key is there.
     pub fn contains_key<Q: Ord + ?Sized>(&self, key: &Q) -> bool
     where

@@ -337,9 +337,11 @@ fn put<K: Ord + Clone, V: Clone + PartialEq>(
     known: Option<&PartedMap<K, Arc<V>>>,
 ) {
     let Some(value) = value else { return drop(map.remove(key)) };
-    let known = known.and_then(|known| known.get(key)).filter(|known| ***known == *value);
-    let held = known.map_or_else(|| Arc::new(value.clone()), Arc::clone);
-    map.insert(key.clone(), held);
+    let known = known.and_then(|known| known.get_key(key).zip(known.get(key)));
+    match known.filter(|(_, held)| ***held == *value) {
+        Some((key, held)) => drop(map.insert(key.clone(), held.clone())),
+        None => drop(map.insert(key.clone(), Arc::new(value.clone()))),
+    }
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use mesh_proto::command::{Bootstrap, HostFacts, HostId, Mesh, NewHost, Timestamp
 use mesh_proto::token::Token;
 use rustls::pki_types::CertificateDer;
 
-use super::state::{FolderLock, HostState, Standing, refuse_second_mesh};
+use super::state::{FIRST_HOST, FolderLock, HostState, Standing, refuse_second_mesh};
 use crate::config::{Config, Voter};
 use crate::identity::files::make_folder;
 use crate::identity::hostkeys::HostKeys;
@@ -75,7 +75,7 @@ pub fn init(config: &Config, arguments: &Init) -> Result<()> {
         roots: vec![BASE64.encode(&root.certificate)],
         created: Timestamp(since_epoch(now)),
     };
-    let id = HostId(1);
+    let id = FIRST_HOST;
     let sealed_root = BTreeMap::from([
         (id.to_string(), seal_for_host(&root.key, &keys.wrap_public_key())?),
         ("recovery".to_owned(), seal_for_recovery(&root.key, &passphrase)?),

@@ -17,7 +17,8 @@ use super::requests::Requests;
 use super::state::HostState;
 use crate::config::{Config, ConfigError, Source};
 use crate::doctor::{self, Patient};
-use crate::identity::Standing;
+use crate::identity::{HostKeys, Standing};
+use crate::server;
 
 /// Hosts that are asked at most; in a larger mesh, each looks at the first of them.
 const MOST_PEERS: usize = 200;
@@ -41,6 +42,7 @@ pub fn doctor(source: &Source) -> Result<()> {
         }
     };
     checks.extend(state(&config.host.data));
+    checks.extend(files(&config.host.data));
     let host = config.host.name.clone();
     checks.extend(doctor::examine(&Patient { config, is_running: false, name_to_ask: None }));
     let checkup = Checkup { host, running: false, checks };
@@ -315,6 +317,27 @@ fn state(data: &Path) -> Vec<Check> {
             [good].into_iter().chain(mirror).collect()
         }
     }
+}
+
+/// The keys and the server's files, where no meshd has them open: would the next start refuse them?
+fn files(data: &Path) -> Vec<Check> {
+    let Ok(Some(state)) = HostState::load(data) else { return Vec::new() };
+    let keys = match HostKeys::open(data) {
+        Ok(Some(_)) => None,
+        Ok(None) => Some((true, format!("host.key and wrap.key are missing from {}", data.display()))),
+        Err(error) => Some((error.needs_person(), error.to_string())),
+    };
+    let server =
+        if state.may_serve { server::inspect(&data.join("server"), state.has_log()) } else { Vec::new() };
+    let server = server.into_iter().map(|error| (error.needs_person(), error.to_string()));
+    let check = |(needs_person, what): (bool, String)| {
+        if !needs_person {
+            return Check::skipped("state", what);
+        }
+        let why = "meshd does not start: it ends with 78";
+        Check::new(Grade::Error, "state", what, why, "as it says; see docs/operations.md, Backup")
+    };
+    keys.into_iter().chain(server).map(check).collect()
 }
 
 /// A mirror of another format is put aside at the next start, and the World is sent again.

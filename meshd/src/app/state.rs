@@ -12,11 +12,15 @@ use mesh_proto::command::{Bootstrap, HostId, Mesh};
 use serde::{Deserialize, Serialize};
 
 use super::NeedsPerson;
+use crate::config::RESTORE_OR_REJOIN;
 
 /// The file in the data folder.
 const FILE: &str = "host.json";
 /// The format written; a newer one is refused.
 const FORMAT: u32 = 1;
+
+/// The host of `meshd init`.
+pub(super) const FIRST_HOST: HostId = HostId(1);
 
 /// What `init` or `join` found out.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -35,6 +39,9 @@ pub(super) struct HostState {
     pub(super) servers: BTreeMap<HostId, SocketAddr>,
     /// Whether it may keep the mesh's state: then it runs a server, which waits to be made a voter.
     pub(super) may_serve: bool,
+    /// Whether its server has begun a Raft log: one that is gone must not be begun anew.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    has_log: bool,
     /// On the first host, until its server has begun: the mesh's first facts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) bootstrap: Option<Bootstrap>,
@@ -65,7 +72,17 @@ impl HostState {
             Standing::MayServe => (true, None),
             Standing::Agent => (false, None),
         };
-        Self { format: FORMAT, id, name: name.to_owned(), address, mesh, servers, may_serve, bootstrap }
+        Self {
+            format: FORMAT,
+            id,
+            name: name.to_owned(),
+            address,
+            mesh,
+            servers,
+            may_serve,
+            has_log: false,
+            bootstrap,
+        }
     }
 
     /// Reads the state; `None` when this host is in no mesh yet.
@@ -77,11 +94,7 @@ impl HostState {
             Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
         };
         let state: Self = serde_json::from_slice(&bytes).map_err(|error| {
-            NeedsPerson(format!(
-                "{} is damaged ({error}); restore it, or remove {} and join again",
-                path.display(),
-                data.display()
-            ))
+            NeedsPerson(format!("{} is damaged ({error}); {RESTORE_OR_REJOIN}", path.display()))
         })?;
         if state.format > FORMAT {
             bail!(NeedsPerson(format!(
@@ -91,6 +104,16 @@ impl HostState {
             )));
         }
         Ok(Some(state))
+    }
+
+    /// Whether this host has had a Raft log. 0.1.0 did not write it down: the first host has one once the mesh has begun.
+    pub(super) fn has_log(&self) -> bool {
+        self.has_log || (self.id == FIRST_HOST && self.may_serve && self.bootstrap.is_none())
+    }
+
+    /// The same, once its server has a log.
+    pub(super) fn logged(self) -> Self {
+        Self { has_log: true, ..self }
     }
 
     /// The same, once the mesh has begun.
@@ -179,6 +202,19 @@ mod tests {
             versions += 1;
         }
         assert!(versions > 0);
+    }
+
+    #[test]
+    fn a_host_knows_that_it_has_had_a_log_also_by_the_file_of_an_older_version() {
+        let known: HostState =
+            serde_json::from_str(include_str!("../../tests/formats/0.1.0/host.json")).unwrap();
+        let agent = HostState { may_serve: false, ..known.clone() };
+        let second = HostState { id: HostId(2), ..known.clone() };
+
+        assert!(known.has_log() && !agent.has_log() && !second.has_log());
+        let folder = tempfile::tempdir().unwrap();
+        second.logged().save(folder.path()).unwrap();
+        assert!(HostState::load(folder.path()).unwrap().unwrap().has_log());
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::config::RESTORE_OR_REJOIN;
 use crate::transport::Secret;
 
 /// Why a secret file cannot be used; names the path and what to do.
@@ -30,7 +31,7 @@ pub enum FileError {
         path: PathBuf,
     },
     /// The content cannot be read.
-    #[error("{} is damaged ({why}): restore it from a backup, or remove the data folder and join again", .path.display())]
+    #[error("{} is damaged ({why}); {RESTORE}", .path.display(), RESTORE = RESTORE_OR_REJOIN)]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -39,9 +40,8 @@ pub enum FileError {
     },
     /// One of two files that belong together is missing.
     #[error(
-        "{} is missing while the other key of this host is there: restore it from a backup, or remove the data \
-         folder and join again",
-        .path.display()
+        "{} is missing while the other key of this host is there; {RESTORE}",
+        .path.display(), RESTORE = RESTORE_OR_REJOIN
     )]
     Missing {
         /// The file.
@@ -60,6 +60,11 @@ pub enum FileError {
 }
 
 impl FileError {
+    /// Whether the next try would meet the same: only a person can put it right.
+    pub fn needs_person(&self) -> bool {
+        !matches!(self, Self::Io { .. })
+    }
+
     pub(super) fn damaged(path: &Path, why: &dyn std::fmt::Display) -> Self {
         Self::Damaged { path: path.to_owned(), why: why.to_string() }
     }

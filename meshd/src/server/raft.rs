@@ -71,9 +71,28 @@ pub enum OpenError {
     /// The snapshots.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
-    /// What is in them does not fit together.
+    /// What is in them does not fit together, or an entry cannot be read from the disk now.
     #[error("the Raft state cannot be taken up: {0}")]
     State(String),
+}
+
+impl OpenError {
+    /// Whether the next try would meet the same: only a person can put it right.
+    pub fn needs_person(&self) -> bool {
+        match self {
+            Self::Store(error) => !matches!(error, StoreError::Open { .. }),
+            Self::Snapshot(error) => !matches!(error, SnapshotError::File { .. }),
+            Self::State(_) => false,
+        }
+    }
+}
+
+/// Looks at a server's files while no server has them open, and changes none; returns what keeps it from starting.
+pub(super) fn inspect(folder: &Path, has_log: bool) -> Vec<OpenError> {
+    let newest = snapshot::inspect(&folder.join(SNAPSHOTS));
+    let has_log = has_log || !matches!(newest, Ok(None));
+    let log = store::inspect(&folder.join(LOG), has_log);
+    newest.err().map(Into::into).into_iter().chain(log.err().map(Into::into)).collect()
 }
 
 /// What became of a proposal that a majority has on disk.
@@ -125,12 +144,19 @@ struct Engine {
 }
 
 impl Engine {
-    async fn open(id: HostId, folder: &Path, facts: Arc<Facts>, network: Network) -> Result<Self, OpenError> {
-        let (log, snapshots) = (folder.join("raft.redb"), folder.join("snapshots"));
+    async fn open(
+        id: HostId,
+        folder: &Path,
+        has_log: bool,
+        facts: Arc<Facts>,
+        network: Network,
+    ) -> Result<Self, OpenError> {
+        let (log, snapshots) = (folder.join(LOG), folder.join(SNAPSHOTS));
         let opened = tokio::task::spawn_blocking(move || -> Result<_, OpenError> {
             // Snapshots first: their folder is made with all above it.
             let machine = Machine::open(&snapshots, facts)?;
-            Ok((Store::open(&log)?, machine))
+            let has_log = has_log || !machine.is_new();
+            Ok((Store::open(&log, has_log)?, machine))
         });
         let (store, machine) = opened.await.map_err(|error| OpenError::State(error.to_string()))??;
         let raft = Raft::new(id.0, Arc::new(config()?), network, store.clone(), machine)
@@ -144,10 +170,12 @@ impl Consensus {
     /// Takes up the state in `folder` (or begins an empty one) and joins in.
     ///
     /// Runs on the runtime it is called from. A server without members in its log waits until a
-    /// leader adds it, or until [`Consensus::begin`]. What the log says as `mirror` does is held once.
+    /// leader adds it, or until [`Consensus::begin`]. What the log says as `mirror` does is held once. With
+    /// `has_log`, a log that is gone is refused.
     pub(super) async fn open(
         id: HostId,
         folder: &Path,
+        has_log: bool,
         carrier: Arc<dyn Carrier>,
         hub: Arc<Hub>,
         mirror: Arc<World>,
@@ -156,7 +184,7 @@ impl Consensus {
         facts.lean_on(Some(mirror));
         let peers = Arc::new(Peers::new(id, carrier, Arc::clone(&facts)));
         let network = Network { peers: Arc::clone(&peers) };
-        let engine = Engine::open(id, folder, Arc::clone(&facts), network.clone()).await?;
+        let engine = Engine::open(id, folder, has_log, Arc::clone(&facts), network.clone()).await?;
         facts.lean_on(None);
         let (engine, folder) = (ArcSwap::from_pointee(engine), folder.to_owned());
         Ok(Self {
@@ -179,7 +207,7 @@ impl Consensus {
         let _ = failed.raft.shutdown().await;
         failed.store.close().await;
         let engine =
-            Engine::open(self.id, &self.folder, Arc::clone(&self.facts), self.network.clone()).await?;
+            Engine::open(self.id, &self.folder, true, Arc::clone(&self.facts), self.network.clone()).await?;
         self.engine.store(Arc::new(engine));
         Ok(())
     }
@@ -450,6 +478,9 @@ fn fatal(error: Fatal<NodeId>) -> ProposeError {
     }
 }
 
+/// Names in the server's folder.
+const LOG: &str = "raft.redb";
+const SNAPSHOTS: &str = "snapshots";
 /// A snapshot is taken after this many entries, and as many are kept behind it for followers that blinked.
 const SNAPSHOT_ENTRIES: u64 = 1_000;
 

@@ -1,4 +1,5 @@
 //! Whole servers in one process: formation, loss of the leader, restart, quorum, watching.
 
+mod formats;
 mod mesh;
 mod stories;

@@ -64,11 +64,18 @@ impl World {
             remembered.push((key.clone(), *outcome, before));
             changes.push(Change::Resource { key: key.clone(), stored });
         }
-        if !changes.is_empty() {
-            changes.extend(self.give_addresses(named));
-            self.remember(index, entry, batch, remembered);
+        if changes.is_empty() {
+            return Ok((Done::Changed(outcomes), changes));
         }
-        Ok((Done::Changed(outcomes), self.write(changes)))
+        changes.extend(self.give_addresses(named));
+        let changes = self.write(changes);
+        // What is remembered of many objects names them by the texts that they have themselves.
+        let held = |key| self.resources.get_key(&key).cloned().unwrap_or(key);
+        let remembered =
+            remembered.into_iter().map(|(key, outcome, before)| (held(key), outcome, before)).collect();
+        let outcomes = outcomes.into_iter().map(|(key, outcome)| (held(key), outcome)).collect();
+        self.remember(index, entry, batch, remembered);
+        Ok((Done::Changed(outcomes), changes))
     }
 
     /// Returns the batch that makes the resources what they were at revision `to`.

@@ -67,6 +67,7 @@ impl Control {
         let setup = Setup {
             id: ground.state.id,
             folder: ground.config.host.data.join("server"),
+            has_log: ground.state.has_log(),
             carrier: self.hosts.clone(),
             mirror: self.published.borrow().world.clone(),
             notary: self.notary.clone(),
@@ -77,13 +78,18 @@ impl Control {
         };
         let server = Server::start(setup).await?;
         self.notary.attach(&server);
+        // Before anything is voted for: what comes after the first vote must not be forgotten.
+        let state = ground.state.clone().logged();
+        if !ground.state.has_log() {
+            state.save(&ground.config.host.data)?;
+        }
         if let Some(bootstrap) = ground.state.bootstrap.clone() {
             server.bootstrap(bootstrap).await.or_else(|error| match error.code {
                 // The last run came as far as this, and no further.
                 mesh_proto::api::ErrorCode::Conflict => Ok(mesh_proto::command::Revision(0)),
                 _ => Err(error),
             })?;
-            ground.state.clone().begun().save(&ground.config.host.data)?;
+            state.begun().save(&ground.config.host.data)?;
         }
         Ok(Some(server))
     }

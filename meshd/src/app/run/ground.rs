@@ -9,10 +9,10 @@ use mesh_core::identity::Identity;
 use mesh_core::plan::{Locality, Node, Workload};
 use rustls::pki_types::CertificateDer;
 
-use super::super::entrances;
 use super::super::logging::Levels;
 use super::super::state::HostState;
-use crate::config::{Config, Source};
+use super::super::{NeedsPerson, entrances};
+use crate::config::{Config, RESTORE_OR_REJOIN, Source};
 use crate::drain::{self, Drain};
 use crate::identity::HostKeys;
 use crate::telemetry::Stats;
@@ -42,7 +42,8 @@ pub(super) struct Ground {
 impl Ground {
     pub(super) fn new(config: Config, state: HostState) -> Result<Self> {
         let keys = HostKeys::open(&config.host.data)?.with_context(|| {
-            format!("the host's keys are missing from {}: join again", config.host.data.display())
+            let data = config.host.data.display();
+            NeedsPerson(format!("host.key and wrap.key are missing from {data}; {RESTORE_OR_REJOIN}"))
         })?;
         let roots: Vec<CertificateDer<'static>> = state
             .mesh
@@ -50,7 +51,9 @@ impl Ground {
             .iter()
             .map(|root| BASE64.decode(root.as_bytes()).map(Into::into))
             .collect::<Result<_, _>>()
-            .context("the mesh's roots in host.json are damaged")?;
+            .with_context(|| {
+                NeedsPerson(format!("the mesh's roots in host.json are damaged; {RESTORE_OR_REJOIN}"))
+            })?;
         let credentials = Credentials::new(Trust::new(&state.mesh.trust_domain, roots)?);
         let dialer = Dialer::new(credentials.clone(), socket_options(&config));
         let workers = entrances::workers(&config);

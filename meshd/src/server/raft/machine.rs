@@ -94,6 +94,11 @@ impl Machine {
         Ok(Self { facts, folder })
     }
 
+    /// Whether nothing has been applied yet.
+    pub(super) fn is_new(&self) -> bool {
+        self.facts.state().applied.is_none()
+    }
+
     async fn on_disk<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Folder) -> Result<T, SnapshotError> + Send + 'static,

@@ -15,6 +15,7 @@ use raft::SnapshotMeta;
 use serde::{Deserialize, Serialize};
 
 use super::NodeId;
+use crate::config::RESTORE_OR_REJOIN;
 
 type Meta = SnapshotMeta<NodeId, raft::EmptyNode>;
 
@@ -32,15 +33,24 @@ pub enum SnapshotError {
         source: io::Error,
     },
     /// The content is not what was written.
-    #[error(
-        "the snapshot {path} is damaged: {reason}; move the data folder away and join this host \
-         again, or restore a backup"
-    )]
+    #[error("the snapshot {path} is damaged: {reason}; {}", RESTORE_OR_REJOIN)]
     Damaged {
         /// The file.
         path: PathBuf,
         /// What was found.
         reason: String,
+    },
+    /// The file is of a later format.
+    #[error(
+        "the snapshot {path} was written by a newer meshd (format {format}, this one knows {}): install that version or a \
+         newer one; nothing was changed",
+        FORMAT
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        format: u32,
     },
 }
 
@@ -117,6 +127,10 @@ impl Folder {
             return Ok(None);
         };
         let content = fs::read(&path).map_err(|error| failed("read", &path, error))?;
+        match format_of(&content) {
+            Some(format) if format > FORMAT => return Err(SnapshotError::Newer { path, format }),
+            _ => {}
+        }
         match parse(content) {
             Ok(loaded) => Ok(Some(loaded)),
             Err(reason) => Err(SnapshotError::Damaged { path, reason }),
@@ -157,6 +171,25 @@ impl Folder {
         };
         list().map_err(|error| failed("list the folder of", &self.path, error))
     }
+}
+
+/// Looks whether the newest snapshot of a folder can be read, and changes nothing. `None` where there is none.
+pub(super) fn inspect(path: &Path) -> Result<Option<()>, SnapshotError> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let folder = Folder { path: path.to_owned() };
+    Ok(folder.newest()?.map(|_| ()))
+}
+
+/// The format in a head, whatever else stands there.
+fn format_of(content: &[u8]) -> Option<u32> {
+    #[derive(Deserialize)]
+    struct Format {
+        format: u32,
+    }
+    let end = content.iter().position(|byte| *byte == b'\n')?;
+    serde_json::from_slice::<Format>(&content[..end]).ok().map(|head| head.format)
 }
 
 fn parse(mut content: Vec<u8>) -> Result<Loaded, String> {
@@ -232,6 +265,17 @@ mod tests {
         let refusal = folder.newest().expect_err("refused").to_string();
         assert!(refusal.contains(&file_name(&meta(3))), "{refusal}");
         assert!(refusal.contains("checksum"), "{refusal}");
+    }
+
+    #[test]
+    fn snapshot_of_a_newer_meshd_is_not_called_damaged() {
+        let place = tempfile::tempdir().expect("a temporary folder");
+        let folder = Folder::open(place.path()).expect("open");
+        let later = "{\"format\":99,\"packed\":true}\nwhatever is in it";
+        fs::write(place.path().join(file_name(&meta(3))), later).expect("write");
+        let refusal = folder.newest().expect_err("refused").to_string();
+        assert!(refusal.contains("newer meshd (format 99, this one knows 1): install"), "{refusal}");
+        assert!(!refusal.contains("join"), "{refusal}");
     }
 
     #[test]

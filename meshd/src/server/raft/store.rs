@@ -28,6 +28,7 @@ use redb::{Database, Durability, ReadableDatabase};
 use tokio::sync::{mpsc, oneshot};
 
 pub use self::file::StoreError;
+pub(super) use self::file::inspect;
 use self::file::{COMMITTED, FACTS, LOG, PURGED, VOTE, open_file};
 use super::{NodeId, Types};
 
@@ -113,9 +114,11 @@ impl Debug for Job {
 impl Store {
     /// Opens the log at `path`, or makes an empty one, and verifies every page of it.
     ///
+    /// With `has_log`, a file that is missing or empty is [`StoreError::Lost`].
+    ///
     /// **Errors**: [`StoreError::Damaged`] when a checksum does not hold; the file is left as it is.
-    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
-        let (database, found) = open_file(path)?;
+    pub(super) fn open(path: &Path, has_log: bool) -> Result<Self, StoreError> {
+        let (database, found) = open_file(path, has_log)?;
         let tail = Tail {
             durable: found.last.map_or(0, |last| last.index),
             last: found.last,

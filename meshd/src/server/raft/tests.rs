@@ -11,7 +11,7 @@ use raft::{
 
 use super::machine::{Facts, Machine};
 use super::store::{Store, StoreError};
-use super::{NodeId, SnapshotError, Types};
+use super::{NodeId, OpenError, SnapshotError, Types};
 use crate::server::watch::Hub;
 
 struct Builder;
@@ -25,7 +25,7 @@ impl StoreBuilder<Types, Store, Machine, tempfile::TempDir> for Builder {
 }
 
 fn open_store(place: &Path) -> Result<Store, StoreError> {
-    Store::open(&place.join("raft.redb"))
+    Store::open(&place.join("raft.redb"), false)
 }
 
 fn open_machine(place: &Path) -> Result<Machine, SnapshotError> {
@@ -119,6 +119,82 @@ async fn damaged_log_is_refused_and_named() {
     };
 
     assert!(refusal.contains("raft.redb"), "{refusal}");
+}
+
+/// Opens a log that is to be refused, once the thread of a dropped one has closed the file.
+fn refusal(place: &Path, has_log: bool) -> OpenError {
+    loop {
+        match Store::open(&place.join("raft.redb"), has_log) {
+            Err(StoreError::Open { reason, .. }) if reason.contains("already open") => {}
+            Err(error) => break error.into(),
+            Ok(_) => panic!("it was taken up"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_log_or_is_gone_needs_a_person_and_advice_does_not_lose_the_mesh() {
+    let place = tempfile::tempdir().expect("a temporary folder");
+    let path = place.path().join("raft.redb");
+    for garbage in [&b"not a log at all, and longer than any head of a file"[..], &[0; 8_192]] {
+        std::fs::write(&path, garbage).expect("write");
+        let refused = refusal(place.path(), true);
+        assert!(refused.needs_person(), "{refused}");
+        assert!(refused.to_string().contains("Where this is the only voter: put back"), "{refused}");
+        assert_eq!(std::fs::read(&path).expect("read"), garbage, "it is left as it is");
+        let told = super::inspect(place.path(), true);
+        assert!(told.len() == 1 && told[0].needs_person(), "{told:?}");
+    }
+    for write_nothing in [true, false] {
+        std::fs::remove_file(&path).expect("removed");
+        if write_nothing {
+            std::fs::write(&path, b"").expect("write");
+        }
+        let refused = refusal(place.path(), true);
+        assert!(refused.needs_person() && refused.to_string().contains("is gone, and this host has had one"));
+        assert!(!path.exists() || write_nothing, "none is begun in its place");
+        let told = super::inspect(place.path(), true);
+        assert_eq!(told.iter().map(ToString::to_string).collect::<Vec<_>>(), [refused.to_string()]);
+        std::fs::write(&path, b"").expect("write");
+    }
+    assert!(super::inspect(place.path(), false).is_empty());
+    drop(Store::open(&path, false).expect("a host without one begins one"));
+}
+
+#[tokio::test]
+async fn a_log_of_a_newer_meshd_is_not_called_damaged_and_one_without_a_number_is_read() {
+    let place = tempfile::tempdir().expect("a temporary folder");
+    let mut store = open_store(place.path()).expect("open");
+    store.blocking_append([blank(1, 0), blank(1, 1)]).await.expect("append");
+    store.close().await;
+    let path = place.path().join("raft.redb");
+    let number = |number: Option<u32>| {
+        let database = redb::Database::open(&path).expect("opened");
+        let change = database.begin_write().expect("begun");
+        {
+            let mut facts =
+                change.open_table(redb::TableDefinition::<&str, &[u8]>::new("facts")).expect("the table");
+            match number {
+                Some(number) => drop(facts.insert("format", number.to_string().as_bytes()).expect("kept")),
+                None => drop(facts.remove("format").expect("removed")),
+            }
+        }
+        change.commit().expect("committed");
+    };
+
+    number(Some(99));
+    let refused = refusal(place.path(), true);
+    assert!(refused.needs_person(), "{refused}");
+    let refused = refused.to_string();
+    assert!(refused.contains("newer meshd (format 99, this one knows 1): install"), "{refused}");
+    assert!(!refused.contains("join"), "{refused}");
+    let told = super::inspect(place.path(), true);
+    assert_eq!(told.iter().map(ToString::to_string).collect::<Vec<_>>(), [refused]);
+
+    number(None);
+    assert!(super::inspect(place.path(), true).is_empty());
+    let mut store = open_store(place.path()).expect("a log of 0.1.0");
+    assert_eq!(indexes(&mut store).await, [0, 1]);
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -64,6 +65,7 @@ pub(super) struct Mesh {
 
 struct Place {
     folder: tempfile::TempDir,
+    has_log: bool,
     runtimes: Option<(Runtime, Runtime)>,
 }
 
@@ -230,20 +232,39 @@ impl Mesh {
         Self::init_over(Medium::Memory).await
     }
 
-    pub(super) async fn init_over(medium: Medium) -> Self {
+    fn empty(medium: Medium) -> Self {
         let now = SystemTime::now();
         let root = Authority::new_root("cluster.local", now).expect("a root");
         let authority = Authority::from_root("cluster.local", root.key, root.certificate, now);
-        let mut mesh = Self {
+        Self {
             medium,
             authority: authority.expect("an authority"),
             addresses: BTreeMap::new(),
             switch: Arc::default(),
             hosts: BTreeMap::new(),
-        };
+        }
+    }
+
+    pub(super) async fn init_over(medium: Medium) -> Self {
+        let mut mesh = Self::empty(medium);
         let bootstrap = mesh.bootstrap();
         mesh.start(HostId(1)).await.expect("the first server starts");
         mesh.server(1).bootstrap(bootstrap).await.expect("the mesh begins");
+        mesh
+    }
+
+    /// One server, on a copy of the files that another left.
+    pub(super) async fn of_files(left: &Path) -> Self {
+        let mut mesh = Self::empty(Medium::Memory);
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        std::fs::create_dir(folder.path().join("snapshots")).expect("made");
+        std::fs::copy(left.join("raft.redb"), folder.path().join("raft.redb")).expect("copied");
+        for snapshot in left.join("snapshots").read_dir().expect("listed").flatten() {
+            let to = folder.path().join("snapshots").join(snapshot.file_name());
+            std::fs::copy(snapshot.path(), to).expect("copied");
+        }
+        mesh.hosts.insert(HostId(1), Place { folder, has_log: true, runtimes: None });
+        mesh.start(HostId(1)).await.expect("it is taken up");
         mesh
     }
 
@@ -335,6 +356,7 @@ impl Mesh {
     pub(super) async fn start(&mut self, id: HostId) -> Result<(), OpenError> {
         let place = self.hosts.entry(id).or_insert_with(|| Place {
             folder: tempfile::tempdir().expect("a temporary folder"),
+            has_log: false,
             runtimes: None,
         });
         let (raft, work) = (runtime("raft"), runtime("work"));
@@ -350,6 +372,7 @@ impl Mesh {
         let setup = || Setup {
             id,
             folder: place.folder.path().to_owned(),
+            has_log: place.has_log,
             carrier: Arc::clone(&carrier),
             mirror: Arc::default(),
             notary: Arc::new(NoCertificates),
@@ -365,7 +388,12 @@ impl Mesh {
                 Err(error) if error.to_string().contains("already open") && Instant::now() < deadline => {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
-                started => break started?,
+                Ok(server) => break server,
+                Err(error) => {
+                    raft.shutdown_background();
+                    work.shutdown_background();
+                    return Err(error);
+                }
             }
         };
         if let Some(credentials) = credentials {
@@ -376,6 +404,7 @@ impl Mesh {
             listen(&raft, self.medium, address, &credentials, &server);
         }
         place.runtimes = Some((raft, work));
+        place.has_log = true;
         self.switch.lock().expect("not poisoned").servers.insert(id, server);
         Ok(())
     }

@@ -357,6 +357,27 @@ async fn snapshot_and_log_together_make_the_world_again() {
     assert_eq!(mesh.world(1).hosts, before.hosts);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn voter_whose_log_is_gone_does_not_begin_anew() {
+    let mut mesh = Mesh::init().await;
+    mesh.apply(1, "kept", "k1").await.expect("write");
+    mesh.server(1).stop().await;
+    mesh.kill(1);
+    let log = mesh.folder(1).join("raft.redb");
+    let kept = mesh.folder(1).join("kept.redb");
+    std::fs::rename(&log, &kept).expect("moved away");
+
+    let refused = mesh.start(HostId(1)).await.expect_err("refused");
+
+    assert!(refused.needs_person(), "{refused}");
+    assert!(refused.to_string().contains("raft.redb is gone, and this host has had one"), "{refused}");
+    assert!(!log.exists(), "none is begun in its place");
+    std::fs::rename(&kept, &log).expect("put back");
+    mesh.start(HostId(1)).await.expect("starts again");
+    mesh.apply_until_done(1, "later").await;
+    assert_eq!(mesh.names(1).await.expect("read"), ["kept", "later"]);
+}
+
 /// Forms three voters over real sockets, kills the leader, writes on, and brings it back.
 async fn live_through_the_death_of_a_leader(medium: Medium) {
     let (mut mesh, second, third) = Mesh::of_three_over(medium).await;
