@@ -1,8 +1,10 @@
 //! What telemetry costs a request: the same proxy with everything off and with everything on, in turn.
 //!
-//! `cargo run --release -p meshd --example telemetry_cost -- [REQUESTS] [ROUNDS]` runs an application, a load and a collector
-//! beside itself and prints the CPU time (user and system) of this process for each request. Metrics are always on. Rounds
-//! alternate, so that what the machine does besides falls on all alike; the least of each is told, too.
+//! `cargo run --release -p meshd --example telemetry_cost -- [REQUESTS] [ROUNDS] [ONLY]` runs an application, a load and a collector
+//! beside itself and prints the CPU time (user and system) of this process for each request. Metrics are always on. Each
+//! round measures everything, beginning with another one each time, and compares with what it has measured for "off": what
+//! the machine does besides falls on all alike. The least of each is told, too. ONLY: one of the names in the table
+//! alone, for profilers.
 
 use std::io::BufRead as _;
 use std::net::SocketAddr;
@@ -35,12 +37,13 @@ fn main() -> anyhow::Result<()> {
         Some("load") => load(arguments[1].parse()?, arguments[2].parse()?),
         first => {
             let requests = first.map_or(Ok(100_000), str::parse)?;
-            measure(requests, arguments.get(1).map_or(Ok(5), |rounds| rounds.parse())?)
+            let rounds = arguments.get(1).map_or(Ok(5), |rounds| rounds.parse())?;
+            measure(requests, rounds, arguments.get(2).map(String::as_str))
         }
     }
 }
 
-fn measure(requests: usize, rounds: usize) -> anyhow::Result<()> {
+fn measure(requests: usize, rounds: usize, only: Option<&str>) -> anyhow::Result<()> {
     let (backend, mut application) = start_server()?;
     let (collector, mut collecting) = start_server()?;
     let folder = std::env::temp_dir().join(format!("telemetry_cost.{}", std::process::id()));
@@ -48,7 +51,7 @@ fn measure(requests: usize, rounds: usize) -> anyhow::Result<()> {
     let log = folder.join("access.log").to_string_lossy().into_owned();
     let logs = || vec![log_to(&log)];
     let traces = |sampling| Some(Arc::new(tracing(collector, sampling)));
-    let told = [
+    let all = [
         ("off", Telling::default()),
         ("access log", with(Telling { logs: logs(), ..Telling::default() })),
         ("traces of 1 %", with(Telling { tracing: traces(10_000), ..Telling::default() })),
@@ -58,6 +61,7 @@ fn measure(requests: usize, rounds: usize) -> anyhow::Result<()> {
             with(Telling { logs: logs(), tracing: traces(1_000_000), ..Telling::default() }),
         ),
     ];
+    let told: Vec<_> = all.iter().filter(|(name, _)| only.is_none_or(|only| only == *name)).collect();
     let sockets = socket::listen_tcp_group("127.0.0.1:0".parse()?, 1)?;
     let address = sockets[0].local_addr()?;
     let plans = Arc::new(ArcSwap::from_pointee(plan(backend)));
@@ -73,8 +77,10 @@ fn measure(requests: usize, rounds: usize) -> anyhow::Result<()> {
     let entrances = vec![Entrance { way, sockets }];
     let _proxy = meshd::proxy::start(shared, Sockets { entrances, quic: Vec::new() })?;
     let mut took = vec![Vec::new(); told.len()];
-    for _ in 0..rounds {
-        for ((_, telling), took) in told.iter().zip(&mut took) {
+    for round in 0..rounds {
+        for turn in 0..told.len() {
+            let at = (round + turn) % told.len();
+            let ((_, telling), took) = (told[at], &mut took[at]);
             let mut plan = plan(backend);
             let mut outbound = (*plan.outbounds[0]).clone();
             outbound.telling = Arc::new(telling.clone());
@@ -93,25 +99,35 @@ fn measure(requests: usize, rounds: usize) -> anyhow::Result<()> {
     application.kill()?;
     collecting.kill()?;
     std::fs::remove_dir_all(&folder)?;
-    report(&told.map(|(name, _)| name), &took, requests);
+    report(&told.iter().map(|(name, _)| *name).collect::<Vec<_>>(), &took, requests);
     Ok(())
 }
 
 #[expect(clippy::cast_precision_loss, reason = "microseconds of minutes")]
 #[expect(clippy::print_stdout, reason = "what it is for")]
 fn report(names: &[&str], took: &[Vec<u64>], requests: usize) {
-    let each = |micros: u64| micros as f64 / requests as f64;
-    let middle = |took: &Vec<u64>| {
-        let mut sorted = took.clone();
-        sorted.sort_unstable();
-        each(sorted[sorted.len() / 2])
+    let each = |micros: f64| micros / requests as f64;
+    let middle = |values: &mut dyn Iterator<Item = f64>| {
+        let mut sorted: Vec<f64> = values.collect();
+        sorted.sort_unstable_by(f64::total_cmp);
+        sorted[sorted.len() / 2]
     };
-    let off = middle(&took[0]);
-    println!("| telemetry | CPU for each request, median | least | beside off |\n|---|---|---|---|");
+    let off = &took[0];
+    println!(
+        "| telemetry | CPU for each request, median | least | beside off, median of rounds | least beside least |"
+    );
+    println!("|---|---|---|---|---|");
+    let least = |took: &[u64]| took.iter().copied().min().unwrap_or(0) as f64;
     for (name, took) in names.iter().zip(took) {
-        let least = each(took.iter().copied().min().unwrap_or(0));
-        let more = (middle(took) / off - 1.0) * 100.0;
-        println!("| {name} | {:.2} µs | {least:.2} µs | {more:+.1} % |", middle(took));
+        let median = each(middle(&mut took.iter().map(|micros| *micros as f64)));
+        let ratios = &mut took.iter().zip(off).map(|(micros, off)| *micros as f64 / *off as f64);
+        let more = [middle(ratios), least(took) / least(off)].map(|ratio| (ratio - 1.0) * 100.0);
+        println!(
+            "| {name} | {median:.2} µs | {:.2} µs | {:+.1} % | {:+.1} % |",
+            each(least(took)),
+            more[0],
+            more[1]
+        );
     }
 }
 

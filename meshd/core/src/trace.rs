@@ -3,6 +3,7 @@
 //! W3C Trace Context, and B3 in its one-header and many-headers forms. What came in B3 goes on in B3, with W3C's beside it.
 //! Source: W3C "Trace Context" level 1; openzipkin/b3-propagation.
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use rand_core::RngCore;
 
@@ -51,7 +52,12 @@ pub struct Begun {
 
 /// Reads what a request says about its trace. What is malformed was not said.
 pub fn extract(headers: &HeaderMap) -> Option<Context> {
-    w3c(headers).or_else(|| b3_single(headers)).or_else(|| b3_many(headers))
+    if let Some(context) = w3c(headers) {
+        return Some(context);
+    }
+    // Most requests have nothing of B3: to look six names up costs more than to see that.
+    let has_b3 = headers.keys().any(|name| name.as_str().starts_with("x-b3-") || *name == B3);
+    has_b3.then(|| b3_single(headers).or_else(|| b3_many(headers))).flatten()
 }
 
 /// Begins a span. A request that comes with a decision keeps it; else `sampling` in a million are told.
@@ -77,7 +83,8 @@ impl Begun {
         write_hex(self.trace, &mut parent[3..35]);
         write_hex(self.id.into(), &mut parent[36..52]);
         parent[54] = b'0' + flags;
-        if let Ok(value) = HeaderValue::from_bytes(&parent) {
+        // Shared from the start: it is copied with the other fields.
+        if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from_owner(parent)) {
             headers.insert(TRACEPARENT, value);
         }
         match self.form {

@@ -34,12 +34,15 @@ pub(crate) fn serve() -> anyhow::Result<()> {
     })
 }
 
-/// Returns user and system time of this process, in microseconds. One tick is 10 ms.
+/// Returns how long the threads of this process have run, in user and system, in microseconds. A thread that has ended
+/// counts no more.
 pub(crate) fn cpu_micros() -> anyhow::Result<u64> {
-    let stat = std::fs::read_to_string("/proc/self/stat")?;
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
-    Ok(ticks * 10_000)
+    let mut nanos = 0;
+    for thread in std::fs::read_dir("/proc/self/task")? {
+        let ran = std::fs::read_to_string(thread?.path().join("schedstat"))?;
+        nanos += ran.split_whitespace().next().unwrap_or_default().parse::<u64>()?;
+    }
+    Ok(nanos / 1_000)
 }
 
 pub(crate) fn trust() -> anyhow::Result<Arc<Trust>> {

@@ -4,6 +4,7 @@
 //! hyper does not hand back what it reads from while it may switch protocols; so it is only lent to it, and comes home
 //! when the parser is dropped. That nothing is lost is the guard's to know: `Watch::parser_is_empty`.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
@@ -64,6 +65,30 @@ pub(super) async fn wait(
     Dozed::Over
 }
 
+/// Parsers of one worker that were given back and lie in the allocator, which returns nothing before it is used again.
+#[derive(Default)]
+pub(super) struct Leftovers {
+    parsers: Cell<u32>,
+    at_last_look: Cell<u32>,
+}
+
+impl Leftovers {
+    pub(super) fn add(&self) {
+        self.parsers.set(self.parsers.get().saturating_add(1));
+    }
+
+    /// Whether the allocator is to return them: they are many, or some and no more come. Asked once a second.
+    pub(super) fn are_due(&self) -> bool {
+        let parsers = self.parsers.get();
+        let grew = self.at_last_look.replace(parsers) != parsers;
+        let are_due = parsers >= MANY || (parsers >= SOME && !grew);
+        if are_due {
+            self.parsers.set(0);
+        }
+        are_due
+    }
+}
+
 impl Home {
     pub(super) fn lend(&self, wire: Wire) -> Away {
         Away { wire: Some(wire), home: self.0.clone() }
@@ -119,6 +144,10 @@ impl AsyncWrite for Away {
     }
 }
 
+/// Parsers that are worth the milliseconds that returning them takes: some 20 MB.
+const MANY: u32 = 1_024;
+/// The same, while nothing else is to be returned.
+const SOME: u32 = 64;
 /// How long saying goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -235,6 +264,22 @@ mod tests {
         drop(caller);
         assert!(wait(&mut wire, PATIENCE, |_| Signal::None).await == Dozed::Over);
     }
+
+    #[test]
+    fn what_parsers_leave_is_returned_when_it_is_much_or_no_more_comes() {
+        let leftovers = Leftovers::default();
+        let add = |count: u32| (0..count).for_each(|_| leftovers.add());
+
+        add(SOME);
+        assert!(!leftovers.are_due(), "more may come");
+        assert!(leftovers.are_due());
+        assert!(!leftovers.are_due(), "it was returned");
+        add(SOME - 1);
+        assert!(!leftovers.are_due() && !leftovers.are_due(), "it is not worth the time");
+        add(MANY);
+        assert!(leftovers.are_due(), "although more may come");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn who_is_told_to_leave_may_still_ask_for_a_moment() {
         let leave_once = || {

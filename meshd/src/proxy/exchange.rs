@@ -255,7 +255,7 @@ impl Drop for Life {
         }
         self.count(took);
         if let Some(log) = self.log.take() {
-            self.tell(*log, took);
+            self.tell(log, took);
         }
     }
 }

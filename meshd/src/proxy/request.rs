@@ -155,7 +155,8 @@ fn random_id() -> HeaderValue {
         text[place] = HEX[usize::from(byte >> 4)];
         text[place + 1] = HEX[usize::from(byte & 0x0f)];
     }
-    HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("-"))
+    // Shared from the start: it is copied with the other fields.
+    HeaderValue::from_maybe_shared(Bytes::from_owner(text)).unwrap_or_else(|_| HeaderValue::from_static("-"))
 }
 
 impl Head {

@@ -72,6 +72,7 @@ where
         wire = back;
         let dozing = &worker.shard.counters.dozing_connections;
         Counters::add(dozing);
+        worker.leftovers.add();
         let dozed = doze::wait(&mut wire, LAST_REQUEST, |cx| heard.next(cx)).await;
         dozing.fetch_sub(1, Ordering::Relaxed);
         if dozed == Dozed::Over {

@@ -20,10 +20,11 @@ use mesh_core::plan::{Cluster, Doors, Endpoint, Outbound, Party, Plan, Telling, 
 use mesh_core::resilience::outlier::{self, Answer};
 use rand_core::RngCore;
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 use super::accept::Room;
 use super::budget::{Descriptors, Intake, Memory};
+use super::doze::Leftovers;
 use super::passthrough::Passthrough;
 use super::traced::Tracer;
 use super::upstream::Pools;
@@ -63,8 +64,6 @@ pub(crate) struct Worker {
     pub(crate) shard: Arc<Shard>,
     /// Lines of access logs.
     pub(crate) lines: Option<Lines>,
-    /// Tells that they are to be handed over.
-    lines_due: Rc<Notify>,
     pub(crate) tracer: Tracer,
     pub(crate) draining: Draining,
     /// Begins earlier than [`Self::draining`] where a successor takes over.
@@ -75,6 +74,8 @@ pub(crate) struct Worker {
     pub(crate) descriptors: Arc<Descriptors>,
     /// Who hands requests to applications here.
     pub(crate) inbound: Rc<Caller>,
+    /// What dozing connections have given back.
+    pub(super) leftovers: Leftovers,
     /// Mirrored requests under way.
     pub(crate) mirrors: Cell<usize>,
     /// Seconds, moved by [`keep_house`].
@@ -232,7 +233,6 @@ async fn run(start: Start) {
         passthrough: Passthrough::default(),
         shard: shared.stats.shard(index),
         lines: shared.access_log.map(Lines::new),
-        lines_due: Rc::default(),
         tracer: Tracer::default(),
         draining,
         leaving_mesh,
@@ -240,6 +240,7 @@ async fn run(start: Start) {
         intake,
         descriptors,
         inbound: Rc::new(Caller::inbound()),
+        leftovers: Leftovers::default(),
         mirrors: Cell::new(0),
         tick: pulse,
         host: host_name(),
@@ -262,7 +263,6 @@ async fn run(start: Start) {
     // Everything else holds its own listener of the drain; the worker itself must not keep it from ending.
     let house = Rc::downgrade(&worker);
     task::spawn_local("worker leaving", leave(house.clone(), worker.draining.clone()));
-    task::spawn_local("access log", hand_lines_over(house.clone(), worker.lines_due.clone()));
     drop(worker);
     task::spawn_local("worker house", keep_house(house));
     let _ = stopped.wait_for(|stopped| *stopped).await;
@@ -299,15 +299,11 @@ impl Worker {
     /// Writes the lines that rules ask for, and this host's own.
     pub(crate) fn log(&self, telling: Option<&Telling>, record: &Record) {
         let Some(lines) = &self.lines else { return };
-        let mut is_due = false;
         for logging in telling.iter().flat_map(|telling| &telling.logs) {
-            is_due |= lines.write(logging, record);
+            lines.write(logging, record);
         }
         if let Some((own, _)) = lines.own() {
-            is_due |= lines.write(own, record);
-        }
-        if is_due {
-            self.lines_due.notify_one();
+            lines.write(own, record);
         }
     }
 
@@ -423,19 +419,7 @@ async fn leave(worker: std::rc::Weak<Worker>, mut draining: Draining) {
     }
 }
 
-/// Hands lines of access logs over, a moment after the first of them.
-async fn hand_lines_over(worker: std::rc::Weak<Worker>, due: Rc<Notify>) {
-    loop {
-        due.notified().await;
-        tokio::time::sleep(Lines::GATHER).await;
-        let Some(worker) = worker.upgrade() else { return };
-        if let Some(lines) = &worker.lines {
-            lines.flush();
-        }
-    }
-}
-
-/// Once a second: cuts what takes too long, closes what nobody uses, lets ejected endpoints return.
+/// Once a second: cuts what takes too long, closes what nobody uses, lets ejected endpoints return, hands lines over.
 async fn keep_house(worker: std::rc::Weak<Worker>) {
     let mut second = tokio::time::interval(Duration::from_secs(1));
     loop {
@@ -446,9 +430,14 @@ async fn keep_house(worker: std::rc::Weak<Worker>) {
         if worker.intake.is_short() {
             allocator::give_back();
             worker.intake.look();
+        } else if worker.leftovers.are_due() {
+            allocator::give_back();
         }
         worker.sweep(now.into_std());
         worker.tracer.flush(&worker);
+        if let Some(lines) = &worker.lines {
+            lines.flush();
+        }
     }
 }
 

@@ -51,7 +51,7 @@ pub(super) struct Gathered {
     /// Which; `None`: standard output.
     pub(super) path: Option<String>,
     /// Whole lines.
-    pub(super) text: String,
+    pub(super) text: Vec<u8>,
     /// How many.
     pub(super) lines: u64,
 }
@@ -149,8 +149,8 @@ impl Writer {
         while let Ok(gathered) = queue.recv() {
             let Gathered { path, text, lines } = gathered;
             let written = match path {
-                None => io::stdout().lock().write_all(text.as_bytes()),
-                Some(path) => self.0.entry(path.clone()).or_default().write(&path, text.as_bytes()),
+                None => io::stdout().lock().write_all(&text),
+                Some(path) => self.0.entry(path.clone()).or_default().write(&path, &text),
             };
             if written.is_err() {
                 DROPPED.fetch_add(lines, Ordering::Relaxed);
@@ -205,7 +205,7 @@ impl LogFile {
 }
 
 /// What may wait: 8 MB, or some seconds of a busy proxy.
-const QUEUE: usize = 256;
+const QUEUE: usize = 128;
 /// How long the end of the program waits for the last lines.
 const LAST_LINES: Duration = Duration::from_secs(1);
 /// A file is looked at with a line that comes a second after the last look: one that was not has had no line.

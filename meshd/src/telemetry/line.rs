@@ -4,41 +4,43 @@
 
 use std::borrow::Cow;
 use std::cell::Cell;
-use std::fmt::{Display, Write};
-use std::net::{IpAddr, SocketAddr};
+use std::fmt::Display;
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mesh_core::plan::Via;
 use mesh_core::route::template::{iso_8601, protocol};
 use mesh_proto::log_format::{LogFormat, Operator, Part, Template, TimePiece, strftime};
 
+use super::record::SERVICE_TIME;
 use super::{Goal, Record};
 
 /// Adds a line, with its end.
-pub(super) fn write(format: &LogFormat, record: &Record, line: &mut String) {
+pub(super) fn write(format: &LogFormat, record: &Record, line: &mut Vec<u8>) {
     match format {
         LogFormat::Text(template) => text(template, record, line),
         LogFormat::Json(members) => json(members, record, line),
     }
-    line.push('\n');
+    line.push(b'\n');
 }
 
 impl Record {
     /// Returns what stands for an operator; empty where that is not known.
     pub(crate) fn shown(&self, operator: &Operator) -> String {
-        let mut value = String::with_capacity(64);
+        let mut value = Vec::with_capacity(64);
         put(operator, self, &mut Out { line: &mut value, most: None, is_escaped: false });
-        value
+        String::from_utf8(value).unwrap_or_default()
     }
 }
 
-fn text(template: &Template, record: &Record, line: &mut String) {
+fn text(template: &Template, record: &Record, line: &mut Vec<u8>) {
     for part in template.parts() {
         match part {
-            Part::Text(text) => line.push_str(text),
+            Part::Text(text) => line.extend_from_slice(text.as_bytes()),
             Part::Operator(operator, most) => {
                 if !put(operator, record, &mut Out { line, most: *most, is_escaped: true }) {
-                    line.push('-');
+                    line.push(b'-');
                 }
             }
         }
@@ -46,22 +48,22 @@ fn text(template: &Template, record: &Record, line: &mut String) {
 }
 
 /// A member that is one operator keeps its type, as in Envoy; what is not known is `null`.
-fn json(members: &[(String, Template)], record: &Record, line: &mut String) {
-    let mut value = String::new();
-    line.push('{');
+fn json(members: &[(String, Template)], record: &Record, line: &mut Vec<u8>) {
+    let mut value = Vec::new();
+    line.push(b'{');
     for (at, (name, template)) in members.iter().enumerate() {
         if at > 0 {
-            line.push(',');
+            line.push(b',');
         }
-        quoted(name, line);
-        line.push(':');
+        quoted(name.as_bytes(), line);
+        line.push(b':');
         value.clear();
         if let [Part::Operator(operator, most)] = template.parts() {
             let mut out = Out { line: &mut value, most: *most, is_escaped: false };
             if !put(operator, record, &mut out) {
-                line.push_str("null");
+                line.extend_from_slice(b"null");
             } else if is_number(operator) {
-                line.push_str(&value);
+                line.extend_from_slice(&value);
             } else {
                 quoted(&value, line);
             }
@@ -70,7 +72,7 @@ fn json(members: &[(String, Template)], record: &Record, line: &mut String) {
             quoted(&value, line);
         }
     }
-    line.push('}');
+    line.push(b'}');
 }
 
 fn is_number(operator: &Operator) -> bool {
@@ -89,25 +91,25 @@ fn is_number(operator: &Operator) -> bool {
 }
 
 /// Writes a text as JSON has it. Source: RFC 8259 section 7.
-fn quoted(text: &str, line: &mut String) {
-    line.push('"');
-    if text.bytes().all(|byte| byte >= b' ' && !matches!(byte, b'"' | b'\\')) {
-        line.push_str(text);
+fn quoted(text: &[u8], line: &mut Vec<u8>) {
+    line.push(b'"');
+    if text.iter().all(|byte| *byte >= b' ' && !matches!(byte, b'"' | b'\\')) {
+        line.extend_from_slice(text);
     } else {
-        for c in text.chars() {
-            let _ = match c {
-                '"' | '\\' => write!(line, "\\{c}"),
-                c if c < ' ' => write!(line, "\\u{:04x}", u32::from(c)),
-                c => write!(line, "{c}"),
+        for byte in text {
+            let _ = match byte {
+                b'"' | b'\\' => line.write_all(&[b'\\', *byte]),
+                0..b' ' => write!(line, "\\u{byte:04x}"),
+                _ => line.write_all(&[*byte]),
             };
         }
     }
-    line.push('"');
+    line.push(b'"');
 }
 
 /// Where a value is written.
 struct Out<'o> {
-    line: &'o mut String,
+    line: &'o mut Vec<u8>,
     /// Bytes that are kept of it.
     most: Option<usize>,
     /// Whether nothing in it may fake another field or line.
@@ -118,15 +120,15 @@ impl Out<'_> {
     /// Writes what somebody else has said.
     fn text(&mut self, text: &str) -> bool {
         let text = cut(text, self.most);
-        if !self.is_escaped || text.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'"') {
-            self.line.push_str(text);
+        if !self.is_escaped || is_harmless(text.as_bytes()) {
+            self.line.extend_from_slice(text.as_bytes());
             return true;
         }
         for c in text.chars() {
             if c == '"' || c.is_control() {
-                self.line.extend(c.escape_default());
+                display(c.escape_default(), self.line);
             } else {
-                self.line.push(c);
+                display(c, self.line);
             }
         }
         true
@@ -153,15 +155,21 @@ impl Out<'_> {
     }
 
     /// Writes what needs no escaping.
-    fn kept(&mut self, write: impl FnOnce(&mut String)) -> bool {
+    fn kept(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> bool {
         let begin = self.line.len();
         write(self.line);
         if let Some(most) = self.most {
-            let end = begin + cut(&self.line[begin..], Some(most)).len();
+            let whole = std::str::from_utf8(&self.line[begin..]).unwrap_or_default();
+            let end = begin + cut(whole, Some(most)).len();
             self.line.truncate(end);
         }
         true
     }
+}
+
+/// Whether a text is nothing but printable ASCII without quotes. All of it is looked at, many bytes at once.
+fn is_harmless(text: &[u8]) -> bool {
+    text.iter().fold(0, |odd, byte| odd | u8::from(!matches!(byte, b' ' | b'!' | b'#'..=b'~'))) == 0
 }
 
 fn cut(text: &str, most: Option<usize>) -> &str {
@@ -178,6 +186,9 @@ fn put(operator: &Operator, record: &Record, out: &mut Out<'_>) -> bool {
             found.is_some_and(|value| out.text(&value))
         }
         Operator::Response(name, other) => {
+            if let (SERVICE_TIME, Some(time)) = (name.as_str(), record.upstream_duration) {
+                return out.millis(time);
+            }
             let found = record.response(name).or_else(|| record.response(other.as_deref()?));
             found.is_some_and(|value| out.text(&value))
         }
@@ -227,53 +238,79 @@ fn put(operator: &Operator, record: &Record, out: &mut Out<'_>) -> bool {
     }
 }
 
-fn display(value: impl Display, line: &mut String) {
+fn display(value: impl Display, line: &mut Vec<u8>) {
     // Memory does not refuse.
     let _ = write!(line, "{value}");
 }
 
 /// As `Display` writes it, without what that costs: a line has a dozen numbers.
-fn digits(mut number: u64, line: &mut String) {
-    let mut text = [0; 20];
-    let mut begin = text.len();
-    loop {
-        begin -= 1;
-        text[begin] = b'0' + u8::try_from(number % 10).unwrap_or(0);
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    line.push_str(std::str::from_utf8(&text[begin..]).unwrap_or_default());
+fn digits(number: u64, line: &mut Vec<u8>) {
+    let mut text = Short::default();
+    text.number(number);
+    line.extend_from_slice(text.as_bytes());
 }
 
-fn host(ip: IpAddr, line: &mut String) {
+fn host(ip: IpAddr, line: &mut Vec<u8>) {
     let IpAddr::V4(ip) = ip else { return display(ip, line) };
-    for (at, octet) in ip.octets().into_iter().enumerate() {
-        if at > 0 {
-            line.push('.');
-        }
-        digits(octet.into(), line);
-    }
+    let mut text = Short::default();
+    text.host(ip);
+    line.extend_from_slice(text.as_bytes());
 }
 
-fn socket(address: SocketAddr, line: &mut String) {
-    if address.is_ipv6() {
-        return display(address, line);
+fn socket(address: SocketAddr, line: &mut Vec<u8>) {
+    let SocketAddr::V4(address) = address else { return display(address, line) };
+    let mut text = Short::default();
+    text.host(*address.ip());
+    text.push(b':');
+    text.number(address.port().into());
+    line.extend_from_slice(text.as_bytes());
+}
+
+/// A number or an address of IPv4 with its port, put together where that costs least.
+#[derive(Default)]
+struct Short {
+    bytes: [u8; 24],
+    length: usize,
+}
+
+impl Short {
+    fn push(&mut self, byte: u8) {
+        self.bytes[self.length] = byte;
+        self.length += 1;
     }
-    host(address.ip(), line);
-    line.push(':');
-    digits(address.port().into(), line);
+
+    fn number(&mut self, number: u64) {
+        let count = number.checked_ilog10().unwrap_or(0) as usize + 1;
+        let mut rest = number;
+        for place in self.bytes[self.length..self.length + count].iter_mut().rev() {
+            *place = b'0' + u8::try_from(rest % 10).unwrap_or(0);
+            rest /= 10;
+        }
+        self.length += count;
+    }
+
+    fn host(&mut self, ip: Ipv4Addr) {
+        for (at, octet) in ip.octets().into_iter().enumerate() {
+            if at > 0 {
+                self.push(b'.');
+            }
+            self.number(octet.into());
+        }
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
 }
 
 /// As `Display` writes it.
-fn goal(goal: &Goal, line: &mut String) {
+fn goal(goal: &Goal, line: &mut Vec<u8>) {
     let Goal::Cluster(cluster) = goal else { return display(goal, line) };
-    line.push_str("outbound|");
+    line.extend_from_slice(b"outbound|");
     digits(cluster.name.port.into(), line);
     for part in [&cluster.name.subset, &cluster.name.host] {
-        line.push('|');
-        line.push_str(part);
+        line.push(b'|');
+        line.extend_from_slice(part.as_bytes());
     }
 }
 
@@ -311,46 +348,46 @@ fn grpc_word(status: u16) -> &'static str {
 }
 
 /// Writes a time as ISO 8601. Its seconds are those of the line before, most times.
-fn iso(at: SystemTime, line: &mut String) {
-    thread_local! { static LAST: Cell<(u64, [u8; SECONDS])> = const { Cell::new((u64::MAX, [0; SECONDS])) }; }
+fn iso(at: SystemTime, line: &mut Vec<u8>) {
+    thread_local! { static LAST: Cell<(u64, [u8; ISO])> = const { Cell::new((u64::MAX, [0; ISO])) }; }
     let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
     let (mut second, mut text) = LAST.get();
     if second != since.as_secs() {
         second = since.as_secs();
         let whole = iso_8601(second.saturating_mul(1_000));
-        text.copy_from_slice(whole.as_bytes().get(..SECONDS).unwrap_or(&[b'-'; SECONDS]));
+        text.copy_from_slice(whole.as_bytes().get(..ISO).unwrap_or(&[b'-'; ISO]));
         LAST.set((second, text));
     }
-    line.push_str(std::str::from_utf8(&text).unwrap_or_default());
     let millis = since.subsec_millis();
-    line.extend(['.', digit(millis / 100), digit(millis / 10), digit(millis), 'Z']);
+    for (place, unit) in text[SECONDS + 1..].iter_mut().zip([100, 10, 1]) {
+        *place = b'0' + u8::try_from(millis / unit % 10).unwrap_or(0);
+    }
+    line.extend_from_slice(&text);
 }
 
-fn digit(number: u32) -> char {
-    char::from_digit(number % 10, 10).unwrap_or('0')
-}
-
-/// Bytes of `2026-11-28T08:30:16`.
+/// Bytes of `2026-11-28T08:30:16.123Z`.
+const ISO: usize = 24;
+/// Bytes of its seconds.
 const SECONDS: usize = 19;
 
-fn time(at: SystemTime, format: &str, line: &mut String) {
+fn time(at: SystemTime, format: &str, line: &mut Vec<u8>) {
     let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
     let Some(pieces) = strftime(format) else { return iso(at, line) };
-    let mut whole = String::with_capacity(SECONDS + 5);
+    let mut whole = Vec::with_capacity(ISO);
     iso(at, &mut whole);
     for piece in pieces {
         let _ = match piece {
             TimePiece::Plain(c) => write!(line, "{c}"),
-            TimePiece::Year => write!(line, "{}", &whole[..4]),
-            TimePiece::Month => write!(line, "{}", &whole[5..7]),
-            TimePiece::Day => write!(line, "{}", &whole[8..10]),
-            TimePiece::Hour => write!(line, "{}", &whole[11..13]),
-            TimePiece::Minute => write!(line, "{}", &whole[14..16]),
-            TimePiece::Second => write!(line, "{}", &whole[17..19]),
+            TimePiece::Year => line.write_all(&whole[..4]),
+            TimePiece::Month => line.write_all(&whole[5..7]),
+            TimePiece::Day => line.write_all(&whole[8..10]),
+            TimePiece::Hour => line.write_all(&whole[11..13]),
+            TimePiece::Minute => line.write_all(&whole[14..16]),
+            TimePiece::Second => line.write_all(&whole[17..19]),
             TimePiece::Millis => write!(line, "{:03}", since.subsec_millis()),
             TimePiece::Micros => write!(line, "{:06}", since.subsec_micros()),
             TimePiece::Seconds => write!(line, "{}", since.as_secs()),
-            TimePiece::Zone => write!(line, "+0000"),
+            TimePiece::Zone => line.write_all(b"+0000"),
         };
     }
 }

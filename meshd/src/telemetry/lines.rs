@@ -1,11 +1,11 @@
 //! Lines of access logs that a worker has written and not handed over yet.
 //!
 //! Each worker writes its own lines, while what they tell of is at hand, and hands many over at once: to pass each request
-//! to another thread, and to wake that, would cost more than the line.
+//! to another thread, and to wake that, would cost more than the line. They wait for 64 KiB, as in Envoy, or for a second
+//! (there: ten).
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::sync::Arc;
-use std::time::Duration;
 
 use mesh_core::expression;
 use mesh_core::plan::{Logging, WantedHeaders};
@@ -18,17 +18,12 @@ use super::{AccessLog, Record, line};
 pub struct Lines {
     log: AccessLog,
     gathered: RefCell<Vec<Gathered>>,
-    /// Whether somebody was told to hand them over.
-    is_due: Cell<bool>,
 }
 
 impl Lines {
-    /// How long lines may gather.
-    pub const GATHER: Duration = Duration::from_millis(20);
-
     /// Gathers lines for a log.
     pub fn new(log: AccessLog) -> Self {
-        Self { log, gathered: RefCell::default(), is_due: Cell::new(false) }
+        Self { log, gathered: RefCell::default() }
     }
 
     /// Returns this host's own log, where it has one, and the headers that it wants.
@@ -36,17 +31,15 @@ impl Lines {
         self.log.own()
     }
 
-    /// Adds the line of a record, where the filter lets it. `true`: [`Self::flush`] must be called after [`Self::GATHER`],
-    /// and nobody was told so yet.
-    #[must_use]
-    pub fn write(&self, logging: &Logging, record: &Record) -> bool {
+    /// Adds the line of a record, where the filter lets it.
+    pub fn write(&self, logging: &Logging, record: &Record) {
         if !logging.filter.as_ref().is_none_or(|filter| expression::holds(filter, record)) {
-            return false;
+            return;
         }
         let mut all = self.gathered.borrow_mut();
         let target = &logging.target;
         let at = all.iter().position(|gathered| gathered.path == target.path).unwrap_or_else(|| {
-            let (path, text) = (target.path.clone(), String::with_capacity(FIRST));
+            let (path, text) = (target.path.clone(), Vec::with_capacity(FIRST));
             all.push(Gathered { path, text, lines: 0 });
             all.len() - 1
         });
@@ -54,16 +47,19 @@ impl Lines {
         line::write(&target.format, record, &mut gathered.text);
         gathered.lines += 1;
         if gathered.text.len() >= FULL {
-            let full = all.swap_remove(at);
-            self.log.hand_over(full);
+            // Who has filled it fills another.
+            let (path, text) = (target.path.clone(), Vec::with_capacity(FULL + SLACK));
+            self.log.hand_over(std::mem::replace(gathered, Gathered { path, text, lines: 0 }));
         }
-        !self.is_due.replace(true)
     }
 
-    /// Hands over what was gathered.
+    /// Hands over what was gathered. Called once a second.
     pub fn flush(&self) {
-        self.is_due.set(false);
-        self.gathered.borrow_mut().drain(..).for_each(|gathered| self.log.hand_over(gathered));
+        let gathered = std::mem::take(&mut *self.gathered.borrow_mut());
+        gathered
+            .into_iter()
+            .filter(|gathered| gathered.lines > 0)
+            .for_each(|gathered| self.log.hand_over(gathered));
     }
 }
 
@@ -73,7 +69,9 @@ impl Drop for Lines {
     }
 }
 
-/// Bytes that are handed over at once.
-const FULL: usize = 32 * 1_024;
+/// Bytes that are handed over at once. Source: Envoy's `file_flush_min_size_kb`.
+const FULL: usize = 64 * 1_024;
+/// Room for the line that fills it.
+const SLACK: usize = 2 * 1_024;
 /// What lines begin with: most workers have few.
 const FIRST: usize = 1_024;

@@ -294,9 +294,9 @@ fn record() -> Record {
 }
 
 fn line_of(format: &LogFormat, record: &Record) -> String {
-    let mut line = String::new();
+    let mut line = Vec::new();
     line::write(format, record, &mut line);
-    line
+    String::from_utf8(line).expect("a text")
 }
 
 #[test]
@@ -376,7 +376,7 @@ fn a_log_that_was_moved_away_is_opened_anew() {
     let gathering = Lines::new(log);
     let write = || {
         let (own, _) = gathering.own().expect("its own");
-        let _ = gathering.write(own, &record());
+        gathering.write(own, &record());
         gathering.flush();
     };
     let lines = |path: &std::path::Path| std::fs::read_to_string(path).map_or(0, |text| text.lines().count());

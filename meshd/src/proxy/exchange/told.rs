@@ -2,12 +2,10 @@
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use ::http::header::USER_AGENT;
 use ::http::request::Parts;
-use ::http::uri::PathAndQuery;
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use mesh_core::plan::{Telling, Via};
 use mesh_core::resilience::Failure;
@@ -24,18 +22,8 @@ use crate::telemetry::{Goal, Record, Told};
 
 /// What only logs and traces want.
 pub(super) struct Logged {
-    method: Method,
-    target: Option<PathAndQuery>,
-    version: Version,
-    https: bool,
-    authority: Option<HeaderValue>,
-    request: Vec<(HeaderName, HeaderValue)>,
-    response: Vec<(HeaderName, HeaderValue)>,
-    upstream: Option<Via>,
-    upstream_local: Option<SocketAddr>,
-    transport_failure: Option<Arc<str>>,
-    downstream: SocketAddr,
-    route: Cow<'static, str>,
+    /// What is known so far; the rest comes with the end.
+    record: Record,
     /// For taps.
     headers: Option<HeaderMap>,
 }
@@ -62,11 +50,11 @@ impl Life {
         let trace = tracing.map(|tracing| Box::new(Trace::begin(tracing, self.is_inbound, &parts.headers)));
         let has_logs = own.is_some() || telling.is_some_and(|telling| !telling.logs.is_empty());
         if is_tapped || has_logs || trace.as_ref().is_some_and(|trace| trace.is_told()) {
-            let wanted = own.iter().flat_map(|(_, wanted)| &wanted.request);
-            let wanted = wanted.chain(telling.iter().flat_map(|telling| &telling.wanted.request));
-            let mut log = Logged::of(&self.connection, parts, wanted);
-            log.headers = is_tapped.then(|| parts.headers.clone());
-            self.log = Some(Box::new(log));
+            let own = own.map_or(&[][..], |(_, wanted)| &wanted.request);
+            let wanted = [own, telling.map_or(&[][..], |telling| &telling.wanted.request)];
+            let record = record(&self.connection, parts, wanted);
+            let headers = is_tapped.then(|| parts.headers.clone());
+            self.log = Some(Box::new(Logged { record, headers }));
         }
         self.trace = trace;
         if self.is_inbound {
@@ -78,10 +66,9 @@ impl Life {
     pub(crate) fn answered(&mut self, headers: &HeaderMap) {
         let Some(mut log) = self.log.take() else { return };
         let own = self.connection.worker.lines.as_ref().and_then(|lines| lines.own());
-        let wanted = own.iter().flat_map(|(_, wanted)| &wanted.response);
-        for name in wanted.chain(self.telling().iter().flat_map(|telling| &telling.wanted.response)) {
-            keep(&mut log.response, headers, name);
-        }
+        let own = own.map_or(&[][..], |(_, wanted)| &wanted.response);
+        let of_rules = self.telling().map_or(&[][..], |telling| &telling.wanted.response);
+        keep(&mut log.record.response, headers, [own, of_rules]);
         self.log = Some(log);
     }
 
@@ -90,7 +77,7 @@ impl Life {
         if let Some(log) = &mut self.log {
             // Istio's name for routes without one.
             let named = || Cow::Owned(name.to_owned());
-            log.route = if name.is_empty() { Cow::Borrowed("default") } else { named() };
+            log.record.route = if name.is_empty() { Cow::Borrowed("default") } else { named() };
         }
     }
 
@@ -104,47 +91,72 @@ impl Life {
             Via::Socket(_) | Via::Name { .. } => None,
         };
         if let Some(log) = &mut self.log {
-            (log.upstream_local, log.transport_failure) = (None, None);
-            log.upstream = Some(via.clone());
+            let record = &mut log.record;
+            (record.upstream_local, record.transport_failure) = (None, None);
+            record.upstream = Some(via.clone());
         }
     }
 
     /// Tells the log from where it was sent to the endpoint.
     pub(crate) fn sent_from(&mut self, local: impl FnOnce() -> Option<SocketAddr>) {
         if let Some(log) = &mut self.log {
-            log.upstream_local = local();
+            log.record.upstream_local = local();
         }
     }
 
     /// Tells the log why there is no connection to the endpoint.
     pub(crate) fn not_connected(&mut self, failure: Failure, pool: &Pool) {
         if let Some(log) = self.log.as_mut().filter(|_| failure == Failure::Connect) {
-            log.transport_failure = pool.failed();
+            log.record.transport_failure = pool.failed();
         }
     }
 
     /// Tells the log which id the request travels under.
     pub(crate) fn request_id(&mut self, id: &HeaderValue) {
         if let Some(log) = &mut self.log {
-            log.request.retain(|(name, _)| *name != REQUEST_ID);
-            log.request.push((REQUEST_ID, id.clone()));
+            let request = &mut log.record.request;
+            request.retain(|(name, _)| *name != REQUEST_ID);
+            request.push((REQUEST_ID, id.clone()));
         }
     }
 
     /// Tells logs and traces.
-    pub(super) fn tell(&mut self, mut log: Logged, took: Duration) {
+    pub(super) fn tell(&mut self, mut log: Box<Logged>, took: Duration) {
         let trace = self.trace.take();
-        let headers = log.headers.take();
-        let record = log.record(self, trace.as_deref(), took);
+        log.record.trace = trace.as_ref().map(|trace| trace.id());
+        self.complete(&mut log.record, took);
+        let Logged { record, headers } = &*log;
         if let Some(headers) = headers {
             let caller = self.caller.as_ref().map_or("-/-", |caller| &caller.name);
-            let told = Told { record: &record, caller, retries: self.retries, headers: &headers };
+            let told = Told { record, caller, retries: self.retries, headers };
             self.connection.worker.settings.tap.offer(&told);
         }
         if let Some(trace) = trace.filter(|trace| trace.is_told()) {
-            self.end_span(&trace, &record);
+            self.end_span(&trace, record);
         }
-        self.connection.worker.log(self.telling(), &record);
+        self.connection.worker.log(self.telling(), record);
+    }
+
+    /// Adds to a record what is known at the end.
+    fn complete(&self, record: &mut Record, took: Duration) {
+        let of_source = || self.source.as_ref().map_or(0, |source| source.received());
+        let counted = self.counted.as_ref();
+        record.started = SystemTime::now() - took;
+        record.duration = took;
+        record.status = self.status;
+        record.flags = self.flags;
+        record.details = self.details;
+        record.received_bytes = self.body.as_ref().map_or_else(of_source, |body| body.bytes.get());
+        record.sent_bytes = self.sent_bytes;
+        record.upstream_duration = self.upstream_time;
+        record.attempts = self.attempts;
+        record.principal = counted.and_then(|counted| counted.principal()).cloned();
+        record.grpc = self.grpc.as_ref().and_then(|grpc| grpc.status.get());
+        record.goal = match &self.cluster {
+            _ if self.is_inbound => inbound(self),
+            Some(cluster) => Goal::Cluster(cluster.clone()),
+            None => Goal::Nowhere,
+        };
     }
 
     /// Source: Envoy `HttpTracerUtility`; the names of its tags.
@@ -196,72 +208,27 @@ impl Life {
     }
 }
 
-impl Logged {
-    fn of<'a>(connection: &Connection, parts: &Parts, wanted: impl Iterator<Item = &'a HeaderName>) -> Self {
-        let host = || parts.headers.get(::http::header::HOST).cloned();
-        let mut request = Vec::with_capacity(MOST_WANTED);
-        wanted.for_each(|name| keep(&mut request, &parts.headers, name));
-        Self {
-            method: parts.method.clone(),
-            target: parts.uri.path_and_query().cloned(),
-            version: parts.version,
-            https: is_https(connection, parts),
-            authority: match parts.uri.authority() {
-                Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
-                None => host(),
-            },
-            request,
-            response: Vec::new(),
-            upstream: None,
-            upstream_local: None,
-            transport_failure: None,
-            downstream: request::remote(&parts.headers, connection),
-            route: Cow::Borrowed(""),
-            headers: None,
-        }
-    }
-
-    fn record(self, exchange: &Life, trace: Option<&Trace>, took: Duration) -> Record {
-        let worker = &exchange.connection.worker;
-        let of_source = || exchange.source.as_ref().map_or(0, |source| source.received());
-        let counted = exchange.counted.as_ref();
-        let view = worker.view();
-        Record {
-            started: SystemTime::now() - took,
-            method: Some(self.method),
-            target: self.target,
-            version: self.version,
-            https: self.https,
-            authority: self.authority,
-            status: exchange.status,
-            flags: exchange.flags,
-            details: exchange.details,
-            received_bytes: exchange.body.as_ref().map_or_else(of_source, |body| body.bytes.get()),
-            sent_bytes: exchange.sent_bytes,
-            duration: took,
-            upstream_duration: exchange.upstream_time,
-            request: self.request,
-            response: self.response,
-            upstream: self.upstream,
-            goal: match &exchange.cluster {
-                _ if exchange.is_inbound => inbound(exchange),
-                Some(cluster) => Goal::Cluster(cluster.clone()),
-                None => Goal::Nowhere,
-            },
-            route: self.route,
-            attempts: exchange.attempts,
-            upstream_local: self.upstream_local,
-            transport_failure: self.transport_failure,
-            downstream: Some(self.downstream),
-            direct: Some(exchange.connection.peer),
-            downstream_local: exchange.connection.local,
-            principal: counted.and_then(|counted| counted.principal()).cloned(),
-            server_name: exchange.connection.server_name.clone(),
-            grpc: exchange.grpc.as_ref().and_then(|grpc| grpc.status.get()),
-            trace: trace.map(Trace::id),
-            revision: view.plan.revision.0,
-            host: worker.host.clone(),
-        }
+/// Begins the record of a request.
+fn record(connection: &Connection, parts: &Parts, wanted: [&[HeaderName]; 2]) -> Record {
+    let worker = &connection.worker;
+    let host = || parts.headers.get(::http::header::HOST).cloned();
+    let mut request = Vec::with_capacity(MOST_WANTED);
+    keep(&mut request, &parts.headers, wanted);
+    Record {
+        method: Some(parts.method.clone()),
+        target: parts.uri.path_and_query().cloned(),
+        version: parts.version,
+        https: is_https(connection, parts),
+        authority: match parts.uri.authority() {
+            Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+            None => host(),
+        },
+        request,
+        downstream: Some(request::remote(&parts.headers, connection)),
+        direct: Some(connection.peer),
+        downstream_local: connection.local,
+        server_name: connection.server_name.clone(),
+        ..Record::new(worker.host.clone(), worker.view().plan.revision.0)
     }
 }
 
@@ -280,11 +247,17 @@ fn inbound(exchange: &Life) -> Goal {
     Goal::Inbound(port)
 }
 
-fn keep(kept: &mut Vec<(HeaderName, HeaderValue)>, headers: &HeaderMap, name: &HeaderName) {
-    if let Some(value) = headers.get(name)
-        && !kept.iter().any(|(other, _)| other == name)
-    {
-        kept.push((name.clone(), value.clone()));
+/// Keeps those fields of a head that are wanted: of many with one name, the first. The head is walked through once: to
+/// look each name up would cost more.
+fn keep(kept: &mut Vec<(HeaderName, HeaderValue)>, headers: &HeaderMap, wanted: [&[HeaderName]; 2]) {
+    if wanted.iter().all(|names| names.is_empty()) {
+        return;
+    }
+    for (name, value) in headers {
+        let is_wanted = wanted.iter().any(|names| names.contains(name));
+        if is_wanted && !kept.iter().any(|(other, _)| other == name) {
+            kept.push((name.clone(), value.clone()));
+        }
     }
 }
 
