@@ -2,12 +2,15 @@
 
 A step may say `version: "1.0"`, `wait: true` (the body is sent once a 100 has come) and `half: true` (the sending side is closed after
 the request). `tls: {sni: NAME, alpn: [h2], cert: NAME}` makes it a visitor over TLS, with a certificate of the suite's if it has `cert`; with `proto: tcp`
-there are bytes inside. Checks of ours:
+there are bytes inside. `proto: tcp` with `hold_ms` keeps the connection for so long, in silence: `held`, or `cut` by who is asked. Checks of
+ours:
 
 `interim`          status and the named headers of each informational answer, in order: `interim: [link]`
 `trailers`         the named trailers of the answer: `trailers: [x-sum]`
 `closes`           whether the connection was closed after the answer, within half a second
 `text`             the body of the answer, however it was framed
+`asked`            the head that a proxy on the way was sent, lower case
+`proxied`          the PROXY header that an instance was sent; the caller's port and the one dialled have words in their place
 `shown`            for whom the certificate is that the visitor was shown, and the protocol agreed on
 `told`             which parts of the visitor's certificate the application is told of
 """
@@ -15,11 +18,12 @@ import asyncio
 import json
 import re
 import ssl
+import time
 
 from lib import client, runner
 
 plain_do, plain_seen, plain_exchange = client.Http1._do, runner.seen, client.tcp_exchange
-OURS = ("interim", "trailers", "closes", "text", "shown", "told")
+OURS = ("interim", "trailers", "closes", "text", "asked", "proxied", "shown", "told")
 
 
 async def do(self, q, res, keep):
@@ -37,22 +41,25 @@ async def do(self, q, res, keep):
 
 async def exchange(port, q, certs):
     """As the suite's, of bytes inside TLS."""
-    if q.get("proto") != "tcp" or "tls" not in q:
+    if q.get("proto") != "tcp" or not ({"tls", "hold_ms"} & set(q) or {"proxied", "asked"} & set(q["check"])):
         return await plain_exchange(port, q, certs)
     res = client.Result()
+    begun = time.monotonic()
     try:
         await asyncio.wait_for(greet(port, q, res), 10)
     except asyncio.TimeoutError:
         res.status = "timeout"
     except (ssl.SSLError, ConnectionError, EOFError):
         res.status = "refused"
+    res.ms = (time.monotonic() - begun) * 1000
     return res
 
 
 async def greet(port, q, res):
     reader, writer = await asyncio.open_connection("127.0.0.1", port, **tls_of(q))
+    res.ports = (writer.get_extra_info("sockname")[1], port)
     try:
-        res.shown = shown_by(writer)
+        res.shown = shown_by(writer) if "tls" in q else None
         hello = await reader.readline()
         if not hello:
             raise EOFError
@@ -60,8 +67,19 @@ async def greet(port, q, res):
         writer.write(b"ping\n")
         await writer.drain()
         res.status = "connected" if await reader.readline() == b"ping\n" else "no-echo"
+        if "hold_ms" in q:
+            res.status = "cut" if await ends(reader, q["hold_ms"] / 1000) else "held"
     finally:
         writer.close()
+
+
+async def ends(reader, within):
+    try:
+        return await asyncio.wait_for(reader.read(1), within) == b""
+    except asyncio.TimeoutError:
+        return False
+    except ConnectionError:
+        return True
 
 
 def shown_by(writer):
@@ -73,6 +91,7 @@ def shown_by(writer):
 async def ask(self, q, res):
     reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 20, **tls_of(q))
     self.r, self.w = reader, writer
+    res.ports = (writer.get_extra_info("sockname")[1], self.port)
     if "tls" in q:
         res.shown = shown_by(writer)
     body = (q.get("body") or "").encode()
@@ -176,6 +195,14 @@ def seen(case, st, results):
         out["trailers"] = named(first.trailers, check["trailers"])
     if "closes" in check:
         out["closes"] = getattr(first, "closes", None)
+    if "asked" in check:
+        out["asked"] = [line.lower() for line in json.loads((first.echo or {}).get("instance") or "[]")]
+    if "proxied" in check:
+        echo = first.echo or {}
+        header = next((v for k, v in echo.get("headers") or [] if k.lower() == "x-proxied"), echo.get("instance"))
+        for port, word in zip(getattr(first, "ports", ()), ("<caller>", "<dialled>")):
+            header = re.sub(rf" {port}\b", f" {word}", header or "")
+        out["proxied"] = header
     if "shown" in check:
         out["shown"] = getattr(first, "shown", None)
     if "told" in check:

@@ -42,6 +42,8 @@ pub(crate) struct Sending<'a> {
     pub(crate) peer: std::net::SocketAddr,
     /// Where the connection was going, for passthrough.
     pub(crate) destination: Option<std::net::SocketAddr>,
+    /// Our own address that it came to.
+    pub(crate) here: Option<std::net::SocketAddr>,
 }
 
 /// An endpoint's answer.
@@ -189,7 +191,7 @@ fn choose<'a>(
 
 fn pool(sending: &Sending<'_>, endpoint: &Endpoint, exchange: &mut Exchange) -> Rc<Pool> {
     let Sending { worker, caller, cluster, .. } = sending;
-    let ends = Ends { source: sending.peer, destination: sending.destination };
+    let ends = Ends { source: sending.peer, destination: sending.destination, here: sending.here };
     let opening = Opening::of(worker, cluster, endpoint, || sending.head.host().unwrap_or_default(), ends);
     let http2 = speaks_http2(cluster, endpoint, opening.as_ref(), sending.head.version);
     let pool = worker.pools.pool(worker, caller, cluster, endpoint, http2, opening);

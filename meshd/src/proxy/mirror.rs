@@ -46,7 +46,7 @@ pub(crate) fn send(
             head.clone(),
             source.cloned(),
         );
-        let ends = Ends { source: connection.peer, destination: None };
+        let ends = Ends { source: connection.peer, destination: None, here: connection.local };
         waits |= source.is_some();
         task::spawn_local("mirror", async move {
             let worker = &place.0;

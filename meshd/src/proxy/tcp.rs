@@ -86,7 +86,7 @@ pub(crate) async fn carry(
         Target::Port(port) if Doors::is_seat(connection.caller) => Avoid::Door(port),
         _ => Avoid::Listeners,
     };
-    let ends = Ends { source: connection.peer, destination };
+    let ends = Ends { source: connection.peer, destination, here: connection.local };
     let mut wanted = Wanted { ends, name, avoid, inbound, line };
     // On the heap while it lasts: connections are many, and most of them idle.
     match Box::pin(reach(worker, &caller, &cluster, &mut wanted)).await {
@@ -142,7 +142,7 @@ impl Wanted<'_> {
         instance: Option<Arc<LocalInstance>>,
         line: Option<Box<Line>>,
     ) -> Self {
-        let ends = Ends { source, destination: None };
+        let ends = Ends { source, destination: None, here: None };
         Self { ends, name: None, avoid: Avoid::Listeners, inbound: Some((from, instance)), line }
     }
 

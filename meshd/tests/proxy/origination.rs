@@ -373,7 +373,7 @@ async fn the_proxy_header_comes_before_the_handshake_and_names_each_caller() {
     for one in &*seen {
         let header = String::from_utf8_lossy(&one.header);
         assert!(header.starts_with("PROXY TCP4 127.0.0.1 127.0.0.1 "), "{header}");
-        assert!(header.ends_with(&format!(" {}\r\n", server.address.port())), "{header}");
+        assert!(header.ends_with(&format!(" {}\r\n", lab.address.port())), "{header}");
     }
     assert_ne!(seen[0].header, seen[1].header);
 }
@@ -389,16 +389,16 @@ async fn the_proxy_header_of_version_2_names_callers_of_requests_and_of_bytes() 
         cluster
     };
     let signature = b"\r\n\r\n\0\r\nQUIT\n";
-    let expected = |caller: u16| {
+    let expected = |caller: u16, lab: &Lab| {
         let facts = [0x21, 0x11, 0, 12, 127, 0, 0, 1, 127, 0, 0, 1];
-        [&signature[..], &facts, &caller.to_be_bytes(), &server.address.port().to_be_bytes()].concat()
+        [&signature[..], &facts, &caller.to_be_bytes(), &lab.address.port().to_be_bytes()].concat()
     };
     let caller = |seen: &Seen| u16::from_be_bytes([seen.header[24], seen.header[25]]);
 
     let lab = to_host(with_header());
     assert_eq!(once(lab.address, get("/", &[("host", HOST)])).await.status, StatusCode::OK);
     let seen = server.last();
-    assert_eq!(seen.header, expected(caller(&seen)));
+    assert_eq!(seen.header, expected(caller(&seen), &lab));
 
     let tcp = Some(tcp_service(vec![to(1, with_header())]));
     let table = PortTable { number: PORT, tcp, ..PortTable::default() };
@@ -408,7 +408,8 @@ async fn the_proxy_header_of_version_2_names_callers_of_requests_and_of_bytes() 
     let mut read = String::new();
     stream.read_to_string(&mut read).await.expect("an answer");
     assert!(read.ends_with("tls"), "{read}");
-    assert_eq!(server.last().header, expected(stream.local_addr().expect("an address").port()));
+    let caller = stream.local_addr().expect("an address").port();
+    assert_eq!(server.last().header, expected(caller, &lab));
 }
 
 #[tokio::test]

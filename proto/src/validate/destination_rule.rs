@@ -231,11 +231,23 @@ fn http_cookie(check: &mut Check, path: &str, cookie: &HttpCookie) {
     }
     for (path, attribute) in each(&format!("{path}.attributes"), &cookie.attributes) {
         check.required(format!("{path}.name"), &attribute.name);
+        check.rule(format!("{path}.name"), of_cookie(&attribute.name));
+        check.rule(format!("{path}.value"), of_cookie(&attribute.value));
     }
     let names = each(&format!("{path}.attributes"), &cookie.attributes)
         .map(|(path, attribute)| (path, attribute.name.as_str()))
         .collect::<Vec<_>>();
     check.unique("the attribute", names);
+}
+
+/// What would end an attribute and begin another one, or the header, cannot be a part of it. Source: RFC 6265, 4.1.1.
+fn of_cookie(text: &str) -> Result<(), String> {
+    let is_sound = |byte: u8| (b' '..0x7f).contains(&byte) && byte != b';';
+    if text.bytes().all(is_sound) {
+        Ok(())
+    } else {
+        Err("only printable ASCII without `;` can be in a cookie".into())
+    }
 }
 
 fn locality_lb(check: &mut Check, path: &str, setting: &LocalityLbSetting) {

@@ -78,6 +78,20 @@ fn a_header_value_is_a_format_string() {
 }
 
 #[test]
+fn an_attribute_of_a_cookie_is_one_attribute() {
+    let with = |name: &str, value: &str| {
+        let cookie = format!("{{name: u, attributes: [{{name: {name:?}, value: {value:?}}}]}}");
+        let hash = format!("{{consistentHash: {{httpCookie: {cookie}}}}}");
+        about("DestinationRule", &format!("  host: a\n  trafficPolicy: {{loadBalancer: {hash}}}"))
+    };
+    assert!(with("SameSite", "Strict").is_empty() && with("Secure", "").is_empty());
+    let refused = "spec.trafficPolicy.loadBalancer.consistentHash.httpCookie.attributes[0]";
+    let why = "only printable ASCII without `;` can be in a cookie";
+    assert_eq!(with("x; Domain", ""), [format!("{refused}.name: {why}")]);
+    assert_eq!(with("x", "é"), [format!("{refused}.value: {why}")]);
+}
+
+#[test]
 fn subsets_have_names_of_their_own() {
     assert_eq!(
         about("DestinationRule", "  host: a\n  subsets: [{name: v1}, {name: v1}]"),

@@ -4,7 +4,7 @@ from .delegates import roots
 from .gateways import Gateways
 from .hosts import Hosts
 from .policy import merged_destination_rules
-from .words import TYPE, locality_of, matches
+from .words import TYPE, duration, locality_of, matches
 
 
 class Translation(Hosts, Clusters, Gateways):
@@ -116,6 +116,17 @@ class Translation(Hosts, Clusters, Gateways):
 
     def tcp_proxy(self, routes, prefix, port):
         proxy = {"@type": TYPE + "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy", "stat_prefix": prefix}
+        # Of the whole policy of the first destination's rule: settings of ports and subsets are not looked at.
+        policy = (self.destination_rule(routes[0]["destination"]["host"]) or {}).get("trafficPolicy") or {}
+        tcp = (policy.get("connectionPool") or {}).get("tcp") or {}
+        for ours, theirs in (("idle_timeout", "idleTimeout"), ("max_downstream_connection_duration", "maxConnectionDuration")):
+            if theirs in tcp:
+                proxy[ours] = duration(tcp[theirs])
+        tunnel = self.tunnel(routes)
+        if tunnel:
+            proxy["tunneling_config"] = {"hostname": f"{tunnel['targetHost']}:{tunnel['targetPort']}"}
+            if tunnel.get("protocol") == "POST":
+                proxy["tunneling_config"]["use_post"] = True
         if len(routes) == 1:
             proxy["cluster"] = self.cluster(routes[0]["destination"], port)
         else:
@@ -124,6 +135,14 @@ class Translation(Hosts, Clusters, Gateways):
         if any((self.hash_of_destination(r["destination"]) or {}).get("connection_properties") for r in routes):
             proxy["hash_policy"] = [{"source_ip": {}}]
         return proxy
+
+    def tunnel(self, routes):
+        """Of several destinations that of the whole rule; of one with a subset that of the subset. Source: `tunnelingconfig.Apply`."""
+        destination = routes[0]["destination"]
+        rule = self.destination_rule(destination["host"]) or {}
+        if len(routes) == 1 and destination.get("subset"):
+            rule = next((s for s in rule.get("subsets") or [] if s["name"] == destination["subset"]), {})
+        return (rule.get("trafficPolicy") or {}).get("tunnel")
 
 
 def held(name, parts):

@@ -1,7 +1,7 @@
 """Clusters and how they are balanced. A reading of `core/cluster_builder.go`."""
 from .locality import distribute, fail_over, fail_over_by_labels
 from .policy import balance, consistent_hash, hash_policy, merge_policy, is_http2, outlier_detection, port_policy, protocol_options
-from .tls import automatic, originate
+from .tls import automatic, originate, tell_of_caller
 from .words import TYPE, cluster_name, duration, locality_of, matches
 
 UNLIMITED = 4294967295
@@ -80,6 +80,9 @@ class Clusters:
             if asked:
                 options["upstream_http_protocol_options"] = asked
                 options.setdefault("explicit_http_config", {"http_protocol_options": {}})
+        proxy = policy.get("proxyProtocol")
+        if proxy is not None:
+            cluster["transport_socket"] = tell_of_caller(proxy, cluster.get("transport_socket"))
         if options:
             cluster["typed_extension_protocol_options"] = {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
                 "@type": TYPE + "envoy.extensions.upstreams.http.v3.HttpProtocolOptions", **options}}

@@ -40,3 +40,12 @@ def automatic(tls):
         if not tls.get("subjectAltNames") and not tls.get("insecureSkipVerify"):
             out["auto_san_validation"] = True
     return out
+
+
+def tell_of_caller(proxy, inner):
+    """The PROXY header, before TLS where there is any. Source: `applyUpstreamProxyProtocol`."""
+    plain = {"name": "envoy.transport_sockets.raw_buffer",
+             "typed_config": {"@type": TYPE + "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"}}
+    return {"name": "envoy.transport_sockets.upstream_proxy_protocol", "typed_config": {
+        "@type": TYPE + "envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport",
+        "config": {"version": proxy.get("version", "V1")}, "transport_socket": inner or plain}}

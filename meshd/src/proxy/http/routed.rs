@@ -238,6 +238,7 @@ impl Inbound<'_> {
             interim,
             peer,
             destination,
+            here: self.connection.local,
         }
     }
 

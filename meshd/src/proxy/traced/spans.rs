@@ -203,7 +203,7 @@ async fn post(worker: &Rc<Worker>, collector: &Collector, batch: Bytes) -> Optio
     };
     let _in_flight = endpoint.state.enter();
     let mut head = head(collector, batch.len())?;
-    let ends = Ends { source: (IpAddr::from([127, 0, 0, 1]), 0).into(), destination: None };
+    let ends = Ends { source: (IpAddr::from([127, 0, 0, 1]), 0).into(), destination: None, here: None };
     let opening = Opening::of(worker, &cluster, endpoint, || collector.host.to_string(), ends);
     // Whatever its port was declared as: gRPC is nothing else.
     let http2 = is_grpc || forward::speaks_http2(&cluster, endpoint, opening.as_ref(), Version::HTTP_11);

@@ -28,6 +28,8 @@ pub(crate) struct Ends {
     pub(crate) source: SocketAddr,
     /// Where it was going, as far as that is known.
     pub(crate) destination: Option<SocketAddr>,
+    /// Our own address that it came to.
+    pub(crate) here: Option<SocketAddr>,
 }
 
 impl Opening {
@@ -54,7 +56,9 @@ impl Opening {
                 Via::Local(address) | Via::Plain(address) => Some(*address),
                 Via::Mesh { .. } | Via::Name { .. } | Via::Socket(_) => None,
             };
-            (version, Ends { destination: ends.destination.or(endpoint), ..ends })
+            // Envoy names the address at its own end of the caller's connection, which is where that was going if it was
+            // caught. Recorded in `tests/conformance/cases/proxy-headers`.
+            (version, Ends { destination: ends.destination.or(ends.here).or(endpoint), ..ends })
         });
         (tls.is_some() || proxy.is_some()).then_some(Self { proxy, tls })
     }
@@ -151,7 +155,8 @@ mod tests {
     use super::*;
 
     fn ends(source: &str, destination: &str) -> Ends {
-        Ends { source: source.parse().expect("an address"), destination: destination.parse().ok() }
+        let source = source.parse().expect("an address");
+        Ends { source, destination: destination.parse().ok(), here: None }
     }
 
     #[test]
