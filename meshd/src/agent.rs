@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -76,6 +77,8 @@ pub struct Outlets {
     pub plans: Arc<ArcSwap<Plan>>,
     /// Each Plan with the World it was made of, for what follows them (certificates, interception, health checks).
     pub published: watch::Sender<Arc<Published>>,
+    /// How many problems the mesh is told of: of the Plan, of doors, of what is offered.
+    pub problems: Arc<AtomicU64>,
 }
 
 /// A Plan and the World it was made of.
@@ -265,6 +268,7 @@ impl Agent {
             tracing::warn!(problem, "not carried out on this host");
         }
         drop(offered);
+        self.outlets.problems.store(problems.len() as u64, Ordering::Relaxed);
         self.problems = problems;
     }
 

@@ -15,6 +15,7 @@ mod harmless;
 mod leaving;
 mod load;
 mod looking;
+mod metrics;
 mod names;
 mod orders;
 mod outage;

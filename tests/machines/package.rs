@@ -46,6 +46,9 @@ fn brings_what_it_promises(machine: &Machine) -> Result<()> {
         "/usr/share/fish/vendor_completions.d/meshctl.fish",
         "/lib/systemd/system/meshd.service",
         "/etc/meshd/services.d",
+        "/usr/share/meshd/grafana/mesh.json",
+        "/usr/share/meshd/grafana/service.json",
+        "/usr/share/meshd/grafana/workload.json",
     ] {
         machine.sh(&format!("test -e {file}"))?;
     }

@@ -3,8 +3,10 @@
 mod architecture;
 mod blocks;
 mod browser;
+mod cli;
 mod commands;
 mod differences;
+mod help;
 mod live;
 mod page;
 mod support;

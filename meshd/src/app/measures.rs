@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
@@ -18,6 +19,7 @@ use crate::telemetry::{Sample, Stats, catalog, number};
 pub(super) struct Sources {
     pub(super) plans: Arc<ArcSwap<Plan>>,
     pub(super) published: watch::Receiver<Arc<Published>>,
+    pub(super) problems: Arc<AtomicU64>,
     pub(super) certificates: watch::Receiver<BTreeMap<Identity, Standing>>,
     pub(super) server: Option<Arc<Server>>,
     pub(super) host: mesh_proto::command::HostId,
@@ -37,7 +39,7 @@ impl Sources {
         let plan = self.plans.load();
         let known = self.published.borrow().world.revision.0;
         let known = self.server.as_ref().map_or(known, |server| server.revisions().borrow().0.max(known));
-        let problems = plan.problems.len() as u64;
+        let problems = self.problems.load(Ordering::Relaxed);
         samples.extend([
             Sample::new(&catalog::CONFIG_REVISION, number(plan.revision.0)),
             Sample::new(&catalog::CONFIG_LAG, number(known.saturating_sub(plan.revision.0))),

@@ -199,6 +199,7 @@ async fn serve(
     let sources = measures::Sources {
         plans: outlets.plans.clone(),
         published: published.clone(),
+        problems: outlets.problems.clone(),
         certificates: certificates.standings(),
         server: server.clone(),
         host: ground.state.id,

@@ -1,9 +1,18 @@
 //! Pages that say what the code says: `docs/configuration.md` of every key of `meshd.toml`, `docs/metrics.md` of every
-//! metric.
+//! metric, `docs/cli.md` of every command of meshd.
 
 use std::path::Path;
 
+#[path = "../../../meshctl/tests/docs/help.rs"]
+mod help;
 mod metrics;
+
+#[test]
+fn the_reference_of_meshd_is_what_the_code_says() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/cli.md");
+    let marks = ("<!-- meshd: made by a test -->\n", "<!-- meshd: end -->\n");
+    check(&path, marks, &help::reference(Path::new(env!("CARGO_BIN_EXE_meshd")), "meshd"));
+}
 
 #[test]
 fn the_table_of_keys_is_what_the_code_says() {

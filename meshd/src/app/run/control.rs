@@ -107,7 +107,7 @@ pub(super) async fn first_certificate(certificates: &RotationHandle, host: &Iden
 fn outlets() -> (Outlets, watch::Receiver<Arc<Published>>) {
     let (publisher, published) = watch::channel(Arc::default());
     let plans = Arc::new(ArcSwap::from_pointee(Plan::default()));
-    (Outlets { plans, published: publisher }, published)
+    (Outlets { plans, published: publisher, problems: Arc::default() }, published)
 }
 
 /// What this host offers, with the health that other hosts are told.
