@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use mesh_lab::eventually_within;
 
+use crate::machine::Machine;
 use crate::{Machines, on_machines};
 
 #[path = "../lab/binomial.rs"]
@@ -41,9 +42,9 @@ fn machines_from_nothing_to_a_canary_and_through_trouble() {
         let first = machines.vm(1);
         the_canary_gets_its_share(machines)?;
 
-        let state =
-            first.sh("systemctl show meshd -p ActiveState -p Type -p User -p NFileDescriptorStore")?;
-        ensure!(state.contains("ActiveState=active") && state.contains("User=meshd"), "{state}");
+        is_supervised(first)?;
+        provisioning_again_changes_nothing(machines)?;
+        the_fault_gets_its_share(first)?;
 
         // The plug of vm3 is pulled: whoever asks gets an answer from vm2.
         first.sh("meshctl apply -f /vagrant/rules/30-any.yaml")?;
@@ -102,8 +103,76 @@ fn machines_from_nothing_to_a_canary_and_through_trouble() {
             let answer = machines.vm(2).sh("curl -sf --max-time 5 http://198.18.56.11:8080/")?;
             ensure!(answer.starts_with("reviews"), "{answer}");
             Ok(())
-        })
+        })?;
+
+        a_machine_made_anew_comes_back(machines)
     });
+}
+
+/// The unit says when it is ready, runs as a user of its own, and has systemd keep its sockets.
+fn is_supervised(machine: &Machine) -> Result<()> {
+    let state = machine.sh("systemctl show meshd -p ActiveState -p Type -p User -p NFileDescriptorStore")?;
+    for line in ["ActiveState=active", "Type=notify", "User=meshd"] {
+        ensure!(state.lines().any(|other| other == line), "{line}: {state}");
+    }
+    let kept = state.lines().find_map(|line| line.strip_prefix("NFileDescriptorStore=")?.parse::<u32>().ok());
+    let listening = machine.sh("ss -Hlntp | grep -c meshd")?.trim().parse::<u32>()?;
+    ensure!(kept.is_some_and(|kept| kept >= listening), "{listening} sockets listen: {state}");
+    Ok(())
+}
+
+/// `vagrant provision` runs the scripts again.
+fn provisioning_again_changes_nothing(machines: &Machines) -> Result<()> {
+    let first = machines.vm(1);
+    let before = first.sh("cat /var/lib/meshd/host.json")?;
+    first.install()?;
+    let said = first.sh("/vagrant/provision/first.sh vm2 vm3")?;
+    for words in ["vm1 is in a mesh already", "vm2 is in the mesh already", "vm3 is in the mesh already"] {
+        ensure!(said.contains(words), "{said}");
+    }
+    ensure!(before == first.sh("cat /var/lib/meshd/host.json")?, "vm1 is another host now");
+    let third = machines.vm(3);
+    third.install()?;
+    let said = third.sh(&format!("/vagrant/provision/join.sh {}", first.address))?;
+    ensure!(said.contains("vm3 is in a mesh already"), "{said}");
+    third.sh("/vagrant/provision/service.sh reviews v2 9080")?;
+    the_canary_gets_its_share(machines)
+}
+
+fn the_fault_gets_its_share(first: &Machine) -> Result<()> {
+    first.sh("meshctl apply -f /vagrant/rules/20-fault.yaml")?;
+    let codes = first.sh(
+        "for i in $(seq 300); do curl -s --max-time 10 -o /dev/null -w '%{http_code}\\n' http://reviews:9080/; done",
+    )?;
+    let of = |code: &str| u32::try_from(codes.lines().filter(|line| *line == code).count());
+    let (good, refused) = (of("200")?, of("503")?);
+    ensure!(
+        good + refused == 300 && binomial::plausible(refused, 300, 0.1),
+        "{good} good, {refused} refused"
+    );
+    Ok(())
+}
+
+/// As the README of `examples/vagrant` says it: the token of the one before is spent, and the mesh lets go of it first.
+fn a_machine_made_anew_comes_back(machines: &Machines) -> Result<()> {
+    let (first, third) = (machines.vm(1), machines.vm(3));
+    // What of a machine that was destroyed is not there any more.
+    third.sh("systemctl kill -s KILL meshd; systemctl stop meshd; rm -rf /var/lib/meshd/*")?;
+    let join = format!("/vagrant/provision/join.sh {}", first.address);
+    let refused = third.try_sh(&join)?;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    ensure!(!refused.status.success() && said.contains("meshctl host remove vm3"), "{said}");
+
+    first.sh("meshctl host remove vm3 && /vagrant/provision/first.sh vm2 vm3")?;
+    third.install()?;
+    third.sh(&join)?;
+    third.sh("/vagrant/provision/service.sh reviews v2 9080")?;
+
+    eventually_within(SETTLES_WITHIN, "v2 answers again", || {
+        let answers = first.sh("for i in $(seq 10); do curl -s --max-time 5 http://reviews:9080/; done")?;
+        ensure!(answers.contains("reviews v2 on vm3"), "{answers}");
+        Ok(())
+    })
 }
 
 fn the_canary_gets_its_share(machines: &Machines) -> Result<()> {

@@ -1,5 +1,7 @@
 //! What the package brings, and that its removal leaves nothing.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Result, ensure};
 
 use crate::machine::Machine;
@@ -9,7 +11,7 @@ use crate::on_machines;
 fn removal_leaves_state_and_purge_leaves_nothing() {
     on_machines("removal_leaves_state_and_purge_leaves_nothing", 1, |machines| {
         let machine = machines.vm(1);
-        let before = traces(machine)?;
+        let (before, files) = (traces(machine)?, files(machine)?);
         machine.install()?;
         brings_what_it_promises(machine)?;
         machine.sh("meshd init")?;
@@ -21,12 +23,46 @@ fn removal_leaves_state_and_purge_leaves_nothing() {
         ensure!(traces(machine)? == before, "{}\nbefore:\n{before}", traces(machine)?);
         machine.sh("test -f /var/lib/meshd/host.json")?;
         ensure!(!machine.sh("ls /etc/systemd/system/multi-user.target.wants")?.contains("meshd"), "disabled");
+        let left = difference(&files, &self::files(machine)?);
+        let kept = |line: &String| KEPT_UNTIL_PURGE.iter().any(|kept| line[2..].starts_with(kept));
+        ensure!(left.iter().all(kept), "removal leaves:\n{}", left.join("\n"));
 
         machine.sh("apt-get purge -y -q meshd")?;
 
+        let left = difference(&files, &self::files(machine)?);
+        ensure!(left.is_empty(), "purge leaves:\n{}", left.join("\n"));
         machine.sh("test ! -e /var/lib/meshd && test ! -e /etc/meshd && test ! -e /run/meshd")?;
         machine.sh("! getent passwd meshd && ! find / -xdev -path /vagrant -prune -o -name '*meshd*' -print | grep -v -e /var/log -e /var/cache -e /var/lib/systemd | grep .").map(drop)
     });
+}
+
+/// Every file below the folders that programs write to, with its kind, rights and owner, and of those in `/etc` what is
+/// in them; without what dpkg, apt and journald keep for themselves, and what `passwd` keeps of the time before.
+fn files(machine: &Machine) -> Result<String> {
+    machine.sh(
+        "{ find /etc /usr /var /run -xdev -printf '%p %y %m %U:%G %l\\n'; find /etc -xdev -type f -exec md5sum {} + \
+         | awk '{ print $2, $1 }'; } | grep -v -E -e '^/var/(lib/(dpkg|apt)|cache/(apt|debconf)|log/(apt|journal|dpkg.log|alternatives.log))' \
+         -e '^/run/(log/journal|systemd|udev)' -e '^/etc/(passwd|group|shadow|gshadow)- ' -e '^/etc/.pwd.lock' | sort",
+    )
+}
+
+/// What removal leaves, and only purge takes: configuration, state, logs, and the user that owns them.
+const KEPT_UNTIL_PURGE: [&str; 7] = [
+    "/etc/meshd",
+    "/var/lib/meshd",
+    "/var/log/meshd",
+    "/etc/passwd ",
+    "/etc/group ",
+    "/etc/shadow ",
+    "/etc/gshadow ",
+];
+
+/// Lines that only one of two lists has: `- ` those that went, `+ ` those that came.
+fn difference(before: &str, after: &str) -> Vec<String> {
+    let of = |text: &str| text.lines().map(str::to_owned).collect::<BTreeSet<_>>();
+    let (before, after) = (of(before), of(after));
+    let went = before.difference(&after).map(|line| format!("- {line}"));
+    went.chain(after.difference(&before).map(|line| format!("+ {line}"))).collect()
 }
 
 /// What meshd could leave in the network: rules, routes, name servers, processes.

@@ -1,9 +1,8 @@
 //! Reload, upgrade and restart while 1,000 requests a second flow: not one may fail.
 
-use std::time::Duration;
+use std::io::{BufRead, BufReader};
 
-use anyhow::{Result, ensure};
-use mesh_lab::eventually_within;
+use anyhow::{Context, Result, ensure};
 
 use crate::machine::Machine;
 use crate::{base, mesh, on_machines};
@@ -58,19 +57,31 @@ fn a_mistake_in_the_configuration_stops_no_reload_half_way() {
     });
 }
 
-/// Does something while requests flow; none of them may fail.
+/// Does something while requests flow, from before its beginning until after its end; none of them may fail.
 fn under_load(caller: &Machine, act: impl FnOnce() -> Result<()>) -> Result<()> {
-    let load = caller.start(&format!("lab-service load reviews:9080 {RATE} {SECONDS}"))?;
-    // The load has begun when meshd has counted requests.
-    let asked = || caller.sh("curl -s http://127.0.0.1:15020/metrics | grep -c istio_requests_total");
-    eventually_within(Duration::from_secs(30), "requests flow", || asked().map(drop))?;
-    act()?;
-    let load = load.wait_with_output()?;
-    let told = String::from_utf8_lossy(&load.stdout).into_owned();
-    ensure!(load.status.success(), "{told}{}", String::from_utf8_lossy(&load.stderr));
-    eprintln!("{}", told.trim());
-    let asked: u64 = told.split_whitespace().nth(1).unwrap_or("0").parse()?;
-    ensure!(asked >= LEAST * SECONDS, "too few requests to tell: {told}");
+    caller.sh("rm -f /tmp/stop")?;
+    let mut load =
+        caller.start(&format!("lab-service load reviews:9080 {RATE} {AT_MOST_SECONDS} /tmp/stop"))?;
+    let mut told = BufReader::new(load.stdout.take().context("its words")?);
+    let mut line = String::new();
+    told.read_line(&mut line)?;
+    if line.trim() == "flows" {
+        act()?;
+        caller.sh("touch /tmp/stop")?;
+        line.clear();
+        told.read_line(&mut line)?;
+    }
+    let ended = load.wait_with_output()?;
+    ensure!(ended.status.success(), "{line}{}", String::from_utf8_lossy(&ended.stderr));
+    eprintln!("{}", line.trim());
+    let number = |word: &str| -> Result<u64> {
+        let mut words = line.split_whitespace().skip_while(|other| *other != word);
+        words.nth(1).and_then(|number| number.parse().ok()).with_context(|| format!("{word} in {line:?}"))
+    };
+    let (asked, failed, within_ms) = (number("asked")?, number("failed")?, number("within_ms")?);
+    ensure!(failed == 0, "{line}");
+    ensure!(within_ms < AT_MOST_SECONDS * 1_000, "the load ended before what it was to see: {line}");
+    ensure!(asked * 1_000 >= least() * within_ms, "fewer than {} requests a second: {line}", least());
     Ok(())
 }
 
@@ -79,6 +90,11 @@ fn pid(machine: &Machine) -> Result<String> {
 }
 
 const RATE: u32 = 1_000;
-const SECONDS: u64 = 8;
-/// Requests a second that even a busy machine makes with a slow build.
-const LEAST: u64 = 50;
+/// Longer than any of it takes on a busy machine.
+const AT_MOST_SECONDS: u64 = 90;
+
+/// Requests a second that must have been made. Each of them, and what answers it, shares two cores in CI with two meshds and
+/// three systemds that restart; with a build that is not optimised there is room for fewer still.
+fn least() -> u64 {
+    if std::env::var_os("MESH_LAB_BINARIES").is_some() { 300 } else { 100 }
+}

@@ -7,6 +7,8 @@ address="$1"
 
 export DEBIAN_FRONTEND=noninteractive
 package="$(ls /vagrant/meshd_*.deb)"
-# What it recommends (nftables, iproute2) comes along; on a fresh machine apt must learn first where from.
-apt-get install -y -q "$package" || { apt-get update -q && apt-get install -y -q "$package"; }
+# What it recommends (nftables, iproute2) comes along; a meshd.toml that was edited stays as it is.
+install() { apt-get install -y -q -o Dpkg::Options::=--force-confold "$package"; }
+# On a fresh machine apt must learn first where from.
+install || { apt-get update -q && install; }
 sed -i "s|^#\? *advertise = .*|advertise = \"$address\"|" /etc/meshd/meshd.toml

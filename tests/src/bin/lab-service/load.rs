@@ -10,15 +10,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Asks `rate` times a second for `seconds`, and prints how that went. The exit code tells of failures.
-pub(crate) fn run(to: &str, rate: u32, seconds: u64) -> std::io::Result<()> {
+/// Asks `rate` times a second for `seconds`, or until [`TAIL`] after a file `stop` is there, and prints how that went. The
+/// exit code tells of failures. It begins, and prints `flows`, once a request has been answered: until then none counts.
+pub(crate) fn run(to: &str, rate: u32, seconds: u64, stop: Option<&str>) -> std::io::Result<()> {
+    await_an_answer(to)?;
+    crate::say("flows");
     let tally = Arc::new(Tally::default());
-    let end = Instant::now() + Duration::from_secs(seconds);
+    let began = Instant::now();
+    let end = Arc::new(End { began, after_ms: AtomicU64::new(seconds * 1_000) });
+    if let Some(stop) = stop {
+        let (stop, end) = (stop.to_owned(), end.clone());
+        std::thread::spawn(move || end.comes_with(&stop));
+    }
     let callers: Vec<_> = (0..CALLERS)
         .map(|number| {
-            let (to, tally) = (to.to_owned(), tally.clone());
+            let (to, tally, end) = (to.to_owned(), tally.clone(), end.clone());
             let every = Duration::from_secs(1) * CALLERS / rate;
-            std::thread::spawn(move || call(&to, every, every * number / CALLERS, end, &tally))
+            std::thread::spawn(move || call(&to, every, every * number / CALLERS, &end, &tally))
         })
         .collect();
     let mut times = Vec::new();
@@ -30,12 +38,47 @@ pub(crate) fn run(to: &str, rate: u32, seconds: u64) -> std::io::Result<()> {
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let (asked, failed) = (count(&tally.asked), count(&tally.failed));
     crate::say(&format!(
-        "asked {asked} failed {failed} slowest_ms {} p50_us {} p99_us {}",
+        "asked {asked} failed {failed} slowest_ms {} p50_us {} p99_us {} within_ms {}",
         count(&tally.slowest_ms),
         quantile(50),
-        quantile(99)
+        quantile(99),
+        began.elapsed().as_millis()
     ));
     if failed == 0 { Ok(()) } else { Err(Error::other(format!("{failed} of {asked} requests failed"))) }
+}
+
+/// Asks until there is an answer, for as long as [`ROUTED_WITHIN`].
+fn await_an_answer(to: &str) -> std::io::Result<()> {
+    let began = Instant::now();
+    loop {
+        match ask(to, &mut None) {
+            Ok(()) => return Ok(()),
+            Err(error) if began.elapsed() > ROUTED_WITHIN => return Err(error),
+            // Between two looks at whether the route is there.
+            Err(_) => std::thread::sleep(Duration::from_millis(50)),
+        }
+    }
+}
+
+/// When callers stop.
+struct End {
+    began: Instant,
+    after_ms: AtomicU64,
+}
+
+impl End {
+    fn is_there(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.began).as_millis() >= self.after_ms.load(Ordering::Relaxed).into()
+    }
+
+    /// Waits for the file, and ends the load a little after.
+    fn comes_with(&self, stop: &str) {
+        while !std::path::Path::new(stop).exists() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let after = u64::try_from((self.began.elapsed() + TAIL).as_millis()).unwrap_or(u64::MAX);
+        self.after_ms.fetch_min(after, Ordering::Relaxed);
+    }
 }
 
 #[derive(Default)]
@@ -45,14 +88,14 @@ struct Tally {
     slowest_ms: AtomicU64,
 }
 
-fn call(to: &str, every: Duration, offset: Duration, end: Instant, tally: &Tally) -> Vec<Duration> {
+fn call(to: &str, every: Duration, offset: Duration, end: &End, tally: &Tally) -> Vec<Duration> {
     let (mut connection, mut times) = (None, Vec::new());
     let mut at = Instant::now() + offset;
     for number in 1.. {
-        if at >= end {
+        std::thread::sleep(at.saturating_duration_since(Instant::now()));
+        if end.is_there(at) {
             break;
         }
-        std::thread::sleep(at.saturating_duration_since(Instant::now()));
         let due = at;
         at += every;
         if number % FRESH_EVERY == 0 {
@@ -117,5 +160,9 @@ const CALLERS: u32 = 20;
 const FRESH_EVERY: u64 = 10;
 /// Longer than any restart may keep a caller waiting.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// A route is told to every host, and looked up by a busy machine.
+const ROUTED_WITHIN: Duration = Duration::from_secs(30);
+/// What comes of an upgrade may come a little after it.
+const TAIL: Duration = Duration::from_secs(3);
 /// Failures that are told one by one.
 const TOLD: u64 = 5;

@@ -11,7 +11,7 @@
 //!   `websocket-call HOST:PORT` are their callers, which know nothing of a mesh: see the modules.
 //! - `lab-service steady HOST:PORT NAME RATE STOP` and `crowd HOST:PORT NAME COUNT BYTES STOP` are callers for stories about
 //!   load, until a file STOP exists: see the module.
-//! - `lab-service load HOST:PORT RATE SECONDS` asks at a steady rate and counts what fails.
+//! - `lab-service load HOST:PORT RATE SECONDS [STOP]` asks at a steady rate and counts what fails, until a file STOP exists.
 //! - `lab-service capture FILE` writes every frame that any interface but loopback sees into a file. (`tcpdump` would do,
 //!   but insists on becoming another user, which a user namespace with one user does not allow.)
 
@@ -50,8 +50,10 @@ fn run(words: &[&str]) -> std::io::Result<()> {
     match words {
         ["capture", file] => capture(file),
         ["echo", address] => each_connection(address, echo),
-        ["load", to, rate, seconds] => {
-            load::run(to, rate.parse().map_err(Error::other)?, seconds.parse().map_err(Error::other)?)
+        ["load", to, rate, seconds, stop @ ..] => {
+            let (rate, seconds) =
+                (rate.parse().map_err(Error::other)?, seconds.parse().map_err(Error::other)?);
+            load::run(to, rate, seconds, stop.first().copied())
         }
         ["mail", address] => each_connection(address, mail::serve),
         ["websocket", address] => each_connection(address, websocket::serve),
@@ -80,7 +82,7 @@ fn run(words: &[&str]) -> std::io::Result<()> {
             each_connection(address, move |stream| serve(stream, &text, std::time::Duration::ZERO))
         }
         _ => Err(Error::other(
-            "usage: lab-service [ADDRESS:]PORT TEXT | slow MILLISECONDS [ADDRESS:]PORT TEXT | callers HOST:PORT COUNT SECONDS | dns ADDRESS:PORT FILE | echo|grpc|mail|websocket ADDRESS:PORT | grpc-call HOST:PORT MESSAGES | websocket-call HOST:PORT | steady HOST:PORT NAME RATE STOP | crowd HOST:PORT NAME COUNT BYTES STOP | capture FILE | load HOST:PORT RATE SECONDS",
+            "usage: lab-service [ADDRESS:]PORT TEXT | slow MILLISECONDS [ADDRESS:]PORT TEXT | callers HOST:PORT COUNT SECONDS | dns ADDRESS:PORT FILE | echo|grpc|mail|websocket ADDRESS:PORT | grpc-call HOST:PORT MESSAGES | websocket-call HOST:PORT | steady HOST:PORT NAME RATE STOP | crowd HOST:PORT NAME COUNT BYTES STOP | capture FILE | load HOST:PORT RATE SECONDS [STOP]",
         )),
     }
 }
