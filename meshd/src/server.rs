@@ -36,8 +36,8 @@ pub use self::peers::{Answer, Carrier, NoAnswer};
 use self::raft::Consensus;
 pub use self::raft::{Member, OpenError, ProposeError, Proposed, SnapshotError, StoreError};
 use self::watch::{Hub, StreamEnd, Streams};
-use crate::allocator;
 use crate::transport::{FrameStream, Service};
+use crate::{allocator, task};
 
 /// What a server is started with.
 pub struct Setup {
@@ -123,7 +123,7 @@ impl Server {
                 // Reading the log takes several times what is left of it; some of that stays with the thread that read,
                 // until it ends.
                 allocator::give_back();
-                tokio::spawn(async {
+                task::spawn("memory", async {
                     tokio::time::sleep(READER_ENDED).await;
                     allocator::give_back();
                 });

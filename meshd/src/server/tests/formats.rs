@@ -14,7 +14,7 @@ fn formats() -> PathBuf {
 }
 
 fn told(world: &World) -> Value {
-    serde_json::to_value(world.snapshot()).expect("JSON")
+    serde_json::to_value(world.whole()).expect("JSON")
 }
 
 #[tokio::test(flavor = "multi_thread")]
