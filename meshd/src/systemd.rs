@@ -3,7 +3,12 @@
 //! Everything here does nothing where systemd does not run, and never fails the caller: a host without systemd is
 //! as good a host.
 
+use std::ffi::OsStr;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -96,7 +101,7 @@ fn is_restart_job(line: &str) -> bool {
 
 /// Says that meshd is alive. Call it every [`watchdog_interval`], from the runtime whose health counts.
 pub fn alive() {
-    tell(&[NotifyState::Watchdog]);
+    tell_within(Duration::ZERO, &[NotifyState::Watchdog]);
 }
 
 /// Returns how often [`alive`] is expected: half of the unit's `WatchdogSec`; `None` where nobody watches.
@@ -119,10 +124,35 @@ pub fn enable_unit() -> Enabled {
 }
 
 fn tell(state: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
-        tracing::debug!(%error, "systemd was not told");
+    tell_within(HEARS_WITHIN, state);
+}
+
+/// Tells systemd, unless it reads nothing for so long: where it stands still itself, meshd does not.
+fn tell_within(patience: Duration, state: &[NotifyState<'_>]) {
+    let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let lines: Vec<String> = state.iter().map(ToString::to_string).collect();
+    if let Err(error) = send(&socket, lines.join("\n").as_bytes(), patience) {
+        tracing::warn!(%error, ?lines, "systemd was not told");
     }
 }
+
+/// Source: sd_notify(3): a datagram to a path, or to a name of the abstract namespace that is written with `@`.
+fn send(socket: &OsStr, message: &[u8], patience: Duration) -> io::Result<()> {
+    let sender = UnixDatagram::unbound()?;
+    if patience.is_zero() {
+        sender.set_nonblocking(true)?;
+    } else {
+        sender.set_write_timeout(Some(patience))?;
+    }
+    let address = match socket.as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name)?,
+        None => SocketAddr::from_pathname(socket)?,
+    };
+    sender.send_to_addr(message, &address).map(drop)
+}
+
+/// systemd reads at once; so long it may be busy.
+const HEARS_WITHIN: Duration = Duration::from_secs(1);
 
 /// Where units are installed, in systemd's order.
 const UNIT_FOLDERS: [&str; 4] =
@@ -133,6 +163,36 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+
+    #[test]
+    fn who_reads_nothing_holds_nobody_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let supervisor = UnixDatagram::bind(&path).unwrap();
+        let tell = |patience| send(path.as_os_str(), b"WATCHDOG=1\n", patience);
+
+        tell(Duration::ZERO).unwrap();
+        let mut heard = [0; 64];
+        let length = supervisor.recv(&mut heard).unwrap();
+        assert_eq!(&heard[..length], b"WATCHDOG=1\n");
+
+        // As many as the kernel keeps for it (net.unix.max_dgram_qlen).
+        let told = (0..100_000).find_map(|_| tell(Duration::ZERO).err()).expect("it is full");
+        assert_eq!(told.kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(tell(Duration::from_millis(1)).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn a_name_of_the_abstract_namespace_is_told_too() {
+        let name = format!("meshd-test-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&name).unwrap();
+        let supervisor = UnixDatagram::bind_addr(&address).unwrap();
+
+        send(OsStr::new(&format!("@{name}")), b"READY=1\n", HEARS_WITHIN).unwrap();
+
+        let mut heard = [0; 64];
+        assert_eq!(supervisor.recv(&mut heard).unwrap(), b"READY=1\n".len());
+    }
 
     /// Every `Key=value` of a section of the unit file; a key may stand several times.
     fn unit(section: &str) -> BTreeMap<String, Vec<String>> {
