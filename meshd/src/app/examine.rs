@@ -358,12 +358,7 @@ fn mirror(path: &Path) -> Option<Check> {
 
 /// A service of the mesh whose name programs may ask for.
 fn name_to_ask(world: &World) -> Option<String> {
-    let services = mesh_core::views::services(world);
-    let has_virtual = |address: &std::net::IpAddr| matches!(address, std::net::IpAddr::V4(ip) if ip.octets()[..2] == [240, 240]);
-    services
-        .into_iter()
-        .find(|service| service.addresses.iter().any(has_virtual) && !service.host.contains('*'))
-        .map(|service| service.host)
+    world.addresses.keys().find(|host| !host.contains('*')).cloned()
 }
 
 pub(super) fn wall_ms() -> i64 {

@@ -48,6 +48,8 @@ const FIRST_LOOK_AFTER: Duration = Duration::from_secs(5);
 const CLAIMED_WITHIN: Duration = Duration::from_secs(10);
 /// After it is ready, what the start has thrown away is given back by then.
 const SETTLED_AFTER: Duration = Duration::from_secs(3);
+/// Takes a millisecond or two.
+const GIVE_BACK_EVERY: Duration = Duration::from_secs(5);
 /// How long the control plane's tasks may take to end where a successor waits for its files.
 const END_LIMIT: Duration = Duration::from_secs(2);
 
@@ -242,10 +244,7 @@ async fn serve(
     if let Some(predecessor) = predecessor {
         tokio::task::spawn_blocking(move || predecessor.serving()).await?.context("taking over")?;
     }
-    task::spawn("settle", async {
-        tokio::time::sleep(SETTLED_AFTER).await;
-        allocator::give_back_at_once(false);
-    });
+    task::spawn("memory", give_memory_back());
     watchdog::start(traffic.proxy.pulses(), raft.handle());
     systemd::ready();
     after_the_start(&listeners, requests);
@@ -268,6 +267,17 @@ fn looking(
         tap: traffic.tap.clone(),
         certificates: certificates.standings(),
         listeners: listeners.clone(),
+    }
+}
+
+/// What the start throws away goes back at once; later, what a change or a question needed for a moment goes back by and by:
+/// the allocator itself does it only when it is used again.
+async fn give_memory_back() {
+    tokio::time::sleep(SETTLED_AFTER).await;
+    allocator::give_back_at_once(false);
+    loop {
+        tokio::time::sleep(GIVE_BACK_EVERY).await;
+        allocator::give_back();
     }
 }
 
