@@ -33,8 +33,8 @@ pub const DEFAULT_DATA: &str = "/var/lib/meshd";
 
 /// What helps where something in the data folder is of no use, without losing the mesh: it may be all there is of it.
 pub(crate) const RESTORE_OR_REJOIN: &str = "nothing was changed. Where another voter has the mesh (`meshctl status` on \
-    another host): `meshctl host remove` this host there, move the data folder away here, and `meshd join`. Where this \
-    is the only voter: put back a copy of the data folder (docs/operations.md, Backup), and keep this one until then";
+    another host): move the data folder away here, `meshd join` with a new token once this host is gone there, and then \
+    `meshctl host remove` it there, which takes out the old one. Where this is the only voter: put back a copy of the data folder (docs/operations.md, Backup), and keep this one until then";
 
 /// Everything that `meshd.toml` says, defaults filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -36,8 +36,8 @@ pub use self::peers::{Answer, Carrier, NoAnswer};
 use self::raft::Consensus;
 pub use self::raft::{Member, OpenError, ProposeError, Proposed, SnapshotError, StoreError};
 use self::watch::{Hub, StreamEnd, Streams};
+use crate::allocator;
 use crate::transport::{FrameStream, Service};
-use crate::{allocator, task};
 
 /// What a server is started with.
 pub struct Setup {
@@ -120,13 +120,8 @@ impl Server {
             let (folder, hub) = (folder.clone(), Arc::clone(&hub));
             raft_runtime.spawn(async move {
                 let consensus = Consensus::open(id, &folder, has_log, carrier, hub, mirror).await;
-                // Reading the log takes several times what is left of it; some of that stays with the thread that read,
-                // until it ends.
+                // Reading the log takes several times what is left of it.
                 allocator::give_back();
-                task::spawn("memory", async {
-                    tokio::time::sleep(READER_ENDED).await;
-                    allocator::give_back();
-                });
                 consensus
             })
         };
@@ -383,8 +378,6 @@ fn wall_ms() -> u64 {
 ///
 /// Long enough for an election (600 ms at most, a few times), short enough for a person.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Threads that wait for the disk end a second after their last work.
-const READER_ENDED: Duration = Duration::from_secs(2);
 /// Hosts that join at the same time.
 const JOINS_MAX: usize = 32;
 /// Free space below which writes are refused: room for the snapshots and log of a mid-sized mesh.

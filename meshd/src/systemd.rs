@@ -4,15 +4,18 @@
 //! as good a host.
 
 use std::ffi::OsStr;
-use std::io;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use sd_notify::NotifyState;
 
 /// Name of meshd's unit.
@@ -59,10 +62,7 @@ pub fn store(name: &str, descriptors: &[OwnedFd]) {
     let descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
     // systemd looks at each message's descriptors until the first it has already.
     for descriptor in descriptors {
-        let state = [NotifyState::FdStore, NotifyState::FdName(name)];
-        if let Err(error) = sd_notify::notify_with_fds(&state, &[descriptor]) {
-            tracing::debug!(%error, name, "systemd does not keep this socket");
-        }
+        tell_within(HEARS_WITHIN, &[NotifyState::FdStore, NotifyState::FdName(name)], Some(descriptor));
     }
 }
 
@@ -101,7 +101,7 @@ fn is_restart_job(line: &str) -> bool {
 
 /// Says that meshd is alive. Call it every [`watchdog_interval`], from the runtime whose health counts.
 pub fn alive() {
-    tell_within(Duration::ZERO, &[NotifyState::Watchdog]);
+    tell_within(Duration::ZERO, &[NotifyState::Watchdog], None);
 }
 
 /// Returns how often [`alive`] is expected: half of the unit's `WatchdogSec`; `None` where nobody watches.
@@ -124,20 +124,31 @@ pub fn enable_unit() -> Enabled {
 }
 
 fn tell(state: &[NotifyState<'_>]) {
-    tell_within(HEARS_WITHIN, state);
+    tell_within(HEARS_WITHIN, state, None);
 }
 
-/// Tells systemd, unless it reads nothing for so long: where it stands still itself, meshd does not.
-fn tell_within(patience: Duration, state: &[NotifyState<'_>]) {
+/// Tells systemd, unless it reads nothing for so long: where it stands still itself, meshd does not. Who has not heard once
+/// is not waited for again until it hears.
+fn tell_within(patience: Duration, state: &[NotifyState<'_>], descriptor: Option<BorrowedFd<'_>>) {
+    static IS_DEAF: AtomicBool = AtomicBool::new(false);
     let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else { return };
     let lines: Vec<String> = state.iter().map(ToString::to_string).collect();
-    if let Err(error) = send(&socket, lines.join("\n").as_bytes(), patience) {
+    let patience = if IS_DEAF.load(Ordering::Relaxed) { Duration::ZERO } else { patience };
+    let told = send(&socket, lines.join("\n").as_bytes(), descriptor, patience);
+    let is_deaf = told.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+    IS_DEAF.store(is_deaf, Ordering::Relaxed);
+    if let Err(error) = told {
         tracing::warn!(%error, ?lines, "systemd was not told");
     }
 }
 
 /// Source: sd_notify(3): a datagram to a path, or to a name of the abstract namespace that is written with `@`.
-fn send(socket: &OsStr, message: &[u8], patience: Duration) -> io::Result<()> {
+fn send(
+    socket: &OsStr,
+    message: &[u8],
+    descriptor: Option<BorrowedFd<'_>>,
+    patience: Duration,
+) -> io::Result<()> {
     let sender = UnixDatagram::unbound()?;
     if patience.is_zero() {
         sender.set_nonblocking(true)?;
@@ -148,7 +159,14 @@ fn send(socket: &OsStr, message: &[u8], patience: Duration) -> io::Result<()> {
         Some(name) => SocketAddr::from_abstract_name(name)?,
         None => SocketAddr::from_pathname(socket)?,
     };
-    sender.send_to_addr(message, &address).map(drop)
+    sender.connect_addr(&address)?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if let Some(descriptor) = &descriptor {
+        control.push(SendAncillaryMessage::ScmRights(std::slice::from_ref(descriptor)));
+    }
+    sendmsg(&sender, &[IoSlice::new(message)], &mut control, SendFlags::empty())?;
+    Ok(())
 }
 
 /// systemd reads at once; so long it may be busy.
@@ -169,7 +187,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");
         let supervisor = UnixDatagram::bind(&path).unwrap();
-        let tell = |patience| send(path.as_os_str(), b"WATCHDOG=1\n", patience);
+        let tell = |patience| send(path.as_os_str(), b"WATCHDOG=1\n", None, patience);
 
         tell(Duration::ZERO).unwrap();
         let mut heard = [0; 64];
@@ -188,7 +206,7 @@ mod tests {
         let address = SocketAddr::from_abstract_name(&name).unwrap();
         let supervisor = UnixDatagram::bind_addr(&address).unwrap();
 
-        send(OsStr::new(&format!("@{name}")), b"READY=1\n", HEARS_WITHIN).unwrap();
+        send(OsStr::new(&format!("@{name}")), b"READY=1\n", None, HEARS_WITHIN).unwrap();
 
         let mut heard = [0; 64];
         assert_eq!(supervisor.recv(&mut heard).unwrap(), b"READY=1\n".len());

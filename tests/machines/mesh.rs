@@ -172,7 +172,15 @@ fn a_machine_made_anew_comes_back(machines: &Machines) -> Result<()> {
         let answers = first.sh("for i in $(seq 10); do curl -s --max-time 5 http://reviews:9080/; done")?;
         ensure!(answers.contains("reviews v2 on vm3"), "{answers}");
         Ok(())
-    })
+    })?;
+    // The old one is let go of once the new one has its vote; the new one bears the same name, and stays.
+    eventually_within(2 * SETTLES_WITHIN, "the old vm3 is removed", || {
+        first.sh("meshctl host remove vm3").map(drop)
+    })?;
+    let status = first.sh("meshctl status")?;
+    let of_vm3: Vec<&str> = status.lines().filter(|line| line.starts_with("vm3 ")).collect();
+    ensure!(of_vm3.len() == 1 && of_vm3[0].contains("live"), "{status}");
+    Ok(())
 }
 
 fn the_canary_gets_its_share(machines: &Machines) -> Result<()> {

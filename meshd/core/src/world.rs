@@ -28,7 +28,7 @@ mod trust;
 pub(crate) use alike::Alike;
 
 pub use address::{VIRTUAL_V4, VIRTUAL_V6, virtual_addresses};
-pub use public::{Facts, Snapshot, Whole};
+pub use public::{Facts, ReadSnapshot, Whole};
 pub use registry::{InstanceRef, ServiceName};
 pub use resources::HistoryEntry;
 
@@ -231,6 +231,14 @@ impl World {
         of_name()
             .find(|(_, host)| matches!(host.liveness, Liveness::Live | Liveness::Suspect))
             .or_else(|| of_name().next())
+            .map(|(id, host)| (*id, host))
+    }
+
+    /// Returns the host of that name to be removed: one that is gone, the oldest, before one that bears its name now.
+    pub fn host_to_remove(&self, name: &str) -> Option<(HostId, &Arc<Host>)> {
+        let of_name = self.hosts.iter().filter(|(_, host)| host.name == name);
+        of_name
+            .min_by_key(|(_, host)| matches!(host.liveness, Liveness::Live | Liveness::Suspect))
             .map(|(id, host)| (*id, host))
     }
 

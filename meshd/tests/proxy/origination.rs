@@ -378,6 +378,23 @@ async fn the_proxy_header_comes_before_the_handshake_and_names_each_caller() {
     assert_ne!(seen[0].header, seen[1].header);
 }
 
+/// A proxy that hands opaque connections to a cluster.
+fn bytes_to(cluster: Cluster) -> Lab {
+    let tcp = Some(tcp_service(vec![to(1, cluster)]));
+    let table = PortTable { number: PORT, tcp, ..PortTable::default() };
+    start_with(with_table(table), service(Declared::Tcp), settings(), &no_credentials())
+}
+
+/// Asks through it, and returns from where.
+async fn ask_by_bytes(lab: &Lab) -> std::net::SocketAddr {
+    let mut stream = TcpStream::connect(lab.address).await.expect("a connection");
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await.expect("open");
+    let mut read = String::new();
+    stream.read_to_string(&mut read).await.expect("an answer");
+    assert!(read.ends_with("tls"), "{read}");
+    stream.local_addr().expect("an address")
+}
+
 /// Layout: section 2.2 of the specification of the PROXY protocol.
 #[tokio::test]
 async fn the_proxy_header_of_version_2_names_callers_of_requests_and_of_bytes() {
@@ -400,15 +417,8 @@ async fn the_proxy_header_of_version_2_names_callers_of_requests_and_of_bytes() 
     let seen = server.last();
     assert_eq!(seen.header, expected(caller(&seen), &lab));
 
-    let tcp = Some(tcp_service(vec![to(1, with_header())]));
-    let table = PortTable { number: PORT, tcp, ..PortTable::default() };
-    let lab = start_with(with_table(table), service(Declared::Tcp), settings(), &no_credentials());
-    let mut stream = TcpStream::connect(lab.address).await.expect("a connection");
-    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await.expect("open");
-    let mut read = String::new();
-    stream.read_to_string(&mut read).await.expect("an answer");
-    assert!(read.ends_with("tls"), "{read}");
-    let caller = stream.local_addr().expect("an address").port();
+    let lab = bytes_to(with_header());
+    let caller = ask_by_bytes(&lab).await.port();
     assert_eq!(server.last().header, expected(caller, &lab));
 }
 
@@ -443,18 +453,8 @@ async fn roots_and_lists_are_read_again_when_they_change() {
 async fn opaque_connections_are_wrapped_too() {
     let authority = Authority::new();
     let server = Server::start(&authority.certify(HOST, 1), None, false).await;
-    let table = PortTable {
-        number: PORT,
-        tcp: Some(tcp_service(vec![to(1, server.cluster(authority.simple()))])),
-        ..PortTable::default()
-    };
-    let lab = start_with(with_table(table), service(Declared::Tcp), settings(), &no_credentials());
-    let mut stream = TcpStream::connect(lab.address).await.expect("a connection");
-    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await.expect("open");
-    let mut read = String::new();
-    stream.read_to_string(&mut read).await.expect("an answer");
+    ask_by_bytes(&bytes_to(server.cluster(authority.simple()))).await;
 
-    assert!(read.ends_with("tls"), "{read}");
     assert_eq!(server.last().sni.as_deref(), Some(HOST), "the service's own name");
     assert_eq!(server.last().protocol, None);
 }

@@ -18,7 +18,7 @@ use super::{Private, World};
 /// The public facts of a World, to be written.
 pub struct Facts<'a>(&'a World);
 
-/// Everything of a World, to be written as a snapshot; [`Snapshot`] reads it.
+/// Everything of a World, to be written as a snapshot; [`ReadSnapshot`] reads it.
 #[derive(Serialize)]
 pub struct Whole<'a> {
     public: Facts<'a>,
@@ -78,14 +78,14 @@ impl Serialize for Each<'_> {
 /// Reads a mirror: public facts, taken in one by one.
 impl<'de> Deserialize<'de> for World {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Mirror(None).deserialize(deserializer)
+        ReadMirror(None).deserialize(deserializer)
     }
 }
 
 /// Reads a mirror, leaning on what is known.
-struct Mirror(Option<Arc<World>>);
+struct ReadMirror(Option<Arc<World>>);
 
-impl<'de> DeserializeSeed<'de> for Mirror {
+impl<'de> DeserializeSeed<'de> for ReadMirror {
     type Value = World;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<World, D::Error> {
@@ -93,7 +93,7 @@ impl<'de> DeserializeSeed<'de> for Mirror {
     }
 }
 
-impl<'de> Visitor<'de> for Mirror {
+impl<'de> Visitor<'de> for ReadMirror {
     type Value = World;
 
     fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -116,9 +116,9 @@ impl<'de> Visitor<'de> for Mirror {
 }
 
 /// Reads what [`World::whole`] wrote: a World that leans on the one that is known, if any ([`World::lean_on`]).
-pub struct Snapshot(pub Option<Arc<World>>);
+pub struct ReadSnapshot(pub Option<Arc<World>>);
 
-impl<'de> DeserializeSeed<'de> for Snapshot {
+impl<'de> DeserializeSeed<'de> for ReadSnapshot {
     type Value = World;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<World, D::Error> {
@@ -126,7 +126,7 @@ impl<'de> DeserializeSeed<'de> for Snapshot {
     }
 }
 
-impl<'de> Visitor<'de> for Snapshot {
+impl<'de> Visitor<'de> for ReadSnapshot {
     type Value = World;
 
     fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -137,7 +137,7 @@ impl<'de> Visitor<'de> for Snapshot {
         let (mut public, mut private) = (None, None);
         while let Some(key) = map.next_key::<String>()? {
             match key.as_str() {
-                "public" => public = Some(map.next_value_seed(Mirror(self.0.take()))?),
+                "public" => public = Some(map.next_value_seed(ReadMirror(self.0.take()))?),
                 "private" => private = Some(map.next_value()?),
                 // A newer version may say more.
                 _ => drop(map.next_value::<IgnoredAny>()?),

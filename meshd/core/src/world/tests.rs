@@ -298,7 +298,7 @@ fn a_snapshot_brings_everything_back() {
     world.apply(Revision(3), &entry(0, apply(vec![change(rule("a", "a"), Precondition::Any)])));
 
     let json = serde_json::to_vec(&world.whole()).expect("json");
-    let read = |known| Snapshot(known).deserialize(&mut serde_json::Deserializer::from_slice(&json));
+    let read = |known| ReadSnapshot(known).deserialize(&mut serde_json::Deserializer::from_slice(&json));
     assert_eq!(read(None).expect("a snapshot"), world);
 
     let known = Arc::new(world.clone());
@@ -361,4 +361,22 @@ fn what_a_known_world_says_already_is_held_as_it_has_it() {
     world.lean_on(None);
     world.absorb(&fact(2, "vm2"));
     assert!(!Arc::ptr_eq(&world.hosts[&HostId(2)], &known.hosts[&HostId(2)]));
+}
+
+#[test]
+fn of_two_hosts_with_one_name_the_one_that_is_gone_is_removed() {
+    let fact = |id: u64, liveness: Liveness| Change::Host {
+        id: HostId(id),
+        host: Some(Host { liveness, ..trust::admit(&host("vm1"), false) }),
+    };
+    let removed = |facts: &[Change]| {
+        let mut world = World::default();
+        world.absorb_all(Revision(1), facts);
+        world.host_to_remove("vm1").map(|(id, _)| id.0)
+    };
+
+    assert_eq!(removed(&[fact(3, Liveness::Live), fact(7, Liveness::Gone)]), Some(7));
+    assert_eq!(removed(&[fact(3, Liveness::Gone), fact(7, Liveness::Suspect)]), Some(3));
+    assert_eq!(removed(&[fact(3, Liveness::Live)]), Some(3));
+    assert_eq!(removed(&[]), None);
 }

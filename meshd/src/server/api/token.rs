@@ -55,10 +55,10 @@ impl Server {
         Ok(Response::Done)
     }
 
-    /// Removes a host from the mesh for good.
+    /// Removes a host from the mesh for good: of two with one name, the one that is gone.
     pub(super) async fn remove_host(&self, name: &str, author: &str) -> Result<Response, Failure> {
         self.consensus.read_index(PATIENCE).await?;
-        let named = self.consensus.facts().read(|world| world.host_named(name).map(|(id, _)| id));
+        let named = self.consensus.facts().read(|world| world.host_to_remove(name).map(|(id, _)| id));
         let Some(host) = named else {
             return Err(
                 error(ErrorCode::NotFound, format!("there is no host {name}; see: meshctl status")).into()
@@ -66,7 +66,10 @@ impl Server {
         };
         let votes = self.consensus.members().iter().any(|member| member.id == host && member.voter);
         if votes {
-            let message = format!("{name} votes; stop it and wait until another host has taken its place");
+            let message = format!(
+                "{name} votes: stop it, and let another host take its place, a new one or the same machine joined anew; \
+                 meshctl status tells when that votes, and then it can be removed"
+            );
             return Err(error(ErrorCode::Conflict, message).into());
         }
         self.propose(Command::RemoveHost { host }, author, None).await?.result?;

@@ -8,14 +8,13 @@ use std::io::Cursor;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use mesh_core::world::{Snapshot as WorldSnapshot, World};
+use mesh_core::world::{ReadSnapshot, World};
 use mesh_proto::command::Revision;
 use raft::storage::RaftStateMachine;
 use raft::{
     AnyError, EmptyNode, Entry, EntryPayload, LogId, OptionalSend, RaftSnapshotBuilder, Snapshot,
     SnapshotMeta, StorageError, StorageIOError, StoredMembership,
 };
-
 use serde::de::DeserializeSeed;
 
 use super::snapshot::{Folder, SnapshotError};
@@ -227,7 +226,7 @@ fn parse(body: &[u8], known: Option<Arc<World>>) -> Result<World, String> {
         return Ok(State::leaning_on(known).world);
     }
     let mut json = serde_json::Deserializer::from_slice(body);
-    let world = WorldSnapshot(known).deserialize(&mut json);
+    let world = ReadSnapshot(known).deserialize(&mut json);
     world
         .and_then(|world| json.end().map(|()| world))
         .map_err(|error| format!("its World cannot be read: {error}"))

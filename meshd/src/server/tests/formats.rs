@@ -22,27 +22,41 @@ async fn every_released_server_folder_is_taken_up_to_the_same_world() {
     let mut versions = 0;
     for version in fs::read_dir(formats()).expect("listed").flatten() {
         let folder = version.path().join("server");
-        if !folder.is_dir() {
-            continue;
+        if folder.is_dir() {
+            is_taken_up(&folder).await;
+            versions += 1;
         }
-        let mesh = Mesh::of_files(&folder).await;
-        let expected = fs::read(folder.join("world.json")).expect("the World that it knew");
-        let expected: Value = serde_json::from_slice(&expected).expect("JSON");
-
-        mesh.until("its log is applied", |mesh| told(&mesh.world(1))["revision"] == expected["revision"])
-            .await;
-
-        assert_eq!(told(&mesh.world(1)), expected, "{version:?}");
-        mesh.apply_until_done(1, "goes-on").await;
-        versions += 1;
     }
     assert!(versions > 0);
 }
 
-/// Leaves the files of the present version below `tests/formats`: once for each release that writes another format.
+/// With `UPDATE=1` they stay below `tests/formats`, where there are none of this version: for a release that writes another
+/// format.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "writes files: cargo nextest run --workspace --run-ignored only -E 'test(leave_the_files_of_this_version)'"]
-async fn leave_the_files_of_this_version() {
+async fn what_this_version_leaves_is_taken_up_too() {
+    let kept = formats().join(env!("CARGO_PKG_VERSION")).join("server");
+    let place = tempfile::tempdir().expect("a temporary folder");
+    let is_kept = std::env::var_os("UPDATE").is_some() && !kept.exists();
+    let folder = if is_kept { kept } else { place.path().join("server") };
+
+    leave(&folder).await;
+
+    is_taken_up(&folder).await;
+}
+
+async fn is_taken_up(folder: &Path) {
+    let mesh = Mesh::of_files(folder).await;
+    let expected = fs::read(folder.join("world.json")).expect("the World that it knew");
+    let expected: Value = serde_json::from_slice(&expected).expect("JSON");
+
+    mesh.until("its log is applied", |mesh| told(&mesh.world(1))["revision"] == expected["revision"]).await;
+
+    assert_eq!(told(&mesh.world(1)), expected, "{folder:?}");
+    mesh.apply_until_done(1, "goes-on").await;
+}
+
+/// Leaves what a server of this version leaves: a snapshot, a log that goes on after it, and what both together say.
+async fn leave(folder: &Path) {
     let mut mesh = Mesh::init().await;
     let line = mesh.token().await;
     mesh.try_join("vm2", &line, wall_ms()).await.expect("joins");
@@ -57,7 +71,6 @@ async fn leave_the_files_of_this_version() {
     let world = mesh.world(1);
     mesh.server(1).stop().await;
 
-    let folder = formats().join(env!("CARGO_PKG_VERSION")).join("server");
     fs::create_dir_all(folder.join("snapshots")).expect("made");
     fs::write(folder.join("world.json"), serde_json::to_vec_pretty(&told(&world)).expect("JSON"))
         .expect("written");

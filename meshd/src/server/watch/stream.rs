@@ -23,11 +23,11 @@ pub(in crate::server) struct Streams {
     heard: Arc<Heard>,
     consensus: Arc<Consensus>,
     worlds: Semaphore,
-    world: Mutex<Weak<Whole>>,
+    world: Mutex<Weak<WorldFrame>>,
 }
 
 /// A World as it is sent, held by those to whom it is being sent.
-struct Whole {
+struct WorldFrame {
     revision: Revision,
     frame: Bytes,
 }
@@ -168,14 +168,15 @@ impl Streams {
     }
 
     /// The World of now, encoded once for all to whom it is sent at the same time.
-    fn whole_world(&self) -> Arc<Whole> {
+    fn whole_world(&self) -> Arc<WorldFrame> {
         let mut under_way = self.world.lock().unwrap_or_else(PoisonError::into_inner);
         let newest = self.facts.read(|world| world.revision);
         if let Some(whole) = under_way.upgrade().filter(|whole| whole.revision == newest) {
             return whole;
         }
         let world = self.facts.read(mesh_core::world::World::clone);
-        let whole = Arc::new(Whole { revision: world.revision, frame: encode(&Told::World(world.facts())) });
+        let whole =
+            Arc::new(WorldFrame { revision: world.revision, frame: encode(&Told::World(world.facts())) });
         *under_way = Arc::downgrade(&whole);
         whole
     }
