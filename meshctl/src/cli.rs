@@ -382,9 +382,9 @@ The line on standard output is all that the other host needs: meshd join ADDRESS
         /// How long it may be used
         #[arg(long, value_parser = duration, default_value = "1h", value_name = "TIME")]
         ttl: Duration,
-        /// What the host may become [default: voter until the mesh has its voters, then agent]
-        #[arg(long, value_enum)]
-        role: Option<Role>,
+        /// What the host may become
+        #[arg(long, value_enum, default_value = "auto")]
+        role: Role,
     },
     /// List tokens (never their secrets)
     List(Output),
@@ -398,7 +398,9 @@ The line on standard output is all that the other host needs: meshd join ADDRESS
 /// What a joining host may become.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Role {
-    /// A voter when the mesh needs one, else an agent
+    /// Whichever the mesh needs when the host joins: one that may vote while there are too few, else an agent
+    Auto,
+    /// One that may vote: a voter, or a spare one
     Voter,
     /// An agent
     Agent,

@@ -26,7 +26,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use mesh_proto::api::{HostStats, Request, Response};
-use mesh_proto::command::Liveness;
+use mesh_proto::command::{Liveness, TokenRole};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -139,8 +139,8 @@ impl Demo {
         })
         .await?;
         phases.done("vm1 leads");
-        let (one, _) = token::make(&first, TOKEN_TTL, None).await?;
-        let (two, _) = token::make(&first, TOKEN_TTL, None).await?;
+        let one = token::make(&first, TOKEN_TTL, TokenRole::Auto).await?;
+        let two = token::make(&first, TOKEN_TTL, TokenRole::Auto).await?;
         hosts.join([one, two]).await?;
         phases.done("two tokens; meshd join and run on vm2 and vm3");
         for (host, instances) in hosts.all.iter().zip(registrations) {

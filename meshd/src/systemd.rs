@@ -127,18 +127,28 @@ fn tell(state: &[NotifyState<'_>]) {
     tell_within(HEARS_WITHIN, state, None);
 }
 
-/// Tells systemd, unless it reads nothing for so long: where it stands still itself, meshd does not. Who has not heard once
-/// is not waited for again until it hears.
+/// Tells systemd, unless it reads nothing for so long: where it stands still itself, meshd does not. Who has not heard
+/// within [`HEARS_WITHIN`] once is not waited for again until it hears. A ping that found no room says nothing of that kind:
+/// systemd that boots is behind for a moment, and another ping follows.
 fn tell_within(patience: Duration, state: &[NotifyState<'_>], descriptor: Option<BorrowedFd<'_>>) {
     static IS_DEAF: AtomicBool = AtomicBool::new(false);
     let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else { return };
     let lines: Vec<String> = state.iter().map(ToString::to_string).collect();
-    let patience = if IS_DEAF.load(Ordering::Relaxed) { Duration::ZERO } else { patience };
-    let told = send(&socket, lines.join("\n").as_bytes(), descriptor, patience);
-    let is_deaf = told.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
-    IS_DEAF.store(is_deaf, Ordering::Relaxed);
-    if let Err(error) = told {
-        tracing::warn!(%error, ?lines, "systemd was not told");
+    let was_deaf = IS_DEAF.load(Ordering::Relaxed);
+    let told = send(
+        &socket,
+        lines.join("\n").as_bytes(),
+        descriptor,
+        if was_deaf { Duration::ZERO } else { patience },
+    );
+    let is_full = told.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+    IS_DEAF.store(is_full && (was_deaf || !patience.is_zero()), Ordering::Relaxed);
+    match told {
+        Err(error) if is_full && patience.is_zero() => {
+            tracing::debug!(%error, ?lines, "systemd was not told");
+        }
+        Err(error) => tracing::warn!(%error, ?lines, "systemd was not told"),
+        Ok(()) => {}
     }
 }
 

@@ -658,8 +658,8 @@ pub struct Joined {
     pub mesh: crate::command::Mesh,
     /// Its certificate, leaf first, DER in base64.
     pub chain: Vec<String>,
-    /// What it may become.
-    pub role: TokenRole,
+    /// Whether it may keep the mesh's state and vote; an agent otherwise.
+    pub may_vote: bool,
     /// Servers to follow.
     pub servers: BTreeMap<HostId, SocketAddr>,
 }

@@ -189,6 +189,9 @@ pub struct Join {
     pub token: String,
     /// The host.
     pub host: NewHost,
+    /// Whether the mesh had too few hosts that may vote: what a token of [`TokenRole::Auto`] comes to.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub voter_wanted: bool,
 }
 
 /// A join token as the mesh remembers it: never the secret.
@@ -213,7 +216,9 @@ pub struct Token {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TokenRole {
-    /// A voter when the mesh needs one, else an agent.
+    /// Whichever the mesh needs when the host joins: one that may vote while there are too few of those, else an agent.
+    Auto,
+    /// One that may vote: a voter, or a spare one.
     VoterEligible,
     /// An agent.
     Agent,

@@ -13,15 +13,17 @@ use crate::output::{Columns, Format, Tone, paint, say, show, tell};
 use crate::words::{left, now_ms};
 
 /// Makes a token. The line stands alone on standard output; all else goes to standard error.
-pub(crate) async fn create(client: &Client, ttl: Duration, role: Option<Role>) -> Result<Exit> {
-    let role = role.map(|role| match role {
+pub(crate) async fn create(client: &Client, ttl: Duration, role: Role) -> Result<Exit> {
+    let role = match role {
+        Role::Auto => TokenRole::Auto,
         Role::Voter => TokenRole::VoterEligible,
         Role::Agent => TokenRole::Agent,
-    });
-    let (line, role) = make(client, ttl, role).await?;
+    };
+    let line = make(client, ttl, role).await?;
     say(&(line + "\n"))?;
     let become_what = match role {
-        TokenRole::VoterEligible => "a voter when the mesh needs one",
+        TokenRole::Auto => "a voter if the mesh needs one then, else an agent",
+        TokenRole::VoterEligible => "a voter, or a spare one",
         TokenRole::Agent => "an agent",
     };
     tell(&paint(
@@ -36,13 +38,10 @@ pub(crate) async fn create(client: &Client, ttl: Duration, role: Option<Role>) -
 }
 
 /// Asks for a token; returns its line.
-pub(crate) async fn make(
-    client: &Client,
-    ttl: Duration,
-    role: Option<TokenRole>,
-) -> Result<(String, TokenRole)> {
-    let answer = client.call(&Request::CreateToken { role, ttl_seconds: ttl.as_secs().max(1) }).await?;
-    answer!(answer, Response::Token { line, role, .. } => (line, role))
+pub(crate) async fn make(client: &Client, ttl: Duration, role: TokenRole) -> Result<String> {
+    let request = Request::CreateToken { role: Some(role), ttl_seconds: ttl.as_secs().max(1) };
+    let answer = client.call(&request).await?;
+    answer!(answer, Response::Token { line, .. } => line)
 }
 
 /// A token without anything that helps to use it.
@@ -85,6 +84,7 @@ fn table(rows: &[Row], now: u64) -> String {
     let mut columns = Columns::new(["ID", "ROLE", "STATE", "BY"]);
     for row in rows {
         let role = match row.role {
+            TokenRole::Auto => "auto",
             TokenRole::VoterEligible => "voter",
             TokenRole::Agent => "agent",
         };

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use data_encoding::BASE64;
 use mesh_core::identity::Identity;
 use mesh_proto::api::{ApiError, ErrorCode, JoinRequest, Joined, Response};
-use mesh_proto::command::{Bootstrap, HostFacts, HostId, Mesh, NewHost, Timestamp, TokenRole, VoterWish};
+use mesh_proto::command::{Bootstrap, HostFacts, HostId, Mesh, NewHost, Timestamp, VoterWish};
 use mesh_proto::token::Token;
 use rustls::pki_types::CertificateDer;
 
@@ -133,9 +133,10 @@ pub fn join(config: &Config, arguments: &Join) -> Result<()> {
         servers.insert(HostId(0), server);
     }
     keep_certificate(data, keys, &joined)?;
-    let (standing, role) = match joined.role {
-        TokenRole::VoterEligible => (Standing::MayServe, "may keep the mesh's state"),
-        TokenRole::Agent => (Standing::Agent, "agent"),
+    let (standing, role) = if joined.may_vote {
+        (Standing::MayServe, "may keep the mesh's state")
+    } else {
+        (Standing::Agent, "agent")
     };
     HostState::new(joined.id, &config.host.name, address, joined.mesh.clone(), servers, standing)
         .save(data)?;

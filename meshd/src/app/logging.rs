@@ -83,7 +83,7 @@ impl Levels {
 
 /// openraft and quinn tell of every heartbeat at info, and openraft of every voter that does not answer as an error;
 /// what concerns an operator, meshd tells itself.
-const QUIET: &str = "openraft=error,openraft::replication=off,hickory_server=warn,hickory_proto=warn,quinn=warn,h2=warn,rustls=warn";
+const QUIET: &str = "openraft=error,openraft::replication=off,openraft::core::raft_core=off,hickory_server=warn,hickory_proto=warn,quinn=warn,h2=warn,rustls=warn";
 
 fn filter(directives: &str) -> std::result::Result<EnvFilter, tracing_subscriber::filter::ParseError> {
     EnvFilter::try_new(format!("{QUIET},{directives}"))

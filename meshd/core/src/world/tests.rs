@@ -49,7 +49,7 @@ fn token(id: &str, expires: u64) -> Command {
 }
 
 fn join(id: &str, name: &str) -> Command {
-    Command::Join(Box::new(Join { token: id.into(), host: host(name) }))
+    Command::Join(Box::new(Join { token: id.into(), host: host(name), voter_wanted: false }))
 }
 
 fn rule(name: &str, host: &str) -> Object {

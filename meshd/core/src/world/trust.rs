@@ -86,7 +86,12 @@ impl World {
             token.used = Some(TokenUse { at, host: join.host.name.clone() });
         }
         let id = HostId(index.0);
-        let host = admit(&join.host, role == TokenRole::VoterEligible);
+        let voter_eligible = match role {
+            TokenRole::VoterEligible => true,
+            TokenRole::Agent => false,
+            TokenRole::Auto => join.voter_wanted,
+        };
+        let host = admit(&join.host, voter_eligible);
         Ok((Done::Joined(id), self.write(vec![Change::Host { id, host: Some(host) }])))
     }
 

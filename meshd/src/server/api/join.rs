@@ -7,7 +7,7 @@ use data_encoding::BASE64;
 use mesh_core::identity::Identity;
 use mesh_core::world::Done;
 use mesh_proto::api::{ApiError, ErrorCode, JoinRequest, Joined, Request, Response, SignRequest};
-use mesh_proto::command::{Command, HostId, Join, Timestamp, Token, TokenRole};
+use mesh_proto::command::{Command, HostId, Join, Liveness, Timestamp, Token, TokenRole};
 
 use super::{Failure, Server, encode, error, invalid};
 use crate::server::{PATIENCE, wall_ms};
@@ -50,12 +50,13 @@ impl Server {
         check_name(&request.host.name)?;
         let key = format!("join {} {}", request.token, request.host.public_key);
         let token = self.check_token(&request, &key, Timestamp(now))?;
-        let join = Join { token: request.token.clone(), host: request.host.clone() };
+        let voter_wanted = token.role == TokenRole::Auto && self.too_few_may_vote();
+        let join = Join { token: request.token.clone(), host: request.host.clone(), voter_wanted };
         let proposed = self.propose(Command::Join(Box::new(join)), author, Some(key)).await?;
         let Done::Joined(id) = proposed.result? else {
             return Err(error(ErrorCode::Conflict, "this key was used for another request").into());
         };
-        Ok(Response::Joined(Box::new(self.welcome(id, token.role, &request.csr)?)))
+        Ok(Response::Joined(Box::new(self.welcome(id, &request.csr)?)))
     }
 
     /// The token, if it may be used and the proof holds.
@@ -83,8 +84,20 @@ impl Server {
         ))
     }
 
-    fn welcome(&self, id: HostId, role: TokenRole, csr: &str) -> Result<Joined, ApiError> {
-        let mesh = self.consensus.facts().read(|world| world.mesh.clone());
+    /// Whether fewer hosts may vote than the mesh wants voters; those that are gone do not count.
+    fn too_few_may_vote(&self) -> bool {
+        let eligible = self.consensus.facts().read(|world| {
+            let present = |liveness| matches!(liveness, Liveness::Live | Liveness::Suspect);
+            world.hosts.values().filter(|host| host.voter_eligible && present(host.liveness)).count()
+        });
+        eligible < self.voters
+    }
+
+    fn welcome(&self, id: HostId, csr: &str) -> Result<Joined, ApiError> {
+        let (mesh, may_vote) = self
+            .consensus
+            .facts()
+            .read(|world| (world.mesh.clone(), world.hosts.get(&id).is_some_and(|host| host.voter_eligible)));
         let identity = Identity::host(&mesh.trust_domain, &id.to_string())
             .map_err(|source| error(ErrorCode::Unavailable, source.to_string()))?;
         let request = SignRequest { identity: identity.to_string(), csr: csr.to_owned() };
@@ -93,7 +106,7 @@ impl Server {
         let chain = chain.map_err(|reason| {
             error(ErrorCode::Unavailable, format!("host {id} was let in but has no certificate yet: {reason}; join again with the same token"))
         })?;
-        Ok(Joined { id, mesh, chain, role, servers: self.streams.servers() })
+        Ok(Joined { id, mesh, chain, may_vote, servers: self.streams.servers() })
     }
 }
 

@@ -5,7 +5,7 @@ use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use data_encoding::BASE64;
 use mesh_core::world::World;
 use mesh_proto::api::{ApiError, ErrorCode, Response};
-use mesh_proto::command::{Command, Liveness, Timestamp, Token, TokenRole};
+use mesh_proto::command::{Command, Timestamp, Token, TokenRole};
 use mesh_proto::token;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -26,7 +26,7 @@ impl Server {
         }
         self.consensus.read_index(PATIENCE).await?;
         let pin = self.consensus.facts().read(root_pin)?;
-        let role = role.unwrap_or_else(|| self.default_role());
+        let role = role.unwrap_or(TokenRole::Auto);
         let secret: [u8; 16] = random()?;
         let line = token::Token { id: token::id_of(random()?), secret, pin };
         let expires = Timestamp(wall_ms().saturating_add(ttl_seconds.saturating_mul(1_000)));
@@ -74,15 +74,6 @@ impl Server {
         }
         self.propose(Command::RemoveHost { host }, author, None).await?.result?;
         Ok(Response::Done)
-    }
-
-    /// Voter-eligible until the mesh has its voters, counting those that are on their way.
-    fn default_role(&self) -> TokenRole {
-        let eligible = self.consensus.facts().read(|world| {
-            let present = |liveness| matches!(liveness, Liveness::Live | Liveness::Suspect);
-            world.hosts.values().filter(|host| host.voter_eligible && present(host.liveness)).count()
-        });
-        if eligible < self.voters { TokenRole::VoterEligible } else { TokenRole::Agent }
     }
 }
 

@@ -30,10 +30,22 @@ async fn fourth_host_is_an_agent() {
     let (mut mesh, ..) = Mesh::of_three().await;
     let line = mesh.token().await;
     let joined = mesh.try_join("vm4", &line, wall_ms()).await.expect("joins");
-    assert_eq!(joined.role, mesh_proto::command::TokenRole::Agent);
+    assert!(!joined.may_vote);
     assert_eq!(joined.servers.len(), 3);
     assert!(!mesh.world(1).hosts[&joined.id].voter_eligible);
     mesh.kill(1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_from_before_a_voter_died_lets_its_successor_vote() {
+    let (mut mesh, _, third) = Mesh::of_three().await;
+    let line = mesh.token().await;
+    mesh.kill(third);
+    mesh.until("vm3 is gone", |mesh| mesh.world(1).hosts[&HostId(third)].liveness == Liveness::Gone).await;
+
+    let joined = mesh.try_join("vm3", &line, wall_ms()).await.expect("the name is free");
+
+    assert!(joined.may_vote && mesh.world(1).hosts[&joined.id].voter_eligible);
 }
 
 #[tokio::test(flavor = "multi_thread")]
