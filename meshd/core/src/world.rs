@@ -20,6 +20,7 @@ use crate::parted::PartedMap;
 
 mod address;
 mod alike;
+mod difference;
 mod public;
 mod registry;
 mod resources;

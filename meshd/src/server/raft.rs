@@ -154,7 +154,7 @@ impl Engine {
         let (log, snapshots) = (folder.join(LOG), folder.join(SNAPSHOTS));
         let opened = tokio::task::spawn_blocking(move || -> Result<_, OpenError> {
             // Snapshots first: their folder is made with all above it.
-            let machine = Machine::open(&snapshots, facts)?;
+            let machine = Machine::open(id, &snapshots, facts)?;
             let has_log = has_log || !machine.is_new();
             Ok((Store::open(&log, has_log)?, machine))
         });

@@ -17,7 +17,8 @@ use mesh_proto::watch::{Change, Down};
 use serde::Serialize;
 use tokio::sync::watch;
 
-use self::ring::{KEEP_BYTES, Next, Ring};
+pub(super) use self::ring::Next;
+use self::ring::{KEEP_BYTES, Ring};
 pub(super) use self::stream::{StreamEnd, Streams};
 
 /// The deltas of the last while and the newest revision. One per server.
@@ -39,6 +40,12 @@ impl Hub {
     pub(super) fn restart(&self, revision: Revision) {
         self.ring().restart(revision);
         self.head.send_replace(revision);
+    }
+
+    /// Adds what leads who has exactly the World at `from` to the one that [`Hub::restart`] has just begun at.
+    pub(super) fn bridge(&self, from: Revision, changes: Vec<Change>) {
+        let to = *self.head.borrow();
+        self.ring().bridge(from, encode(&Down::Delta { from, to, changes }));
     }
 
     /// The log is read: from now on what changes is kept for a while.
@@ -64,7 +71,7 @@ impl Hub {
     }
 
     /// What a subscriber at `cursor` needs next.
-    fn next(&self, cursor: Revision) -> Next {
+    pub(super) fn next(&self, cursor: Revision) -> Next {
         self.ring().next(cursor)
     }
 

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use mesh_core::world::{ReadSnapshot, World};
-use mesh_proto::command::Revision;
+use mesh_proto::command::{HostId, Revision};
 use raft::storage::RaftStateMachine;
 use raft::{
     AnyError, EmptyNode, Entry, EntryPayload, LogId, OptionalSend, RaftSnapshotBuilder, Snapshot,
@@ -73,24 +73,32 @@ impl Facts {
 }
 
 impl Machine {
-    /// Opens the folder of snapshots and makes `facts` what the newest one says.
+    /// Opens the folder of snapshots and makes `facts` what the newest one says, on the host `me`.
     ///
     /// **Errors**: [`SnapshotError::Damaged`] when it is not what was written.
-    pub(super) fn open(path: &Path, facts: Arc<Facts>) -> Result<Self, SnapshotError> {
+    pub(super) fn open(me: HostId, path: &Path, facts: Arc<Facts>) -> Result<Self, SnapshotError> {
         let folder = Folder::open(path)?;
         let known = facts.read(World::leans_on);
         let state = match folder.newest()? {
-            None => State::leaning_on(known),
+            None => State::leaning_on(known.clone()),
             Some(loaded) => State {
-                world: parse(&loaded.body, known)
+                world: parse(&loaded.body, known.clone())
                     .map_err(|reason| SnapshotError::Damaged { path: path.to_owned(), reason })?,
                 applied: loaded.meta.last_log_id,
                 membership: loaded.meta.last_membership,
             },
         };
         facts.hub.restart(state.world.revision);
+        if let Some(mirror) = known {
+            lead(&facts.hub, me, &mirror, &state.world);
+        }
         facts.change(|now| *now = state);
         Ok(Self { facts, folder })
+    }
+
+    #[cfg(test)]
+    pub(super) fn facts(&self) -> &Facts {
+        &self.facts
     }
 
     /// Whether nothing has been applied yet.
@@ -217,6 +225,21 @@ impl State {
                 Answer { revision: applied.revision, result: Some(applied.result) }
             }
         }
+    }
+}
+
+/// Lets who has what this host's mirror says follow a newer snapshot without a whole World: this host itself, which holds each
+/// fact once then.
+///
+/// The mirror may say of `me` what the mesh has not agreed on yet, so that is always told.
+fn lead(hub: &Hub, me: HostId, mirror: &World, world: &World) {
+    if mirror.revision < world.revision && mirror.mesh.id == world.mesh.id {
+        let mut changes = world.changes_since(mirror);
+        let own = world.offer_of(me);
+        if !changes.contains(&own) {
+            changes.push(own);
+        }
+        hub.bridge(mirror.revision, changes);
     }
 }
 

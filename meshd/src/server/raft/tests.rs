@@ -9,10 +9,16 @@ use raft::{
     CommittedLeaderId, Entry, EntryPayload, LogId, RaftLogReader, RaftSnapshotBuilder, StorageError, Vote,
 };
 
+use mesh_core::world::World;
+use mesh_proto::command::{HostId, Revision};
+use mesh_proto::watch::{Change, Down};
+
 use super::machine::{Facts, Machine};
 use super::store::{Store, StoreError};
+use serde_json::json;
+
 use super::{NodeId, OpenError, SnapshotError, Types};
-use crate::server::watch::Hub;
+use crate::server::watch::{Hub, Next};
 
 struct Builder;
 
@@ -29,7 +35,7 @@ fn open_store(place: &Path) -> Result<Store, StoreError> {
 }
 
 fn open_machine(place: &Path) -> Result<Machine, SnapshotError> {
-    Machine::open(&place.join("snapshots"), Arc::new(Facts::new(Arc::new(Hub::new()))))
+    Machine::open(HostId(1), &place.join("snapshots"), Arc::new(Facts::new(Arc::new(Hub::new()))))
 }
 
 /// Opens the log again once the thread of a dropped one has closed the file.
@@ -52,6 +58,12 @@ fn id(term: u64, index: u64) -> LogId<NodeId> {
 
 fn blank(term: u64, index: u64) -> Entry<Types> {
     Entry { log_id: id(term, index), payload: EntryPayload::Blank }
+}
+
+fn command(index: u64, command: &serde_json::Value) -> Entry<Types> {
+    let entry = json!({"at": 1, "author": "uid 0 on vm1", "command": command});
+    let entry = serde_json::from_value(entry).expect("a command");
+    Entry { log_id: id(1, index), payload: EntryPayload::Normal(Arc::new(entry)) }
 }
 
 async fn indexes(store: &mut Store) -> Vec<u64> {
@@ -212,4 +224,40 @@ async fn damaged_snapshot_is_refused_not_forgotten() {
     let refusal = open_machine(place.path()).expect_err("refused").to_string();
 
     assert!(refusal.contains(&file.display().to_string()), "{refusal}");
+}
+
+/// A host that serves and follows: its mirror is one entry older than its snapshot, and says already what that
+/// entry says, because this host offers it.
+#[tokio::test]
+async fn who_has_the_mirror_of_this_host_is_led_to_a_newer_snapshot_without_a_whole_world() {
+    let place = tempfile::tempdir().expect("a temporary folder");
+    let mut machine = open_machine(place.path()).expect("open");
+    let mesh = json!({"id": "m", "trust_domain": "cluster.local", "domain": "cluster.local", "roots": [], "created": 0});
+    let facts = json!({"address": "198.18.0.1:15008", "version": "0.1.0"});
+    let host = json!({"name": "vm1", "public_key": "", "wrap_key": "", "facts": facts});
+    let begun = json!({"bootstrap": {"mesh": mesh, "sealed_root": {}, "host": host}});
+    let offer = json!({"instances": {"a": {"service": "a", "ports": []}}});
+    let left = json!({"liveness": {"changes": {"1": "left"}}});
+    machine.apply([command(1, &begun), command(2, &left)]).await.expect("applied");
+    let mut mirror = machine.facts().read(World::clone);
+    let registration = serde_json::from_value(offer.clone()).expect("an offer");
+    mirror.absorb(&Change::Registration { host: HostId(1), registration: Some(registration) });
+    let agreed = machine.facts().read(World::public).facts;
+    let offered = json!({"register": {"host": 1, "registration": offer}});
+    machine.apply([command(3, &offered)]).await.expect("applied");
+    machine.build_snapshot().await.expect("snapshot");
+
+    let hub = Arc::new(Hub::new());
+    let facts = Arc::new(Facts::new(hub.clone()));
+    facts.lean_on(Some(Arc::new(mirror)));
+    let machine = Machine::open(HostId(1), &place.path().join("snapshots"), facts).expect("open");
+
+    let Next::Delta { frame, .. } = hub.next(Revision(2)) else { panic!("a delta") };
+    let Ok(Down::Delta { from, to, changes }) = serde_json::from_slice(&frame) else { panic!("a delta") };
+    assert_eq!((from, to, changes.len()), (Revision(2), Revision(3), 2), "{changes:?}");
+    let mut follower = World::default();
+    follower.absorb_all(from, &agreed);
+    follower.absorb_all(to, &changes);
+    assert_eq!(follower.public(), machine.facts().read(World::public));
+    assert_eq!(hub.next(Revision(1)), Next::World);
 }

@@ -11,6 +11,8 @@ use mesh_proto::command::Revision;
 pub(super) struct Ring {
     /// Whoever has this revision, or a later one, can resume.
     floor: Revision,
+    /// Leads who has exactly this earlier revision to where the ring began.
+    bridge: Option<(Revision, Bytes)>,
     deltas: VecDeque<Delta>,
     changes: usize,
     bytes: usize,
@@ -29,7 +31,7 @@ struct Delta {
 
 /// What a subscriber needs next.
 #[derive(Debug, PartialEq)]
-pub(super) enum Next {
+pub(in crate::server) enum Next {
     /// This delta, which leads from one revision to another.
     Delta { from: Revision, to: Revision, frame: Bytes },
     /// Nothing yet: it has everything.
@@ -41,12 +43,19 @@ pub(super) enum Next {
 impl Ring {
     /// Keeps at most [`KEEP_BYTES`].
     pub(super) fn new(floor: Revision) -> Self {
-        Self { floor, deltas: VecDeque::new(), changes: 0, bytes: 0, most_bytes: KEEP_BYTES }
+        Self { floor, bridge: None, deltas: VecDeque::new(), changes: 0, bytes: 0, most_bytes: KEEP_BYTES }
     }
 
     /// Begins again at `floor`, within the same bounds.
     pub(super) fn restart(&mut self, floor: Revision) {
         *self = Self { most_bytes: self.most_bytes, ..Self::new(floor) };
+    }
+
+    /// Adds what leads from exactly `from` to where the ring has just begun again; nothing where that is too long.
+    pub(super) fn bridge(&mut self, from: Revision, frame: Bytes) {
+        if frame.len() <= self.most_bytes {
+            self.bridge = Some((from, frame));
+        }
     }
 
     /// From now on keeps deltas of at most this many bytes.
@@ -73,11 +82,17 @@ impl Ring {
         self.changes -= oldest.changes;
         self.bytes -= oldest.frame.len();
         self.floor = oldest.to;
+        self.bridge = None;
     }
 
     pub(super) fn next(&self, cursor: Revision) -> Next {
         if cursor < self.floor {
-            return Next::World;
+            let bridge = self.bridge.as_ref().filter(|(from, _)| *from == cursor);
+            return bridge.map_or(Next::World, |(from, frame)| Next::Delta {
+                from: *from,
+                to: self.floor,
+                frame: frame.clone(),
+            });
         }
         let index = self.deltas.partition_point(|delta| delta.to <= cursor);
         match self.deltas.get(index) {
@@ -138,6 +153,30 @@ mod tests {
     #[test]
     fn subscriber_older_than_the_ring_needs_a_world() {
         assert_eq!(Ring::new(Revision(10)).next(Revision(9)), Next::World);
+    }
+
+    #[test]
+    fn a_bridge_serves_exactly_the_revision_that_it_begins_at() {
+        let (mut ring, now) = (Ring::new(Revision(0)), Instant::now());
+        ring.restart(Revision(10));
+        ring.bridge(Revision(7), frame(10));
+        push(&mut ring, now, 10, 12, 1);
+        assert_eq!(ring.next(Revision(7)), delta(7, 10));
+        assert_eq!(ring.next(Revision(10)), delta(10, 12));
+        for other in [6, 8, 9] {
+            assert_eq!(ring.next(Revision(other)), Next::World, "{other}");
+        }
+        ring.bound(0);
+        assert_eq!(ring.next(Revision(7)), Next::World, "what it leads to is forgotten");
+    }
+
+    #[test]
+    fn a_bridge_longer_than_the_bound_is_none() {
+        let mut ring = Ring::new(Revision(0));
+        ring.bound(1);
+        ring.restart(Revision(10));
+        ring.bridge(Revision(7), frame(10));
+        assert_eq!(ring.next(Revision(7)), Next::World);
     }
 
     #[test]
