@@ -12,7 +12,8 @@ pub(crate) fn missing() -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         return Some("booting machines needs root".into());
     }
-    let tools = ["debootstrap", "systemd-nspawn", "nsenter", "dpkg-deb", "objdump", "strip", "ip"];
+    let tools =
+        ["debootstrap", "systemd-nspawn", "nsenter", "dpkg-deb", "rpmbuild", "objdump", "strip", "ip"];
     let lacking: Vec<&str> = tools.into_iter().filter(|tool| mesh_lab::which(tool).is_none()).collect();
     (!lacking.is_empty()).then(|| format!("not installed: {}", lacking.join(", ")))
 }
@@ -67,7 +68,7 @@ fn mirror() -> Result<(String, String)> {
 /// Returns the package of the binaries under test; `revision` makes it another version than the first.
 pub(crate) fn package(revision: Option<&str>) -> Result<PathBuf> {
     static MADE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let first = MADE.get_or_init(|| make_package().map_err(|error| format!("{error:#}")));
+    let first = MADE.get_or_init(|| make("deb").map_err(|error| format!("{error:#}")));
     let first = first.clone().map_err(|error| anyhow::anyhow!("making the package: {error}"))?;
     let Some(revision) = revision else { return Ok(first) };
     let folder = folder().join("repack");
@@ -84,14 +85,19 @@ pub(crate) fn package(revision: Option<&str>) -> Result<PathBuf> {
     Ok(second.into())
 }
 
-fn make_package() -> Result<PathBuf> {
+/// Returns the `.rpm` of the binaries under test.
+pub(crate) fn rpm() -> Result<PathBuf> {
+    make("rpm")
+}
+
+fn make(kind: &str) -> Result<PathBuf> {
     let binaries = Binaries::build()?;
-    let folder = folder().join("packages");
+    let folder = folder().join("packages").join(kind);
     let _ = std::fs::remove_dir_all(&folder);
     std::fs::create_dir_all(&folder)?;
     let script = root().join("packaging/package");
     let from = binaries.meshd.parent().context("a folder")?;
-    run(Command::new(script).args(["deb", "--quick", "--binaries"]).arg(from).arg("--out").arg(&folder))?;
+    run(Command::new(script).args([kind, "--quick", "--binaries"]).arg(from).arg("--out").arg(&folder))?;
     let made = std::fs::read_dir(&folder)?.next().context("no package was made")??;
     Ok(made.path())
 }

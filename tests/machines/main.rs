@@ -12,6 +12,7 @@ mod machine;
 mod mesh;
 mod package;
 mod pages;
+mod rpm;
 mod upgrade;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

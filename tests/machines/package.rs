@@ -38,7 +38,7 @@ fn removal_leaves_state_and_purge_leaves_nothing() {
 
 /// Every file below the folders that programs write to, with its kind, rights and owner, and of those in `/etc` what is
 /// in them; without what dpkg, apt and journald keep for themselves, and what `passwd` keeps of the time before.
-fn files(machine: &Machine) -> Result<String> {
+pub(crate) fn files(machine: &Machine) -> Result<String> {
     machine.sh(
         "{ find /etc /usr /var /run -xdev -printf '%p %y %m %U:%G %l\\n'; find /etc -xdev -type f -exec md5sum {} + \
          | awk '{ print $2, $1 }'; } | grep -v -E -e '^/var/(lib/(dpkg|apt)|cache/(apt|debconf)|log/(apt|journal|dpkg.log|alternatives.log))' \
@@ -58,7 +58,7 @@ const KEPT_UNTIL_PURGE: [&str; 7] = [
 ];
 
 /// Lines that only one of two lists has: `- ` those that went, `+ ` those that came.
-fn difference(before: &str, after: &str) -> Vec<String> {
+pub(crate) fn difference(before: &str, after: &str) -> Vec<String> {
     let of = |text: &str| text.lines().map(str::to_owned).collect::<BTreeSet<_>>();
     let (before, after) = (of(before), of(after));
     let went = before.difference(&after).map(|line| format!("- {line}"));
@@ -66,7 +66,7 @@ fn difference(before: &str, after: &str) -> Vec<String> {
 }
 
 /// What meshd could leave in the network: rules, routes, name servers, processes.
-fn traces(machine: &Machine) -> Result<String> {
+pub(crate) fn traces(machine: &Machine) -> Result<String> {
     machine.sh(
         "nft list ruleset; ip route show table all | grep -v -e fe80 -e ff00 | sort; ip -6 route show table all proto 109; ip rule; \
          cat /etc/resolv.conf; pgrep -l mesh || true",
@@ -93,7 +93,7 @@ fn brings_what_it_promises(machine: &Machine) -> Result<()> {
 }
 
 /// `systemd-analyze security` gives 10 to a unit that may do everything.
-fn is_well_confined(machine: &Machine) -> Result<()> {
+pub(crate) fn is_well_confined(machine: &Machine) -> Result<()> {
     let told = machine.sh("systemd-analyze security --no-pager meshd.service | tail -1")?;
     let exposure = told.split_whitespace().find_map(|word| word.parse::<f32>().ok());
     ensure!(exposure.is_some_and(|exposure| exposure < 3.0), "{told}");
