@@ -36,6 +36,9 @@ fn whole(status: &Status) -> String {
     let mut text = table(status);
     text.push('\n');
     text.push_str(&line(status));
+    if status.no_quorum.is_none() {
+        text.push_str(&silent_voters(status));
+    }
     for host in &status.hosts {
         for problem in &host.problems {
             let _ = writeln!(text, "{} {}: {problem}", paint(Tone::Bad, "problem:"), host.name);
@@ -50,6 +53,28 @@ fn whole(status: &Status) -> String {
                 offset.abs() / 1_000
             );
         }
+    }
+    text
+}
+
+/// Voters that are gone: nothing is lost yet, and what to do so that it stays so.
+fn silent_voters(status: &Status) -> String {
+    let is_gone =
+        |host: &&HostStatus| host.role.votes() && matches!(host.liveness, Liveness::Gone | Liveness::Left);
+    let is_ready = |host: &HostStatus| host.role == HostRole::Standby && host.liveness == Liveness::Live;
+    let what_next = if status.hosts.iter().any(is_ready) {
+        "another host takes its vote within a minute"
+    } else {
+        "start it again, or let another host in that takes its vote (meshctl token create)"
+    };
+    let mut text = String::new();
+    for host in status.hosts.iter().filter(is_gone) {
+        let _ = writeln!(
+            text,
+            "{} {} has a vote and is gone: {what_next}",
+            paint(Tone::Warn, "warning:"),
+            host.name
+        );
     }
     text
 }
@@ -194,6 +219,25 @@ vm3   agent     10.0.0.3:15008  gone         40       0/2  0.1.0
 
 mesh cluster.local · 2 of 3 hosts live · 2 voters · leader vm1 · revision 42
 "
+        );
+    }
+
+    #[test]
+    fn a_voter_that_is_gone_is_told_with_what_takes_its_vote() {
+        let mut status = status();
+        status.hosts.push(host(4, HostRole::Voter, Liveness::Gone, 40));
+        let text = plain(&whole(&status));
+        assert!(text.ends_with(
+            "warning: vm4 has a vote and is gone: start it again, or let another host in that takes its vote (meshctl token create)\n"
+        ), "{text}");
+
+        status.hosts.push(host(5, HostRole::Standby, Liveness::Live, 42));
+        let text = plain(&whole(&status));
+        assert!(
+            text.ends_with(
+                "warning: vm4 has a vote and is gone: another host takes its vote within a minute\n"
+            ),
+            "{text}"
         );
     }
 

@@ -145,7 +145,9 @@ impl<'de> Visitor<'de> for ReadSnapshot {
         }
         let missing = <A::Error as serde::de::Error>::missing_field;
         let public: World = public.ok_or_else(|| missing("public"))?;
-        Ok(World { private: private.ok_or_else(|| missing("private"))?, ..public })
+        let mut world = World { private: private.ok_or_else(|| missing("private"))?, ..public };
+        world.name_by_held_texts();
+        Ok(world)
     }
 }
 

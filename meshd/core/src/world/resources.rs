@@ -78,6 +78,22 @@ impl World {
         Ok((Done::Changed(outcomes), changes))
     }
 
+    /// What is remembered of objects names them by the texts that they have themselves, also after it was read.
+    pub(super) fn name_by_held_texts(&mut self) {
+        let held = |key: &mut ObjectKey| {
+            if let Some(held) = self.resources.get_key(key) {
+                *key = held.clone();
+            }
+        };
+        let history = self.private.history.iter_mut();
+        history.flat_map(|entry| &mut entry.changes).for_each(|(key, ..)| held(key));
+        for answered in self.private.answered.values_mut() {
+            if let Ok(Done::Changed(changed)) = &mut answered.result {
+                changed.iter_mut().for_each(|(key, _)| held(key));
+            }
+        }
+    }
+
     /// Returns the batch that makes the resources what they were at revision `to`.
     ///
     /// # Errors

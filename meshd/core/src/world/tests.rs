@@ -295,7 +295,9 @@ fn a_mirror_that_absorbs_every_change_equals_the_world() {
 fn a_snapshot_brings_everything_back() {
     let mut world = begun();
     world.apply(Revision(2), &entry(0, token("t", 10_000)));
-    world.apply(Revision(3), &entry(0, apply(vec![change(rule("a", "a"), Precondition::Any)])));
+    let keyed =
+        Entry { key: Some("k".into()), ..entry(0, apply(vec![change(rule("a", "a"), Precondition::Any)])) };
+    world.apply(Revision(3), &keyed);
 
     let json = serde_json::to_vec(&world.whole()).expect("json");
     let read = |known| ReadSnapshot(known).deserialize(&mut serde_json::Deserializer::from_slice(&json));
@@ -305,6 +307,11 @@ fn a_snapshot_brings_everything_back() {
     let leaning = read(Some(known.clone())).expect("a snapshot");
     assert_eq!(leaning, world);
     assert!(leaning.resources.iter().all(|(key, stored)| Arc::ptr_eq(stored, &known.resources[key])));
+    // What is remembered of it has no texts of its own.
+    let (key, ..) = &leaning.private.history[0].changes[0];
+    let Ok(Done::Changed(answer)) = &leaning.private.answered["k"].result else { panic!("changed") };
+    let (held, _) = known.resources.iter().next().expect("one");
+    assert!([key, &answer[0].0].iter().all(|named| Arc::ptr_eq(&named.name, &held.name)));
 }
 
 #[test]
