@@ -17,8 +17,8 @@ use crate::parted::PartedMap;
 
 pub use cluster::{
     Balancer, CircuitLimits, Cluster, ClusterName, ClusterState, Detour, Distribution, Endpoint,
-    EndpointFacts, HashKey, HashPolicy, HeadPart, LocalityPolicy, OutlierPolicy, ProxyVersion, RetryBudget,
-    Traits, UpstreamProtocol, Via, Warmup, ZonePolicy,
+    EndpointFacts, HashKey, HashPolicy, HeadPart, HopTo, LocalityPolicy, OutlierPolicy, ProxyVersion,
+    RetryBudget, Traits, UpstreamProtocol, Via, Warmup, ZonePolicy,
 };
 pub use doors::{Credential, Door, DoorKind, Doors, GatewayDoor, Inside, Roots, ServerTls, TlsServer};
 pub use hosts::HostTable;

@@ -298,7 +298,7 @@ fn is_usable(endpoint: &Endpoint) -> bool {
 fn endpoint(cluster: &Cluster, endpoint: &Endpoint, now: Moment) -> EndpointView {
     let (via, identity) = match &endpoint.via {
         Via::Local(_) => ("local", String::new()),
-        Via::Mesh { identity, .. } => ("mesh", identity.to_string()),
+        Via::Mesh { to, .. } => ("mesh", to.identity.to_string()),
         Via::Socket(_) => ("socket", String::new()),
         Via::Plain(_) | Via::Name { .. } => ("plain", String::new()),
     };
@@ -321,7 +321,7 @@ fn endpoint(cluster: &Cluster, endpoint: &Endpoint, now: Moment) -> EndpointView
 pub(crate) fn address(endpoint: &Endpoint) -> String {
     match &endpoint.via {
         Via::Local(address) | Via::Plain(address) => address.to_string(),
-        Via::Mesh { hop, .. } => hop.to_string(),
+        Via::Mesh { to, .. } => to.hop.to_string(),
         Via::Socket(path) => path.to_string(),
         Via::Name { host, port, .. } => format!("{host}:{port}"),
     }

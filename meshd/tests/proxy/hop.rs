@@ -7,7 +7,9 @@ use std::sync::atomic::Ordering;
 
 use http::{Method, StatusCode};
 use mesh_core::identity::{Identity, sni};
-use mesh_core::plan::{Endpoint, Inbound, LocalInstance, LocalPort, Party, Plan, Telling, UpstreamTls, Via};
+use mesh_core::plan::{
+    Endpoint, HopTo, Inbound, LocalInstance, LocalPort, Party, Plan, Telling, UpstreamTls, Via,
+};
 use mesh_proto::registration::{Health, Protocol};
 use mesh_proto::value::Labels;
 use meshd::proxy::{Declared, Settings, Way};
@@ -127,7 +129,8 @@ fn destination_of(
 
 pub(super) fn over_mesh(hop: SocketAddr, account: &str, instance: &str) -> Endpoint {
     let sni = sni::format(PORT, "", HOST).into();
-    let via = Via::Mesh { hop, identity: workload(account).into(), sni, instance: instance.into() };
+    let to = HopTo { hop, identity: workload(account).into() }.into();
+    let via = Via::Mesh { to, sni, instance: instance.into() };
     let party = Party::new("mesh.test", "default", account, &Labels::new());
     endpoint(instance, via).but(|facts| facts.traits.party = party)
 }

@@ -315,8 +315,8 @@ impl<'a> Field<'a> {
             Via::Local(address) | Via::Plain(address) => address == destination,
             Via::Mesh { .. } | Via::Name { .. } | Via::Socket(_) => false,
         };
-        let host = |endpoint: &&Endpoint| match endpoint.via {
-            Via::Mesh { hop, .. } => hop.ip() == destination.ip(),
+        let host = |endpoint: &&Endpoint| match &endpoint.via {
+            Via::Mesh { to, .. } => to.hop.ip() == destination.ip(),
             _ => false,
         };
         members().find(exactly).or_else(|| members().find(host))

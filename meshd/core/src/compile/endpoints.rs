@@ -18,7 +18,7 @@ use super::Problems;
 use super::hosts::{Entry, Port, Service, Source, has_all};
 use super::nearness::Nearness;
 use crate::identity::{Identity, IdentityError, sni};
-use crate::plan::{Endpoint, EndpointFacts, Locality, Node, Party, Shared, Traits, Via, Workload};
+use crate::plan::{Endpoint, EndpointFacts, HopTo, Locality, Node, Party, Shared, Traits, Via, Workload};
 use crate::world::{InstanceRef, ServiceName, World};
 
 /// Where endpoints are looked at from.
@@ -33,6 +33,8 @@ pub(super) struct Place<'a> {
     versions: RefCell<HashSet<Arc<str>>>,
     parties: RefCell<HashSet<Party>>,
     traits: RefCell<HashMap<Traits, Shared<Traits>>>,
+    /// How each host was reached last.
+    hops: RefCell<HashMap<HostId, Arc<HopTo>>>,
     /// Where the instances lie that were looked at last, and who they are: many hosts may offer the very same.
     last: RefCell<[(usize, Party); LAST]>,
 }
@@ -112,6 +114,7 @@ impl<'a> Place<'a> {
             versions: RefCell::default(),
             parties: RefCell::default(),
             traits: RefCell::default(),
+            hops: RefCell::default(),
             last: RefCell::default(),
         }
     }
@@ -221,10 +224,8 @@ impl<'a> Place<'a> {
         } else if one.host == self.node.host {
             Via::Local(binding.target)
         } else {
-            match self.identity(list, instance) {
-                Ok(identity) => {
-                    Via::Mesh { hop: host.facts.address, identity, sni: sni.clone(), instance: one.id.into() }
-                }
+            match self.hop_to(list, (one.host, host.facts.address), instance) {
+                Ok(to) => Via::Mesh { to, sni: sni.clone(), instance: one.id.into() },
                 Err(error) => {
                     self.problems.note(format!("instance {id}: {error}"));
                     return;
@@ -242,15 +243,29 @@ impl<'a> Place<'a> {
         list.push(Found { facts: facts.into(), labels: &instance.labels, host: &host.name, network: "" });
     }
 
-    /// Whom the certificate of an instance's host must name: mostly the same as for the instance before it.
-    fn identity(&self, list: &[Found<'_>], instance: &Instance) -> Result<Arc<Identity>, IdentityError> {
-        if let Some(Via::Mesh { identity, .. }) = list.last().map(|last| &last.facts.via)
-            && identity.is_workload_of(&instance.namespace, &instance.account)
-        {
-            return Ok(identity.clone());
+    /// How an instance's host is reached: mostly as for the instance of that host that was looked at before. Whom its
+    /// certificate must name is mostly the same as for the instance before it.
+    fn hop_to(
+        &self,
+        list: &[Found<'_>],
+        (host, hop): (HostId, SocketAddr),
+        instance: &Instance,
+    ) -> Result<Arc<HopTo>, IdentityError> {
+        let is_wanted = |to: &&Arc<HopTo>| to.identity.is_workload_of(&instance.namespace, &instance.account);
+        let mut known = self.hops.borrow_mut();
+        if let Some(to) = known.get(&host).filter(is_wanted) {
+            return Ok(to.clone());
         }
+        let before = match list.last().map(|last| &last.facts.via) {
+            Some(Via::Mesh { to, .. }) if is_wanted(&to) => Some(to.identity.clone()),
+            _ => None,
+        };
         let trust_domain = &self.world.mesh.trust_domain;
-        Identity::workload(trust_domain, &instance.namespace, &instance.account).map(Arc::new)
+        let made = || Identity::workload(trust_domain, &instance.namespace, &instance.account).map(Arc::new);
+        let identity = before.map_or_else(made, Ok)?;
+        let to = Arc::new(HopTo { hop, identity });
+        known.insert(host, to.clone());
+        Ok(to)
     }
 
     /// Adds an endpoint outside the mesh.

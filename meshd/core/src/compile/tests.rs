@@ -97,9 +97,9 @@ fn instances_are_reached_locally_or_over_their_hosts_mesh_port() {
     let endpoints = &plan.clusters[&name("")].endpoints.all;
     assert_eq!(endpoints.len(), 4);
     assert_eq!(endpoints[0].via, Via::Local(([127, 0, 0, 1], 9081).into()));
-    let Via::Mesh { hop, identity, sni, instance } = &endpoints[2].via else { panic!("over the mesh") };
-    assert_eq!(*hop, ([10, 0, 0, 2], 15008).into());
-    assert_eq!(identity.to_string(), "spiffe://mesh.example/ns/default/sa/reviews");
+    let Via::Mesh { to, sni, instance } = &endpoints[2].via else { panic!("over the mesh") };
+    assert_eq!(to.hop, ([10, 0, 0, 2], 15008).into());
+    assert_eq!(to.identity.to_string(), "spiffe://mesh.example/ns/default/sa/reviews");
     assert_eq!(&**sni, "outbound_.9080_._.reviews.default.svc.cluster.local");
     assert_eq!(
         (&**instance, &*endpoints[2].id, &*endpoints[2].traits.version),

@@ -321,12 +321,12 @@ fn hash(
 fn there(scene: &Scene<'_>, cluster: &Cluster, endpoint: &Endpoint) -> String {
     match &endpoint.via {
         Via::Local(_) | Via::Socket(_) => "on this host: straight to its socket".into(),
-        Via::Mesh { identity, instance, .. } => {
+        Via::Mesh { to, instance, .. } => {
             let target = scene.world.instances().find(|found| found.id == &**instance).and_then(|found| {
                 let port = found.instance.ports.iter().find(|port| port.number == cluster.name.port)?;
                 Some(format!(", there to {}", port.target))
             });
-            format!("mutual TLS, it must be {identity}{}", target.unwrap_or_default())
+            format!("mutual TLS, it must be {}{}", to.identity, target.unwrap_or_default())
         }
         Via::Plain(_) | Via::Name { .. } => match &cluster.tls {
             UpstreamTls::Mesh(_) => "by its address, over TLS with certificates of the mesh".into(),

@@ -424,6 +424,10 @@ pub struct EndpointFacts {
     pub liveness: Liveness,
 }
 
+/// A mesh has them by the hundred thousand.
+#[cfg(target_pointer_width = "64")]
+const _: () = assert!(size_of::<EndpointFacts>() <= 80);
+
 impl EndpointFacts {
     /// A healthy endpoint of weight 1 of which nothing else is known.
     pub fn new(id: impl Into<Arc<str>>, via: Via) -> Self {
@@ -456,10 +460,8 @@ pub enum Via {
     Local(SocketAddr),
     /// An instance on another host: over mutual TLS to that host's mesh port.
     Mesh {
-        /// The host's mesh port.
-        hop: SocketAddr,
-        /// Whom the certificate must name.
-        identity: Arc<Identity>,
+        /// Which port of which host, and who must answer there; all instances of one account on a host have it.
+        to: Arc<HopTo>,
         /// SNI of the hop, `outbound_.PORT_._.HOST`.
         sni: Arc<str>,
         /// The instance on that host.
@@ -481,13 +483,22 @@ pub enum Via {
     },
 }
 
+/// The other end of a hop.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HopTo {
+    /// The host's mesh port.
+    pub hop: SocketAddr,
+    /// Whom the certificate must name.
+    pub identity: Arc<Identity>,
+}
+
 impl fmt::Display for Via {
     /// As logs name it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Local(address) | Self::Plain(address) => address.fmt(f),
             Self::Socket(path) => f.write_str(path),
-            Self::Mesh { hop, instance, .. } => write!(f, "{hop}/{instance}"),
+            Self::Mesh { to, instance, .. } => write!(f, "{}/{instance}", to.hop),
             Self::Name { host, port, .. } => write!(f, "{host}:{port}"),
         }
     }

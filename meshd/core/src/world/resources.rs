@@ -89,7 +89,9 @@ impl World {
         history.flat_map(|entry| &mut entry.changes).for_each(|(key, ..)| held(key));
         for answered in self.private.answered.values_mut() {
             if let Ok(Done::Changed(changed)) = &mut answered.result {
-                changed.iter_mut().for_each(|(key, _)| held(key));
+                for (key, _) in changed {
+                    held(key);
+                }
             }
         }
     }

@@ -285,7 +285,7 @@ impl Visitor {
             let hint = Hint { hash: None, avoid: &avoid, leave: &[], destination: None };
             let endpoint = balance::pick(cluster, &hint, self.worker.now(), &mut Chance)?;
             match &endpoint.via {
-                Via::Mesh { hop, .. } => return Some(*hop),
+                Via::Mesh { to, .. } => return Some(to.hop),
                 Via::Local(_) => return self.worker.mesh_port(),
                 Via::Plain(_) | Via::Name { .. } | Via::Socket(_) if avoid.contains(&endpoint.id) => {
                     return None;

@@ -85,9 +85,8 @@ impl Life {
     pub(crate) fn answered_by(&mut self, via: &Via, http2: bool) {
         let version = if http2 { Version::HTTP_2 } else { Version::HTTP_11 };
         self.upstream = match via {
-            Via::Local(address) | Via::Plain(address) | Via::Mesh { hop: address, .. } => {
-                Some((*address, version))
-            }
+            Via::Local(address) | Via::Plain(address) => Some((*address, version)),
+            Via::Mesh { to, .. } => Some((to.hop, version)),
             Via::Socket(_) | Via::Name { .. } => None,
         };
         if let Some(log) = &mut self.log {

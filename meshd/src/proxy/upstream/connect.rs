@@ -184,11 +184,11 @@ pub(crate) async fn connect(
         Via::Name { host, port, spread } => {
             Stream::Tcp(connect_name(worker, (host, *port), *spread, cluster, avoid).await?)
         }
-        Via::Mesh { hop, identity, sni, .. } => {
+        Via::Mesh { to, sni, .. } => {
             let target = HopTarget {
-                address: *hop,
+                address: to.hop,
                 sni,
-                expect: &Expect::Identity(mesh_core::identity::Identity::clone(identity)),
+                expect: &Expect::Identity(to.identity.as_ref().clone()),
                 from: from.ok_or(ConnectError::NoIdentity)?,
                 transport: worker.settings.transport,
             };

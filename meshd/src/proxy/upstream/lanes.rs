@@ -123,18 +123,18 @@ impl Pool {
     }
 
     async fn dial(&self, worker: &Worker, cluster: &Cluster) -> Result<Option<Box<Lane>>, ConnectError> {
-        let Via::Mesh { hop, identity, sni, .. } = &self.via else { return Ok(None) };
+        let Via::Mesh { to, sni, .. } = &self.via else { return Ok(None) };
         let target = HopTarget {
-            address: *hop,
+            address: to.hop,
             sni,
-            expect: &Expect::Identity(identity.as_ref().clone()),
+            expect: &Expect::Identity(to.identity.as_ref().clone()),
             from: self.from.as_deref().ok_or(ConnectError::NoIdentity)?,
             transport: Transport::Tcp,
         };
         let descriptor = connect::descriptor(worker).await?;
         let Some(lane) = dial_lane(&worker.dialer, target).await? else { return Ok(None) };
         if let Some(wanted) = cluster.limits.tcp_keepalive {
-            let failed = |source| ConnectError::Hop(DialError::Connect { address: *hop, source });
+            let failed = |source| ConnectError::Hop(DialError::Connect { address: to.hop, source });
             connect::keep_alive(lane.socket().socket(), wanted).map_err(failed)?;
         }
         Ok(Some(Box::new(lane.holding(descriptor))))

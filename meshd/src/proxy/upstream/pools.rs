@@ -93,14 +93,13 @@ impl Pools {
 fn same(a: &Via, b: &Via) -> bool {
     match (a, b) {
         (
-            Via::Mesh { hop, sni, instance, identity },
-            Via::Mesh { hop: other_hop, sni: other_sni, instance: other_instance, identity: other_identity },
+            Via::Mesh { to, sni, instance },
+            Via::Mesh { to: other_to, sni: other_sni, instance: other_instance },
         ) => {
             let alike = |a: &Arc<str>, b: &Arc<str>| Arc::ptr_eq(a, b) || a == b;
-            hop == other_hop
+            (Arc::ptr_eq(to, other_to) || to == other_to)
                 && alike(sni, other_sni)
                 && alike(instance, other_instance)
-                && identity == other_identity
         }
         _ => a == b,
     }
