@@ -23,6 +23,10 @@ pub struct Stored {
     pub changed: Revision,
 }
 
+/// A mesh has them by the ten thousand.
+#[cfg(target_pointer_width = "64")]
+const _: () = assert!(size_of::<Stored>() <= 112);
+
 /// A host as the mesh knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Host {

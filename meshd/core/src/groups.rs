@@ -88,7 +88,7 @@ fn ports(world: &World, member: &Instance, template: &WorkloadEntry) -> Vec<Port
     let selecting: Vec<&ServiceEntry> = of_kind(world, Kind::ServiceEntry)
         .filter(|stored| *stored.object.metadata.namespace == *member.namespace)
         .filter_map(|stored| match &stored.object.spec {
-            Spec::ServiceEntry(entry) => Some(entry),
+            Spec::ServiceEntry(entry) => Some(&**entry),
             _ => None,
         })
         .filter(|entry| {

@@ -237,26 +237,26 @@ impl<'de> Deserialize<'de> for ObjectKey {
     }
 }
 
-/// What an object says, by kind.
+/// What an object says, by kind. Each is held apart: objects are many, and of very different size.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Spec {
     /// Where requests go.
-    VirtualService(VirtualService),
+    VirtualService(Box<VirtualService>),
     /// How a service is reached.
     DestinationRule(Box<DestinationRule>),
     /// A service known by hand.
-    ServiceEntry(ServiceEntry),
+    ServiceEntry(Box<ServiceEntry>),
     /// An instance known by hand.
-    WorkloadEntry(WorkloadEntry),
+    WorkloadEntry(Box<WorkloadEntry>),
     /// What self-registering instances have in common.
     WorkloadGroup(Box<WorkloadGroup>),
     /// A door into the mesh.
-    Gateway(Gateway),
+    Gateway(Box<Gateway>),
     /// What a workload listens on and may reach.
     Sidecar(Box<Sidecar>),
     /// Whether callers must use mutual TLS.
-    PeerAuthentication(PeerAuthentication),
+    PeerAuthentication(Box<PeerAuthentication>),
     /// Who may call what.
     AuthorizationPolicy(Box<AuthorizationPolicy>),
     /// Whose tokens count.

@@ -18,7 +18,7 @@ use crate::world::World;
 pub(super) fn check(world: &World, findings: &mut Vec<Finding>) {
     conflicting_gateways(&gateways(world), findings);
     let entries = all(world, Kind::ServiceEntry, |spec| match spec {
-        Spec::ServiceEntry(entry) => Some(entry),
+        Spec::ServiceEntry(entry) => Some(&**entry),
         _ => None,
     });
     conflicting_protocols(&entries, findings);
@@ -28,7 +28,7 @@ pub(super) fn check(world: &World, findings: &mut Vec<Finding>) {
 pub(super) fn doubtful(world: &World, findings: &mut Vec<Finding>) {
     shared_certificates(&gateways(world), findings);
     let rules = all(world, Kind::VirtualService, |spec| match spec {
-        Spec::VirtualService(rule) => Some(rule),
+        Spec::VirtualService(rule) => Some(&**rule),
         _ => None,
     });
     subsets_of_the_mesh_alone(&rules, findings);
@@ -37,7 +37,7 @@ pub(super) fn doubtful(world: &World, findings: &mut Vec<Finding>) {
 
 fn gateways(world: &World) -> Vec<(ObjectKey, &Gateway)> {
     all(world, Kind::Gateway, |spec| match spec {
-        Spec::Gateway(gateway) => Some(gateway),
+        Spec::Gateway(gateway) => Some(&**gateway),
         _ => None,
     })
 }

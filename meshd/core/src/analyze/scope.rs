@@ -127,7 +127,7 @@ fn gateways(world: &World, findings: &mut Vec<Finding>) {
     let all: BTreeMap<(&str, &str), &Gateway> = of_kind(world, Kind::Gateway)
         .filter_map(|stored| match &stored.object.spec {
             Spec::Gateway(gateway) => {
-                Some(((&*stored.object.metadata.namespace, &*stored.object.metadata.name), gateway))
+                Some(((&*stored.object.metadata.namespace, &*stored.object.metadata.name), &**gateway))
             }
             _ => None,
         })

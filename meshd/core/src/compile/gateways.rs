@@ -90,7 +90,7 @@ impl Open<'_> {
 pub(super) fn selected<'a>(world: &'a World, node: &Node) -> Vec<(&'a Stored, &'a Gateway)> {
     let mut all: Vec<(&Stored, &Gateway)> = of_kind(world, Kind::Gateway)
         .filter_map(|stored| match &stored.object.spec {
-            Spec::Gateway(spec) => Some((stored, spec)),
+            Spec::Gateway(spec) => Some((stored, &**spec)),
             _ => None,
         })
         .collect();

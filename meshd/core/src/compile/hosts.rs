@@ -416,7 +416,7 @@ impl<'a> Selectable<'a> {
             Spec::WorkloadEntry(entry) if *object.metadata.namespace == *namespace => {
                 // Labels of the object count too, as in Istio.
                 let fits = picks(&entry.labels) || picks(&object.metadata.labels);
-                fits.then_some((&*object.metadata.name, entry))
+                fits.then_some((&*object.metadata.name, &**entry))
             }
             _ => None,
         });

@@ -208,7 +208,7 @@ pub(crate) fn load<'a>(
 ) -> Vec<Rules<'a>> {
     let mut stored: Vec<(&'a Stored, &'a VirtualService)> = of_kind(world, Kind::VirtualService)
         .filter_map(|stored| match &stored.object.spec {
-            Spec::VirtualService(spec) => Some((stored, spec)),
+            Spec::VirtualService(spec) => Some((stored, &**spec)),
             _ => None,
         })
         .collect();

@@ -81,7 +81,7 @@ fn to(block: usize) -> Vec<RouteDestination> {
 
 fn object(name: &str, spec: VirtualService) -> Object {
     let metadata = ObjectMeta { name: name.into(), namespace: "default".into(), ..ObjectMeta::default() };
-    Object { metadata, spec: Spec::VirtualService(spec) }
+    Object { metadata, spec: Spec::VirtualService(spec.into()) }
 }
 
 fn subset(rules: &TcpRules) -> String {

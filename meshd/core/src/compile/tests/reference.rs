@@ -178,7 +178,7 @@ fn virtual_service(routes: &[Vec<HttpMatchRequest>]) -> Object {
         VirtualService { hosts: vec!["reviews".into()], http: http.collect(), ..VirtualService::default() };
     let metadata =
         ObjectMeta { name: "reviews".into(), namespace: "default".into(), ..ObjectMeta::default() };
-    Object { metadata, spec: Spec::VirtualService(spec) }
+    Object { metadata, spec: Spec::VirtualService(spec.into()) }
 }
 
 fn reviews() -> Instance {
