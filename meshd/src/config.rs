@@ -366,6 +366,11 @@ impl Source {
         self.file.as_deref().unwrap_or(Path::new(DEFAULT_FILE))
     }
 
+    /// Whether it is what the unit of systemd runs by: nothing is said on the command line.
+    pub fn is_default(&self) -> bool {
+        self.path() == Path::new(DEFAULT_FILE) && self.overrides.data.is_none()
+    }
+
     /// The text of the file; empty where there is none.
     pub fn text(&self) -> String {
         std::fs::read_to_string(self.path()).unwrap_or_default()

@@ -4,9 +4,11 @@
 //! It runs within a meshd (asked over the socket, from other hosts too) and without one (`meshd doctor`), by the same
 //! functions. What only a running meshd knows (other hosts, its own certificates) is added by `app`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use mesh_proto::look::{Check, Grade};
+use rustix::process::geteuid;
 
 use crate::config::{Config, InterceptMode};
 
@@ -17,16 +19,23 @@ mod kernel;
 mod names;
 mod ports;
 mod process;
+mod rights;
 mod ruleset;
 mod unit;
 
+use unit::Unit;
+
 /// Who is looked at.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Patient {
     /// As its meshd runs, or would run.
     pub config: Config,
     /// Whether this process is that meshd.
     pub is_running: bool,
+    /// Whether the unit of systemd would run it, which knows no other configuration than that at the usual places.
+    pub is_by_unit: bool,
+    /// Files and folders that its start reads, if they are there.
+    pub reads: Vec<PathBuf>,
     /// A name of the mesh that DNS must answer with a virtual address, if there is one.
     pub name_to_ask: Option<String>,
 }
@@ -35,16 +44,23 @@ pub struct Patient {
 pub fn examine(patient: &Patient) -> Vec<Check> {
     let config = &patient.config;
     let mut checks = Vec::new();
+    let unit = if patient.is_running || !patient.is_by_unit { None } else { Unit::find() };
     if !patient.is_running {
-        checks.extend(unit::standing());
+        checks.push(unit::standing(unit.as_ref()));
+        checks.extend(rights::check(patient, unit.as_ref()));
     }
-    checks.extend(ports::check(patient));
-    checks.extend(process::check(patient));
-    checks.extend(disk::check(&config.host.data));
+    checks.extend(ports::check(patient, unit.as_ref()));
+    checks.extend(process::check(patient, unit.as_ref()));
+    checks.extend(disk::check(&config.host.data, unit.is_some() && !geteuid().is_root()));
     checks.extend(certificates::check(&config.host.data.join("certificates"), std::time::SystemTime::now()));
     checks.extend(kernel::check(config));
     checks.extend(firewall::check(config, patient.is_running));
     checks.extend(names::check(patient));
+    if !patient.is_running {
+        let what =
+            "clocks, versions, the quorum and how far behind this host is: a meshd that runs asks the others";
+        checks.push(Check::skipped("hosts", what));
+    }
     checks
 }
 
@@ -60,6 +76,11 @@ fn without_interception(config: &Config) -> Grade {
 /// Where programs are looked for: `PATH`, and where systems keep those for root.
 fn search_path() -> String {
     format!("{}:/usr/sbin:/sbin:/usr/bin:/bin", std::env::var("PATH").unwrap_or_default())
+}
+
+/// What can be found out by somebody else.
+pub(crate) fn as_root(what: &str) -> String {
+    format!("{what}; as root it is: sudo meshctl doctor")
 }
 
 /// Runs a program to its end; its standard output, or why there is none.

@@ -13,6 +13,7 @@ mod mesh;
 mod package;
 mod pages;
 mod rpm;
+mod standing;
 mod upgrade;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -41,10 +41,17 @@ pub fn doctor(source: &Source) -> Result<()> {
             (Config::default(), unreadable(source, &error, "meshd does not start: it ends with 78"))
         }
     };
-    checks.extend(state(&config.host.data));
+    checks.extend(state(&config.host.data, false));
     checks.extend(files(&config.host.data));
     let host = config.host.name.clone();
-    checks.extend(doctor::examine(&Patient { config, is_running: false, name_to_ask: None }));
+    let reads = vec![source.path().to_owned(), config.services.directory.clone()];
+    checks.extend(doctor::examine(&Patient {
+        config,
+        is_running: false,
+        is_by_unit: source.is_default(),
+        reads,
+        name_to_ask: None,
+    }));
     let checkup = Checkup { host, running: false, checks };
     super::print(&format!("{}\n", serde_json::to_string(&checkup)?))
 }
@@ -56,12 +63,14 @@ impl Requests {
         let patient = Patient {
             config: self.looking.config.clone(),
             is_running: true,
+            is_by_unit: false,
+            reads: Vec::new(),
             name_to_ask: name_to_ask(&world),
         };
         let source = self.looking.source.clone();
         let local = tokio::task::spawn_blocking(move || {
             let mut checks = vec![configuration(&source, &patient.config)];
-            checks.extend(state(&patient.config.host.data));
+            checks.extend(state(&patient.config.host.data, true));
             checks.extend(doctor::examine(&patient));
             checks
         });
@@ -296,7 +305,7 @@ fn unreadable(source: &Source, error: &ConfigError, why: &str) -> Vec<Check> {
 }
 
 /// The files in the data folder: are they of a format that this version knows?
-fn state(data: &Path) -> Vec<Check> {
+fn state(data: &Path, is_running: bool) -> Vec<Check> {
     let error = |what: String, fix: String| {
         vec![Check::new(Grade::Error, "state", what, "meshd does not start: it ends with 78", fix)]
     };
@@ -307,6 +316,10 @@ fn state(data: &Path) -> Vec<Check> {
             format!("this host is in no mesh yet ({} is not there)", data.join("host.json").display()),
             "meshd init, or: meshd join ADDRESS < token".into(),
         ),
+        // Only who meshd runs as, and root, may read it.
+        Err(why) if !is_running && is_denied(&why) => {
+            vec![Check::skipped("state", doctor::as_root(&format!("{why:#}")))]
+        }
         Err(why) => {
             error(format!("{why:#}"), "install the version that wrote it, or restore the file".into())
         }
@@ -317,6 +330,11 @@ fn state(data: &Path) -> Vec<Check> {
             [good].into_iter().chain(mirror).collect()
         }
     }
+}
+
+fn is_denied(why: &anyhow::Error) -> bool {
+    let mut causes = why.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+    causes.any(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
 }
 
 /// The keys and the server's files, where no meshd has them open: would the next start refuse them?
@@ -424,7 +442,7 @@ mod tests {
         std::fs::write(&file, "[future]\nkey = 1\n").unwrap();
         let source = Source { file: Some(file), ..Source::default() };
 
-        let states = state(folder.path());
+        let states = state(folder.path(), false);
         let configuration = unreadable(&source, &source.load().unwrap_err(), "");
 
         assert!(states[0].what.contains("newer meshd (format 99"), "{states:?}");

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::IsTerminal;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -94,28 +95,33 @@ pub(super) fn start(log: &Log) -> Result<Levels> {
     let configured = std::env::var("RUST_LOG").unwrap_or_else(|_| log.level.clone());
     let filter = filter(&configured).with_context(|| format!("log.level {configured:?}"))?;
     let builder = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter);
+    let to_journal = is_journal();
     let begun = match log.format {
-        LogFormat::Json => begin(
-            builder.json().with_filter_reloading(),
-            SubscriberBuilder::reload_handle,
-            SubscriberBuilder::try_init,
-        ),
+        // The journal keeps the priority beside the object, which begins after it.
+        LogFormat::Json => {
+            let format = tracing_subscriber::fmt::format().json();
+            let builder = builder.json().event_format(Lines { format, to_journal }).with_filter_reloading();
+            begin(builder, SubscriberBuilder::reload_handle, SubscriberBuilder::try_init)
+        }
         LogFormat::Auto if std::io::stderr().is_terminal() => {
             let builder = builder.with_target(false).with_filter_reloading();
             begin(builder, SubscriberBuilder::reload_handle, SubscriberBuilder::try_init)
         }
         // The journal stamps every line itself.
-        LogFormat::Auto if is_journal() => {
+        LogFormat::Auto if to_journal => {
             let format = tracing_subscriber::fmt::format().without_time().with_ansi(false).with_target(false);
-            let builder = builder.event_format(Journal(format.with_level(false))).with_filter_reloading();
+            let format = format.with_level(false);
+            let builder = builder.event_format(Lines { format, to_journal }).with_filter_reloading();
             begin(builder, SubscriberBuilder::reload_handle, SubscriberBuilder::try_init)
         }
         LogFormat::Auto | LogFormat::Text => {
-            let builder = builder.with_ansi(false).with_target(false).with_filter_reloading();
+            let format = tracing_subscriber::fmt::format().with_ansi(false).with_target(false);
+            let builder = builder.event_format(Lines { format, to_journal }).with_filter_reloading();
             begin(builder, SubscriberBuilder::reload_handle, SubscriberBuilder::try_init)
         }
     };
     let reload = begun.map_err(|error| anyhow::anyhow!("cannot begin logging: {error}"))?;
+    tell_panics();
     let present = Mutex::new(Present { level: configured.clone(), until: None, times: 0 });
     Ok(Levels(Arc::new(Inner { reload, configured, present })))
 }
@@ -143,15 +149,49 @@ pub fn tell_error(error: &anyhow::Error) {
     }
 }
 
-/// Whether systemd's journal reads standard error.
-fn is_journal() -> bool {
-    std::env::var_os("JOURNAL_STREAM").is_some() && !std::io::stderr().is_terminal()
+/// Logs a panic as an error, in a line: on standard error the journal would take its lines for information.
+fn tell_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map_or_else(String::new, ToString::to_string);
+        let thread = std::thread::current();
+        let why = panic.payload_as_str().unwrap_or("it says nothing");
+        let backtrace = std::backtrace::Backtrace::capture();
+        let backtrace = match backtrace.status() {
+            std::backtrace::BacktraceStatus::Captured => backtrace.to_string(),
+            _ => String::new(),
+        };
+        tracing::error!(
+            why,
+            place,
+            thread = thread.name().unwrap_or_default(),
+            backtrace,
+            "a part of meshd panicked"
+        );
+    }));
 }
 
-/// Lines for the journal: it stamps them itself, and takes their priority from the front. Source: sd-daemon(3).
-struct Journal<F>(F);
+/// Whether systemd's journal reads standard error: it may be inherited, and then be redirected elsewhere.
+///
+/// Source: systemd.exec(5), `$JOURNAL_STREAM`.
+fn is_journal() -> bool {
+    let told = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+    !std::io::stderr().is_terminal() && is_stream(&told, std::io::stderr().as_fd())
+}
 
-impl<S, N, F> FormatEvent<S, N> for Journal<F>
+/// Whether a descriptor is the one that `DEVICE:INODE` names.
+fn is_stream(told: &str, descriptor: BorrowedFd<'_>) -> bool {
+    let Some((device, inode)) = told.split_once(':') else { return false };
+    rustix::fs::fstat(descriptor)
+        .is_ok_and(|is| device.parse() == Ok(is.st_dev) && inode.parse() == Ok(is.st_ino))
+}
+
+/// Lines of a log. For the journal with their priority in front, which it takes off. Source: sd-daemon(3).
+struct Lines<F> {
+    format: F,
+    to_journal: bool,
+}
+
+impl<S, N, F> FormatEvent<S, N> for Lines<F>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -163,8 +203,10 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        writer.write_str(priority(*event.metadata().level()))?;
-        self.0.format_event(context, writer, event)
+        if self.to_journal {
+            writer.write_str(priority(*event.metadata().level()))?;
+        }
+        self.format.format_event(context, writer, event)
     }
 }
 
@@ -175,5 +217,21 @@ fn priority(level: Level) -> &'static str {
         Level::WARN => "<4>",
         Level::INFO => "<6>",
         Level::DEBUG | Level::TRACE => "<7>",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_journal_is_the_stream_it_named_and_no_file_that_came_after() {
+        let (stream, file) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        let is = rustix::fs::fstat(&stream).unwrap();
+        let told = format!("{}:{}", is.st_dev, is.st_ino);
+
+        assert!(is_stream(&told, stream.as_fd()));
+        assert!(!is_stream(&told, file.as_fd()));
+        assert!(!is_stream("", stream.as_fd()) && !is_stream("8:x", stream.as_fd()));
     }
 }

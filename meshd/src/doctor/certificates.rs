@@ -27,7 +27,8 @@ pub(super) fn check(folder: &Path, now: SystemTime) -> Vec<Check> {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Vec::new(),
         Err(error) => {
-            return vec![Check::skipped("certificates", format!("{}: {error}", folder.display()))];
+            let what = format!("{} cannot be read ({error})", folder.display());
+            return vec![Check::skipped("certificates", super::as_root(&what))];
         }
     };
     let pem = |path: &Path| path.extension().is_some_and(|extension| extension == "pem");

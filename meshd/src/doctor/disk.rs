@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use mesh_proto::look::{Check, Grade};
 use rustix::fs::{StatVfsMountFlags, statvfs};
 
+use super::as_root;
+
 /// Below this the control plane cannot write; Raft's log and snapshots need room.
 const LEAST_FREE: u64 = 64 << 20;
 const LITTLE_FREE: u64 = 512 << 20;
@@ -15,7 +17,8 @@ const LITTLE_FREE: u64 = 512 << 20;
 const SLOW: Duration = Duration::from_millis(100);
 const TOO_SLOW: Duration = Duration::from_millis(500);
 
-pub(super) fn check(data: &Path) -> Vec<Check> {
+/// `is_others`: whoever looks is neither root nor who would write there.
+pub(super) fn check(data: &Path, is_others: bool) -> Vec<Check> {
     if let Err(error) = std::fs::metadata(data) {
         if error.kind() == io::ErrorKind::NotFound {
             let why = "this host is in no mesh";
@@ -23,14 +26,8 @@ pub(super) fn check(data: &Path) -> Vec<Check> {
             let what = format!("{} is not there", data.display());
             return vec![Check::new(Grade::Info, "data folder", what, why, fix)];
         }
-        let fix = "run this as root, or as the user of meshd";
-        return vec![Check::new(
-            Grade::Error,
-            "data folder",
-            format!("{}: {error}", data.display()),
-            "",
-            fix,
-        )];
+        let what = format!("{} cannot be looked at ({error})", data.display());
+        return vec![Check::skipped("data folder", as_root(&what))];
     }
     let mut checks = Vec::new();
     match statvfs(data) {
@@ -52,6 +49,10 @@ pub(super) fn check(data: &Path) -> Vec<Check> {
     }
     checks.push(match sync_time(data) {
         Ok(took) => speed(took),
+        // Whether meshd may write there is told apart (`rights`).
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && is_others => {
+            Check::skipped("fsync", as_root(&format!("{} is not this user's to write", data.display())))
+        }
         Err(error) => unwritable(data, &error),
     });
     checks

@@ -12,6 +12,12 @@ use crate::config::{Config, InterceptMode};
 pub(super) fn check(config: &Config, is_running: bool) -> Vec<Check> {
     let listed = match output_of("nft", &["-j", "list", "ruleset"]) {
         Ok(listed) => listed,
+        Err(why) if !rustix::process::geteuid().is_root() && !is_running => {
+            return vec![Check::skipped(
+                "firewall",
+                super::as_root(&format!("rules cannot be read ({why})")),
+            )];
+        }
         Err(why) => return vec![Check::skipped("firewall", format!("rules cannot be read ({why})"))],
     };
     let text = output_of("nft", &["-a", "list", "ruleset"]).unwrap_or_default();

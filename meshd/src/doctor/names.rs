@@ -34,6 +34,7 @@ pub(super) fn check(patient: &Patient) -> Vec<Check> {
         }
     }
     if checks.is_empty() {
+        // Whether meshd answers them can be asked only of one that runs.
         let listed: Vec<String> = servers.iter().map(ToString::to_string).collect();
         checks.push(Check::good("names", format!("programs ask {}", listed.join(", "))));
     }

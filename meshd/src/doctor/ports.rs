@@ -5,8 +5,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use mesh_proto::look::{Check, Grade};
+use rustix::thread::CapabilitySet;
 
-use super::Patient;
+use super::unit::Unit;
+use super::{Patient, process};
 use crate::config::Config;
 
 /// A key of `meshd.toml`, its transport, where it listens.
@@ -36,31 +38,74 @@ struct Taken {
 }
 
 /// Checks that every port is free, or, where this meshd runs, that it is the one who has it.
-pub(super) fn check(patient: &Patient) -> Vec<Check> {
+pub(super) fn check(patient: &Patient, unit: Option<&Unit>) -> Vec<Check> {
     let taken = taken();
     let own = owned_by("/proc/self");
     let wanted = wanted(&patient.config);
     let mut checks = Vec::new();
+    let mut kept = 0;
     for (key, transport, address) in &wanted {
         let holders: Vec<&Taken> =
             taken.iter().filter(|it| it.transport == *transport && collides(it.address, *address)).collect();
         let foreign = holders.iter().find(|it| !own.contains(&it.inode));
-        let finding = match foreign {
-            Some(holder) => Some(is_taken(key, *address, holder, patient.is_running)),
+        let finding = match foreign.map(|holder| (holder, holder_of(holder.inode))) {
+            Some((_, who)) if unit.is_some_and(|unit| is_the_units(unit, who.as_ref())) => {
+                kept += 1;
+                None
+            }
+            Some((holder, who)) => Some(is_taken(key, *address, holder, who, patient.is_running)),
             None if patient.is_running && holders.is_empty() => Some(is_closed(key, *transport, *address)),
-            None => None,
+            None if patient.is_running => None,
+            None => is_privileged(key, *address, unit),
         };
         checks.extend(finding);
     }
     if checks.is_empty() {
-        let state = if patient.is_running { "open, and meshd's" } else { "free" };
+        let state = match (patient.is_running, kept) {
+            (true, _) => "open, and meshd's".to_owned(),
+            (false, 0) => "free".to_owned(),
+            (false, kept) => format!("free, or kept for meshd by systemd ({kept})"),
+        };
         checks.push(Check::good("ports", format!("all {} are {state}", wanted.len())));
     }
     checks
 }
 
-fn is_taken(key: &str, address: SocketAddr, holder: &Taken, is_running: bool) -> Check {
-    let by = match holder_of(holder.inode) {
+/// Whether a socket is one that systemd keeps while the unit starts anew, or one of the unit's own processes'. Who is not
+/// root does not see which process: then it is taken for such a one.
+fn is_the_units(unit: &Unit, holder: Option<&(u32, String)>) -> bool {
+    match holder {
+        Some((1, _)) | None => unit.kept > 0,
+        Some((pid, _)) => std::fs::read_to_string(format!("/proc/{pid}/cgroup"))
+            .is_ok_and(|groups| groups.lines().any(|line| line.ends_with("/meshd.service"))),
+    }
+}
+
+/// A port that only some may open, and who would run meshd may not.
+fn is_privileged(key: &str, address: SocketAddr, unit: Option<&Unit>) -> Option<Check> {
+    let rights = unit.map_or_else(process::own_rights, |unit| unit.rights);
+    let first = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").ok()?;
+    let is_bound_by = |first: u16| address.port() != 0 && address.port() < first;
+    (is_bound_by(first.trim().parse().ok()?) && !rights.contains(CapabilitySet::NET_BIND_SERVICE)).then(|| {
+        let whose = unit.map_or("whoever types this", Unit::user);
+        Check::new(
+            Grade::Error,
+            "ports",
+            format!("{whose} may not open {address} ({key}): CAP_NET_BIND_SERVICE is missing"),
+            "meshd does not start",
+            format!("systemctl cat meshd shows what takes it away (AmbientCapabilities, CapabilityBoundingSet); or set {key} to a port above"),
+        )
+    })
+}
+
+fn is_taken(
+    key: &str,
+    address: SocketAddr,
+    holder: &Taken,
+    who: Option<(u32, String)>,
+    is_running: bool,
+) -> Check {
+    let by = match who {
         Some((pid, name)) => format!("{name} (process {pid})"),
         None => "another process (root sees which: ss -lntup)".into(),
     };
@@ -250,7 +295,7 @@ mod tests {
         let address = listener.local_addr().expect("its address");
         let holder = taken().into_iter().find(|it| it.address == address).expect("it is seen");
 
-        let told = is_taken("listen.outbound", address, &holder, false);
+        let told = is_taken("listen.outbound", address, &holder, holder_of(holder.inode), false);
 
         assert_eq!(told.grade, Grade::Error);
         assert!(told.what.contains(&format!("TCP {address} (listen.outbound) is held by")), "{told:?}");

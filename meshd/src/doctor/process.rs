@@ -4,25 +4,32 @@ use mesh_proto::look::{Check, Grade};
 use rustix::process::{Resource, getrlimit};
 use rustix::thread::{CapabilitySet, capabilities};
 
+use super::unit::Unit;
 use super::{Patient, without_interception};
-use crate::config::{Config, InterceptMode};
+use crate::config::InterceptMode;
 
 /// Fewer descriptors hold too few connections: each that is carried takes two.
 const FEW_DESCRIPTORS: u64 = 8_192;
 
-pub(super) fn check(patient: &Patient) -> Vec<Check> {
+pub(super) fn check(patient: &Patient, unit: Option<&Unit>) -> Vec<Check> {
     let mut checks = Vec::new();
     if patient.is_running {
         let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count) as u64;
         checks.push(descriptors(open, getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)));
+    } else if let Some(limit) = unit.and_then(|unit| unit.descriptors) {
+        checks.push(descriptors(0, limit));
     }
-    let rights = capabilities(None).map_or_else(|_| CapabilitySet::empty(), |sets| sets.effective);
-    checks.extend(right_to_intercept(&patient.config, rights));
+    checks.extend(right_to_intercept(patient, unit, own_rights()));
     let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let own = patient.is_running.then(|| kibibytes(&status, "VmRSS:")).flatten();
     checks.push(memory(kibibytes(&meminfo, "MemAvailable:"), kibibytes(&meminfo, "MemTotal:"), own));
     checks
+}
+
+/// What this process may do.
+pub(super) fn own_rights() -> CapabilitySet {
+    capabilities(None).map_or_else(|_| CapabilitySet::empty(), |sets| sets.effective)
 }
 
 fn descriptors(open: u64, limit: u64) -> Check {
@@ -47,19 +54,31 @@ fn descriptors(open: u64, limit: u64) -> Check {
     Check::good("descriptors", what)
 }
 
-fn right_to_intercept(config: &Config, rights: CapabilitySet) -> Option<Check> {
-    if config.intercept.mode == InterceptMode::Off {
+/// Of a meshd that a unit would start, the unit's rights count, whoever asks; else those of whoever asks.
+fn right_to_intercept(patient: &Patient, unit: Option<&Unit>, own: CapabilitySet) -> Option<Check> {
+    if patient.config.intercept.mode == InterceptMode::Off {
         return None;
     }
+    let rights = unit.map_or(own, |unit| unit.rights);
+    let whose = match unit {
+        Some(unit) => format!(" for {}, as whom the unit runs meshd", unit.user()),
+        None if patient.is_running => String::new(),
+        None => " for whoever types this (no unit runs this meshd)".to_owned(),
+    };
     if rights.contains(CapabilitySet::NET_ADMIN) {
-        return Some(Check::good("capabilities", "CAP_NET_ADMIN is there"));
+        return Some(Check::good("capabilities", format!("CAP_NET_ADMIN is there{whose}")));
     }
+    let fix = if unit.is_some() {
+        "systemctl cat meshd shows what takes it away (AmbientCapabilities, CapabilityBoundingSet); or set intercept.mode = \"off\""
+    } else {
+        "start meshd by its unit (systemctl start meshd) or as root; or set intercept.mode = \"off\""
+    };
     Some(Check::new(
-        without_interception(config),
+        without_interception(&patient.config),
         "capabilities",
-        "CAP_NET_ADMIN is missing",
+        format!("CAP_NET_ADMIN is missing{whose}"),
         "traffic is not intercepted: programs reach the mesh through listeners and the HTTP proxy port only",
-        "start meshd by its unit (systemctl start meshd) or as root; or set intercept.mode = \"off\"",
+        fix,
     ))
 }
 
@@ -102,9 +121,9 @@ mod tests {
     #[test]
     fn the_right_that_interception_needs_is_missed_as_gravely_as_the_configuration_asks() {
         let with = |mode| {
-            let mut config = Config::default();
-            config.intercept.mode = mode;
-            right_to_intercept(&config, CapabilitySet::empty()).map(|check| check.grade)
+            let mut patient = Patient::default();
+            patient.config.intercept.mode = mode;
+            right_to_intercept(&patient, None, CapabilitySet::empty()).map(|check| check.grade)
         };
 
         assert_eq!(with(InterceptMode::On), Some(Grade::Error));
