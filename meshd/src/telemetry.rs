@@ -17,7 +17,7 @@ pub use histogram::Histogram;
 pub use labels::{Reporter, SeriesKey, Spoken};
 pub use lines::Lines;
 pub use page::Exposition;
-pub use record::{Goal, Record};
+pub use record::{Goal, Record, Texts};
 pub use series::{Finished, Series};
 pub use shard::Shard;
 pub use tap::{Tap, TapError, Told};

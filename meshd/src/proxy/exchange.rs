@@ -20,6 +20,7 @@ use mesh_core::endpoint::InFlight;
 use mesh_core::plan::{Cluster, VirtualHost};
 use mesh_core::resilience::breaker::Permit;
 use mesh_core::resilience::{Flag, Flags, grpc};
+use mesh_proto::command::Revision;
 
 use super::body::{Inflow, InflowError, Source};
 use super::budget::{LARGE_BODY, Left};
@@ -70,7 +71,7 @@ pub(crate) struct Life {
     flags: Flags,
     /// Sent to an endpoint so often.
     pub(crate) attempts: u32,
-    log: Option<Box<Logged>>,
+    log: Option<Logged>,
     /// Its span.
     pub(crate) trace: Option<Box<Trace>>,
 }
@@ -84,7 +85,8 @@ pub(crate) enum Side {
 }
 
 impl Exchange {
-    pub(crate) fn begin(connection: &Rc<Connection>, side: Side, parts: &Parts) -> Self {
+    /// Begins with a request's head, by the Plan of that revision.
+    pub(crate) fn begin(connection: &Rc<Connection>, side: Side, parts: &Parts, revision: Revision) -> Self {
         connection.watch.request_began();
         let (caller, counted) = match side {
             Side::Caller(caller) => (caller, None),
@@ -115,7 +117,7 @@ impl Exchange {
             log: None,
             trace: None,
         });
-        life.listen(parts);
+        life.listen(parts, revision.0);
         Self(life)
     }
 }

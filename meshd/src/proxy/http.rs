@@ -45,7 +45,7 @@ pub(crate) async fn handle(
     let caller = connection.caller(&view);
     let is_grpc = request::is_grpc(&parts.headers);
     let side = side(&connection, caller.as_ref(), is_grpc);
-    let mut exchange = Exchange::begin(&connection, side, &parts);
+    let mut exchange = Exchange::begin(&connection, side, &parts, view.plan.revision);
     let limits = &connection.worker.settings.limits;
     let check = || guard::check(&parts.method, &parts.uri, parts.version, &parts.headers, limits);
     if let Some(refusal) = refused.or_else(|| check().err()) {

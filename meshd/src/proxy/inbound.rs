@@ -207,7 +207,8 @@ async fn handle(hop: Rc<Hop>, mut request: Request<Inflow>, early: Arc<Early>) -
     let (mut parts, body) = request.into_parts();
     let spoken = if request::is_grpc(&parts.headers) { Spoken::Grpc } else { Spoken::Http };
     let counted = hop.counted(parts.headers.get(SOURCE), instance, spoken);
-    let mut exchange = Exchange::begin(&hop.connection, Side::Application(counted), &parts);
+    let mut exchange =
+        Exchange::begin(&hop.connection, Side::Application(counted), &parts, view.plan.revision);
     // That counts as under way, too.
     drop(busy);
     exchange.host = Some((instance.host.clone(), hop.port));

@@ -113,8 +113,8 @@ impl Counted {
     }
 
     /// What is told of the traffic to the instance.
-    pub(crate) fn telling(&self) -> Option<&Telling> {
-        self.telling.as_deref()
+    pub(crate) fn telling(&self) -> Option<&Arc<Telling>> {
+        self.telling.as_ref()
     }
 
     /// Who is called, as telemetry names it.

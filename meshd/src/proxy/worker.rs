@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::{ArcSwap, Cache};
 use foldhash::HashMap;
@@ -83,6 +83,8 @@ pub(crate) struct Worker {
     /// The name of this host, for logs and traces.
     pub(crate) host: Arc<str>,
     started: Instant,
+    /// One moment by both clocks, read once a second.
+    clocks: Cell<(Instant, SystemTime)>,
     own: Arc<[SocketAddr]>,
     mesh_port: Option<SocketAddr>,
     /// Addresses of this host, as connections to its doors showed them.
@@ -245,6 +247,7 @@ async fn run(start: Start) {
         tick: pulse,
         host: host_name(),
         started: shared.started,
+        clocks: Cell::new((Instant::now(), SystemTime::now())),
         mesh_port: mesh_port(&listeners),
         own,
         addresses: RefCell::default(),
@@ -296,14 +299,23 @@ impl Worker {
         view.clone()
     }
 
-    /// Writes the lines that rules ask for, and this host's own.
-    pub(crate) fn log(&self, telling: Option<&Telling>, record: &Record) {
+    /// Has the lines written that rules ask for, and this host's own.
+    pub(crate) fn log(&self, telling: Option<&Arc<Telling>>, record: Box<Record>) {
         let Some(lines) = &self.lines else { return };
-        for logging in telling.iter().flat_map(|telling| &telling.logs) {
-            lines.write(logging, record);
+        if lines.own().is_some() || telling.is_some_and(|telling| !telling.logs.is_empty()) {
+            lines.tell(telling, record);
+        } else {
+            lines.give_back(record);
         }
-        if let Some((own, _)) = lines.own() {
-            lines.write(own, record);
+    }
+
+    /// Returns when that was by the clock on the wall, as it was set within the last second: to read both clocks for
+    /// each request would cost more.
+    pub(crate) fn time_of(&self, at: Instant) -> SystemTime {
+        let (then, time) = self.clocks.get();
+        match at.checked_duration_since(then) {
+            Some(since) => time + since,
+            None => time - then.duration_since(at),
         }
     }
 
@@ -426,6 +438,7 @@ async fn keep_house(worker: std::rc::Weak<Worker>) {
         let now = second.tick().await;
         let Some(worker) = worker.upgrade() else { return };
         worker.tick.fetch_add(1, Ordering::Relaxed);
+        worker.clocks.set((Instant::now(), SystemTime::now()));
         worker.intake.look();
         if worker.intake.is_short() {
             allocator::give_back();

@@ -13,7 +13,7 @@ use mesh_core::plan::Via;
 use mesh_core::route::template::{iso_8601, protocol};
 use mesh_proto::log_format::{LogFormat, Operator, Part, Template, TimePiece, strftime};
 
-use super::record::SERVICE_TIME;
+use super::record::{SERVICE_TIME, shown};
 use super::{Goal, Record};
 
 /// Adds a line, with its end.
@@ -37,7 +37,7 @@ impl Record {
 fn text(template: &Template, record: &Record, line: &mut Vec<u8>) {
     for part in template.parts() {
         match part {
-            Part::Text(text) => line.extend_from_slice(text.as_bytes()),
+            Part::Text(text) => between(text.as_bytes(), line),
             Part::Operator(operator, most) => {
                 if !put(operator, record, &mut Out { line, most: *most, is_escaped: true }) {
                     line.push(b'-');
@@ -73,6 +73,16 @@ fn json(members: &[(String, Template)], record: &Record, line: &mut Vec<u8>) {
         }
     }
     line.push(b'}');
+}
+
+/// Writes what stands between two values: one to three bytes, most times, which are put down at once.
+fn between(text: &[u8], line: &mut Vec<u8>) {
+    match *text {
+        [one] => line.push(one),
+        [one, two] => line.extend_from_slice(&[one, two]),
+        [one, two, three] => line.extend_from_slice(&[one, two, three]),
+        _ => line.extend_from_slice(text),
+    }
 }
 
 fn is_number(operator: &Operator) -> bool {
@@ -117,6 +127,15 @@ struct Out<'o> {
 }
 
 impl Out<'_> {
+    /// Writes what somebody else has said, as it came.
+    fn bytes(&mut self, bytes: &[u8]) -> bool {
+        if self.most.is_none() && is_harmless(bytes) {
+            self.line.extend_from_slice(bytes);
+            return true;
+        }
+        self.text(&shown(bytes))
+    }
+
     /// Writes what somebody else has said.
     fn text(&mut self, text: &str) -> bool {
         let text = cut(text, self.most);
@@ -135,7 +154,12 @@ impl Out<'_> {
     }
 
     fn known(&mut self, text: &str) -> bool {
-        !text.is_empty() && self.text(text)
+        !text.is_empty() && self.bytes(text.as_bytes())
+    }
+
+    /// Writes one of our own words.
+    fn word(&mut self, word: &str) -> bool {
+        self.kept(|line| line.extend_from_slice(word.as_bytes()))
     }
 
     fn number(&mut self, number: u64) -> bool {
@@ -167,9 +191,24 @@ impl Out<'_> {
     }
 }
 
-/// Whether a text is nothing but printable ASCII without quotes. All of it is looked at, many bytes at once.
+/// Whether a text is nothing but printable ASCII without quotes. Eight bytes are looked at at once; the last eight once
+/// more where they are not whole.
 fn is_harmless(text: &[u8]) -> bool {
-    text.iter().fold(0, |odd, byte| odd | u8::from(!matches!(byte, b' ' | b'!' | b'#'..=b'~'))) == 0
+    let (eights, rest) = text.as_chunks::<8>();
+    let odd = eights.iter().fold(0, |odd, eight| odd | odd_of(*eight));
+    match text.last_chunk() {
+        Some(last) => odd | odd_of(*last) == 0,
+        None => rest.iter().all(|byte| matches!(byte, b' ' | b'!' | b'#'..=b'~')),
+    }
+}
+
+/// Not 0 where one of eight bytes is below a space, a quote, or above `~`. Source: "Bit Twiddling Hacks", `hasless`.
+fn odd_of(eight: [u8; 8]) -> u64 {
+    const EACH: u64 = u64::MAX / 0xff;
+    let all = u64::from_ne_bytes(eight);
+    let below = |all: u64, least: u64| all.wrapping_sub(EACH * least) & !all;
+    let (quote, delete) = (all ^ (EACH * 0x22), all ^ (EACH * 0x7f));
+    (all | below(all, 0x20) | below(quote, 1) | below(delete, 1)) & (EACH * 0x80)
 }
 
 fn cut(text: &str, most: Option<usize>) -> &str {
@@ -182,22 +221,18 @@ fn cut(text: &str, most: Option<usize>) -> &str {
 fn put(operator: &Operator, record: &Record, out: &mut Out<'_>) -> bool {
     match operator {
         Operator::Request(name, other) => {
-            let found = record.request(name).or_else(|| record.request(other.as_deref()?));
-            found.is_some_and(|value| out.text(&value))
+            let found = record.request_bytes(name).or_else(|| record.request_bytes(other.as_deref()?));
+            found.is_some_and(|value| out.bytes(value))
         }
         Operator::Response(name, other) => {
-            if let (SERVICE_TIME, Some(time)) = (name.as_str(), record.upstream_duration) {
-                return out.millis(time);
-            }
-            let found = record.response(name).or_else(|| record.response(other.as_deref()?));
-            found.is_some_and(|value| out.text(&value))
+            response(name, record, out) || other.as_deref().is_some_and(|other| response(other, record, out))
         }
         Operator::StartTime(None) => out.kept(|line| iso(record.started, line)),
         Operator::StartTime(Some(format)) => out.kept(|line| time(record.started, format, line)),
-        Operator::Protocol => record.method.is_some() && out.known(protocol(record.version)),
+        Operator::Protocol => record.method.is_some() && out.word(protocol(record.version)),
         Operator::ResponseCode => out.number(record.status.into()),
-        Operator::ResponseCodeDetails => details(record).is_some_and(|details| out.text(&details)),
-        Operator::ResponseFlags if record.flags.is_empty() => out.known("-"),
+        Operator::ResponseCodeDetails => details(record).is_some_and(|details| out.known(&details)),
+        Operator::ResponseFlags if record.flags.is_empty() => out.word("-"),
         Operator::ResponseFlags => out.kept(|line| display(record.flags, line)),
         Operator::BytesReceived => out.number(record.received_bytes),
         Operator::BytesSent => out.number(record.sent_bytes),
@@ -206,7 +241,7 @@ fn put(operator: &Operator, record: &Record, out: &mut Out<'_>) -> bool {
         Operator::ResponseTxDuration => {
             record.upstream_duration.is_some_and(|head| out.millis(record.duration.saturating_sub(head)))
         }
-        Operator::RouteName => out.known(&record.route),
+        Operator::RouteName => !record.route().is_empty() && out.bytes(record.route()),
         Operator::UpstreamHost => record.upstream.as_ref().is_some_and(|via| match via {
             Via::Local(address) | Via::Plain(address) => out.address(Some(*address)),
             other => out.text(&other.to_string()),
@@ -226,7 +261,7 @@ fn put(operator: &Operator, record: &Record, out: &mut Out<'_>) -> bool {
         Operator::DownstreamDirectRemoteAddressWithoutPort => out.ip(record.direct),
         Operator::DownstreamPeerUriSan => record.principal.as_deref().is_some_and(|id| out.known(id)),
         Operator::RequestedServerName => record.server_name.as_deref().is_some_and(|name| out.known(name)),
-        Operator::GrpcStatus => record.grpc.is_some_and(|status| out.known(grpc_word(status))),
+        Operator::GrpcStatus => record.grpc.is_some_and(|status| out.word(grpc_word(status))),
         Operator::GrpcStatusNumber => record.grpc.is_some_and(|status| out.number(status.into())),
         Operator::TraceId => {
             record.trace.is_some_and(|trace| out.kept(|line| display(format_args!("{trace:032x}"), line)))
@@ -238,70 +273,91 @@ fn put(operator: &Operator, record: &Record, out: &mut Out<'_>) -> bool {
     }
 }
 
+fn response(name: &str, record: &Record, out: &mut Out<'_>) -> bool {
+    match (name, record.upstream_duration) {
+        (SERVICE_TIME, Some(time)) => out.millis(time),
+        (":status", _) if record.status > 0 => out.number(record.status.into()),
+        _ => record.response_bytes(name).is_some_and(|value| out.bytes(value)),
+    }
+}
+
 fn display(value: impl Display, line: &mut Vec<u8>) {
     // Memory does not refuse.
     let _ = write!(line, "{value}");
 }
 
-/// As `Display` writes it, without what that costs: a line has a dozen numbers.
+/// As `Display` writes it, without what that costs: a line has a dozen numbers, small ones most times.
 fn digits(number: u64, line: &mut Vec<u8>) {
-    let mut text = Short::default();
-    text.number(number);
-    line.extend_from_slice(text.as_bytes());
+    let pair = |number: u16| [digit((number / 10).into()), digit((number % 10).into())];
+    match u16::try_from(number) {
+        Ok(small @ 0..10) => line.push(digit(small.into())),
+        Ok(small @ 10..100) => line.extend_from_slice(&pair(small)),
+        Ok(small @ 1_000..10_000) => {
+            let ([thousand, hundred], [ten, one]) = (pair(small / 100), pair(small % 100));
+            line.extend_from_slice(&[thousand, hundred, ten, one]);
+        }
+        Ok(small @ 10_000..) => {
+            let ([thousand, hundred], [ten, one]) = (pair(small / 100 % 100), pair(small % 100));
+            line.extend_from_slice(&[digit((small / 10_000).into()), thousand, hundred, ten, one]);
+        }
+        _ => {
+            let (mut text, mut begin, mut rest) = ([0; 20], 20, number);
+            while rest > 0 {
+                begin -= 1;
+                text[begin] = digit(rest % 10);
+                rest /= 10;
+            }
+            line.extend_from_slice(&text[begin..]);
+        }
+    }
+}
+
+/// Of a number below ten.
+fn digit(number: u64) -> u8 {
+    b'0' | number.to_le_bytes()[0]
 }
 
 fn host(ip: IpAddr, line: &mut Vec<u8>) {
     let IpAddr::V4(ip) = ip else { return display(ip, line) };
-    let mut text = Short::default();
-    text.host(ip);
-    line.extend_from_slice(text.as_bytes());
+    let (text, length) = dotted(ip);
+    line.extend_from_slice(&text[..length - 1]);
 }
 
 fn socket(address: SocketAddr, line: &mut Vec<u8>) {
     let SocketAddr::V4(address) = address else { return display(address, line) };
-    let mut text = Short::default();
-    text.host(*address.ip());
-    text.push(b':');
-    text.number(address.port().into());
-    line.extend_from_slice(text.as_bytes());
+    let (mut text, length) = dotted(*address.ip());
+    text[length - 1] = b':';
+    line.extend_from_slice(&text[..length]);
+    digits(address.port().into(), line);
 }
 
-/// A number or an address of IPv4 with its port, put together where that costs least.
-#[derive(Default)]
-struct Short {
-    bytes: [u8; 24],
-    length: usize,
-}
-
-impl Short {
-    fn push(&mut self, byte: u8) {
-        self.bytes[self.length] = byte;
-        self.length += 1;
+/// Writes an address with a dot behind each octet, and says how long that is.
+fn dotted(ip: Ipv4Addr) -> ([u8; 16], usize) {
+    let (mut text, mut length) = ([0; 16], 0);
+    for octet in ip.octets() {
+        text[length..length + 4].copy_from_slice(&OCTETS[usize::from(octet)]);
+        length += 2 + usize::from(octet > 9) + usize::from(octet > 99);
     }
+    (text, length)
+}
 
-    fn number(&mut self, number: u64) {
-        let count = number.checked_ilog10().unwrap_or(0) as usize + 1;
-        let mut rest = number;
-        for place in self.bytes[self.length..self.length + count].iter_mut().rev() {
-            *place = b'0' + u8::try_from(rest % 10).unwrap_or(0);
-            rest /= 10;
+/// Each octet as text, with a dot behind it.
+static OCTETS: [[u8; 4]; 256] = {
+    let mut all = [[0; 4]; 256];
+    let mut octet = 0_u8;
+    loop {
+        let [hundred, ten, one] = [b'0' + octet / 100, b'0' + octet / 10 % 10, b'0' + octet % 10];
+        all[octet as usize] = match octet {
+            0..10 => [one, b'.', 0, 0],
+            10..100 => [ten, one, b'.', 0],
+            _ => [hundred, ten, one, b'.'],
+        };
+        if octet == u8::MAX {
+            break all;
         }
-        self.length += count;
+        octet += 1;
     }
-
-    fn host(&mut self, ip: Ipv4Addr) {
-        for (at, octet) in ip.octets().into_iter().enumerate() {
-            if at > 0 {
-                self.push(b'.');
-            }
-            self.number(octet.into());
-        }
-    }
-
-    fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..self.length]
-    }
-}
+};
 
 /// As `Display` writes it.
 fn goal(goal: &Goal, line: &mut Vec<u8>) {

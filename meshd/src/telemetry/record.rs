@@ -1,6 +1,8 @@
 //! What is told of one request that ended: to access logs, and to their filters.
 //!
 //! It holds what the request had, not texts made of it: those are made where lines are written, off the request's path.
+//! What the caller has said is copied, since to share it would keep the memory that heads are read into from being used
+//! for the next; the copy is memory that the next record takes again.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,8 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use http::uri::PathAndQuery;
-use http::{HeaderName, HeaderValue, Method, Version};
+use http::{Method, Version};
 use mesh_core::expression::{Facts, Value};
 use mesh_core::plan::{Cluster, Via};
 use mesh_core::resilience::Flags;
@@ -22,14 +23,10 @@ pub struct Record {
     pub started: SystemTime,
     /// Method; `None`: an opaque connection.
     pub method: Option<Method>,
-    /// Path and query as the caller sent them.
-    pub target: Option<PathAndQuery>,
     /// HTTP version.
     pub version: Version,
     /// Whether its scheme is `https`.
     pub https: bool,
-    /// Host.
-    pub authority: Option<HeaderValue>,
     /// Status; 0: no answer was begun.
     pub status: u16,
     /// Why it ended so.
@@ -44,16 +41,10 @@ pub struct Record {
     pub duration: Duration,
     /// Until the endpoint's head arrived.
     pub upstream_duration: Option<Duration>,
-    /// Headers of the request that somebody wants.
-    pub request: Vec<(HeaderName, HeaderValue)>,
-    /// Headers of the answer that somebody wants.
-    pub response: Vec<(HeaderName, HeaderValue)>,
     /// The endpoint.
     pub upstream: Option<Via>,
     /// Where it went.
     pub goal: Goal,
-    /// Name of the route.
-    pub route: Cow<'static, str>,
     /// How often it was sent to an endpoint.
     pub attempts: u32,
     /// The own address towards the endpoint.
@@ -78,6 +69,33 @@ pub struct Record {
     pub revision: u64,
     /// The host that tells.
     pub host: Arc<str>,
+    /// What the caller, the endpoint and the rules have said.
+    pub texts: Texts,
+}
+
+/// Texts of a record, one behind the other.
+#[derive(Clone, Debug, Default)]
+pub struct Texts {
+    bytes: Vec<u8>,
+    path: Span,
+    authority: Span,
+    route: Span,
+    request: Vec<Field>,
+    response: Vec<Field>,
+}
+
+/// Where a text stands among those of its record.
+#[derive(Clone, Copy, Debug, Default)]
+struct Span {
+    begin: usize,
+    end: usize,
+}
+
+/// A header.
+#[derive(Clone, Copy, Debug)]
+struct Field {
+    name: Span,
+    value: Span,
 }
 
 /// Where a request or connection went, as `%UPSTREAM_CLUSTER%` names it.
@@ -118,10 +136,8 @@ impl Record {
         Self {
             started: UNIX_EPOCH,
             method: None,
-            target: None,
             version: Version::default(),
             https: false,
-            authority: None,
             status: 0,
             flags: Flags::default(),
             details: "",
@@ -129,11 +145,8 @@ impl Record {
             sent_bytes: 0,
             duration: Duration::ZERO,
             upstream_duration: None,
-            request: Vec::new(),
-            response: Vec::new(),
             upstream: None,
             goal: Goal::Nowhere,
-            route: Cow::Borrowed(""),
             attempts: 0,
             upstream_local: None,
             transport_failure: None,
@@ -146,52 +159,138 @@ impl Record {
             trace: None,
             revision,
             host,
+            texts: Texts::default(),
         }
     }
 
+    /// Forgets all but the host, and keeps the memory. `false`: it is so much that it is better given back.
+    pub(super) fn forget(&mut self) -> bool {
+        let mut texts = std::mem::take(&mut self.texts);
+        texts.clear();
+        let is_small = texts.bytes.capacity() <= MOST_TEXT
+            && texts.request.capacity().max(texts.response.capacity()) <= MOST_FIELDS;
+        *self = Self { texts, ..Self::new(self.host.clone(), 0) };
+        is_small
+    }
+
     /// Returns path and query; empty where there is none.
-    pub fn path(&self) -> &str {
-        self.target.as_ref().map_or("", PathAndQuery::as_str)
+    pub fn path(&self) -> Cow<'_, str> {
+        shown(self.texts.said(self.texts.path))
     }
 
     /// Returns the host asked for; empty where there is none.
     pub fn authority(&self) -> Cow<'_, str> {
-        self.authority.as_ref().map_or(Cow::Borrowed(""), shown)
+        shown(self.texts.said(self.texts.authority))
     }
 
     /// Returns a header of the request, or one of the names that HTTP/2 has for its first line.
     pub fn request(&self, name: &str) -> Option<Cow<'_, str>> {
-        let own = |text| Some(text).filter(|text: &Cow<'_, str>| !text.is_empty());
+        self.request_bytes(name).map(shown)
+    }
+
+    /// Returns the same as it came.
+    pub(super) fn request_bytes(&self, name: &str) -> Option<&[u8]> {
+        let own = |span| Some(self.texts.said(span)).filter(|text| !text.is_empty());
         match name {
-            ":method" => self.method.as_ref().map(|method| Cow::Borrowed(method.as_str())),
-            ":path" => own(Cow::Borrowed(self.path())),
-            ":authority" | "host" => own(self.authority()),
-            ":scheme" if self.method.is_some() => {
-                Some(Cow::Borrowed(if self.https { "https" } else { "http" }))
-            }
-            _ => find(&self.request, name),
+            ":method" => self.method.as_ref().map(|method| method.as_str().as_bytes()),
+            ":path" => own(self.texts.path),
+            ":authority" | "host" => own(self.texts.authority),
+            ":scheme" if self.method.is_some() => Some(if self.https { b"https" } else { b"http" }),
+            _ => self.texts.found(&self.texts.request, name),
         }
     }
 
-    /// Returns a header of the answer.
-    pub(super) fn response(&self, name: &str) -> Option<Cow<'_, str>> {
-        match (name, self.upstream_duration) {
-            (SERVICE_TIME, Some(time)) => Some(time.as_millis().to_string().into()),
-            (":status", _) if self.status > 0 => Some(self.status.to_string().into()),
-            _ => find(&self.response, name),
-        }
+    /// Returns a header of the answer as it came.
+    pub(super) fn response_bytes(&self, name: &str) -> Option<&[u8]> {
+        self.texts.found(&self.texts.response, name)
+    }
+
+    /// Returns the name of the route; empty where there is none.
+    pub(super) fn route(&self) -> &[u8] {
+        self.texts.said(self.texts.route)
     }
 }
 
-fn find<'a>(headers: &'a [(HeaderName, HeaderValue)], name: &str) -> Option<Cow<'a, str>> {
-    headers.iter().find(|(other, _)| other.as_str() == name).map(|(_, value)| shown(value))
+impl Texts {
+    /// Keeps path and query as the caller sent them.
+    pub fn set_path(&mut self, path: &str) {
+        self.path = self.add(path.as_bytes());
+    }
+
+    /// Keeps the host asked for.
+    pub fn set_authority(&mut self, authority: &[u8]) {
+        self.authority = self.add(authority);
+    }
+
+    /// Keeps the name of the route.
+    pub fn set_route(&mut self, name: &str) {
+        self.route = self.add(name.as_bytes());
+    }
+
+    /// Keeps a header of the request, in the place of what came under that name.
+    pub fn set_request(&mut self, name: &str, value: &[u8]) {
+        match self.at(&self.request, name) {
+            Some(at) => self.request[at].value = self.add(value),
+            None => self.add_request(name, value),
+        }
+    }
+
+    /// Keeps a header of the request; of many with one name, the first.
+    pub fn add_request(&mut self, name: &str, value: &[u8]) {
+        if self.at(&self.request, name).is_none() {
+            let field = self.field(name, value);
+            self.request.push(field);
+        }
+    }
+
+    /// Keeps a header of the answer; of many with one name, the first.
+    pub fn add_response(&mut self, name: &str, value: &[u8]) {
+        if self.at(&self.response, name).is_none() {
+            let field = self.field(name, value);
+            self.response.push(field);
+        }
+    }
+
+    fn field(&mut self, name: &str, value: &[u8]) -> Field {
+        Field { name: self.add(name.as_bytes()), value: self.add(value) }
+    }
+
+    fn add(&mut self, text: &[u8]) -> Span {
+        let begin = self.bytes.len();
+        self.bytes.extend_from_slice(text);
+        Span { begin, end: self.bytes.len() }
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.request.clear();
+        self.response.clear();
+        (self.path, self.authority, self.route) = (Span::default(), Span::default(), Span::default());
+    }
+
+    fn at(&self, fields: &[Field], name: &str) -> Option<usize> {
+        fields.iter().position(|field| self.said(field.name) == name.as_bytes())
+    }
+
+    fn found(&self, fields: &[Field], name: &str) -> Option<&[u8]> {
+        self.at(fields, name).map(|at| self.said(fields[at].value))
+    }
+
+    fn said(&self, span: Span) -> &[u8] {
+        &self.bytes[span.begin..span.end]
+    }
 }
 
-fn shown(value: &HeaderValue) -> Cow<'_, str> {
-    let bytes = value.as_bytes();
+/// What is no UTF-8 is shown as if it were.
+pub(super) fn shown(bytes: &[u8]) -> Cow<'_, str> {
     // What is sound is nearly always, and takes half of the time.
     std::str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed)
 }
+
+/// Bytes of texts that a record keeps for the next.
+const MOST_TEXT: usize = 4 * 1_024;
+/// Headers that it has room for.
+const MOST_FIELDS: usize = 32;
 
 /// A field that Envoy adds to answers: here it is the time that it tells.
 pub(super) const SERVICE_TIME: &str = "x-envoy-upstream-service-time";
@@ -206,8 +305,8 @@ impl Facts for Record {
             A::RequestMethod => self.request(":method").map(Value::Text),
             A::RequestPath => self.request(":path").map(Value::Text),
             A::RequestUrlPath => {
-                let path = self.path().split('?').next().filter(|path| !path.is_empty())?;
-                Some(Value::Text(path.into()))
+                let path = self.path().split('?').next().map(str::to_owned);
+                Some(Value::Text(path.filter(|path| !path.is_empty())?.into()))
             }
             A::RequestHost => self.request(":authority").map(Value::Text),
             A::RequestProtocol => {
@@ -224,7 +323,9 @@ impl Facts for Record {
             A::UpstreamAddress => self.upstream.as_ref().map(|via| Value::Text(via.to_string().into())),
             A::ConnectionMtls => Some(Value::Truth(self.principal.is_some())),
             A::ClusterName => self.goal.is_known().then(|| Value::Text(Cow::Owned(self.goal.to_string()))),
-            A::RouteName => (!self.route.is_empty()).then(|| Value::Text(Cow::Borrowed(&*self.route))),
+            A::RouteName => {
+                Some(self.route()).filter(|route| !route.is_empty()).map(|route| Value::Text(shown(route)))
+            }
         }
     }
 

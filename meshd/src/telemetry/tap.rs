@@ -252,7 +252,7 @@ fn shown(told: &Told<'_>, ask: &TapAsk) -> TappedRequest {
     let record = told.record;
     let since = record.started.duration_since(UNIX_EPOCH).unwrap_or_default();
     let number = |value: u128| u64::try_from(value).unwrap_or(u64::MAX);
-    let path = if ask.secrets { record.path().to_owned() } else { redact::path(record.path()) };
+    let path = if ask.secrets { record.path().into_owned() } else { redact::path(&record.path()) };
     let headers = if ask.headers { fields(told.headers, ask.secrets) } else { BTreeMap::new() };
     TappedRequest {
         at: Timestamp(number(since.as_millis())),

@@ -268,29 +268,28 @@ fn record() -> Record {
         name: mesh_core::plan::ClusterName { host: "reviews".into(), port: 80, subset: "".into() },
         ..mesh_core::plan::Cluster::default()
     };
-    Record {
+    let mut record = Record {
         started: UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
         method: Some(http::Method::GET),
-        target: Some(http::uri::PathAndQuery::from_static("/a\"b")),
-        authority: Some(http::HeaderValue::from_static("reviews")),
         status: 503,
         flags: Flags::from(Flag::NoHealthyUpstream),
         details: "no_healthy_upstream",
         received_bytes: 1,
         sent_bytes: 19,
         duration: Duration::from_millis(7),
-        request: vec![
-            (http::header::USER_AGENT, http::HeaderValue::from_static("curl\t\" 200")),
-            (http::HeaderName::from_static("x-request-id"), http::HeaderValue::from_static("id")),
-        ],
         goal: Goal::Cluster(Arc::new(cluster)),
-        route: "canary".into(),
         attempts: 3,
         downstream: Some("127.0.0.1:1".parse().expect("an address")),
         grpc: Some(14),
         trace: Some(0xabc),
         ..Record::new("h1".into(), 42)
-    }
+    };
+    record.texts.set_path("/a\"b");
+    record.texts.set_authority(b"reviews");
+    record.texts.set_route("canary");
+    record.texts.add_request("user-agent", b"curl\t\" 200");
+    record.texts.add_request("x-request-id", b"id");
+    record
 }
 
 fn line_of(format: &LogFormat, record: &Record) -> String {
@@ -368,6 +367,144 @@ fn what_kept_a_connection_from_its_endpoint_is_told_as_envoy_tells_it() {
     );
 }
 
+/// Both lines are those of Istio's task "Envoy Access Logs": of the calling proxy, and of the called one.
+#[test]
+fn lines_in_istios_format_are_those_of_its_documentation() {
+    let address = |text: &str| text.parse().expect("an address");
+    let name = mesh_core::plan::ClusterName {
+        host: "httpbin.foo.svc.cluster.local".into(),
+        port: 8000,
+        subset: "".into(),
+    };
+    let cluster = mesh_core::plan::Cluster { name, ..mesh_core::plan::Cluster::default() };
+    let mut calling = Record {
+        started: UNIX_EPOCH + Duration::from_millis(1_606_339_578_409),
+        method: Some(http::Method::GET),
+        status: 418,
+        details: "via_upstream",
+        sent_bytes: 135,
+        duration: Duration::from_micros(4_999),
+        upstream_duration: Some(Duration::from_micros(4_001)),
+        upstream: Some(mesh_core::plan::Via::Plain(address("10.44.1.27:80"))),
+        goal: Goal::Cluster(Arc::new(cluster)),
+        upstream_local: Some(address("10.44.1.23:37652")),
+        downstream_local: Some(address("10.0.45.184:8000")),
+        downstream: Some(address("10.44.1.23:46520")),
+        ..Record::new("sleep".into(), 1)
+    };
+    calling.texts.set_path("/status/418");
+    calling.texts.set_authority(b"httpbin:8000");
+    calling.texts.set_route("default");
+    calling.texts.add_request("user-agent", b"curl/7.73.0-DEV");
+    calling.texts.set_request("x-request-id", b"replaced");
+    calling.texts.set_request("x-request-id", b"84961386-6d84-929d-98bd-c5aee93b5c88");
+    let called = Record {
+        duration: Duration::from_millis(3),
+        upstream_duration: Some(Duration::from_millis(1)),
+        upstream: Some(mesh_core::plan::Via::Local(address("127.0.0.1:80"))),
+        goal: Goal::Inbound(8000),
+        upstream_local: Some(address("127.0.0.1:41854")),
+        downstream_local: Some(address("10.44.1.27:80")),
+        downstream: Some(address("10.44.1.23:37652")),
+        server_name: Some("outbound_.8000_._.httpbin.foo.svc.cluster.local".into()),
+        ..calling.clone()
+    };
+
+    let request = "[2020-11-25T21:26:18.409Z] \"GET /status/418 HTTP/1.1\" 418 - via_upstream - \"-\" 0 135";
+    let caller = "\"-\" \"curl/7.73.0-DEV\" \"84961386-6d84-929d-98bd-c5aee93b5c88\" \"httpbin:8000\"";
+    assert_eq!(
+        line_of(&LogFormat::istio(), &calling),
+        format!(
+            "{request} 4 4 {caller} \"10.44.1.27:80\" outbound|8000||httpbin.foo.svc.cluster.local \
+             10.44.1.23:37652 10.0.45.184:8000 10.44.1.23:46520 - default\n"
+        )
+    );
+    assert_eq!(
+        line_of(&LogFormat::istio(), &called),
+        format!(
+            "{request} 3 1 {caller} \"127.0.0.1:80\" inbound|8000|| 127.0.0.1:41854 10.44.1.27:80 \
+             10.44.1.23:37652 outbound_.8000_._.httpbin.foo.svc.cluster.local default\n"
+        )
+    );
+}
+
+#[test]
+fn every_number_and_every_octet_is_written_as_rust_writes_it() {
+    let format = LogFormat::text("%BYTES_SENT% %DOWNSTREAM_REMOTE_ADDRESS%").expect("a format");
+    let around = (0..20_u32).map(|power| 10_u64.pow(power)).flat_map(|ten| [ten - 1, ten, ten + 1]);
+    let octets = 0..256_u64;
+    for number in octets.chain(around).chain([65_535, 65_536, u64::MAX]) {
+        let [.., port_high, port_low] = number.to_be_bytes();
+        let address: std::net::SocketAddr =
+            ([port_low, 255 - port_low, 1, port_high], u16::from_be_bytes([port_high, port_low])).into();
+        let record = Record { sent_bytes: number, downstream: Some(address), ..record() };
+
+        assert_eq!(line_of(&format, &record), format!("{number} {address}\n"));
+    }
+}
+
+#[test]
+fn what_could_forge_a_line_is_escaped_wherever_it_stands() {
+    let format = LogFormat::text("%REQ(:PATH)%").expect("a format");
+    for length in 1..20 {
+        for (at, odd) in (0..length).flat_map(|at| (0..=0x17f).map(move |odd| (at, odd))) {
+            let Some(odd) = char::from_u32(odd) else { continue };
+            let text: String = (0..length).map(|place| if place == at { odd } else { '~' }).collect();
+            let mut record = record();
+            record.texts.set_path(&text);
+
+            let escaped = |c: char| match c {
+                '"' => "\\\"".to_owned(),
+                c if c.is_control() => c.escape_default().to_string(),
+                c => c.to_string(),
+            };
+            let expected: String = text.chars().map(escaped).collect();
+            assert_eq!(line_of(&format, &record), expected + "\n", "{length} {at} {odd:?}");
+        }
+    }
+}
+
+/// Records go round and lines are written many at once: none may be lost, told twice, or show what was another's.
+#[test]
+fn lines_keep_their_order_and_show_nothing_of_those_before() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    let telling = |name: &str| {
+        let path = Some(path(name).to_string_lossy().into_owned());
+        let format =
+            LogFormat::text("%BYTES_SENT% %REQ(X-A)% %UPSTREAM_TRANSPORT_FAILURE_REASON%").expect("a format");
+        let target = mesh_core::plan::LogTarget { path, format };
+        let logs = vec![Arc::new(mesh_core::plan::Logging { target, filter: None })];
+        Arc::new(mesh_core::plan::Telling { logs, ..mesh_core::plan::Telling::default() })
+    };
+    let tellings = [telling("odd"), telling("even")];
+    let lines = Lines::new(AccessLog::for_rules().expect("a log"));
+    // Runs of one caller's, longer and shorter than what is written at once.
+    let of = |number: u64| usize::from(number % 100 < 50);
+    for number in 0..1_000 {
+        let mut record = lines.record(&"h1".into());
+        record.sent_bytes = number;
+        if number.is_multiple_of(3) {
+            record.texts.add_request("x-a", b"third");
+            record.transport_failure = Some("why".into());
+        }
+        lines.tell(Some(&tellings[of(number)]), record);
+        if number == 500 {
+            lines.flush();
+        }
+    }
+    // Waits for the last lines.
+    drop(lines);
+
+    for (which, name) in ["odd", "even"].into_iter().enumerate() {
+        let text = |number: u64| if number.is_multiple_of(3) { "third why" } else { "- -" };
+        let expected = (0..1_000).filter(|number| of(*number) == which);
+        let expected: Vec<String> = expected.map(|number| format!("{number} {}", text(number))).collect();
+        let written = std::fs::read_to_string(path(name)).expect("the log");
+        assert_eq!(written.lines().collect::<Vec<_>>(), expected, "{name}");
+    }
+}
+
 #[test]
 fn a_log_that_was_moved_away_is_opened_anew() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -375,8 +512,7 @@ fn a_log_that_was_moved_away_is_opened_anew() {
     let log = AccessLog::start(Format::Text, &Sink::File(path.clone())).expect("a log");
     let gathering = Lines::new(log);
     let write = || {
-        let (own, _) = gathering.own().expect("its own");
-        gathering.write(own, &record());
+        gathering.tell(None, Box::new(record()));
         gathering.flush();
     };
     let lines = |path: &std::path::Path| std::fs::read_to_string(path).map_or(0, |text| text.lines().count());

@@ -1,11 +1,12 @@
 //! What logs and traces are told of a request: kept from its beginning, where anybody wants it.
 
-use std::borrow::Cow;
 use std::net::SocketAddr;
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::Duration;
 
-use ::http::header::USER_AGENT;
+use ::http::header::{HOST, USER_AGENT};
 use ::http::request::Parts;
+use ::http::uri::PathAndQuery;
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use mesh_core::plan::{Telling, Via};
 use mesh_core::resilience::Failure;
@@ -14,7 +15,7 @@ use mesh_proto::log_format::Operator;
 
 use super::Life;
 use crate::proxy::outbound::{Connection, Edge};
-use crate::proxy::request::{self, REQUEST_ID};
+use crate::proxy::request::{self, FORWARDED_FOR, FORWARDED_PROTO, REQUEST_ID};
 use crate::proxy::traced::{Ended, Trace};
 use crate::proxy::upstream::Pool;
 use crate::telemetry::otlp::Tag;
@@ -23,28 +24,28 @@ use crate::telemetry::{Goal, Record, Told};
 /// What only logs and traces want.
 pub(super) struct Logged {
     /// What is known so far; the rest comes with the end.
-    record: Record,
+    record: Box<Record>,
     /// For taps.
-    headers: Option<HeaderMap>,
+    headers: Option<Box<HeaderMap>>,
 }
 
 impl Life {
     /// What is told of it by rules.
-    fn telling(&self) -> Option<&Telling> {
+    fn telling(&self) -> Option<&Arc<Telling>> {
         match &self.counted {
             Some(counted) if self.is_inbound => counted.telling(),
-            _ => self.caller.as_ref().map(|caller| &*caller.telling),
+            _ => self.caller.as_ref().map(|caller| &caller.telling),
         }
     }
 
     /// Keeps what logs and traces want.
-    pub(super) fn listen(&mut self, parts: &Parts) {
+    pub(super) fn listen(&mut self, parts: &Parts, revision: u64) {
         let worker = &self.connection.worker;
         let own = worker.lines.as_ref().and_then(|lines| lines.own());
         let telling = self.telling();
         let tracing = telling.and_then(|telling| telling.tracing.as_ref());
         let is_tapped = worker.settings.tap.is_on() && !self.is_inbound;
-        if own.is_none() && telling.is_none_or(Telling::is_quiet) && !is_tapped {
+        if own.is_none() && telling.is_none_or(|telling| telling.is_quiet()) && !is_tapped {
             return;
         }
         let trace = tracing.map(|tracing| Box::new(Trace::begin(tracing, self.is_inbound, &parts.headers)));
@@ -52,9 +53,9 @@ impl Life {
         if is_tapped || has_logs || trace.as_ref().is_some_and(|trace| trace.is_told()) {
             let own = own.map_or(&[][..], |(_, wanted)| &wanted.request);
             let wanted = [own, telling.map_or(&[][..], |telling| &telling.wanted.request)];
-            let record = record(&self.connection, parts, wanted);
-            let headers = is_tapped.then(|| parts.headers.clone());
-            self.log = Some(Box::new(Logged { record, headers }));
+            let record = record(&self.connection, parts, wanted, revision);
+            let headers = is_tapped.then(|| Box::new(parts.headers.clone()));
+            self.log = Some(Logged { record, headers });
         }
         self.trace = trace;
         if self.is_inbound {
@@ -68,7 +69,11 @@ impl Life {
         let own = self.connection.worker.lines.as_ref().and_then(|lines| lines.own());
         let own = own.map_or(&[][..], |(_, wanted)| &wanted.response);
         let of_rules = self.telling().map_or(&[][..], |telling| &telling.wanted.response);
-        keep(&mut log.record.response, headers, [own, of_rules]);
+        let texts = &mut log.record.texts;
+        let wanted = [own, of_rules];
+        for (name, value) in headers.iter().filter(|(name, _)| is_wanted(name, wanted)) {
+            texts.add_response(name.as_str(), value.as_bytes());
+        }
         self.log = Some(log);
     }
 
@@ -76,8 +81,7 @@ impl Life {
     pub(crate) fn follows(&mut self, name: &str) {
         if let Some(log) = &mut self.log {
             // Istio's name for routes without one.
-            let named = || Cow::Owned(name.to_owned());
-            log.record.route = if name.is_empty() { Cow::Borrowed("default") } else { named() };
+            log.record.texts.set_route(if name.is_empty() { "default" } else { name });
         }
     }
 
@@ -113,25 +117,23 @@ impl Life {
     /// Tells the log which id the request travels under.
     pub(crate) fn request_id(&mut self, id: &HeaderValue) {
         if let Some(log) = &mut self.log {
-            let request = &mut log.record.request;
-            request.retain(|(name, _)| *name != REQUEST_ID);
-            request.push((REQUEST_ID, id.clone()));
+            log.record.texts.set_request(REQUEST_ID.as_str(), id.as_bytes());
         }
     }
 
     /// Tells logs and traces.
-    pub(super) fn tell(&mut self, mut log: Box<Logged>, took: Duration) {
+    pub(super) fn tell(&mut self, mut log: Logged, took: Duration) {
         let trace = self.trace.take();
         log.record.trace = trace.as_ref().map(|trace| trace.id());
         self.complete(&mut log.record, took);
-        let Logged { record, headers } = &*log;
+        let Logged { record, headers } = log;
         if let Some(headers) = headers {
             let caller = self.caller.as_ref().map_or("-/-", |caller| &caller.name);
-            let told = Told { record, caller, retries: self.retries, headers };
+            let told = Told { record: &record, caller, retries: self.retries, headers: &headers };
             self.connection.worker.settings.tap.offer(&told);
         }
         if let Some(trace) = trace.filter(|trace| trace.is_told()) {
-            self.end_span(&trace, record);
+            self.end_span(&trace, &record);
         }
         self.connection.worker.log(self.telling(), record);
     }
@@ -140,7 +142,7 @@ impl Life {
     fn complete(&self, record: &mut Record, took: Duration) {
         let of_source = || self.source.as_ref().map_or(0, |source| source.received());
         let counted = self.counted.as_ref();
-        record.started = SystemTime::now() - took;
+        record.started = self.connection.worker.time_of(self.started);
         record.duration = took;
         record.status = self.status;
         record.flags = self.flags;
@@ -165,7 +167,7 @@ impl Life {
         let header = |name: &HeaderName| record.request(name.as_str());
         let (agent, id) = (header(&USER_AGENT), header(&REQUEST_ID));
         let scheme = if record.https { "https" } else { "http" };
-        let url = [scheme, "://", &*record.authority(), record.path()].concat();
+        let url = [scheme, "://", &*record.authority(), &*record.path()].concat();
         let (flags, goal) =
             (record.shown(&Operator::ResponseFlags), record.shown(&Operator::UpstreamCluster));
         let upstream = record.shown(&Operator::UpstreamHost);
@@ -208,27 +210,37 @@ impl Life {
 }
 
 /// Begins the record of a request.
-fn record(connection: &Connection, parts: &Parts, wanted: [&[HeaderName]; 2]) -> Record {
+fn record(connection: &Connection, parts: &Parts, wanted: [&[HeaderName]; 2], revision: u64) -> Box<Record> {
     let worker = &connection.worker;
-    let host = || parts.headers.get(::http::header::HOST).cloned();
-    let mut request = Vec::with_capacity(MOST_WANTED);
-    keep(&mut request, &parts.headers, wanted);
-    Record {
-        method: Some(parts.method.clone()),
-        target: parts.uri.path_and_query().cloned(),
-        version: parts.version,
-        https: is_https(connection, parts),
-        authority: match parts.uri.authority() {
-            Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
-            None => host(),
-        },
-        request,
-        downstream: Some(request::remote(&parts.headers, connection)),
-        direct: Some(connection.peer),
-        downstream_local: connection.local,
-        server_name: connection.server_name.clone(),
-        ..Record::new(worker.host.clone(), worker.view().plan.revision.0)
+    let lines = worker.lines.as_ref();
+    let new = || Box::new(Record::new(worker.host.clone(), 0));
+    let mut record = lines.map_or_else(new, |lines| lines.record(&worker.host));
+    record.revision = revision;
+    record.method = Some(parts.method.clone());
+    record.version = parts.version;
+    record.direct = Some(connection.peer);
+    record.downstream_local = connection.local;
+    record.server_name.clone_from(&connection.server_name);
+    let texts = &mut record.texts;
+    texts.set_path(parts.uri.path_and_query().map_or("", PathAndQuery::as_str));
+    let mut host = parts.uri.authority().map(|authority| authority.as_str().as_bytes());
+    let (mut is_forwarded, mut says_scheme) = (false, parts.uri.scheme().is_some());
+    // Walked through once: to look each name up would cost more.
+    for (name, value) in &parts.headers {
+        if *name == HOST {
+            host = host.or(Some(value.as_bytes()));
+        }
+        is_forwarded |= *name == FORWARDED_FOR;
+        says_scheme |= *name == FORWARDED_PROTO;
+        if is_wanted(name, wanted) {
+            texts.add_request(name.as_str(), value.as_bytes());
+        }
     }
+    texts.set_authority(host.unwrap_or_default());
+    let remote = || request::remote(&parts.headers, connection);
+    record.downstream = Some(if is_forwarded { remote() } else { connection.peer });
+    record.https = (says_scheme || connection.edge.is_some()) && is_https(connection, parts);
+    record
 }
 
 /// Source: Envoy's connection manager: the transport says it where the request does not.
@@ -246,19 +258,6 @@ fn inbound(exchange: &Life) -> Goal {
     Goal::Inbound(port)
 }
 
-/// Keeps those fields of a head that are wanted: of many with one name, the first. The head is walked through once: to
-/// look each name up would cost more.
-fn keep(kept: &mut Vec<(HeaderName, HeaderValue)>, headers: &HeaderMap, wanted: [&[HeaderName]; 2]) {
-    if wanted.iter().all(|names| names.is_empty()) {
-        return;
-    }
-    for (name, value) in headers {
-        let is_wanted = wanted.iter().any(|names| names.contains(name));
-        if is_wanted && !kept.iter().any(|(other, _)| other == name) {
-            kept.push((name.clone(), value.clone()));
-        }
-    }
+fn is_wanted(name: &HeaderName, wanted: [&[HeaderName]; 2]) -> bool {
+    wanted.iter().any(|names| names.contains(name))
 }
-
-/// Fields of a request that most formats ask for, and spans.
-const MOST_WANTED: usize = 4;

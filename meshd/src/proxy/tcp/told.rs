@@ -19,7 +19,7 @@ pub(crate) struct Line {
     worker: Rc<Worker>,
     telling: Option<Arc<Telling>>,
     began: Instant,
-    record: Record,
+    record: Box<Record>,
     is_inbound: bool,
 }
 
@@ -47,17 +47,12 @@ impl Line {
         if lines.own().is_none() && telling.is_none_or(|telling| telling.logs.is_empty()) {
             return None;
         }
-        let record = Record {
-            downstream: Some(peer),
-            direct: Some(peer),
-            downstream_local: local,
-            principal: from
-                .filter(|from| from.mutual)
-                .and_then(|from| from.party.principal())
-                .map(Into::into),
-            server_name: server_name.map(Into::into),
-            ..Record::new(worker.host.clone(), worker.view().plan.revision.0)
-        };
+        let mut record = lines.record(&worker.host);
+        record.revision = worker.view().plan.revision.0;
+        (record.downstream, record.direct, record.downstream_local) = (Some(peer), Some(peer), local);
+        record.principal =
+            from.filter(|from| from.mutual).and_then(|from| from.party.principal()).map(Into::into);
+        record.server_name = server_name.map(Into::into);
         let (worker, telling) = (worker.clone(), telling.cloned());
         Some(Box::new(Self { worker, telling, began: Instant::now(), record, is_inbound: from.is_some() }))
     }
@@ -114,6 +109,7 @@ impl Drop for Line {
     fn drop(&mut self) {
         self.record.duration = self.began.elapsed();
         self.record.started = SystemTime::now() - self.record.duration;
-        self.worker.log(self.telling.as_deref(), &self.record);
+        let none = Box::new(Record::new(self.record.host.clone(), 0));
+        self.worker.log(self.telling.as_ref(), std::mem::replace(&mut self.record, none));
     }
 }

@@ -8,20 +8,21 @@ fn record(path: &str, status: u16) -> Record {
     let name = "reviews.default.svc.cluster.local";
     let name = mesh_core::plan::ClusterName { host: name.into(), port: 9080, subset: "v1".into() };
     let cluster = mesh_core::plan::Cluster { name, ..mesh_core::plan::Cluster::default() };
-    Record {
+    let mut record = Record {
         started: SystemTime::now(),
         method: Some(http::Method::GET),
-        target: Some(path.parse().expect("a path")),
-        authority: Some(HeaderValue::from_static("reviews:9080")),
         status,
         sent_bytes: 3,
         duration: Duration::from_millis(4),
-        request: vec![(http::HeaderName::from_static("x-request-id"), HeaderValue::from_static("abc"))],
         upstream: Some(mesh_core::plan::Via::Socket("10.0.0.2:15008/reviews-v1".into())),
         goal: Goal::Cluster(std::sync::Arc::new(cluster)),
         attempts: 2,
         ..Record::new("vm1".into(), 1)
-    }
+    };
+    record.texts.set_path(path);
+    record.texts.set_authority(b"reviews:9080");
+    record.texts.add_request("x-request-id", b"abc");
+    record
 }
 
 fn offer(tap: &Tap, path: &str, status: u16) {
