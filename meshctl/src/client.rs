@@ -171,7 +171,11 @@ fn read(
 ) -> std::result::Result<std::result::Result<Response, ApiError>, Silence> {
     if status.is_success() {
         return serde_json::from_slice(body).map(Ok).map_err(|error| {
-            Silence::Broken(format!("meshd answered what this meshctl cannot read: {error}"))
+            Silence::Broken(format!(
+                "meshctl {} does not know what meshd answered ({}): use the meshctl of its version, see `meshctl version`",
+                env!("CARGO_PKG_VERSION"),
+                mesh_proto::exact::Unread::of(&error)
+            ))
         });
     }
     serde_json::from_slice(body).map(Err).map_err(|_| {

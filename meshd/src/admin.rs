@@ -21,6 +21,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use mesh_proto::api::{ApiError, ErrorCode, Request, Response};
+use mesh_proto::exact::exactly;
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::drain::Draining;
@@ -175,10 +176,14 @@ async fn read(request: http::Request<Incoming>, allowed: bool, author: &str) -> 
     let body = body
         .map_err(|error| refuse(ErrorCode::Invalid, format!("the request could not be read: {error}")))?
         .to_bytes();
-    serde_json::from_slice(&body).map_err(|error| {
+    exactly(&body).map_err(|why| {
+        let version = env!("CARGO_PKG_VERSION");
         refuse(
             ErrorCode::Invalid,
-            format!("not a request that this version knows ({error}); are meshctl and meshd of one version?"),
+            format!(
+                "not a request that meshd {version} knows ({why}); are meshctl and the running meshd of one version? After an \
+                 upgrade: systemctl reload meshd"
+            ),
         )
     })
 }

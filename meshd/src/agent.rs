@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use mesh_core::compile::compile;
 use mesh_core::plan::{Node, Plan};
-use mesh_core::world::World;
+use mesh_core::world::{NotUnderstood, World};
 use mesh_proto::command::{HostFacts, HostId, Revision};
 use mesh_proto::registration::{Health, Registration};
 use mesh_proto::watch::Change;
@@ -22,12 +22,14 @@ use tokio::sync::{oneshot, watch};
 use crate::allocator;
 use crate::transport::Dialer;
 
+mod heard;
 mod mirror;
 mod offer;
 mod servers;
 mod session;
 
-pub use mirror::{FORMAT as MIRROR_FORMAT, Mirror, MirrorError};
+use heard::Whole;
+pub use mirror::{FORMAT as MIRROR_FORMAT, Loaded, Mirror, MirrorError};
 pub use offer::effective_health;
 use servers::Servers;
 use session::{Ended, Session};
@@ -100,6 +102,10 @@ pub struct Agent {
     servers: Servers,
     world: Arc<World>,
     plan: Arc<Plan>,
+    /// Whether deltas on `world` lead to all that servers say.
+    is_whole: bool,
+    /// What newer servers said that is not understood here.
+    unread: NotUnderstood,
     connected: bool,
     saved: Revision,
     /// The mirror is not written before this.
@@ -113,9 +119,13 @@ impl Agent {
     /// # Errors
     /// When the mirror is there and damaged: it is named, put aside, and the agent begins without it.
     pub fn new(settings: Settings, offer: Offer, outlets: Outlets) -> (Self, Option<MirrorError>) {
-        let (world, problem) = match settings.mirror.load(&settings.mesh) {
-            Ok(world) => (world.unwrap_or_default(), None),
-            Err(error) => (World::default(), Some(error)),
+        let (loaded, problem) = match settings.mirror.load(&settings.mesh) {
+            Ok(loaded) => (loaded, None),
+            Err(error) => (None, Some(error)),
+        };
+        let (world, is_whole, unread) = match loaded {
+            Some(Loaded { world, is_whole, unread }) => (world, is_whole, unread),
+            None => (World::default(), false, NotUnderstood::default()),
         };
         let servers = Servers::new(settings.host, settings.servers.clone());
         let saved = world.revision;
@@ -126,6 +136,8 @@ impl Agent {
             servers,
             world: Arc::new(world),
             plan: Arc::default(),
+            is_whole,
+            unread,
             connected: false,
             saved,
             save_at: Instant::now(),
@@ -176,12 +188,14 @@ impl Agent {
 
     /// Returns the revision to resume from.
     fn following(&self) -> Option<Revision> {
-        (self.world.revision > Revision(0)).then_some(self.world.revision)
+        (self.is_whole && self.world.revision > Revision(0)).then_some(self.world.revision)
     }
 
     /// Starts anew from a whole World.
-    fn replace_world(&mut self, world: World) {
-        self.world = Arc::new(world);
+    fn replace_world(&mut self, whole: Whole) {
+        self.world = Arc::new(whole.world);
+        self.unread = whole.unread;
+        self.is_whole = true;
     }
 
     /// Takes a delta in. Returns whether it fits what is here; if not, nothing was changed.
@@ -263,7 +277,9 @@ impl Agent {
             Some(format!("instance {id} is not taken in: {why}"))
         });
         let doors = self.offer.doors.borrow_and_update().clone();
-        let problems: Vec<String> = self.plan.problems.iter().cloned().chain(doors).chain(refused).collect();
+        let known = self.plan.problems.iter().cloned();
+        let problems: Vec<String> =
+            known.chain(doors).chain(refused).chain(self.unread.sentences()).collect();
         for problem in problems.iter().filter(|problem| !self.problems.contains(problem)) {
             tracing::warn!(problem, "not carried out on this host");
         }
@@ -290,7 +306,7 @@ impl Agent {
             return;
         }
         let began = Instant::now();
-        match self.settings.mirror.save(&self.world) {
+        match self.settings.mirror.save(&self.world, self.is_whole && self.unread.is_empty()) {
             Ok(()) => self.saved = self.world.revision,
             Err(error) => {
                 tracing::warn!(%error, "the mirror could not be saved; a restart would begin from an older one");

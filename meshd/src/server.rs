@@ -281,7 +281,10 @@ impl Server {
             let answer = match self.consensus.receive(host, &frame).await {
                 Ok(answer) => answer,
                 Err(reason) => {
-                    tracing::warn!(%host, reason, "refused a raft message");
+                    // Of what this server cannot read it tells once.
+                    if self.consensus.behind().is_none() {
+                        tracing::warn!(%host, reason, "refused a raft message");
+                    }
                     reason.into()
                 }
             };

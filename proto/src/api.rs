@@ -21,6 +21,8 @@ use crate::secret::{NewSecret, SecretView};
 use crate::value::Labels;
 use crate::watch::{Stored, Up};
 
+mod part;
+
 /// A question or an order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -159,6 +161,11 @@ pub struct Call {
 }
 
 impl Request {
+    /// Whether it tells what is so, instead of asking for something to be done.
+    pub fn tells(&self) -> bool {
+        matches!(self, Self::Report(_) | Self::Join(_) | Self::Sign(_))
+    }
+
     /// Whether it asks for what one host alone can tell of itself: it may be passed on to any host of the mesh.
     pub fn is_of_one_host(&self) -> bool {
         matches!(

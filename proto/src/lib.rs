@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod command;
+pub mod exact;
 pub mod explain;
 pub mod expression;
 pub mod finding;

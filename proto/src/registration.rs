@@ -11,7 +11,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
+use crate::exact::Unread;
 use crate::value::Labels;
 
 /// Everything one host offers, in order of instance id.
@@ -21,9 +23,40 @@ pub struct Registration {
     pub instances: BTreeMap<String, Arc<Instance>>,
 }
 
+impl Registration {
+    /// Reads what is understood of a registration that another version may have written; with the ids of the instances
+    /// that are not, and why.
+    ///
+    /// A health check is left out that is not understood: only the instance's own host asks.
+    ///
+    /// # Errors
+    /// When it is no registration of any version.
+    pub fn in_part(json: &str) -> Result<(Self, Vec<(String, Unread)>), serde_json::Error> {
+        #[derive(Deserialize)]
+        struct Parts<'a> {
+            #[serde(borrow)]
+            instances: BTreeMap<String, &'a RawValue>,
+        }
+        let parts: Parts<'_> = serde_json::from_str(json)?;
+        let (mut read, mut left_out) = (Self::default(), Vec::new());
+        for (id, part) in parts.instances {
+            match serde_json::from_str(part.get()).or_else(|error| without_check(part.get()).ok_or(error)) {
+                Ok(instance) => drop(read.instances.insert(id, Arc::new(instance))),
+                Err(error) => left_out.push((id, Unread::of(&error))),
+            }
+        }
+        Ok((read, left_out))
+    }
+}
+
+fn without_check(json: &str) -> Option<Instance> {
+    let mut value: serde_json::Value = serde_json::from_str(json).ok()?;
+    value.as_object_mut()?.remove("check");
+    serde_json::from_value(value).ok()
+}
+
 /// One running copy of a service on one host.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Instance {
     /// Short name of the service: a DNS label such as `reviews`.
     pub service: String,
@@ -60,7 +93,6 @@ pub struct Instance {
 
 /// One port of a service and the local socket that answers it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct PortBinding {
     /// Port of the *service*, which rules match on and clients dial.
     pub number: u16,
@@ -181,6 +213,8 @@ impl fmt::Display for Protocol {
 }
 
 /// How a host asks an instance whether it is well. Run by the host itself; only flips are told to the mesh.
+///
+/// With everything in it known or not at all: `flatten` hides from [`exact`](crate::exact) what is passed over.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HealthCheck {
@@ -206,7 +240,7 @@ pub struct HealthCheck {
 
 /// The question of a health check.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Probe {
     /// `GET path` on the target answers 200–399.
     Http {

@@ -3,12 +3,18 @@
 //! A watch is ordered, unique, reliable, atomic, resumable and bookmarked: each revision comes once, in order
 //! and whole; it resumes from a revision; [`Down::Bookmark`] says "nothing for you up to R". What a server
 //! cannot resume (its ring no longer has it) begins again with [`Down::World`].
+//!
+//! Both ends may be of different versions: each takes in what it understands of the other
+//! (`docs/decisions/018-versions-side-by-side.md`). A kind of [`Down`] that came later than [`Hello::version`] is passed
+//! over there, so it may hold no facts: those come as [`Change`]s, one by one.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use crate::command::{HostFacts, HostId, Liveness, Mesh, Revision};
+use crate::exact::Unread;
 use crate::registration::{Health, Registration};
 use crate::resource::{Object, ObjectKey};
 
@@ -147,4 +153,55 @@ pub struct Up {
     /// True when the host is stopping.
     #[serde(default)]
     pub goodbye: bool,
+}
+
+impl Up {
+    /// Reads what a newer agent says as far as it is understood; what is not becomes a problem of its host, which names
+    /// `reader`, who does not understand it.
+    ///
+    /// # Errors
+    /// When it is no word of an agent of any version.
+    pub fn in_part(json: &[u8], reader: &str) -> Result<Self, serde_json::Error> {
+        let parts: Parts<'_> = serde_json::from_slice(json)?;
+        let mut problems = parts.problems;
+        let mut leave_out = |what: &str, why: &dyn std::fmt::Display| {
+            problems
+                .push(format!("{what} is not known to the mesh ({why}): it needs a newer meshd on {reader}"));
+        };
+        let registration =
+            match parts.registration.map(|part| Registration::in_part(part.get())).transpose()? {
+                None => None,
+                Some((registration, left_out)) => {
+                    for (id, why) in left_out {
+                        leave_out(&format!("instance {id}"), &why);
+                    }
+                    Some(registration)
+                }
+            };
+        let facts = parts.facts.and_then(|part| {
+            let read = serde_json::from_str(part.get());
+            read.map_err(|error| leave_out("what the host says of itself", &Unread::of(&error))).ok()
+        });
+        let known = |(id, part): (String, &RawValue)| Some((id, serde_json::from_str(part.get()).ok()?));
+        let health = parts.health.into_iter().filter_map(known).collect();
+        let Parts { live, clock_ms, goodbye, .. } = parts;
+        Ok(Self { live, problems, registration, health, facts, clock_ms, goodbye })
+    }
+}
+
+#[derive(Deserialize)]
+struct Parts<'a> {
+    live: Revision,
+    #[serde(default)]
+    problems: Vec<String>,
+    #[serde(default, borrow)]
+    registration: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    health: BTreeMap<String, &'a RawValue>,
+    #[serde(default, borrow)]
+    facts: Option<&'a RawValue>,
+    #[serde(default)]
+    clock_ms: u64,
+    #[serde(default)]
+    goodbye: bool,
 }

@@ -21,6 +21,7 @@ use crate::parted::PartedMap;
 mod address;
 mod alike;
 mod difference;
+mod newer;
 mod public;
 mod registry;
 mod resources;
@@ -29,7 +30,8 @@ mod trust;
 pub(crate) use alike::Alike;
 
 pub use address::{VIRTUAL_V4, VIRTUAL_V6, virtual_addresses};
-pub use public::{Facts, ReadSnapshot, Whole};
+pub use newer::NotUnderstood;
+pub use public::{Facts, Mirrored, ReadSnapshot, Whole, WholeFor};
 pub use registry::{InstanceRef, ServiceName};
 pub use resources::HistoryEntry;
 

@@ -8,12 +8,24 @@ use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest::{Context, SHA256, digest};
-use mesh_core::world::World;
+use mesh_core::world::{Mirrored, NotUnderstood, WholeFor, World};
 
 /// Where the mirror is kept.
 #[derive(Clone, Debug)]
 pub struct Mirror {
     folder: PathBuf,
+}
+
+/// A mirror that was read.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The World, as far as it is understood here.
+    pub world: World,
+    /// Whether this version wrote it, and everything that servers had said is in it. What another version passed over is
+    /// missing, and no delta brings it: servers are to be asked for all of it.
+    pub is_whole: bool,
+    /// What in it is not understood.
+    pub unread: NotUnderstood,
 }
 
 /// Why a mirror cannot be used.
@@ -41,6 +53,7 @@ pub enum MirrorError {
 
 /// How a mirror begins that this version knows.
 pub const FORMAT: &str = "meshd-mirror 1";
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 impl Mirror {
     /// The mirror of the data folder `folder`.
@@ -48,11 +61,11 @@ impl Mirror {
         Self { folder: folder.into() }
     }
 
-    /// Reads the mirror; `None` when there is none, or when it is of another mesh.
+    /// Reads the mirror, as far as it is understood; `None` when there is none, or when it is of another mesh.
     ///
     /// # Errors
     /// [`MirrorError`]; a damaged file has been put aside.
-    pub fn load(&self, mesh: &str) -> Result<Option<World>, MirrorError> {
+    pub fn load(&self, mesh: &str) -> Result<Option<Loaded>, MirrorError> {
         let path = self.path();
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
@@ -60,7 +73,7 @@ impl Mirror {
             Err(source) => return Err(MirrorError::Io { path, source }),
         };
         match decode(&bytes) {
-            Ok(world) => Ok(Some(world).filter(|world| world.mesh.id == mesh)),
+            Ok(loaded) => Ok(Some(loaded).filter(|loaded| loaded.world.mesh.id == mesh)),
             Err(why) => {
                 let aside = path.with_extension("damaged");
                 std::fs::rename(&path, &aside)
@@ -70,15 +83,15 @@ impl Mirror {
         }
     }
 
-    /// Writes the mirror, wholly or not at all.
+    /// Writes the mirror, wholly or not at all; `is_whole` when everything that servers said is in it.
     ///
     /// # Errors
     /// When the folder cannot be written; the former file is still there then.
-    pub fn save(&self, world: &World) -> Result<(), MirrorError> {
+    pub fn save(&self, world: &World, is_whole: bool) -> Result<(), MirrorError> {
         let path = self.path();
         let write = || -> io::Result<()> {
             let temporary = path.with_extension("tmp");
-            write_to(File::create(&temporary)?, world)?.sync_all()?;
+            write_to(File::create(&temporary)?, world, is_whole)?.sync_all()?;
             std::fs::rename(&temporary, &path)?;
             File::open(&self.folder)?.sync_all()
         };
@@ -92,11 +105,12 @@ impl Mirror {
 }
 
 /// Writes fact by fact; the checksum, known at the end, goes into the room left for it in the first line.
-fn write_to(file: File, world: &World) -> io::Result<File> {
+fn write_to(file: File, world: &World, is_whole: bool) -> io::Result<File> {
     let mut out = BufWriter::new(Summing { file, sum: Context::new(&SHA256) });
     let room = "0".repeat(2 * SHA256.output_len());
     writeln!(out.get_mut().file, "{FORMAT} {room}")?;
-    serde_json::to_writer(&mut out, &world.facts())?;
+    let whole_for = is_whole.then_some(VERSION);
+    serde_json::to_writer(&mut out, &WholeFor { whole_for, facts: world.facts() })?;
     let Summing { mut file, sum } = out.into_inner().map_err(io::IntoInnerError::into_error)?;
     file.seek(SeekFrom::Start(FORMAT.len() as u64 + 1))?;
     file.write_all(hexadecimal(sum.finish().as_ref()).as_bytes())?;
@@ -121,7 +135,7 @@ impl Write for Summing {
     }
 }
 
-fn decode(bytes: &[u8]) -> Result<World, String> {
+fn decode(bytes: &[u8]) -> Result<Loaded, String> {
     let end = bytes.iter().position(|byte| *byte == b'\n').ok_or("it has no first line")?;
     let (header, body) = (&bytes[..end], &bytes[end + 1..]);
     let sum = std::str::from_utf8(header)
@@ -131,11 +145,18 @@ fn decode(bytes: &[u8]) -> Result<World, String> {
     if sum.trim() != hexadecimal(digest(&SHA256, body).as_ref()) {
         return Err("its checksum does not fit".into());
     }
-    let world: World = serde_json::from_slice(body).map_err(|error| error.to_string())?;
-    if world.mesh.id.is_empty() {
+    let loaded = if let Ok(Mirrored { world, whole_for }) = serde_json::from_slice::<Mirrored>(body) {
+        let is_whole = whole_for.is_some_and(|version| version == VERSION);
+        Loaded { world, is_whole, unread: NotUnderstood::default() }
+    } else {
+        // A newer meshd ran here before.
+        let read = World::in_part(body, &World::default()).map_err(|error| error.to_string())?;
+        Loaded { world: read.0, is_whole: false, unread: read.1 }
+    };
+    if loaded.world.mesh.id.is_empty() {
         return Err("it does not say of which mesh it is".into());
     }
-    Ok(world)
+    Ok(loaded)
 }
 
 fn hexadecimal(sum: &[u8]) -> String {
@@ -161,9 +182,34 @@ mod tests {
         let mirror = Mirror::at(folder.path());
 
         assert!(mirror.load("m").expect("no mirror is fine").is_none());
-        mirror.save(&world()).expect("saved");
+        mirror.save(&world(), true).expect("saved");
 
-        assert_eq!(mirror.load("m").expect("sound"), Some(world()));
+        let loaded = mirror.load("m").expect("sound").expect("saved");
+        assert_eq!(loaded.world, world());
+        assert!(loaded.is_whole);
+        mirror.save(&world(), false).expect("saved");
+        assert!(!mirror.load("m").expect("sound").expect("saved").is_whole);
+    }
+
+    /// After an upgrade, what the former version passed over is not missing; after a way back, what is understood serves.
+    #[test]
+    fn the_mirror_of_another_version_is_used_and_not_taken_for_whole() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mirror = Mirror::at(folder.path());
+        let fact = r#"{"mesh":{"id":"m","trust_domain":"","domain":"","roots":[],"created":1}}"#;
+        for (version, facts) in
+            [("0.0.9", fact.to_owned()), ("9.0.0", format!("{fact},{{\"weather\":{{}}}}"))]
+        {
+            let body = format!("{{\"whole_for\":\"{version}\",\"revision\":7,\"facts\":[{facts}]}}");
+            let sum = hexadecimal(digest(&SHA256, body.as_bytes()).as_ref());
+            std::fs::write(mirror.path(), format!("{FORMAT} {sum}\n{body}")).expect("written");
+
+            let loaded = mirror.load("m").expect("sound").expect("of this mesh");
+
+            assert_eq!(loaded.world.revision, Revision(7));
+            assert!(!loaded.is_whole, "{version}");
+            assert_eq!(loaded.unread.is_empty(), version == "0.0.9");
+        }
     }
 
     #[test]
@@ -176,9 +222,9 @@ mod tests {
             let mirror = Mirror::at(folder.path());
             std::fs::write(mirror.path(), bytes).expect("written");
 
-            let world = mirror.load("78559833a48a67c48a14008441c63bc4").expect("readable").expect("a World");
+            let loaded = mirror.load("78559833a48a67c48a14008441c63bc4").expect("readable").expect("a World");
 
-            assert_eq!(world.revision, Revision(5), "{version:?}");
+            assert_eq!(loaded.world.revision, Revision(5), "{version:?}");
             versions += 1;
         }
         assert!(versions > 0);
@@ -188,7 +234,7 @@ mod tests {
     fn the_mirror_of_another_mesh_is_not_used() {
         let folder = tempfile::tempdir().expect("a folder");
         let mirror = Mirror::at(folder.path());
-        mirror.save(&world()).expect("saved");
+        mirror.save(&world(), true).expect("saved");
 
         assert!(mirror.load("other").expect("sound").is_none());
     }
@@ -197,7 +243,7 @@ mod tests {
     fn every_changed_byte_is_noticed_and_the_file_put_aside() {
         let folder = tempfile::tempdir().expect("a folder");
         let mirror = Mirror::at(folder.path());
-        mirror.save(&world()).expect("saved");
+        mirror.save(&world(), true).expect("saved");
         let sound = std::fs::read(mirror.path()).expect("a file");
         for at in 0..sound.len() {
             let mut damaged = sound.clone();

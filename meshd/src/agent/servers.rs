@@ -65,6 +65,12 @@ impl Servers {
         self.failures = 0;
     }
 
+    /// A server said what makes no sense here: saying it again at once will not help, though it answers.
+    pub(super) fn made_no_sense(&mut self) {
+        self.turn.clear();
+        self.failures = u32::MAX;
+    }
+
     /// How long to wait before the next one: none while others are untried, then full jitter under a bound that
     /// doubles from 200 ms to 5 s.
     pub(super) fn pause(&self) -> Duration {
@@ -107,6 +113,20 @@ mod tests {
         list.answered();
         list.next();
         assert!(list.pause() <= Duration::from_millis(400));
+    }
+
+    #[test]
+    fn a_server_that_makes_no_sense_is_not_asked_again_at_once() {
+        fastrand::seed(7);
+        let mut list = Servers::new(HostId(1), servers(&[1, 2]));
+        let mut waited = Duration::ZERO;
+        for _ in 0..40 {
+            list.next();
+            list.answered();
+            list.made_no_sense();
+            waited += list.pause();
+        }
+        assert!(waited > Duration::from_mins(1), "{waited:?}");
     }
 
     #[test]

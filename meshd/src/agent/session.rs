@@ -1,18 +1,16 @@
 //! One stream to one server: what comes down is taken in and published, what changes here goes up.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use mesh_core::identity::Identity;
-use mesh_core::world::World;
 use mesh_proto::command::{HostId, Revision};
-use mesh_proto::watch::{Change, Hello, Up};
-use serde::Deserialize;
+use mesh_proto::watch::{Hello, Up};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
+use super::heard::{self, Heard};
 use super::{Agent, Farewell, KEEPALIVE, SAVE_EVERY, SILENCE, Settings};
 use crate::transport::{ControlClient, Expect, FrameReceiver, FrameSender, Service};
 
@@ -157,15 +155,19 @@ fn absorb(
     frame: Result<Option<Bytes>, crate::transport::FrameError>,
 ) -> Result<bool, String> {
     let frame = frame.map_err(|error| error.to_string())?.ok_or("the server closed the stream")?;
-    let down: Heard = serde_json::from_slice(&frame).map_err(|error| format!("unreadable frame: {error}"))?;
-    match down {
-        Heard::World(world) => {
-            agent.replace_world(*world);
+    let heard = heard::read(&frame, &agent.world, &mut agent.unread).map_err(|error| {
+        agent.servers.made_no_sense();
+        format!("unreadable frame: {error}")
+    })?;
+    match heard {
+        Heard::World(whole) => {
+            agent.replace_world(*whole);
             agent.learn_servers_from_world();
             Ok(true)
         }
         Heard::Delta { from, to, changes } => {
             if !agent.absorb(from, to, &changes) {
+                agent.servers.made_no_sense();
                 return Err(format!(
                     "a delta from revision {from} does not fit revision {}",
                     agent.world.revision
@@ -182,16 +184,8 @@ fn absorb(
             }
             Ok(moved || learnt)
         }
+        Heard::Newer => Ok(false),
     }
-}
-
-/// A [`Down`](mesh_proto::watch::Down) of which a whole World is taken in as it is read, without a second copy.
-#[derive(Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Heard {
-    World(Box<World>),
-    Delta { from: Revision, to: Revision, changes: Vec<Change> },
-    Bookmark { at: Revision, servers: BTreeMap<HostId, SocketAddr> },
 }
 
 /// The least an agent says: what it runs, and its clock.

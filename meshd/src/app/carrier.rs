@@ -9,6 +9,7 @@ use bytes::Bytes;
 use mesh_core::identity::Identity;
 use mesh_proto::api::{ApiError, Call, ErrorCode, Response};
 use mesh_proto::command::HostId;
+use mesh_proto::exact::Unread;
 
 use crate::server::{Answer, Carrier, NoAnswer};
 use crate::transport::{ControlClient, Dialer, Expect, Service};
@@ -42,7 +43,10 @@ impl Hosts {
         let answer = self.call(to, at, Service::Api, body.into(), timeout).await;
         let answer = answer.map_err(|error| unavailable(error.to_string()))?;
         serde_json::from_slice::<Result<Response, ApiError>>(&answer)
-            .map_err(|error| unavailable(format!("the answer of {at} cannot be read: {error}")))?
+            .map_err(|error| unavailable(format!(
+                "the answer of {at} cannot be read here ({}): where its meshd is newer, ask there, or upgrade this host",
+                Unread::of(&error)
+            )))?
     }
 
     fn client(&self, to: HostId, at: SocketAddr) -> Result<ControlClient, NoAnswer> {

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use mesh_proto::api::{ApiError, Call, ErrorCode, Request, Response};
 use mesh_proto::command::HostId;
+use mesh_proto::exact::Unread;
 
 use super::raft::ProposeError;
 use super::{PATIENCE, Server, wall_ms};
@@ -87,10 +88,12 @@ impl Server {
         };
         let answer = answer.map_err(|source| Failure::Again(Some(source.to_string())))?;
         let answer: Result<Response, ApiError> = serde_json::from_slice(&answer).map_err(|source| {
-            Failure::Final(error(
-                ErrorCode::Unavailable,
-                format!("the leader's answer cannot be read: {source}"),
-            ))
+            let told = format!(
+                "the leader's answer cannot be read here ({}): where it runs a newer meshd, ask on its host, or upgrade \
+                 this one",
+                Unread::of(&source)
+            );
+            Failure::Final(error(ErrorCode::Unavailable, told))
         })?;
         answer.map_err(|error| match error.code {
             ErrorCode::Unavailable if error.message == NOT_LEADER => Failure::Again(None),
@@ -139,9 +142,14 @@ impl Server {
     /// Serves calls of another host on one stream, one after the other.
     pub(super) async fn serve_calls(&self, host: HostId, mut stream: FrameStream) {
         while let Ok(Some(frame)) = stream.recv().await {
-            let answer = match serde_json::from_slice(&frame) {
+            let answer = match Call::read(&frame, &self.name()) {
                 Ok(call) => self.answer_host(host, call).await,
-                Err(source) => Err(invalid(format!("the call cannot be read: {source}"))),
+                Err(Unread::Newer(what)) => Err(invalid(format!(
+                    "{} runs meshd {}, which does not know this ({what}); nothing was changed: upgrade meshd there",
+                    self.name(),
+                    env!("CARGO_PKG_VERSION"),
+                ))),
+                Err(Unread::Malformed(why)) => Err(invalid(format!("the call cannot be read: {why}"))),
             };
             if stream.send(encode(&answer)).await.is_err() {
                 return;

@@ -53,6 +53,8 @@ pub(super) struct Peers {
     facts: Arc<Facts>,
     runtime: Handle,
     contacts: Mutex<BTreeMap<HostId, Contact>>,
+    /// Why a server does not take the log, by its own words.
+    refusals: Mutex<BTreeMap<HostId, String>>,
 }
 
 /// Ends a call that nobody waits for any more.
@@ -78,7 +80,14 @@ pub(super) struct Contact {
 impl Peers {
     /// Calls as host `me`, on the runtime this is called from.
     pub(super) fn new(me: HostId, carrier: Arc<dyn Carrier>, facts: Arc<Facts>) -> Self {
-        Self { me, carrier, facts, runtime: Handle::current(), contacts: Mutex::default() }
+        Self {
+            me,
+            carrier,
+            facts,
+            runtime: Handle::current(),
+            contacts: Mutex::default(),
+            refusals: Mutex::default(),
+        }
     }
 
     /// Calls a host at the address that the World knows.
@@ -122,6 +131,25 @@ impl Peers {
         let answer = call.await.unwrap_or_else(|_| Err(NoAnswer("this server is stopping".to_owned())));
         drop(guard);
         answer
+    }
+
+    /// Notes that a server took what it was sent of the log.
+    pub(super) fn takes_log(&self, host: HostId) {
+        self.refusals().remove(&host);
+    }
+
+    /// Notes that a server answered, and refused what it was sent of the log.
+    pub(super) fn refuses_log(&self, host: HostId, why: &str) {
+        self.refusals().insert(host, why.to_owned());
+    }
+
+    /// Why a server refuses the log, if it does.
+    pub(super) fn refusal(&self, host: HostId) -> Option<String> {
+        self.refusals().get(&host).cloned()
+    }
+
+    fn refusals(&self) -> MutexGuard<'_, BTreeMap<HostId, String>> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn contact(&self, host: HostId) -> Contact {

@@ -10,6 +10,7 @@
 
 mod election;
 mod group;
+mod legible;
 mod machine;
 mod network;
 mod snapshot;
@@ -28,6 +29,7 @@ use mesh_core::election::Role;
 use mesh_core::world::{Done, World};
 use mesh_proto::api::ApiError;
 use mesh_proto::command::{Entry, HostId, Revision};
+use mesh_proto::exact::{Unread, exactly};
 use raft::error::{CheckIsLeaderError, ClientWriteError, Fatal, RaftError};
 use raft::raft::{AppendEntriesRequest, AppendEntriesResponse};
 use raft::{Config, EmptyNode, Raft, RaftMetrics, ServerState, SnapshotPolicy};
@@ -35,9 +37,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 pub use self::group::Member;
+use self::legible::Behind;
 pub(super) use self::machine::Facts;
 use self::machine::Machine;
-use self::network::{Message, Network, Opinion, Question};
+use self::network::{Message, Network, Opinion, Question, Reading};
 pub use self::snapshot::SnapshotError;
 use self::store::Store;
 pub use self::store::StoreError;
@@ -116,7 +119,7 @@ pub enum ProposeError {
     /// No answer in time; the entry may still be agreed on later.
     #[error("{0}")]
     Unknown(String),
-    /// The disk of this server refuses writes, or the server is stopping.
+    /// The disk of this server refuses writes, the server is stopping, or a member cannot read what is to be written.
     #[error("{0}")]
     Unavailable(String),
 }
@@ -234,6 +237,7 @@ impl Consensus {
         if let Some(gap) = self.no_quorum() {
             return Err(ProposeError::NoQuorum(gap));
         }
+        self.check_legible(&entry).await?;
         let written = tokio::time::timeout(timeout, self.raft().client_write(Arc::new(entry))).await;
         let answer = match written {
             Err(_) => return Err(ProposeError::Unknown(self.why_slow(timeout))),
@@ -280,7 +284,14 @@ impl Consensus {
     /// `from` is the host that the caller's certificate names. **Errors**: a sentence for the caller
     /// when the message cannot be read or is not its to send.
     pub(super) async fn receive(&self, from: HostId, frame: &[u8]) -> Result<Bytes, String> {
-        let message = Message::decode(frame)?;
+        let message = match Message::decode(frame) {
+            Ok(message) => message,
+            Err(Unread::Newer(what)) => {
+                self.hear(from)?;
+                return Err(self.facts.fall_behind(Behind::Entry, &what));
+            }
+            Err(Unread::Malformed(why)) => return Err(why),
+        };
         if message.speaks_for().is_some_and(|claimed| claimed != from) {
             return Err(format!("host {from} sent a Raft message in the name of another"));
         }
@@ -288,8 +299,14 @@ impl Consensus {
         let answer = match message {
             Message::Append(request) => serde_json::to_vec(&self.append(request).await),
             Message::Vote(request) => serde_json::to_vec(&self.raft().vote(request).await),
-            Message::Snapshot(chunk) => serde_json::to_vec(&self.raft().install_snapshot(chunk).await),
+            Message::Snapshot(chunk) => {
+                self.check_snapshot(&chunk)?;
+                serde_json::to_vec(&self.raft().install_snapshot(chunk).await)
+            }
             Message::Ask(question) => serde_json::to_vec(&self.opinion(&question).await?),
+            Message::Read(entry) => serde_json::to_vec(&Reading {
+                newer: exactly::<Entry>(&entry).err().map(|why| why.to_string()),
+            }),
         };
         answer.map(Bytes::from).map_err(|error| error.to_string())
     }
@@ -298,7 +315,11 @@ impl Consensus {
         &self,
         request: AppendEntriesRequest<Types>,
     ) -> Result<AppendEntriesResponse<NodeId>, RaftError<NodeId>> {
+        let brings_entries = !request.entries.is_empty();
         let answer = self.raft().append_entries(request).await;
+        if brings_entries && matches!(answer, Ok(AppendEntriesResponse::Success)) {
+            self.facts.keep_up();
+        }
         if !matches!(answer, Ok(AppendEntriesResponse::HigherVote(_)) | Err(_)) {
             *self.led.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         }
@@ -334,6 +355,11 @@ impl Consensus {
         let silence = if leads { Some(Duration::ZERO) } else { silence };
         let silence_ms = silence.map(|silence| u64::try_from(silence.as_millis()).unwrap_or(u64::MAX));
         Ok(Opinion { silence_ms, log_is_longer })
+    }
+
+    /// Which host this server is on.
+    pub(super) fn id(&self) -> HostId {
+        self.id
     }
 
     /// What this server is now.

@@ -3,3 +3,4 @@
 mod formats;
 mod mesh;
 mod stories;
+mod versions;

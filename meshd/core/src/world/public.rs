@@ -18,6 +18,26 @@ use super::{Private, World};
 /// The public facts of a World, to be written.
 pub struct Facts<'a>(&'a World);
 
+/// A mirror, to be written: the public facts, and the version of meshd that has understood all of them, if it has.
+#[derive(Serialize)]
+pub struct WholeFor<'a> {
+    /// The version; another one may understand more of what servers said, and asks them anew.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub whole_for: Option<&'a str>,
+    /// The facts.
+    #[serde(flatten)]
+    pub facts: Facts<'a>,
+}
+
+/// A mirror that was read.
+#[derive(Debug, Default)]
+pub struct Mirrored {
+    /// The facts.
+    pub world: World,
+    /// What version of meshd says that they are all.
+    pub whole_for: Option<String>,
+}
+
 /// Everything of a World, to be written as a snapshot; [`ReadSnapshot`] reads it.
 #[derive(Serialize)]
 pub struct Whole<'a> {
@@ -78,6 +98,12 @@ impl Serialize for Each<'_> {
 /// Reads a mirror: public facts, taken in one by one.
 impl<'de> Deserialize<'de> for World {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        ReadMirror(None).deserialize(deserializer).map(|mirrored| mirrored.world)
+    }
+}
+
+impl<'de> Deserialize<'de> for Mirrored {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         ReadMirror(None).deserialize(deserializer)
     }
 }
@@ -86,32 +112,33 @@ impl<'de> Deserialize<'de> for World {
 struct ReadMirror(Option<Arc<World>>);
 
 impl<'de> DeserializeSeed<'de> for ReadMirror {
-    type Value = World;
+    type Value = Mirrored;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<World, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Mirrored, D::Error> {
         deserializer.deserialize_map(self)
     }
 }
 
 impl<'de> Visitor<'de> for ReadMirror {
-    type Value = World;
+    type Value = Mirrored;
 
     fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str("a World: its revision and its facts")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<World, A::Error> {
-        let mut world = World::default();
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Mirrored, A::Error> {
+        let (mut world, mut whole_for) = (World::default(), None);
         world.lean_on(self.0);
         while let Some(key) = map.next_key::<String>()? {
             match key.as_str() {
                 "revision" => world.revision = map.next_value::<Revision>()?,
                 "facts" => map.next_value_seed(TakingIn(&mut world))?,
+                "whole_for" => whole_for = map.next_value()?,
                 // A newer version may say more.
                 _ => drop(map.next_value::<IgnoredAny>()?),
             }
         }
-        Ok(world)
+        Ok(Mirrored { world, whole_for })
     }
 }
 
@@ -139,12 +166,12 @@ impl<'de> Visitor<'de> for ReadSnapshot {
             match key.as_str() {
                 "public" => public = Some(map.next_value_seed(ReadMirror(self.0.take()))?),
                 "private" => private = Some(map.next_value()?),
-                // A newer version may say more.
+                // Who must not miss what a newer version says reads it by `mesh_proto::exact`.
                 _ => drop(map.next_value::<IgnoredAny>()?),
             }
         }
         let missing = <A::Error as serde::de::Error>::missing_field;
-        let public: World = public.ok_or_else(|| missing("public"))?;
+        let Mirrored { world: public, .. } = public.ok_or_else(|| missing("public"))?;
         let mut world = World { private: private.ok_or_else(|| missing("private"))?, ..public };
         world.name_by_held_texts();
         Ok(world)

@@ -8,6 +8,7 @@ use mesh_core::identity::Identity;
 use mesh_core::world::Done;
 use mesh_proto::api::{ApiError, ErrorCode, JoinRequest, Joined, Request, Response, SignRequest};
 use mesh_proto::command::{Command, HostId, Join, Liveness, Timestamp, Token, TokenRole};
+use mesh_proto::exact::Unread;
 
 use super::{Failure, Server, encode, error, invalid};
 use crate::server::{PATIENCE, wall_ms};
@@ -25,7 +26,11 @@ impl Server {
             return;
         };
         let answer = match serde_json::from_slice::<JoinRequest>(&frame) {
-            Err(source) => Err(invalid(format!("the request to join cannot be read: {source}"))),
+            Err(source) => Err(invalid(format!(
+                "the request to join cannot be read by meshd {} ({}): is the joining host's newer? upgrade this one first",
+                env!("CARGO_PKG_VERSION"),
+                Unread::of(&source)
+            ))),
             Ok(mut request) => {
                 request.binding = BASE64.encode(&exporter);
                 let name: String = request.host.name.chars().take(64).collect();

@@ -67,6 +67,13 @@ impl Server {
         Ok(Response::Status(Box::new(self.describe(None))))
     }
 
+    /// What a host cannot take, by its own word or, of a server, by what it answers to the log.
+    fn problems_of(&self, id: HostId, acknowledged: Option<&Acknowledged>) -> Vec<String> {
+        let own = (id == self.id).then(|| self.consensus.behind()).flatten();
+        let said = acknowledged.map(|known| known.problems.clone()).unwrap_or_default();
+        own.or_else(|| self.consensus.peers().refusal(id)).into_iter().chain(said).collect()
+    }
+
     fn describe(&self, no_quorum: Option<String>) -> Status {
         let acknowledged = self.keeper.acknowledgements();
         let leader = self.consensus.leader().filter(|_| no_quorum.is_none());
@@ -88,7 +95,10 @@ impl Server {
             hosts: world
                 .hosts
                 .iter()
-                .map(|(id, host)| host_status(world, *id, host, role(*id), acknowledged.get(id)))
+                .map(|(id, host)| HostStatus {
+                    problems: self.problems_of(*id, acknowledged.get(id)),
+                    ..host_status(world, *id, host, role(*id), acknowledged.get(id))
+                })
                 .collect(),
         })
     }
@@ -114,7 +124,7 @@ fn host_status(
         healthy: instances().filter(|instance| instance.health == Health::Healthy).count(),
         clock_offset_ms: acknowledged.and_then(|known| known.clock_offset_ms),
         voter: host.facts.voter,
-        problems: acknowledged.map(|known| known.problems.clone()).unwrap_or_default(),
+        problems: Vec::new(),
     }
 }
 

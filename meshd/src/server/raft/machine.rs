@@ -6,17 +6,18 @@
 
 use std::io::Cursor;
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use mesh_core::world::{ReadSnapshot, World};
 use mesh_proto::command::{HostId, Revision};
+use mesh_proto::exact::{Unread, exactly_seed};
 use raft::storage::RaftStateMachine;
 use raft::{
     AnyError, EmptyNode, Entry, EntryPayload, LogId, OptionalSend, RaftSnapshotBuilder, Snapshot,
     SnapshotMeta, StorageError, StorageIOError, StoredMembership,
 };
-use serde::de::DeserializeSeed;
 
+use super::legible::Behind;
 use super::snapshot::{Folder, SnapshotError};
 use super::{Answer, NodeId, Types};
 use crate::server::watch::Hub;
@@ -33,6 +34,8 @@ pub(super) struct Machine {
 pub(in crate::server) struct Facts {
     state: RwLock<State>,
     hub: Arc<Hub>,
+    /// What of the log this server cannot read, while that is so.
+    pub(super) behind: Mutex<Option<(Behind, String)>>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -45,7 +48,7 @@ struct State {
 impl Facts {
     /// An empty World; what changes in it goes to `hub`.
     pub(in crate::server) fn new(hub: Arc<Hub>) -> Self {
-        Self { state: RwLock::default(), hub }
+        Self { state: RwLock::default(), hub, behind: Mutex::default() }
     }
 
     /// Lends the World for a short, synchronous look.
@@ -83,7 +86,7 @@ impl Machine {
             None => State::leaning_on(known.clone()),
             Some(loaded) => State {
                 world: parse(&loaded.body, known.clone())
-                    .map_err(|reason| SnapshotError::Damaged { path: path.to_owned(), reason })?,
+                    .map_err(|reason| SnapshotError::of(path, reason))?,
                 applied: loaded.meta.last_log_id,
                 membership: loaded.meta.last_membership,
             },
@@ -177,9 +180,15 @@ impl RaftStateMachine<Types> for Machine {
         snapshot: Box<Cursor<Vec<u8>>>,
     ) -> Result<(), StorageError<NodeId>> {
         let (head, body) = (meta.clone(), snapshot.into_inner());
+        let facts = Arc::clone(&self.facts);
         let world = self
             .on_disk(move |folder| {
-                let world = parse(&body, None).map_err(SnapshotError::received)?;
+                let world = parse(&body, None).map_err(|reason| {
+                    if let Unread::Newer(what) = &reason {
+                        facts.fall_behind(Behind::Snapshot(head.snapshot_id.clone()), what);
+                    }
+                    SnapshotError::of(Path::new("(sent by the leader)"), reason)
+                })?;
                 folder.write(&head, &body)?;
                 Ok(world)
             })
@@ -188,6 +197,7 @@ impl RaftStateMachine<Types> for Machine {
                 StorageIOError::write_snapshot(Some(meta.signature()), AnyError::error(error))
             })?;
         let revision = world.revision;
+        self.facts.keep_up();
         self.facts.change(|state| {
             *state = State { world, applied: meta.last_log_id, membership: meta.last_membership.clone() };
         });
@@ -243,14 +253,13 @@ fn lead(hub: &Hub, me: HostId, mirror: &World, world: &World) {
     }
 }
 
-/// Reads a World, leaning on what is known.
-fn parse(body: &[u8], known: Option<Arc<World>>) -> Result<World, String> {
+/// Reads a World, leaning on what is known. Wholly: what was passed over would be missing in the next snapshot.
+fn parse(body: &[u8], known: Option<Arc<World>>) -> Result<World, Unread> {
     if body.is_empty() {
         return Ok(State::leaning_on(known).world);
     }
-    let mut json = serde_json::Deserializer::from_slice(body);
-    let world = ReadSnapshot(known).deserialize(&mut json);
-    world
-        .and_then(|world| json.end().map(|()| world))
-        .map_err(|error| format!("its World cannot be read: {error}"))
+    exactly_seed(ReadSnapshot(known), body).map_err(|reason| match reason {
+        Unread::Malformed(why) => Unread::Malformed(format!("its World cannot be read: {why}")),
+        newer @ Unread::Newer(_) => newer,
+    })
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use mesh_proto::command::HostId;
+use mesh_proto::exact::{Unread, exactly};
 use raft::error::{InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, Unreachable};
 use raft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
 use raft::raft::{
@@ -34,6 +35,15 @@ pub(super) enum Message {
     Ask(Question),
     /// A piece of a snapshot.
     Snapshot(InstallSnapshotRequest<Types>),
+    /// A question whether an entry can be read that is to be written: its JSON.
+    Read(Bytes),
+}
+
+/// What a server answers that is asked whether it can read an entry.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Reading {
+    /// What in it is not known there; `None`: it can be read.
+    pub(super) newer: Option<String>,
 }
 
 /// What a voter asks before it stands.
@@ -79,26 +89,30 @@ impl Message {
                 frame.put_slice(&head);
                 frame.put_slice(&chunk.data);
             }
+            Self::Read(entry) => frame.put_slice(entry),
         }
         Ok(frame.freeze())
     }
 
-    /// Reads a message; the error says what is wrong with it.
-    pub(super) fn decode(frame: &[u8]) -> Result<Self, String> {
-        let (kind, body) = frame.split_first().ok_or("an empty message")?;
+    /// Reads a message; the error says what is wrong with it, or what in the log a newer meshd has written.
+    pub(super) fn decode(frame: &[u8]) -> Result<Self, Unread> {
+        let cut_off = || Unread::Malformed("a cut off message".to_owned());
+        let (kind, body) = frame.split_first().ok_or_else(cut_off)?;
         match *kind {
-            APPEND => json(body).map(Self::Append),
+            // What is passed over here would be missing in this server's log for good.
+            APPEND => exactly(body).map(Self::Append),
+            READ => Ok(Self::Read(Bytes::copy_from_slice(body))),
             VOTE => json(body).map(Self::Vote),
             ASK => json(body).map(Self::Ask),
             SNAPSHOT => {
-                let (length, body) = body.split_first_chunk().ok_or("a cut off snapshot message")?;
+                let (length, body) = body.split_first_chunk().ok_or_else(cut_off)?;
                 let length = usize::try_from(u64::from_be_bytes(*length)).unwrap_or(usize::MAX);
-                let (head, data) = body.split_at_checked(length).ok_or("a cut off snapshot message")?;
+                let (head, data) = body.split_at_checked(length).ok_or_else(cut_off)?;
                 let mut chunk: InstallSnapshotRequest<Types> = json(head)?;
                 chunk.data = data.to_vec();
                 Ok(Self::Snapshot(chunk))
             }
-            other => Err(format!("a message of unknown kind {other}: a newer meshd?")),
+            other => Err(Unread::Malformed(format!("a message of unknown kind {other}: a newer meshd?"))),
         }
     }
 
@@ -108,7 +122,7 @@ impl Message {
             Self::Append(request) => &request.vote,
             Self::Vote(request) => &request.vote,
             Self::Snapshot(chunk) => &chunk.vote,
-            Self::Ask(_) => return None,
+            Self::Ask(_) | Self::Read(_) => return None,
         };
         vote.leader_id().voted_for().map(HostId)
     }
@@ -119,6 +133,7 @@ impl Message {
             Self::Vote(_) => VOTE,
             Self::Ask(_) => ASK,
             Self::Snapshot(_) => SNAPSHOT,
+            Self::Read(_) => READ,
         }
     }
 }
@@ -127,6 +142,13 @@ impl Network {
     /// Asks a voter for its opinion; `None` when it does not answer in time.
     pub(super) async fn ask(&self, target: HostId, question: Question, timeout: Duration) -> Option<Opinion> {
         let body = Message::Ask(question).encode().ok()?;
+        let answer = self.peers.call(target, Service::Raft, body, timeout).await.ok()?;
+        serde_json::from_slice(&answer).ok()
+    }
+
+    /// Asks a server whether it can read an entry; `None` when it does not answer in time, or does not know the question.
+    pub(super) async fn can_read(&self, target: HostId, entry: Bytes, timeout: Duration) -> Option<Reading> {
+        let body = Message::Read(entry).encode().ok()?;
         let answer = self.peers.call(target, Service::Raft, body, timeout).await.ok()?;
         serde_json::from_slice(&answer).ok()
     }
@@ -153,8 +175,11 @@ impl Client {
             .call(target, Service::Raft, body, option.hard_ttl())
             .await
             .map_err(|error| RPCError::Unreachable(Unreachable::new(&error)))?;
-        let answer: Result<R, RaftError<NodeId, E>> = serde_json::from_slice(&answer)
-            .map_err(|_| RPCError::Unreachable(Unreachable::new(&refusal(&answer))))?;
+        let answer: Result<R, RaftError<NodeId, E>> = serde_json::from_slice(&answer).map_err(|_| {
+            let refusal = refusal(&answer);
+            self.peers.refuses_log(target, &refusal);
+            RPCError::Unreachable(Unreachable::new(&AnyError::error(refusal)))
+        })?;
         answer.map_err(|error| RPCError::RemoteError(RemoteError::new(self.target, error)))
     }
 }
@@ -165,7 +190,12 @@ impl RaftNetwork<Types> for Client {
         request: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<NodeId>, CallError> {
-        self.send(Message::Append(request), &option).await
+        let brings_entries = !request.entries.is_empty();
+        let answer = self.send(Message::Append(request), &option).await;
+        if brings_entries && answer.is_ok() {
+            self.peers.takes_log(HostId(self.target));
+        }
+        answer
     }
 
     async fn install_snapshot(
@@ -173,7 +203,12 @@ impl RaftNetwork<Types> for Client {
         chunk: InstallSnapshotRequest<Types>,
         option: RPCOption,
     ) -> Result<InstallSnapshotResponse<NodeId>, CallError<InstallSnapshotError>> {
-        self.send(Message::Snapshot(chunk), &option).await
+        let is_last = chunk.done;
+        let answer = self.send(Message::Snapshot(chunk), &option).await;
+        if is_last && answer.is_ok() {
+            self.peers.takes_log(HostId(self.target));
+        }
+        answer
     }
 
     async fn vote(
@@ -191,17 +226,18 @@ impl RaftNetwork<Types> for Client {
     }
 }
 
-fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
-    serde_json::from_slice(body).map_err(|error| format!("a message that cannot be read: {error}"))
+fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Unread> {
+    serde_json::from_slice(body)
+        .map_err(|error| Unread::Malformed(format!("a message that cannot be read: {error}")))
 }
 
 /// What a server says that will not hear a message; see [`super::Consensus::receive`].
-fn refusal(answer: &[u8]) -> AnyError {
-    let text = String::from_utf8_lossy(&answer[..answer.len().min(500)]);
-    AnyError::error(format!("the peer refused: {text}"))
+fn refusal(answer: &[u8]) -> String {
+    String::from_utf8_lossy(&answer[..answer.len().min(500)]).into_owned()
 }
 
 const APPEND: u8 = 1;
 const VOTE: u8 = 2;
 const ASK: u8 = 3;
 const SNAPSHOT: u8 = 4;
+const READ: u8 = 5;

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::HEXLOWER;
+use mesh_proto::exact::Unread;
 use raft::SnapshotMeta;
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +53,16 @@ pub enum SnapshotError {
         /// Its format.
         format: u32,
     },
+    /// Something in it is of a later version.
+    #[error(
+        "the snapshot {path} was written by a newer meshd ({what}): install that version or a newer one; nothing was changed"
+    )]
+    Beyond {
+        /// The file.
+        path: PathBuf,
+        /// What is not known here.
+        what: String,
+    },
 }
 
 impl SnapshotError {
@@ -60,9 +71,13 @@ impl SnapshotError {
         failed("encode", Path::new("(new)"), io::Error::other(error))
     }
 
-    /// A leader sent something that is no World.
-    pub(super) fn received(reason: String) -> Self {
-        Self::Damaged { path: PathBuf::from("(sent by the leader)"), reason }
+    /// Why the content at `path` is no World here.
+    pub(super) fn of(path: &Path, reason: Unread) -> Self {
+        let path = path.to_owned();
+        match reason {
+            Unread::Newer(what) => Self::Beyond { path, what },
+            Unread::Malformed(reason) => Self::Damaged { path, reason },
+        }
     }
 }
 

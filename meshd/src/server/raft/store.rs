@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use mesh_proto::exact::{Unread, exactly};
 use raft::storage::{LogFlushed, RaftLogStorage};
 use raft::{
     AnyError, Entry, LogId, LogState, OptionalSend, RaftLogReader, StorageError, StorageIOError, Vote,
@@ -27,9 +28,10 @@ use raft::{
 use redb::{Database, Durability, ReadableDatabase};
 use tokio::sync::{mpsc, oneshot};
 
+pub(super) use self::file::LOG;
 pub use self::file::StoreError;
 pub(super) use self::file::inspect;
-use self::file::{COMMITTED, FACTS, LOG, PURGED, VOTE, open_file};
+use self::file::{COMMITTED, FACTS, PURGED, VOTE, open_file};
 use super::{NodeId, Types};
 
 /// The log store given to openraft; clones share the file.
@@ -376,13 +378,20 @@ impl Shared {
                 if spent > budget && !entries.is_empty() {
                     break;
                 }
-                entries.push(serde_json::from_slice(row.value()).map_err(io::Error::other)?);
+                match exactly(row.value()) {
+                    Ok(entry) => entries.push(entry),
+                    Err(why) => return Ok(Err(why)),
+                }
             }
-            Ok((entries, spent))
+            Ok(Ok((entries, spent)))
         };
-        catch_unwind(AssertUnwindSafe(read))
+        let entries = catch_unwind(AssertUnwindSafe(read))
             .map_err(|_| self.damaged("a page of it cannot be read"))?
-            .map_err(|error| self.damaged(&error.to_string()))
+            .map_err(|error| self.damaged(&error.to_string()))?;
+        entries.map_err(|why| match why {
+            Unread::Newer(what) => io::Error::other(StoreError::Beyond { path: self.path.clone(), what }),
+            Unread::Malformed(why) => self.damaged(&why),
+        })
     }
 
     fn damaged(&self, reason: &str) -> io::Error {

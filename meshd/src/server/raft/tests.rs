@@ -20,6 +20,8 @@ use serde_json::json;
 use super::{NodeId, OpenError, SnapshotError, Types};
 use crate::server::watch::{Hub, Next};
 
+mod frames;
+
 struct Builder;
 
 impl StoreBuilder<Types, Store, Machine, tempfile::TempDir> for Builder {
@@ -224,6 +226,82 @@ async fn damaged_snapshot_is_refused_not_forgotten() {
     let refusal = open_machine(place.path()).expect_err("refused").to_string();
 
     assert!(refusal.contains(&file.display().to_string()), "{refusal}");
+}
+
+/// An entry of a newer version, as JSON.
+fn newer_entry(index: u64) -> Vec<u8> {
+    let text = format!(
+        r#"{{"log_id":{{"leader_id":{{"term":1,"node_id":1}},"index":{index}}},"payload":{{"Normal":{{"at":5,"author":"a",
+        "command":{{"revoke_token":{{"id":"t","all":true}}}}}}}}}}"#
+    );
+    text.into_bytes()
+}
+
+fn put(place: &Path, index: u64, entry: &[u8]) {
+    let log = redb::Database::open(place.join("raft.redb")).expect("closed");
+    let writing = log.begin_write().expect("a transaction");
+    writing.open_table(super::store::LOG).expect("a table").insert(index, entry).expect("inserted");
+    writing.commit().expect("written");
+}
+
+/// A way back to an older meshd loses nothing: it does not start on what it would only half read.
+#[tokio::test]
+async fn a_log_of_a_newer_meshd_is_not_half_read() {
+    let place = tempfile::tempdir().expect("a temporary folder");
+    let mut store = open_store(place.path()).expect("open");
+    store.blocking_append((0..3).map(|index| blank(1, index))).await.expect("append");
+    store.close().await;
+    drop(store);
+    drop(reopen(place.path()).await);
+    let expected =
+        "holds what a newer meshd wrote (unknown field `payload.command.all`): install that version";
+    wait_closed(place.path()).await;
+    put(place.path(), 1, &newer_entry(1));
+
+    let mut store = reopen(place.path()).await;
+    let refusal = store.try_get_log_entries(..).await.expect_err("refused").to_string();
+    assert!(refusal.contains(expected), "{refusal}");
+    store.close().await;
+    drop(store);
+
+    wait_closed(place.path()).await;
+    put(place.path(), 3, &newer_entry(3));
+    wait_closed(place.path()).await;
+    let refusal = open_store(place.path()).expect_err("refused").to_string();
+    assert!(refusal.contains(expected), "{refusal}");
+}
+
+/// Waits until no thread has the log open.
+async fn wait_closed(place: &Path) {
+    for _ in 0..500 {
+        if redb::Database::open(place.join("raft.redb")).is_ok() {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("the log stayed open");
+}
+
+#[tokio::test]
+async fn a_snapshot_of_a_newer_meshd_is_not_half_read() {
+    let place = tempfile::tempdir().expect("a temporary folder");
+    let mut machine = open_machine(place.path()).expect("a new folder");
+    machine.apply([blank(1, 0), blank(1, 1)]).await.expect("applied");
+    let built = machine.build_snapshot().await.expect("a snapshot");
+    let body = String::from_utf8(built.snapshot.into_inner()).expect("JSON");
+    let newer = body.replace(r#""private":{"#, r#""private":{"quotas":{},"#);
+    assert_ne!(newer, body);
+
+    let received = std::io::Cursor::new(newer.clone().into_bytes());
+    let refusal =
+        machine.install_snapshot(&built.meta, Box::new(received)).await.expect_err("refused").to_string();
+    let expected = "was written by a newer meshd (unknown field `private.quotas`): install that version";
+    assert!(refusal.contains(expected), "{refusal}");
+
+    let folder = super::snapshot::Folder::open(&place.path().join("snapshots")).expect("open");
+    folder.write(&built.meta, newer.as_bytes()).expect("written");
+    let refusal = open_machine(place.path()).expect_err("refused").to_string();
+    assert!(refusal.contains(expected), "{refusal}");
 }
 
 /// A host that serves and follows: its mirror is one entry older than its snapshot, and says already what that

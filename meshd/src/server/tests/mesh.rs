@@ -41,6 +41,8 @@ pub(super) const MESH: &str = "0123456789abcdef";
 struct Switch {
     servers: BTreeMap<HostId, Arc<Server>>,
     cut: BTreeSet<(HostId, HostId)>,
+    /// Hosts to which everything is said in the words of a version that is newer than theirs.
+    older: BTreeSet<HostId>,
 }
 
 /// What joins the servers.
@@ -79,6 +81,8 @@ impl Carrier for Wire {
         Box::pin(async move {
             let mut stream =
                 self.open(to, service).ok_or_else(|| NoAnswer(format!("host {to} is cut off")))?;
+            let is_older = self.switch.lock().expect("not poisoned").older.contains(&to);
+            let body = if is_older && service == Service::Raft { in_newer_words(&body) } else { body };
             let lost = |_| NoAnswer(format!("host {to} went away"));
             stream.send(body).await.map_err(lost)?;
             stream.recv().await.map_err(lost)?.ok_or_else(|| NoAnswer(format!("host {to} went away")))
@@ -97,6 +101,29 @@ impl Wire {
         server.serve(self.me, service, FrameStream::new(theirs, MAX_BULK_FRAME_BYTES));
         Some(FrameStream::new(ours, MAX_BULK_FRAME_BYTES))
     }
+}
+
+/// Adds a field to every entry in a message of Raft.
+fn in_newer_words(frame: &[u8]) -> Bytes {
+    const APPEND: u8 = 1;
+    const READ: u8 = 5;
+    let mut body: serde_json::Value = match frame[0] {
+        APPEND | READ => serde_json::from_slice(&frame[1..]).expect("JSON"),
+        _ => return Bytes::copy_from_slice(frame),
+    };
+    let entries = match frame[0] {
+        READ => vec![&mut body],
+        _ => body["entries"]
+            .as_array_mut()
+            .expect("entries")
+            .iter_mut()
+            .map(|entry| &mut entry["payload"]["Normal"])
+            .collect(),
+    };
+    for change in entries.into_iter().filter_map(|entry| entry.get_mut("command")?.get_mut("change")) {
+        change["wave"] = 2.into();
+    }
+    [&frame[..1], &serde_json::to_vec(&body).expect("JSON")].concat().into()
 }
 
 /// Calls over real sockets, unless the switch has cut the way.
@@ -219,7 +246,7 @@ fn runtime(name: &str) -> Runtime {
 pub(super) fn facts() -> HostFacts {
     HostFacts {
         address: SocketAddr::from((Ipv4Addr::LOCALHOST, 15008)),
-        version: "1.0.0".to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
         labels: Labels::new(),
         locality: String::new(),
         voter: VoterWish::Auto,
@@ -433,6 +460,16 @@ impl Mesh {
         }
     }
 
+    /// Lets a host be of an older version than what the others write, or as new as they.
+    pub(super) fn set_older(&self, id: u64, older: bool) {
+        let all = &mut self.switch.lock().expect("not poisoned").older;
+        if older {
+            all.insert(HostId(id))
+        } else {
+            all.remove(&HostId(id))
+        };
+    }
+
     pub(super) fn server(&self, id: u64) -> Arc<Server> {
         Arc::clone(&self.switch.lock().expect("not poisoned").servers[&HostId(id)])
     }
@@ -520,6 +557,16 @@ impl Agent {
         self.stream.send(serde_json::to_vec(&up).expect("JSON").into()).await.expect("sent");
     }
 
+    /// Says what no version of today says.
+    pub(super) async fn say_json(&mut self, up: &serde_json::Value) {
+        self.stream.send(serde_json::to_vec(up).expect("JSON").into()).await.expect("sent");
+    }
+
+    /// Waits until the server ends the stream.
+    pub(super) async fn until_ended(&mut self) {
+        while let Ok(Some(_)) = self.stream.recv().await {}
+    }
+
     /// Follows the stream until the mirror holds.
     pub(super) async fn follow(&mut self, what: &str, holds: impl Fn(&World) -> bool) {
         let follow = async {
@@ -577,6 +624,15 @@ pub(super) fn wall_ms() -> u64 {
 
 /// A call from another host on a stream of its own.
 pub(super) async fn call_from(server: &Arc<Server>, host: u64, call: &Call) -> Result<Response, ApiError> {
+    call_in(server, host, &serde_json::to_value(call).expect("JSON")).await
+}
+
+/// As [`call_from`], in the words of any version.
+pub(super) async fn call_in(
+    server: &Arc<Server>,
+    host: u64,
+    call: &serde_json::Value,
+) -> Result<Response, ApiError> {
     let (mut ours, theirs) = pipe();
     server.serve(HostId(host), Service::Api, theirs);
     ours.send(serde_json::to_vec(call).expect("JSON").into()).await.expect("sent");

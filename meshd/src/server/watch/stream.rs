@@ -83,6 +83,7 @@ impl Streams {
     }
 
     fn check(&self, host: HostId, hello: &[u8]) -> Result<Option<Revision>, StreamEnd> {
+        self.check_not_behind()?;
         let hello: Hello = serde_json::from_slice(hello)
             .map_err(|error| StreamEnd::Refused(format!("its greeting cannot be read: {error}")))?;
         self.facts.read(|world| {
@@ -95,6 +96,12 @@ impl Streams {
             }
             Ok(hello.from)
         })
+    }
+
+    /// Sends agents elsewhere while this server cannot read what the others agree on.
+    fn check_not_behind(&self) -> Result<(), StreamEnd> {
+        let why = self.consensus.behind();
+        why.map_or(Ok(()), |why| Err(StreamEnd::Refused(format!("this server is behind: {why}"))))
     }
 
     /// Sends what changes, and a bookmark when nothing does.
@@ -125,7 +132,10 @@ impl Streams {
                     match tokio::time::timeout(KEEPALIVE, head.changed()).await {
                         Ok(Ok(())) => {}
                         Ok(Err(_)) => return StreamEnd::Broken("this server is stopping".to_owned()),
-                        Err(_) => told = None,
+                        Err(_) => match self.check_not_behind() {
+                            Ok(()) => told = None,
+                            Err(end) => return end,
+                        },
                     }
                     continue;
                 }
@@ -151,11 +161,18 @@ impl Streams {
                 Ok(Ok(None)) => return StreamEnd::Closed,
                 Ok(Ok(Some(frame))) => frame,
             };
-            match serde_json::from_slice::<Up>(&frame) {
+            match serde_json::from_slice::<Up>(&frame).or_else(|_| Up::in_part(&frame, &self.name())) {
                 Ok(up) => self.heard.say(host, session, up),
                 Err(error) => return StreamEnd::Refused(format!("it said what cannot be read: {error}")),
             }
         }
+    }
+
+    /// Who this server is, for hosts whose words it does not all understand.
+    fn name(&self) -> String {
+        let id = self.consensus.id();
+        self.facts
+            .read(|world| world.hosts.get(&id).map_or_else(|| format!("host {id}"), |host| host.name.clone()))
     }
 
     /// Sends the whole World; the rest wait when too many need one.

@@ -4,6 +4,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
+use mesh_proto::exact::{Unread, exactly};
 use raft::{Entry, LogId, Vote};
 use redb::{Database, ReadOnlyDatabase, ReadableDatabase, ReadableTable, TableDefinition};
 
@@ -40,6 +41,16 @@ pub enum StoreError {
         path: PathBuf,
         /// Its format.
         format: u32,
+    },
+    /// Something in the file is of a later version.
+    #[error(
+        "the Raft log {path} holds what a newer meshd wrote ({what}): install that version or a newer one; nothing was changed"
+    )]
+    Beyond {
+        /// The file.
+        path: PathBuf,
+        /// What is not known here.
+        what: String,
     },
     /// This host has had a log, and it is gone.
     #[error(
@@ -103,7 +114,10 @@ fn open_verified(path: &Path, has_log: bool) -> Result<(Database, Found), StoreE
         .set_check_integrity_on_open(true)
         .create(path)
         .map_err(|error| refused(path, error))?;
-    let found = read_found(&database).map_err(|error| damaged(path, error.to_string()))?;
+    let found = read_found(&database).map_err(|error| match error.downcast_ref() {
+        Some(Unread::Newer(what)) => StoreError::Beyond { path: path.to_owned(), what: what.clone() },
+        _ => damaged(path, error.to_string()),
+    })?;
     check_format(path, found.format)?;
     Ok((database, found))
 }
@@ -169,7 +183,7 @@ fn read_found(database: &Database) -> Result<Found, Box<dyn std::error::Error>> 
             Ok(facts.get(name)?.map(|value| value.value().to_vec()))
         };
         let last = log.last()?.map(|row| row.1.value().to_vec());
-        let last = decode::<Entry<Types>>(last)?.map(|entry| entry.log_id);
+        let last = last.map(|row| exactly::<Entry<Types>>(&row)).transpose()?.map(|entry| entry.log_id);
         let purged: Option<LogId<NodeId>> = decode(fact(PURGED)?)?;
         let first = log.first()?.map(|row| row.0.value());
         let expected = purged.map_or(0, |purged| purged.index + 1);
@@ -202,7 +216,7 @@ fn decode<T: serde::de::DeserializeOwned>(bytes: Option<Vec<u8>>) -> Result<Opti
 }
 
 /// Index of the entry → the entry as JSON.
-pub(super) const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
+pub(in crate::server::raft) const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
 /// Name → JSON: the vote, how far the log was purged, how far it is known to be committed.
 pub(super) const FACTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("facts");
 pub(super) const VOTE: &str = "vote";
