@@ -13,6 +13,7 @@ pub mod doctor;
 pub mod drain;
 pub mod health;
 pub mod identity;
+mod image;
 pub mod intercept;
 pub mod listeners;
 pub mod proxy;

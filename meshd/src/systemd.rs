@@ -104,9 +104,10 @@ pub fn alive() {
     tell_within(Duration::ZERO, &[NotifyState::Watchdog], None);
 }
 
-/// Returns how often [`alive`] is expected: half of the unit's `WatchdogSec`; `None` where nobody watches.
+/// Returns how often to call [`alive`]: six times in the unit's `WatchdogSec`, as pings are lost where systemd is behind; `None`
+/// where nobody watches.
 pub fn watchdog_interval() -> Option<Duration> {
-    sd_notify::watchdog_enabled().map(|limit| limit / 2)
+    sd_notify::watchdog_enabled().map(|limit| limit / 6)
 }
 
 /// Enables and starts the unit, so that meshd serves now and after a reboot.

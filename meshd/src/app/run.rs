@@ -21,7 +21,7 @@ use crate::config::{Config, Source};
 use crate::identity::RotationHandle;
 use crate::listeners::Listeners;
 use crate::transport::socket;
-use crate::{admin, allocator, intercept, systemd, task};
+use crate::{admin, allocator, image, intercept, systemd, task};
 
 use agent_thread::spawn_agent;
 use arrivals::accept_control;
@@ -275,6 +275,9 @@ fn looking(
 async fn give_memory_back() {
     tokio::time::sleep(SETTLED_AFTER).await;
     allocator::give_back_at_once(false);
+    if let Err(error) = image::let_go() {
+        tracing::debug!(%error, "the code that only the start needed stays mapped");
+    }
     loop {
         tokio::time::sleep(GIVE_BACK_EVERY).await;
         allocator::give_back();

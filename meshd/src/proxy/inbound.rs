@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use ::http::header::{HeaderMap, HeaderName, HeaderValue};
 use ::http::request::Parts;
@@ -100,22 +101,34 @@ fn leaving(worker: &Rc<Worker>) -> Pin<Box<dyn Future<Output = ()>>> {
     })
 }
 
+/// Waits for the first Plan: a successor is given the mesh port before it has one, and would say of every instance that there
+/// is none.
+async fn planned(worker: Rc<Worker>) {
+    let deadline = Instant::now() + PLANNED_WITHIN;
+    let has_one = || worker.view().plan.revision.0 > 0 || !worker.view().plan.inbound.instances.is_empty();
+    while !has_one() && Instant::now() < deadline {
+        tokio::time::sleep(PLAN_IS_LOOKED_FOR_EVERY).await;
+    }
+}
+
 /// Links of the control plane always have room: only hops are bounded.
 fn took_in(worker: &Rc<Worker>, room: &Arc<Room>, accepted: Result<Accepted, Refused>) {
     match accepted {
         Ok(Accepted::Hop(peer, stream)) => {
             let Some(held) = admit(worker, room, &peer) else { return };
-            let served = serve(worker.clone(), peer, stream);
+            let (begun, served) = (planned(worker.clone()), serve(worker.clone(), peer, stream));
             task::spawn_local("hop", async move {
                 let _held = held;
+                begun.await;
                 served.await;
             });
         }
         Ok(Accepted::Lane(peer, lane)) => {
             let Some(held) = admit(worker, room, &peer) else { return };
-            let served = lane::serve(worker.clone(), peer, lane);
+            let (begun, served) = (planned(worker.clone()), lane::serve(worker.clone(), peer, lane));
             task::spawn_local("lane", async move {
                 let _held = held;
+                begun.await;
                 served.await;
             });
         }
@@ -500,6 +513,9 @@ fn word_of(failure: Failure) -> &'static str {
 }
 
 /// What a request over a hop costs, roughly: its bytes are not looked at one by one.
+/// A start takes a tenth of that; callers wait longer.
+const PLANNED_WITHIN: Duration = Duration::from_secs(3);
+const PLAN_IS_LOOKED_FOR_EVERY: Duration = Duration::from_millis(2);
 const HOP_REQUEST_BYTES: usize = 8 * 1024;
 /// Callers and instances of one hop that are remembered: most hops have one of each.
 const COUNTED_AS: usize = 32;
