@@ -79,7 +79,7 @@ impl Machines {
     /// What the journals of meshd say, for a story that failed.
     pub(crate) fn journals(&self) -> String {
         let of = |machine: &Machine| {
-            let journal = machine.sh(ONCE_EACH);
+            let journal = machine.sh(A_FEW_OF_EACH);
             format!("--- {}\n{}\n", machine.name, journal.unwrap_or_else(|error| format!("{error:#}")))
         };
         self.machines.iter().map(of).collect()
@@ -283,6 +283,6 @@ const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin
 /// On a busy machine of two cores; four seconds on an idle one.
 const BOOTS_WITHIN: Duration = Duration::from_secs(90);
 
-/// The last lines of the journal, of those that differ in numbers only the first.
-const ONCE_EACH: &str = r#"journalctl -b -u meshd -o short --no-pager |
-    awk '{ words = $0; gsub(/[0-9]+/, "", words); if (!said[words]++) print }' | tail -60"#;
+/// The last lines of the journal, of those that differ in numbers only the first few.
+const A_FEW_OF_EACH: &str = r#"journalctl -b -u meshd -o short --no-pager |
+    awk '{ words = $0; gsub(/[0-9]+/, "", words); if (++said[words] <= 9) print }' | tail -100"#;

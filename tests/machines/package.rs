@@ -47,7 +47,7 @@ pub(crate) fn files(machine: &Machine) -> Result<String> {
 }
 
 /// What removal leaves, and only purge takes: configuration, state, logs, and the user that owns them.
-const KEPT_UNTIL_PURGE: [&str; 7] = [
+pub(crate) const KEPT_UNTIL_PURGE: [&str; 7] = [
     "/etc/meshd",
     "/var/lib/meshd",
     "/var/log/meshd",

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use mesh_lab::eventually;
 
 use crate::machine::Machine;
-use crate::package::{difference, files, is_well_confined, traces};
+use crate::package::{KEPT_UNTIL_PURGE, difference, files, is_well_confined, traces};
 use crate::{base, on_machines};
 
 #[test]
@@ -46,7 +46,7 @@ fn an_rpm_serves_is_upgraded_in_place_and_leaves_only_state() {
         ensure!(traces(machine)? == before, "{}\nbefore:\n{before}", traces(machine)?);
         machine.sh("test -f /var/lib/meshd/host.json && test -f /etc/meshd/meshd.toml.rpmsave")?;
         let left = difference(&files_before, &files(machine)?);
-        let kept = |line: &String| KEPT.iter().any(|kept| line[2..].starts_with(kept));
+        let kept = |line: &String| KEPT_UNTIL_PURGE.iter().any(|kept| line[2..].starts_with(kept));
         ensure!(left.iter().all(kept), "removal leaves:\n{}", left.join("\n"));
         ensure!(!machine.sh("systemctl list-units --all --no-legend")?.contains("meshd"), "no unit is left");
 
@@ -119,14 +119,3 @@ fn needs_only_what_rhel_has(machine: &Machine) -> Result<()> {
     ensure!(provided.contains("user(meshd)") && provided.contains("group(meshd)"), "{provided}");
     Ok(())
 }
-
-/// As the `.deb`, and what was edited under the name that rpm gives it.
-const KEPT: [&str; 7] = [
-    "/etc/meshd",
-    "/var/lib/meshd",
-    "/var/log/meshd",
-    "/etc/passwd ",
-    "/etc/group ",
-    "/etc/shadow ",
-    "/etc/gshadow ",
-];

@@ -105,7 +105,10 @@ fn leaving(worker: &Rc<Worker>) -> Pin<Box<dyn Future<Output = ()>>> {
 /// is none.
 async fn planned(worker: Rc<Worker>) {
     let deadline = Instant::now() + PLANNED_WITHIN;
-    let has_one = || worker.view().plan.revision.0 > 0 || !worker.view().plan.inbound.instances.is_empty();
+    let has_one = || {
+        let plan = &worker.view().plan;
+        plan.revision.0 > 0 || !plan.inbound.instances.is_empty()
+    };
     while !has_one() && Instant::now() < deadline {
         tokio::time::sleep(PLAN_IS_LOOKED_FOR_EVERY).await;
     }
@@ -512,10 +515,10 @@ fn word_of(failure: Failure) -> &'static str {
     FAILURES.iter().find(|(known, _)| *known == failure).map_or("connection-lost", |(_, word)| word)
 }
 
-/// What a request over a hop costs, roughly: its bytes are not looked at one by one.
 /// A start takes a tenth of that; callers wait longer.
 const PLANNED_WITHIN: Duration = Duration::from_secs(3);
 const PLAN_IS_LOOKED_FOR_EVERY: Duration = Duration::from_millis(2);
+/// What a request over a hop costs, roughly: its bytes are not looked at one by one.
 const HOP_REQUEST_BYTES: usize = 8 * 1024;
 /// Callers and instances of one hop that are remembered: most hops have one of each.
 const COUNTED_AS: usize = 32;

@@ -173,6 +173,24 @@ async fn a_request_crosses_a_hop_with_both_sides_named() {
     }
 }
 
+/// A successor is given the mesh port before it has a Plan.
+#[tokio::test]
+async fn a_hop_before_the_first_plan_waits_for_it() {
+    for transport in BOTH {
+        let (authority, backend) = (Authority::new(), Backend::http1("v1").await);
+        let there = destination(&authority, backend.address, Protocol::Http, transport);
+        let plan = there.plans.swap(Arc::default());
+        let here = source(&authority, vec![over_mesh(there.address, "reviews", "reviews-1")], transport);
+
+        let mut asked = std::pin::pin!(once(here.address, get("/", &[])));
+        let early = tokio::time::timeout(std::time::Duration::from_millis(200), &mut asked).await;
+        assert!(early.is_err(), "{transport:?}: it is not told that there is no such instance");
+        there.plans.store(plan);
+
+        assert_eq!(asked.await.status, StatusCode::OK, "{transport:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_body_is_asked_for_across_a_hop() {
     for transport in BOTH {
