@@ -25,6 +25,11 @@ impl Drain {
         self.0.send_replace(true);
     }
 
+    /// Makes another of its listeners.
+    pub fn listener(&self) -> Draining {
+        Draining(self.0.subscribe())
+    }
+
     /// Waits until every [`Draining`] is dropped, at most for `limit`. Returns how many are left: 0 when all ended.
     pub async fn finished(&self, limit: Duration) -> usize {
         self.finished_or(tokio::time::sleep(limit)).await

@@ -275,6 +275,7 @@ pub struct Proxy {
     pub doors: Option<doors::Keeper>,
     drain: Drain,
     mesh: Drain,
+    quic: Drain,
     pulses: Vec<Arc<AtomicU64>>,
     stop: tokio::sync::watch::Sender<bool>,
     threads: Vec<std::thread::JoinHandle<()>>,
@@ -286,6 +287,7 @@ pub fn start(shared: Shared, sockets: Sockets) -> Result<Proxy, StartError> {
     let workers = shared.settings.workers.max(1);
     let (drain, draining) = drain::channel();
     let (mesh, leaving_mesh) = drain::channel();
+    let (left_quic, leaving_quic) = drain::channel();
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let (control, receiver) = mpsc::channel(CONTROL_QUEUE);
     let own = sockets.entrances.iter().flat_map(|entrance| &entrance.sockets);
@@ -318,6 +320,7 @@ pub fn start(shared: Shared, sockets: Sockets) -> Result<Proxy, StartError> {
             control: control.clone(),
             draining: draining.clone(),
             leaving_mesh: leaving_mesh.clone(),
+            leaving_quic: leaving_quic.clone(),
             pulse: pulses[index].clone(),
             stopped: stopped.clone(),
             doors: keeper.worker(),
@@ -328,7 +331,7 @@ pub fn start(shared: Shared, sockets: Sockets) -> Result<Proxy, StartError> {
         let thread = worker::spawn(start).map_err(|source| StartError::Worker { worker: index, source })?;
         threads.push(thread);
     }
-    Ok(Proxy { control: receiver, doors: Some(keeper), drain, mesh, pulses, stop, threads })
+    Ok(Proxy { control: receiver, doors: Some(keeper), drain, mesh, quic: left_quic, pulses, stop, threads })
 }
 
 /// Has metrics tell of memory and descriptors.
@@ -346,8 +349,15 @@ fn tell(stats: &Stats, memory: Arc<Memory>, descriptors: Arc<Descriptors>) {
 }
 
 impl Proxy {
-    /// Accepts no more on the mesh port, over TCP and QUIC, where control traffic comes in too: it is a successor's now.
-    /// Over TCP what is open goes on; QUIC's connections are closed, as one socket cannot be read by two.
+    /// Takes no more hops over QUIC, has those that are open end, and closes its sockets, all within a few seconds. Callers go
+    /// over TCP meanwhile: before [`Self::leave_mesh_port`].
+    pub async fn leave_quic(&self) {
+        self.quic.start();
+        self.quic.finished(Duration::MAX).await;
+    }
+
+    /// Accepts no more on the mesh port over TCP, where control traffic comes in too: it is a successor's now. What is open
+    /// goes on.
     pub fn leave_mesh_port(&self) {
         self.mesh.start();
     }

@@ -5,37 +5,66 @@ use std::io::{BufRead, BufReader};
 use anyhow::{Context, Result, ensure};
 
 use crate::machine::Machine;
-use crate::{base, mesh, on_machines};
+use crate::{Machines, base, mesh, on_machines};
 
 #[test]
 fn reload_upgrade_and_restart_lose_no_request() {
     on_machines("reload_upgrade_and_restart_lose_no_request", 2, |machines| {
-        mesh::form(machines)?;
-        let (caller, callee) = (machines.vm(1), machines.vm(2));
-        caller.sh("meshctl delete VirtualService reviews")?;
-
-        for machine in [caller, callee] {
-            let before = pid(machine)?;
-            under_load(caller, || machine.sh("systemctl reload meshd").map(drop))?;
-            ensure!(pid(machine)? != before, "{}: a reload starts another process", machine.name);
-        }
-
-        let newer = base::package(Some("+next"))?;
-        let name = newer.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        std::fs::copy(&newer, base::folder().join("run/shared").join(&name))?;
-        for machine in [callee, caller] {
-            let before = pid(machine)?;
-            under_load(caller, || machine.sh(&format!("dpkg -i /vagrant/{name}")).map(drop))?;
-            ensure!(pid(machine)? != before, "{}: the upgraded meshd runs", machine.name);
-        }
-        let version = caller.sh("dpkg-query -W -f '${Version}' meshd")?;
-        ensure!(version.ends_with("+next"), "{version}");
-
-        for machine in [callee, caller] {
-            under_load(caller, || machine.sh("systemctl restart meshd").map(drop))?;
-        }
-        Ok(())
+        form(machines)?;
+        nothing_is_lost(machines)
     });
+}
+
+/// With hops over QUIC: the callee's connections are QUIC connections, and its UDP socket goes from process to process.
+#[test]
+fn reload_upgrade_and_restart_lose_no_request_over_quic() {
+    on_machines("reload_upgrade_and_restart_lose_no_request_over_quic", 2, |machines| {
+        for machine in machines.all() {
+            machine.install()?;
+            machine.sh("sed -i 's/^#transport = .*/transport = \"quic\"/' /etc/meshd/meshd.toml")?;
+        }
+        form(machines)?;
+        let caller = machines.vm(1);
+        caller.sh(COUNT_UDP)?;
+        under_load(caller, || Ok(()))?;
+        let counted = caller.sh("nft list table inet counting")?;
+        let packets =
+            counted.split("packets ").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<u64>().ok());
+        ensure!(packets.is_some_and(|packets| packets > u64::from(RATE) / 10), "hops go over UDP: {counted}");
+        nothing_is_lost(machines)
+    });
+}
+
+/// Without the canary: there is no v2.
+fn form(machines: &Machines) -> Result<()> {
+    mesh::form(machines)?;
+    machines.vm(1).sh("meshctl delete VirtualService reviews").map(drop)
+}
+
+/// Reloads, upgrades and restarts each host while requests flow.
+fn nothing_is_lost(machines: &Machines) -> Result<()> {
+    let (caller, callee) = (machines.vm(1), machines.vm(2));
+    for machine in [caller, callee] {
+        let before = pid(machine)?;
+        under_load(caller, || machine.sh("systemctl reload meshd").map(drop))?;
+        ensure!(pid(machine)? != before, "{}: a reload starts another process", machine.name);
+    }
+
+    let newer = base::package(Some("+next"))?;
+    let name = newer.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    std::fs::copy(&newer, machines.vm(1).shared().join(&name))?;
+    for machine in [callee, caller] {
+        let before = pid(machine)?;
+        under_load(caller, || machine.sh(&format!("dpkg -i /vagrant/{name}")).map(drop))?;
+        ensure!(pid(machine)? != before, "{}: the upgraded meshd runs", machine.name);
+    }
+    let version = caller.sh("dpkg-query -W -f '${Version}' meshd")?;
+    ensure!(version.ends_with("+next"), "{version}");
+
+    for machine in [callee, caller] {
+        under_load(caller, || machine.sh("systemctl restart meshd").map(drop))?;
+    }
+    Ok(())
 }
 
 #[test]
@@ -89,6 +118,9 @@ fn pid(machine: &Machine) -> Result<String> {
     machine.sh("systemctl show meshd -p MainPID --value")
 }
 
+/// Packets to other hosts' mesh port over UDP.
+const COUNT_UDP: &str = "nft add table inet counting && nft add chain inet counting out '{ type filter hook output priority 0; }' \
+    && nft add rule inet counting out udp dport 15008 counter";
 const RATE: u32 = 1_000;
 /// Longer than any of it takes on a busy machine.
 const AT_MOST_SECONDS: u64 = 90;

@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -37,10 +37,11 @@ use super::passthrough::Place;
 use super::request::{self, HOPS, Head, INSTANCE, SERVER_NAME, SOURCE, SPEAK};
 use super::server::{self, Trust};
 use super::tunnel::OnSwitch;
-use super::watch::{Busy, Watch};
+use super::watch::{Busy, Signal, Watch};
 use super::wire::{Stream, Wire};
 use super::worker::{Caller, Worker};
 use super::{Declared, tcp};
+use crate::drain::{self, Drain, Draining};
 use crate::task;
 use crate::telemetry::{Counters, Spoken};
 use crate::transport::{Accepted, LinkStream, Listener, Peer, QuicListener, QuicOptions, Refused};
@@ -59,35 +60,55 @@ pub(super) async fn accept(worker: Rc<Worker>, socket: std::net::TcpListener, ro
             () = &mut leaving => break,
             accepted = listener.accept() => accepted,
         };
-        took_in(&worker, &room, accepted);
+        took_in(&worker, &room, accepted, None);
     }
     // Who has begun to shake hands is not left standing there.
     let mut under_way = listener.leave();
     while let Some(accepted) = under_way.next().await {
-        took_in(&worker, &room, accepted);
+        took_in(&worker, &room, accepted, None);
     }
 }
 
-/// Accepts on the mesh port over QUIC, like [`accept()`].
+/// Accepts on the mesh port over QUIC, like [`accept()`], until draining or `leaving` begins. Then its hops end, told so,
+/// while callers go over TCP; and only then is the socket let go: two processes cannot read one.
 pub(super) async fn accept_quic(
     worker: Rc<Worker>,
     socket: std::net::UdpSocket,
     options: QuicOptions,
     room: Arc<Room>,
+    mut leaving: Draining,
 ) {
     let mut listener = match QuicListener::new(socket, worker.dialer.credentials(), &options) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "cannot accept on the mesh port over QUIC"),
     };
-    let (mut draining, mut leaving) = (worker.draining.clone(), worker.leaving_mesh.clone());
+    let mut draining = worker.draining.clone();
+    let (hops, _) = drain::channel();
+    let limit = loop {
+        tokio::select! {
+            // How long that may take, its own drain knows.
+            () = draining.started() => break Duration::MAX,
+            () = leaving.started() => break QUIC_LEAVES_WITHIN,
+            accepted = listener.accept() => took_in(&worker, &room, accepted, Some(&hops)),
+        }
+    };
+    listener.leave();
+    hops.start();
+    let mut ended = pin!(hops.finished(limit));
     loop {
-        let accepted = tokio::select! {
-            () = draining.started() => return,
-            () = leaving.started() => return listener.close().await,
-            accepted = listener.accept() => accepted,
-        };
-        took_in(&worker, &room, accepted);
+        tokio::select! {
+            biased;
+            // What was served before is one of them.
+            accepted = listener.accept() => took_in(&worker, &room, accepted, Some(&hops)),
+            left = &mut ended => {
+                if left > 0 {
+                    tracing::info!(left, "hops over QUIC are cut: another meshd takes over");
+                }
+                break;
+            }
+        }
     }
+    listener.close().await;
 }
 
 /// Waits until the mesh port is a successor's, or draining begins.
@@ -115,11 +136,13 @@ async fn planned(worker: Rc<Worker>) {
 }
 
 /// Links of the control plane always have room: only hops are bounded.
-fn took_in(worker: &Rc<Worker>, room: &Arc<Room>, accepted: Result<Accepted, Refused>) {
+/// `hops`: who tells hops to end before the worker drains.
+fn took_in(worker: &Rc<Worker>, room: &Arc<Room>, accepted: Result<Accepted, Refused>, hops: Option<&Drain>) {
     match accepted {
         Ok(Accepted::Hop(peer, stream)) => {
             let Some(held) = admit(worker, room, &peer) else { return };
-            let (begun, served) = (planned(worker.clone()), serve(worker.clone(), peer, stream));
+            let begun = planned(worker.clone());
+            let served = serve(worker.clone(), peer, stream, hops.map(Drain::listener));
             task::spawn_local("hop", async move {
                 let _held = held;
                 begun.await;
@@ -183,14 +206,23 @@ struct CountedAs {
     counted: Rc<Counted>,
 }
 
-async fn serve(worker: Rc<Worker>, peer: Peer, stream: LinkStream) {
+async fn serve(worker: Rc<Worker>, peer: Peer, stream: LinkStream, leaving: Option<Draining>) {
     let _open = Open::count(&worker);
     let Some(hop) = Hop::of(&worker, peer).map(Rc::new) else { return };
     let watch = hop.watch.clone();
     let served = worker.clone();
     let wire = Wire::new(Stream::Hop(stream));
-    server::http2(&served, wire, &watch, Trust::Peer, |request, early| handle(hop.clone(), request, early))
-        .await;
+    let handle = |request, early| handle(hop.clone(), request, early);
+    let served = server::http2(&served, wire, &watch, Trust::Peer, handle);
+    let Some(mut leaving) = leaving else { return served.await };
+    let mut served = pin!(served);
+    tokio::select! {
+        () = &mut served => {}
+        () = leaving.started() => {
+            watch.tell(Signal::Leave);
+            served.await;
+        }
+    }
 }
 
 /// Hands a request to the instance here that it is for.
@@ -522,6 +554,8 @@ const PLAN_IS_LOOKED_FOR_EVERY: Duration = Duration::from_millis(2);
 const HOP_REQUEST_BYTES: usize = 8 * 1024;
 /// Callers and instances of one hop that are remembered: most hops have one of each.
 const COUNTED_AS: usize = 32;
+/// How long hops over QUIC may take to end when another meshd takes over, which waits meanwhile.
+const QUIC_LEAVES_WITHIN: Duration = Duration::from_secs(5);
 /// Why a request met no application; never passed on to callers.
 const FAILURE: HeaderName = HeaderName::from_static("x-mesh-failure");
 

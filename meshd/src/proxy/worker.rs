@@ -45,6 +45,7 @@ pub(super) struct Start {
     pub(super) control: mpsc::Sender<Accepted>,
     pub(super) draining: Draining,
     pub(super) leaving_mesh: Draining,
+    pub(super) leaving_quic: Draining,
     pub(super) pulse: Arc<AtomicU64>,
     pub(super) stopped: watch::Receiver<bool>,
     pub(super) doors: mpsc::Receiver<doors::Told>,
@@ -259,9 +260,11 @@ async fn run(start: Start) {
         accept::start(&worker, way, socket, room);
     }
     for (socket, options) in quic {
-        let accept = inbound::accept_quic(worker.clone(), socket, options, start.quic_room.clone());
+        let (room, leaving) = (start.quic_room.clone(), start.leaving_quic.clone());
+        let accept = inbound::accept_quic(worker.clone(), socket, options, room, leaving);
         task::spawn_local("mesh accept over QUIC", accept);
     }
+    drop(start.leaving_quic);
     task::spawn_local("doors", doors::serve(worker.clone(), doors));
     // Everything else holds its own listener of the drain; the worker itself must not keep it from ending.
     let house = Rc::downgrade(&worker);

@@ -8,6 +8,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aws_lc_rs::hmac;
@@ -53,6 +54,8 @@ pub const IDLE_LIMIT: Duration = Duration::from_secs(10);
 pub const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// The code of a connection that is closed because its meshd hands over.
 const LEAVING: VarInt = VarInt::from_u32(0);
+/// The code of a stream reset because its meshd takes no more of them: a successor does, over TCP at once.
+const MOVED: VarInt = VarInt::from_u32(3);
 /// How long closing may take before the socket is let go.
 const CLOSES_WITHIN: Duration = Duration::from_millis(100);
 /// How many handshakes one listener has under way.
@@ -78,6 +81,8 @@ struct Server {
     transport: Arc<TransportConfig>,
     handshakes: Arc<Semaphore>,
     accepted: mpsc::Sender<Result<Accepted, Refused>>,
+    /// Takes no more connections and streams.
+    leaving: Arc<AtomicBool>,
 }
 
 impl QuicListener {
@@ -98,6 +103,7 @@ impl QuicListener {
             transport: Arc::new(transport_config()),
             handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
             accepted: sender,
+            leaving: Arc::default(),
         };
         Ok(Self { endpoint, server, connections: JoinSet::new(), accepted })
     }
@@ -124,6 +130,12 @@ impl QuicListener {
         }
     }
 
+    /// Takes no new connections and no new hops: whoever asks is told at once, and goes over TCP. What is under way
+    /// goes on, and what was nearly open is still handed out.
+    pub fn leave(&self) {
+        self.server.leaving.store(true, Ordering::Relaxed);
+    }
+
     /// Closes every connection and lets go of the socket, so that another process can read from it.
     pub async fn close(self) {
         self.endpoint.close(LEAVING, b"this meshd hands over");
@@ -134,7 +146,10 @@ impl QuicListener {
     /// Starts a handshake. Under load a stranger must first show that its address is its own.
     fn admit(&mut self, incoming: Incoming) {
         let free = self.server.handshakes.available_permits();
-        if free == 0 || self.connections.len() >= MAX_CONNECTIONS {
+        if self.server.leaving.load(Ordering::Relaxed)
+            || free == 0
+            || self.connections.len() >= MAX_CONNECTIONS
+        {
             incoming.refuse();
         } else if free < MAX_HANDSHAKES / 2 && incoming.may_retry() && !incoming.remote_address_validated() {
             if let Err(error) = incoming.retry() {
@@ -203,6 +218,7 @@ impl Server {
         loop {
             tokio::select! {
                 stream = connection.accept_bi() => match stream {
+                    Ok((send, recv)) if self.refuses(&caller) => turn_away(send, recv, MOVED),
                     Ok((send, recv)) => {
                         openings.spawn(self.clone().opening(send, recv, caller.clone()));
                     }
@@ -214,6 +230,11 @@ impl Server {
                 Some(_) = openings.join_next() => {}
             }
         }
+    }
+
+    /// Control traffic goes on: it has no other way while a successor waits.
+    fn refuses(&self, caller: &Caller) -> bool {
+        self.leaving.load(Ordering::Relaxed) && caller.protocol == Protocol::Hop
     }
 
     async fn opening(self, mut send: SendStream, mut recv: RecvStream, caller: Arc<Caller>) {
@@ -238,10 +259,9 @@ impl Server {
                 let frames = FrameStream::new(stream, service.max_frame_bytes());
                 Ok(Accepted::Control(caller.peer.clone(), service, frames))
             }
+            Err(_) if self.refuses(&caller) => return turn_away(send, recv, MOVED),
             Err(fault) => {
-                // Both fail only on a stream that is over already.
-                let _ = send.reset(UNKNOWN);
-                let _ = recv.stop(UNKNOWN);
+                turn_away(send, recv, UNKNOWN);
                 Err(Refused { address: caller.peer.address, fault })
             }
         };
@@ -261,6 +281,10 @@ impl Server {
         if !is_served || owner != caller.shown {
             return Err(TlsFault::UnknownName(name));
         }
+        // Who is served once its listener leaves, nobody would wait for.
+        if self.refuses(caller) {
+            return Err(TlsFault::TimedOut);
+        }
         send.write_all(&[header::SERVED]).await.map_err(|error| TlsFault::Io(error.into()))?;
         Ok(name.to_ascii_lowercase())
     }
@@ -270,6 +294,12 @@ impl Server {
         // Fails only when the listener is gone, and then nobody is there to tell.
         let _ = self.accepted.send(result).await;
     }
+}
+
+/// Tells whoever opened a stream why it is not served. Fails only on a stream that is over already.
+fn turn_away(mut send: SendStream, mut recv: RecvStream, why: VarInt) {
+    let _ = send.reset(why);
+    let _ = recv.stop(why);
 }
 
 /// Who dialled a connection, and what it was shown.

@@ -40,6 +40,11 @@ impl Rest {
         self.undecided = true;
     }
 
+    /// Notes that the meshd there hands over: for a moment, TCP is its successor's and UDP not yet.
+    pub(super) fn moved(&mut self) {
+        self.until = Some(Instant::now() + MOVES_FOR);
+    }
+
     /// Notes whether TCP got through. Returns for how long UDP is left alone from now on, where that is news.
     pub(super) fn learn(&mut self, tcp_works: bool) -> Option<Duration> {
         if !std::mem::take(&mut self.undecided) {
@@ -69,12 +74,21 @@ impl Rests {
 
     /// Notes that UDP was silent.
     pub(super) fn silent(&self, address: SocketAddr) {
+        self.note(address, Rest::silent);
+    }
+
+    /// Notes that the meshd there hands over: see [`Rest::moved`].
+    pub(super) fn moved(&self, address: SocketAddr) {
+        self.note(address, Rest::moved);
+    }
+
+    fn note(&self, address: SocketAddr, what: impl FnOnce(&mut Rest)) {
         let mut peers = self.peers();
         if peers.len() >= MAX_PEERS {
             peers.retain(|_, rest| rest.is_on());
         }
         if peers.len() < MAX_PEERS {
-            peers.entry(address).or_default().silent();
+            what(peers.entry(address).or_default());
         }
     }
 
@@ -93,6 +107,8 @@ impl Rests {
     }
 }
 
+/// How long UDP is left alone where a meshd hands over: longer than its hops take to end, as a rule.
+const MOVES_FOR: Duration = Duration::from_secs(2);
 /// How long UDP is left alone until it is known whether TCP gets through: longer than a TCP handshake may take.
 const UDP_PAUSE: Duration = Duration::from_secs(12);
 /// How many silent peers a dialer remembers; beyond it they are tried each time.

@@ -68,6 +68,7 @@ impl Running {
         // First accept no more on the socket: whoever asks after the answer asks the successor.
         self.ground.drain.start();
         asked.map(|asked| asked.send(Ok(())));
+        self.traffic.proxy.leave_quic().await;
         self.traffic.proxy.leave_mesh_port();
         self.traffic.interception.leave();
         self.agent.stop(Farewell::Silent).await;

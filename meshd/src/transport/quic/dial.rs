@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 
 use super::header::{self, SERVED};
 use super::stream::{QuicStream, WhenDropped};
-use super::{KEEP_ALIVE, UNKNOWN, transport_config};
+use super::{KEEP_ALIVE, LEAVING, MOVED, UNKNOWN, transport_config};
 use crate::transport::link::{ConfigKey, DialError, Dialer, HANDSHAKE_LIMIT, HopTarget, TlsFault};
 use crate::transport::rest::{Rests, UDP_PATIENCE};
 use crate::transport::socket::{SocketOptions, outgoing_udp};
@@ -100,7 +100,14 @@ pub(in crate::transport) async fn dial_hop(
         };
         let header = header::header(target.sni).ok_or_else(|| DialError::BadName(target.sni.to_owned()))?;
         let shared = hop_connection(dialer, &key, target).await?;
-        open_hop(&shared, &header, target).await.map_err(|fault| DialError::Tls { address, fault })
+        open_hop(&shared, &header, target).await.map_err(|fault| match fault {
+            // Over TCP its successor answers, at once or in a moment.
+            OpenFault::Moved => {
+                dialer.quic().rests.moved(address);
+                DialError::TimedOut { address }
+            }
+            OpenFault::Link(fault) => DialError::Tls { address, fault },
+        })
     };
     timeout(HANDSHAKE_LIMIT, both).await.unwrap_or(Err(DialError::TimedOut { address }))
 }
@@ -138,18 +145,41 @@ async fn hop_connection(
 }
 
 /// Asks for the name, and waits for the word that it is served: only then is the caller itself accepted, too.
-async fn open_hop(shared: &Shared, header: &[u8], target: HopTarget<'_>) -> Result<QuicStream, TlsFault> {
-    let (mut send, mut recv) = shared.connection.open_bi().await.map_err(|error| fault_of(&error))?;
-    send.write_all(header).await.map_err(write_fault)?;
+async fn open_hop(shared: &Shared, header: &[u8], target: HopTarget<'_>) -> Result<QuicStream, OpenFault> {
+    let (mut send, mut recv) = shared.connection.open_bi().await.map_err(|error| lost(&error))?;
+    // What it is answered tells more than that it was stopped.
+    let written = send.write_all(header).await;
     let mut answer = [0; 1];
     match recv.read(&mut answer).await {
         Ok(Some(1)) if answer[0] == SERVED => {}
-        Ok(_) => return Err(TlsFault::NoProtocol),
-        Err(ReadError::Reset(UNKNOWN)) => return Err(TlsFault::UnknownName(target.sni.to_owned())),
-        Err(ReadError::ConnectionLost(error)) => return Err(fault_of(&error)),
-        Err(error) => return Err(TlsFault::Io(error.into())),
+        Ok(_) => return Err(TlsFault::NoProtocol.into()),
+        Err(ReadError::Reset(UNKNOWN)) => return Err(TlsFault::UnknownName(target.sni.to_owned()).into()),
+        Err(ReadError::Reset(MOVED)) => return Err(OpenFault::Moved),
+        Err(ReadError::ConnectionLost(error)) => return Err(lost(&error)),
+        Err(error) => return Err(TlsFault::Io(error.into()).into()),
     }
+    written.map_err(write_fault)?;
     Ok(QuicStream::new(send, recv, WhenDropped::Reset, Some(shared.users.clone())))
+}
+
+/// Why a stream did not become a hop.
+enum OpenFault {
+    /// The meshd that has the connection takes no more: a successor does.
+    Moved,
+    Link(TlsFault),
+}
+
+impl From<TlsFault> for OpenFault {
+    fn from(fault: TlsFault) -> Self {
+        Self::Link(fault)
+    }
+}
+
+fn lost(error: &ConnectionError) -> OpenFault {
+    match error {
+        ConnectionError::ApplicationClosed(close) if close.error_code == LEAVING => OpenFault::Moved,
+        other => OpenFault::Link(fault_of(other)),
+    }
 }
 
 /// Connects for control traffic, within `limit`.

@@ -176,6 +176,28 @@ async fn a_hop_learns_at_once_that_its_peer_restarted() {
 }
 
 #[tokio::test]
+async fn a_listener_that_leaves_keeps_its_hops_and_sends_new_ones_over_tcp() {
+    let mesh = Mesh::new();
+    let serving = reviews_host(&mesh);
+    let mut over_tcp = Port::Tcp(tcp(&serving));
+    let listener = quic(&serving, over_tcp.address().port(), &QuicOptions::default());
+    let mut over_quic = Port::Quic(listener);
+    let dialer = dialer(&credentials(&mesh, "1", &["productpage"]));
+    let (before, there, _) = hop(&dialer, &mut over_quic).await;
+    let Port::Quic(listener) = &mut over_quic else { unreachable!("it is") };
+
+    listener.leave();
+    let (after, after_there, _) = tokio::select! {
+        linked = hop(&dialer, &mut over_tcp) => linked,
+        other = listener.accept() => panic!("one more over QUIC: {other:?}"),
+    };
+
+    assert_eq!((before.transport(), after.transport()), (Transport::Quic, Transport::Tcp));
+    carries(before, there).await;
+    carries(after, after_there).await;
+}
+
+#[tokio::test]
 async fn the_mesh_port_serves_ipv6_over_tcp_and_quic() {
     for transport in BOTH {
         let mesh = Mesh::new();
