@@ -525,8 +525,9 @@ const COUNTED_AS: usize = 32;
 /// Why a request met no application; never passed on to callers.
 const FAILURE: HeaderName = HeaderName::from_static("x-mesh-failure");
 
-const FAILURES: [(Failure, &str); 7] = [
+const FAILURES: [(Failure, &str); 8] = [
     (Failure::RefusedStream, "refused"),
+    (Failure::GoAway, "refused"),
     (Failure::Connect, "connect"),
     (Failure::ConnectTimeout, "connect-timeout"),
     (Failure::ResetBeforeRequest, "reset-before-request"),
