@@ -10,7 +10,7 @@ use mesh_core::balance::{self, Hint};
 use mesh_core::plan::{Balancer, Cluster, Endpoint, RetryPolicy, UpstreamProtocol, Via};
 use mesh_core::resilience::outlier::Answer;
 use mesh_core::resilience::retry::{self, Attempt, Decision};
-use mesh_core::resilience::{Failure, Flag, Outcome, breaker, grpc};
+use mesh_core::resilience::{Failure, Flag, Outcome, breaker};
 
 use super::body::{Inflow, Outgoing, Source};
 use super::exchange::{Exchange, Guards, over};
@@ -86,7 +86,7 @@ async fn attempts<'a>(
     current: &mut Option<&'a Endpoint>,
 ) -> Result<Answered, Failure> {
     let mut tried = Tried::default();
-    let mut retry_permit = None;
+    let (mut retry_permit, mut anew) = (None, false);
     loop {
         let Some((endpoint, pool)) = choose(sending, &tried, exchange) else {
             return Err(Failure::NoEndpoint);
@@ -96,7 +96,7 @@ async fn attempts<'a>(
         exchange.answered_by(&pool.via, pool.http2);
         exchange.attempts += 1;
         let in_flight = endpoint.map(|endpoint| endpoint.state.enter());
-        let result = attempt(sending, &pool, exchange.retries).await;
+        let result = attempt(sending, &pool, (exchange.attempts, exchange.retries)).await;
         let outcome = match &result {
             Ok((response, lease)) => {
                 exchange.sent_from(|| lease.local_address());
@@ -112,10 +112,14 @@ async fn attempts<'a>(
         }
         let replayable = sending.source.as_ref().is_none_or(|source| source.replayable());
         let response_begun = sending.interim.as_ref().is_some_and(Interim::has_told);
-        let attempt = Attempt { outcome, retries: exchange.retries, response_begun, replayable };
+        let attempt = Attempt { outcome, retries: exchange.retries, anew, response_begun, replayable };
         let mut again = false;
         match retry::decide(sending.policy, &attempt) {
             Decision::Enough => {}
+            Decision::Anew => {
+                anew = true;
+                continue;
+            }
             Decision::LimitReached => exchange.raise(Flag::UpstreamRetryLimitExceeded),
             Decision::Again => {
                 // A retry that is over counts no more, also when the next is its own.
@@ -225,11 +229,11 @@ fn application_speaks_http2(cluster: &Cluster, client: http::Version) -> bool {
 async fn attempt(
     sending: &mut Sending<'_>,
     pool: &Rc<Pool>,
-    retries: u32,
+    tries: (u32, u32),
 ) -> Result<(Response<Inflow>, Lease), Failure> {
     let limit = sending.policy.per_try_timeout;
     let source = sending.source.clone();
-    let mut once = pin!(once(sending, pool, retries));
+    let mut once = pin!(once(sending, pool, tries));
     match limit {
         None => once.await,
         Some(limit) => tokio::select! {
@@ -243,11 +247,11 @@ async fn attempt(
 async fn once(
     sending: &mut Sending<'_>,
     pool: &Rc<Pool>,
-    retries: u32,
+    tries: (u32, u32),
 ) -> Result<(Response<Inflow>, Lease), Failure> {
     let mut lease = pool.checkout(sending.cluster).await?;
     let body = sending.source.as_ref().map_or(Outgoing::Empty, Source::attempt);
-    let mut headers = headers(sending, pool, retries).ok_or(Failure::Protocol)?;
+    let mut headers = headers(sending, pool, tries).ok_or(Failure::Protocol)?;
     let is_held = sending.source.as_ref().is_some_and(|source| source.is_held());
     let expects = is_held && !application_speaks_http2(sending.cluster, sending.head.version);
     if pool.is_hop() && (sending.head.upgrade || expects) {
@@ -283,10 +287,10 @@ async fn once(
     Err(Failure::ResetBeforeRequest)
 }
 
-/// Returns the headers of one attempt.
-fn headers(sending: &mut Sending<'_>, pool: &Pool, retries: u32) -> Option<HeaderMap> {
+/// Returns the headers of one attempt, by its number from 1 and how many of those before were retries.
+fn headers(sending: &mut Sending<'_>, pool: &Pool, (attempt, retries): (u32, u32)) -> Option<HeaderMap> {
     let mut headers =
-        if retries == 0 { std::mem::take(&mut sending.head.headers) } else { (sending.again)()? };
+        if attempt == 1 { std::mem::take(&mut sending.head.headers) } else { (sending.again)()? };
     if retries > 0 {
         headers.insert(request::ATTEMPT_COUNT, request::number(u64::from(retries) + 1));
     }
@@ -301,15 +305,9 @@ fn record(sending: &Sending<'_>, endpoint: &Endpoint, outcome: Outcome) {
     if sending.cluster.outlier.is_none() {
         return;
     }
-    let answer = match outcome {
-        Outcome::Answer { grpc_status: Some(status), .. } => Answer::Status(grpc::to_http(status)),
-        Outcome::Answer { status, .. } => Answer::Status(status.as_u16()),
-        Outcome::Failed(Failure::PerTryTimeout | Failure::RouteTimeout) => Answer::Timeout,
-        // Our own limits say nothing about the endpoint.
-        Outcome::Failed(Failure::Overflow | Failure::NoEndpoint) => return,
-        Outcome::Failed(_) => Answer::LocalFailure,
-    };
-    sending.worker.record(sending.cluster, endpoint, answer);
+    if let Some(answer) = outcome.about_endpoint() {
+        sending.worker.record(sending.cluster, endpoint, answer);
+    }
 }
 
 /// Idle connections that may turn out dead one after the other: after a restart of an application all of them are.

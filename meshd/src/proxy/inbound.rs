@@ -559,8 +559,9 @@ const QUIC_LEAVES_WITHIN: Duration = Duration::from_secs(5);
 /// Why a request met no application; never passed on to callers.
 const FAILURE: HeaderName = HeaderName::from_static("x-mesh-failure");
 
-const FAILURES: [(Failure, &str); 7] = [
+const FAILURES: [(Failure, &str); 8] = [
     (Failure::RefusedStream, "refused"),
+    (Failure::GoAway, "refused"),
     (Failure::Connect, "connect"),
     (Failure::ConnectTimeout, "connect-timeout"),
     (Failure::ResetBeforeRequest, "reset-before-request"),

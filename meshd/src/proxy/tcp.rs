@@ -344,8 +344,13 @@ async fn across(worker: &Worker, pool: Rc<Pool>, cluster: &Arc<Cluster>) -> Resu
     {
         return Ok(Opened { wire: Wire::new(Stream::Lane(lane)), lanes: Some(pool), lease: None });
     }
-    let under = async { tunnel(pool.checkout(cluster).await?).await };
-    let (wire, lease) = under.await.map_err(ConnectError::Under)?;
+    let under = || async { tunnel(pool.checkout(cluster).await?).await };
+    let mut opened = under().await;
+    // The other host was leaving: whoever follows it is there already.
+    if opened.as_ref().is_err_and(|failure| *failure == Failure::GoAway) {
+        opened = under().await;
+    }
+    let (wire, lease) = opened.map_err(ConnectError::Under)?;
     Ok(Opened { wire, lanes: None, lease: Some(lease) })
 }
 

@@ -10,8 +10,9 @@ use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::server::{Connection, SendResponse};
 use h2::{Reason, RecvStream, SendStream};
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use mesh_core::plan::{Cluster, UpstreamProtocol};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
@@ -237,3 +238,68 @@ async fn a_connection_that_nobody_uses_is_closed() {
 const LIMIT: Duration = Duration::from_secs(5);
 /// More than any window on the way, and less than is kept for a retry would need.
 const BODY: usize = 9 << 20;
+
+/// An application whose first connections leave in the very moment in which a stream comes.
+async fn leaving(first: usize) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind(loopback(0)).await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let connections = Arc::<AtomicUsize>::default();
+    let counted = connections.clone();
+    meshd::task::spawn("test", async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            if counted.fetch_add(1, Ordering::Relaxed) < first {
+                meshd::task::spawn("test", leave(stream));
+                continue;
+            }
+            meshd::task::spawn("test", async move {
+                let mut connection = h2::server::handshake(stream).await.expect("HTTP/2");
+                while let Some(Ok((request, mut respond))) = connection.accept().await {
+                    meshd::task::spawn("test", async move {
+                        let sent = request.into_body().data().await;
+                        let sent = sent.map_or_else(Bytes::new, |data| data.expect("no error"));
+                        let _ = answer(&mut respond, false).send_data(sent, true);
+                    });
+                }
+            });
+        }
+    });
+    (address, connections)
+}
+
+/// Says goodbye to the first stream, of which it has done nothing. Source: RFC 9113, section 6.8.
+async fn leave(mut stream: TcpStream) {
+    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    const GOAWAY: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    const HEADERS: u8 = 1;
+    stream.read_exact(&mut [0; 24]).await.expect("a preface");
+    stream.write_all(&SETTINGS).await.expect("an open connection");
+    let mut kind = 0;
+    while kind != HEADERS {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await.expect("a frame");
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        stream.read_exact(&mut vec![0; length]).await.expect("a frame");
+        kind = head[3];
+    }
+    stream.write_all(&GOAWAY).await.expect("an open connection");
+    // Until the other end has read it.
+    let _ = stream.read_to_end(&mut Vec::new()).await;
+}
+
+#[tokio::test]
+async fn a_request_that_meets_an_application_that_is_leaving_is_sent_anew() {
+    for (first, status, connections) in [(1, 200, 2), (2, 503, 2)] {
+        let (address, connected) = leaving(first).await;
+        let mut cluster = cluster("reviews", vec![local(address)]);
+        cluster.protocol = UpstreamProtocol::Http2;
+        let mut forward = forward(vec![to(1, cluster)]);
+        forward.retry.attempts = 0;
+        let lab = start(plan(vec![("reviews", vec![forwarding(forward)])]));
+
+        let answer = once(lab.address, request(Method::POST, "/", &[], "twice")).await;
+
+        assert_eq!(answer.status, status, "{first} leave");
+        assert_eq!(answer.body == "twice", status == 200, "{:?}", answer.body);
+        assert_eq!(connected.load(Ordering::Relaxed), connections, "{first} leave");
+    }
+}

@@ -32,14 +32,14 @@ impl Outcome {
         }
     }
 
-    /// Returns what it says about its endpoint; `None` for failures of which no endpoint knows.
+    /// Returns what it says about its endpoint; `None` for failures of which no endpoint knows, and of one that is leaving.
     ///
     /// gRPC's status counts, where the headers have one, as in Envoy.
     pub fn about_endpoint(self) -> Option<Answer> {
         match self {
             Self::Answer { grpc_status: Some(status), .. } => Some(Answer::Status(grpc::to_http(status))),
             Self::Answer { status, .. } => Some(Answer::Status(status.as_u16())),
-            Self::Failed(Failure::NoEndpoint | Failure::Overflow) => None,
+            Self::Failed(Failure::NoEndpoint | Failure::Overflow | Failure::GoAway) => None,
             Self::Failed(Failure::PerTryTimeout | Failure::RouteTimeout) => Some(Answer::Timeout),
             Self::Failed(_) => Some(Answer::LocalFailure),
         }
@@ -57,8 +57,11 @@ pub enum Failure {
     Connect,
     /// No connection within the cluster's connect timeout.
     ConnectTimeout,
-    /// The endpoint refused the stream before doing anything with it (`REFUSED_STREAM`, `GOAWAY` below its id).
+    /// The endpoint refused the stream before doing anything with it (`REFUSED_STREAM`).
     RefusedStream,
+    /// The endpoint was leaving when the stream came, and did nothing with it (`GOAWAY` below its id). Envoy calls that
+    /// refused, too. Source: RFC 9113, section 6.8.
+    GoAway,
     /// The connection broke before any part of the request was sent on it.
     ResetBeforeRequest,
     /// The connection broke after that.
@@ -80,7 +83,7 @@ impl Failure {
             Self::NoEndpoint => Flag::NoHealthyUpstream,
             Self::Overflow => Flag::UpstreamOverflow,
             Self::Connect | Self::ConnectTimeout => Flag::UpstreamConnectionFailure,
-            Self::RefusedStream | Self::RemoteReset => Flag::UpstreamRemoteReset,
+            Self::RefusedStream | Self::GoAway | Self::RemoteReset => Flag::UpstreamRemoteReset,
             Self::ResetBeforeRequest | Self::ConnectionLost => Flag::UpstreamConnectionTermination,
             Self::Protocol => Flag::UpstreamProtocolError,
             Self::PerTryTimeout | Self::RouteTimeout => Flag::UpstreamRequestTimeout,
@@ -120,7 +123,7 @@ impl Failure {
             Self::Overflow => "overflow",
             Self::Connect => "remote connection failure",
             Self::ConnectTimeout => "connection timeout",
-            Self::RefusedStream => "remote refused stream reset",
+            Self::RefusedStream | Self::GoAway => "remote refused stream reset",
             Self::ResetBeforeRequest | Self::ConnectionLost => "connection termination",
             Self::RemoteReset => "remote reset",
             Self::Protocol => "protocol error",
@@ -135,7 +138,9 @@ impl Failure {
             Self::Overflow => "upstream_reset_before_response_started{overflow}",
             Self::Connect => "upstream_reset_before_response_started{remote_connection_failure}",
             Self::ConnectTimeout => "upstream_reset_before_response_started{connection_timeout}",
-            Self::RefusedStream => "upstream_reset_before_response_started{remote_refused_stream_reset}",
+            Self::RefusedStream | Self::GoAway => {
+                "upstream_reset_before_response_started{remote_refused_stream_reset}"
+            }
             Self::ResetBeforeRequest | Self::ConnectionLost => {
                 "upstream_reset_before_response_started{connection_termination}"
             }
@@ -176,6 +181,7 @@ mod tests {
             (Outcome::Failed(Failure::Connect), Some(Answer::LocalFailure)),
             (Outcome::Failed(Failure::PerTryTimeout), Some(Answer::Timeout)),
             (Outcome::Failed(Failure::Overflow), None),
+            (Outcome::Failed(Failure::GoAway), None),
         ];
         for (outcome, expected) in cases {
             assert_eq!(outcome.about_endpoint(), expected, "{outcome:?}");

@@ -15,6 +15,8 @@ pub struct Attempt {
     pub outcome: Outcome,
     /// Retries that went before it; 0 for the first attempt.
     pub retries: u32,
+    /// Whether it was sent anew before, as [`Decision::Anew`] says.
+    pub anew: bool,
     /// Whether a part of its answer has gone to the caller: then it is too late.
     pub response_begun: bool,
     /// Whether the whole request, body included, can be sent again.
@@ -26,24 +28,28 @@ pub struct Attempt {
 pub enum Decision {
     /// Try again after [`backoff`], if [`breaker::admit_retry`](super::breaker::admit_retry) agrees.
     Again,
+    /// Send it again at once; it counts as no retry: nothing was done with it.
+    Anew,
     /// Pass its outcome on.
     Enough,
     /// Pass its outcome on with flag `URX`: it would be tried again, but was often enough.
     LimitReached,
 }
 
-impl Decision {
-    /// Whether it is to be tried again.
-    pub fn again(self) -> bool {
-        self == Self::Again
-    }
-}
-
 /// Decides whether an attempt is followed by another.
 ///
 /// The method does not matter: POST is tried again like GET, as Istio does. Source: Envoy's `x-envoy-retry-on`.
+///
+/// differs: what met an endpoint that was leaving is sent anew, once, without being asked to: that a host restarts is no
+/// reason to fail. Source: gRPC's "transparent retries".
 pub fn decide(policy: &RetryPolicy, attempt: &Attempt) -> Decision {
-    if attempt.response_begun || !attempt.replayable || !wanted(policy, attempt.outcome) {
+    if attempt.response_begun || !attempt.replayable {
+        return Decision::Enough;
+    }
+    if attempt.outcome == Outcome::Failed(Failure::GoAway) && !attempt.anew {
+        return Decision::Anew;
+    }
+    if !wanted(policy, attempt.outcome) {
         return Decision::Enough;
     }
     if attempt.retries >= policy.attempts {
@@ -84,7 +90,7 @@ fn wanted_failure(on: RetryOn, failure: Failure) -> bool {
             any_reset || on.connect_failure || on.reset_before_request
         }
         Failure::ResetBeforeRequest => any_reset || on.reset_before_request,
-        Failure::RefusedStream => any_reset || on.refused_stream,
+        Failure::RefusedStream | Failure::GoAway => any_reset || on.refused_stream,
         Failure::ConnectionLost | Failure::RemoteReset | Failure::Protocol | Failure::PerTryTimeout => {
             any_reset
         }

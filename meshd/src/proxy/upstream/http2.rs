@@ -147,10 +147,18 @@ impl Sender {
         self.state.0.most_streams.get()
     }
 
-    /// Whether no stream can be begun any more: it has ended, or the peer has said goodbye.
+    /// Whether no stream can be begun any more.
     pub(super) fn is_closed(&self) -> bool {
-        let ready = || self.h2.borrow_mut().poll_ready(&mut Context::from_waker(Waker::noop()));
-        self.state.0.ended.get() || matches!(ready(), Poll::Ready(Err(_)))
+        self.closed().is_some()
+    }
+
+    /// Returns why no stream can be begun any more: it has ended, or the peer has said goodbye.
+    fn closed(&self) -> Option<Failure> {
+        match self.h2.borrow_mut().poll_ready(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Err(error)) if failure_of(&error) == Failure::GoAway => Some(Failure::GoAway),
+            Poll::Ready(Err(_)) => Some(Failure::ResetBeforeRequest),
+            _ => self.state.0.ended.get().then_some(Failure::ResetBeforeRequest),
+        }
     }
 
     /// Sends a request and waits for the head of its answer, telling `interim` what comes before; its body goes on by
@@ -160,8 +168,8 @@ impl Sender {
         request: Request<Outgoing>,
         interim: Option<&Interim>,
     ) -> Result<Response<Inflow>, Unanswered> {
-        if self.is_closed() {
-            return Err(Unanswered { unsent: Some(request), failure: Failure::ResetBeforeRequest });
+        if let Some(failure) = self.closed() {
+            return Err(Unanswered { unsent: Some(request), failure });
         }
         let (parts, body) = request.into_parts();
         let mut head = Request::from_parts(parts, ());
@@ -248,6 +256,8 @@ pub(super) fn failure_of(error: &h2::Error) -> Failure {
         Some(h2::Reason::REFUSED_STREAM) => Failure::RefusedStream,
         Some(_) if error.is_reset() => Failure::RemoteReset,
         Some(_) if error.is_library() => Failure::Protocol,
+        // Only streams above the last id are told so; others end with the connection.
+        Some(_) if error.is_go_away() && error.is_remote() => Failure::GoAway,
         _ => Failure::ConnectionLost,
     }
 }

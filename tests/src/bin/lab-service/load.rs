@@ -122,12 +122,9 @@ fn ask(to: &str, connection: &mut Option<BufReader<TcpStream>>) -> std::io::Resu
         None => BufReader::new(connect(to)?),
     };
     write!(reader.get_mut(), "GET / HTTP/1.1\r\nHost: {to}\r\n\r\n")?;
-    let mut line = String::new();
-    reader.read_line(&mut line)?;
-    if !line.starts_with("HTTP/1.1 200") {
-        return Err(Error::other(format!("answered {line:?}")));
-    }
-    let (mut length, mut closes) = (0, false);
+    let mut status = String::new();
+    reader.read_line(&mut status)?;
+    let (mut length, mut closes, mut line) = (0, false, String::new());
     loop {
         line.clear();
         reader.read_line(&mut line)?;
@@ -142,6 +139,9 @@ fn ask(to: &str, connection: &mut Option<BufReader<TcpStream>>) -> std::io::Resu
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body)?;
+    if !status.starts_with("HTTP/1.1 200") {
+        return Err(Error::other(format!("answered {status:?}: {}", String::from_utf8_lossy(&body))));
+    }
     if !closes {
         *connection = Some(reader);
     }

@@ -27,7 +27,7 @@ fn grpc(grpc_status: u32) -> Outcome {
 }
 
 fn first(outcome: Outcome) -> Attempt {
-    Attempt { outcome, retries: 0, response_begun: false, replayable: true }
+    Attempt { outcome, retries: 0, anew: false, response_begun: false, replayable: true }
 }
 
 /// A word, and the statuses, failures and gRPC statuses that it tries again.
@@ -74,7 +74,7 @@ fn each_word_tries_its_own_outcomes_again() {
         ("unavailable", RetryOn { grpc_unavailable: true, ..off() }, &[], &[], &[14]),
     ];
     for (word, on, statuses, wanted, codes) in cases {
-        let again = |outcome| decide(&policy(on), &first(outcome)).again();
+        let again = |outcome| decide(&policy(on), &first(outcome)) == Decision::Again;
         for status in [200, 400, 404, 409, 418, 429, 500, 501, 502, 503, 504] {
             assert_eq!(again(answer(status)), statuses.contains(&status), "{word}: {status}");
         }
@@ -93,8 +93,8 @@ fn what_a_rate_limiter_refused_is_tried_again_only_if_asked_for() {
     let unlimited = RetryOn { server_error: true, grpc_unavailable: true, ..RetryOn::default() };
     let asked = RetryOn { envoy_ratelimited: true, ..unlimited };
     for status in [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE] {
-        assert!(!decide(&policy(unlimited), &first(limited(status))).again());
-        assert!(decide(&policy(asked), &first(limited(status))).again());
+        assert_eq!(decide(&policy(unlimited), &first(limited(status))), Decision::Enough);
+        assert_eq!(decide(&policy(asked), &first(limited(status))), Decision::Again);
     }
 }
 
@@ -116,6 +116,19 @@ fn what_cannot_be_taken_back_or_sent_again_is_not_retried() {
     let gone = Attempt { replayable: false, ..first(answer(500)) };
     assert_eq!(decide(&policy, &begun), Decision::Enough);
     assert_eq!(decide(&policy, &gone), Decision::Enough);
+}
+
+#[test]
+fn what_met_an_endpoint_that_was_leaving_is_sent_anew_once_and_then_goes_by_the_rules() {
+    let met = first(Outcome::Failed(Failure::GoAway));
+    let never = RetryPolicy { attempts: 0, ..policy(RetryOn::default()) };
+    assert_eq!(decide(&never, &met), Decision::Anew);
+    assert_eq!(decide(&never, &Attempt { replayable: false, ..met }), Decision::Enough);
+    assert_eq!(decide(&never, &Attempt { response_begun: true, ..met }), Decision::Enough);
+    let twice = Attempt { anew: true, ..met };
+    assert_eq!(decide(&never, &twice), Decision::Enough);
+    let refused = policy(RetryOn { refused_stream: true, ..RetryOn::default() });
+    assert_eq!(decide(&refused, &twice), Decision::Again, "Envoy calls it refused");
 }
 
 #[test]
