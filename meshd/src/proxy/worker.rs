@@ -223,10 +223,8 @@ async fn run(start: Start) {
     let mut plans = Cache::new(shared.plans);
     let view = Rc::new(View::new(plans.load().clone(), &[]));
     // A QUIC connection lives on the runtime that made it; TLS sessions may be shared.
-    let dialer = match shared.settings.transport {
-        Transport::Tcp => shared.dialer,
-        Transport::Quic => shared.dialer.apart(),
-    };
+    let is_apart = shared.settings.transport == Transport::Quic;
+    let dialer = if is_apart { shared.dialer.apart() } else { shared.dialer };
     let worker = Rc::new(Worker {
         originator: Originator::new(shared.settings.secrets.clone(), dialer.credentials().clone()),
         terminator: Terminator::new(shared.settings.secrets.clone(), dialer.credentials().clone()),
@@ -267,11 +265,14 @@ async fn run(start: Start) {
     drop(start.leaving_quic);
     task::spawn_local("doors", doors::serve(worker.clone(), doors));
     // Everything else holds its own listener of the drain; the worker itself must not keep it from ending.
-    let house = Rc::downgrade(&worker);
+    let (house, dialer) = (Rc::downgrade(&worker), worker.dialer.clone());
     task::spawn_local("worker leaving", leave(house.clone(), worker.draining.clone()));
     drop(worker);
     task::spawn_local("worker house", keep_house(house));
     let _ = stopped.wait_for(|stopped| *stopped).await;
+    if is_apart {
+        dialer.close().await;
+    }
 }
 
 /// Source: Envoy's `%HOSTNAME%`.

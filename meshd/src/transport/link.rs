@@ -275,6 +275,11 @@ impl Dialer {
         Self::new(self.0.credentials.clone(), self.0.options)
     }
 
+    /// Closes its connections over QUIC, whose other ends would wait for `quic::IDLE_LIMIT` otherwise.
+    pub async fn close(&self) {
+        self.0.quic.close().await;
+    }
+
     /// Returns what this host can prove.
     pub fn credentials(&self) -> &Arc<Credentials> {
         &self.0.credentials

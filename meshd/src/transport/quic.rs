@@ -52,7 +52,7 @@ pub struct QuicOptions {
 pub const IDLE_LIMIT: Duration = Duration::from_secs(10);
 /// How often the side that dialled speaks up on a silent connection.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(2);
-/// The code of a connection that is closed because its meshd hands over.
+/// The code of a connection that is closed because its meshd hands over, or ends.
 const LEAVING: VarInt = VarInt::from_u32(0);
 /// The code of a stream reset because its meshd takes no more of them: a successor does, over TCP at once.
 const MOVED: VarInt = VarInt::from_u32(3);
@@ -138,9 +138,7 @@ impl QuicListener {
 
     /// Closes every connection and lets go of the socket, so that another process can read from it.
     pub async fn close(self) {
-        self.endpoint.close(LEAVING, b"this meshd hands over");
-        // The closing words go out at once; nobody's answer is waited for.
-        let _ = timeout(CLOSES_WITHIN, self.endpoint.wait_idle()).await;
+        close(&self.endpoint).await;
     }
 
     /// Starts a handshake. Under load a stranger must first show that its address is its own.
@@ -294,6 +292,12 @@ impl Server {
         // Fails only when the listener is gone, and then nobody is there to tell.
         let _ = self.accepted.send(result).await;
     }
+}
+
+/// Closes every connection of an endpoint. The closing words go out at once; nobody's answer is waited for.
+async fn close(endpoint: &Endpoint) {
+    endpoint.close(LEAVING, b"this meshd leaves");
+    let _ = timeout(CLOSES_WITHIN, endpoint.wait_idle()).await;
 }
 
 /// Tells whoever opened a stream why it is not served. Fails only on a stream that is over already.

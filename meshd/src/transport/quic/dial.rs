@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 
 use super::header::{self, SERVED};
 use super::stream::{QuicStream, WhenDropped};
-use super::{KEEP_ALIVE, LEAVING, MOVED, UNKNOWN, transport_config};
+use super::{KEEP_ALIVE, LEAVING, MOVED, UNKNOWN, close, transport_config};
 use crate::transport::link::{ConfigKey, DialError, Dialer, HANDSHAKE_LIMIT, HopTarget, TlsFault};
 use crate::transport::rest::{Rests, UDP_PATIENCE};
 use crate::transport::socket::{SocketOptions, outgoing_udp};
@@ -65,6 +65,13 @@ impl QuicDialer {
         let runtime = Arc::new(quinn::TokioRuntime);
         let endpoint = Endpoint::new(EndpointConfig::default(), None, socket, runtime)?;
         Ok(cell.get_or_init(|| endpoint).clone())
+    }
+
+    /// Closes every connection, so that nobody waits for what is gone.
+    pub(in crate::transport) async fn close(&self) {
+        for endpoint in [&self.v4, &self.v6].into_iter().filter_map(OnceLock::get) {
+            close(endpoint).await;
+        }
     }
 
     /// Returns the slot of a pair, and closes connections that nobody has used for [`UNUSED_LIMIT`].

@@ -176,6 +176,19 @@ async fn a_hop_learns_at_once_that_its_peer_restarted() {
 }
 
 #[tokio::test]
+async fn a_dialer_that_closes_says_so() {
+    let mesh = Mesh::new();
+    let mut port = Port::new(Transport::Quic, &reviews_host(&mesh));
+    let dialer = dialer(&credentials(&mesh, "1", &["productpage"]));
+    let (_here, mut there, _) = hop(&dialer, &mut port).await;
+
+    dialer.close().await;
+
+    let ended = tokio::time::timeout(crate::transport::quic::IDLE_LIMIT / 4, there.read_to_end(&mut Vec::new())).await;
+    ended.expect("told, and not found out later").expect_err("nothing was ended in order");
+}
+
+#[tokio::test]
 async fn a_listener_that_leaves_keeps_its_hops_and_sends_new_ones_over_tcp() {
     let mesh = Mesh::new();
     let serving = reviews_host(&mesh);
