@@ -113,12 +113,14 @@ fn put(headers: &mut HeaderMap, name: HeaderName, text: String) {
     }
 }
 
-/// Writes a number, as many digits as there is room for: every request has it, and `format!` takes its time.
-fn write_hex(mut number: u128, digits: &mut [u8]) {
-    for digit in digits.iter_mut().rev() {
-        let low = number.to_le_bytes()[0] & 0xf;
-        *digit = if low < 10 { b'0' + low } else { b'a' + low - 10 };
-        number >>= 4;
+/// Writes the last digits of a number, two for each byte, as many as there is room for: every request has it, and `format!`
+/// takes its time.
+fn write_hex(number: u128, digits: &mut [u8]) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let bytes = number.to_be_bytes();
+    for (pair, byte) in digits.rchunks_exact_mut(2).zip(bytes.iter().rev()) {
+        pair[0] = HEX[usize::from(byte >> 4)];
+        pair[1] = HEX[usize::from(byte & 0xf)];
     }
 }
 

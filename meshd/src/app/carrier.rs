@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use mesh_core::identity::Identity;
@@ -12,20 +12,32 @@ use mesh_proto::command::HostId;
 use mesh_proto::exact::Unread;
 
 use crate::server::{Answer, Carrier, NoAnswer};
-use crate::transport::{ControlClient, Dialer, Expect, Service};
+use crate::transport::{CallError, ControlClient, Dialer, Expect, Service};
 
 /// Clients kept at most; a mesh has at most a few servers, `stats --mesh` asks every host.
 const MAX_CLIENTS: usize = 1_024;
 
+/// How long a host is left alone where another one has its address: it may be gone for good, and consensus asks for it ten times a
+/// second, each time with a handshake.
+const STRANGER_RESTS: Duration = Duration::from_secs(5);
+
 /// Calls other hosts.
 pub(super) struct Hosts {
     dialer: Dialer,
-    clients: Mutex<HashMap<(HostId, SocketAddr), ControlClient>>,
+    known: Mutex<HashMap<(HostId, SocketAddr), Known>>,
+}
+
+/// A host at an address.
+#[derive(Clone)]
+struct Known {
+    client: ControlClient,
+    /// When another one was met there, and what was said of it.
+    stranger: Option<(Instant, NoAnswer)>,
 }
 
 impl Hosts {
     pub(super) fn new(dialer: Dialer) -> Self {
-        Self { dialer, clients: Mutex::default() }
+        Self { dialer, known: Mutex::default() }
     }
 
     /// Asks a host.
@@ -49,20 +61,34 @@ impl Hosts {
             )))?
     }
 
+    /// Fails where another host was met there a moment ago.
     fn client(&self, to: HostId, at: SocketAddr) -> Result<ControlClient, NoAnswer> {
-        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(client) = clients.get(&(to, at)) {
-            return Ok(client.clone());
+        let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = all.get(&(to, at)) {
+            let stranger = known.stranger.as_ref().filter(|(met, _)| met.elapsed() < STRANGER_RESTS);
+            return stranger.map_or_else(|| Ok(known.client.clone()), |(_, said)| Err(said.clone()));
         }
         let domain = self.dialer.credentials().trust().domain().to_owned();
         let identity =
             Identity::host(&domain, &to.to_string()).map_err(|error| NoAnswer(error.to_string()))?;
         let client = ControlClient::new(self.dialer.clone(), at, Expect::Identity(identity));
-        if clients.len() >= MAX_CLIENTS {
-            clients.clear();
+        if all.len() >= MAX_CLIENTS {
+            all.clear();
         }
-        clients.insert((to, at), client.clone());
+        all.insert((to, at), Known { client: client.clone(), stranger: None });
         Ok(client)
+    }
+
+    /// Returns the words for an error, and remembers that another host is there.
+    fn failed(&self, to: HostId, at: SocketAddr, error: &CallError) -> NoAnswer {
+        let said = NoAnswer(error.to_string());
+        if matches!(error, CallError::Dial(error) if error.wrong_identity().is_some()) {
+            let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(known) = all.get_mut(&(to, at)) {
+                known.stranger = Some((Instant::now(), said.clone()));
+            }
+        }
+        said
     }
 }
 
@@ -77,7 +103,7 @@ impl Carrier for Hosts {
     ) -> Answer<'_> {
         Box::pin(async move {
             let client = self.client(to, at)?;
-            client.call(service, body, timeout).await.map_err(|error| NoAnswer(error.to_string()))
+            client.call(service, body, timeout).await.map_err(|error| self.failed(to, at, &error))
         })
     }
 }
@@ -89,6 +115,30 @@ pub(super) fn unavailable(message: impl Into<String>) -> ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transport::testing::{self, credentials, dialer};
+
+    #[tokio::test]
+    async fn a_host_whose_address_another_one_has_is_left_alone_for_a_while() {
+        let mesh = testing::Mesh::new();
+        let mut there = testing::tcp(&credentials(&mesh, "2", &[]));
+        let at = there.local_addr().expect("bound");
+        let hosts = Hosts::new(dialer(&credentials(&mesh, "1", &[])));
+        let refused = tokio::spawn(async move {
+            let mut refused = 0;
+            while let Ok(Err(_)) = tokio::time::timeout(STRANGER_RESTS / 4, there.accept()).await {
+                refused += 1;
+            }
+            refused
+        });
+
+        for _ in 0..5 {
+            let answer = hosts.call(HostId(3), at, Service::Raft, Bytes::new(), STRANGER_RESTS).await;
+            let why = answer.expect_err("nobody is there who may answer").to_string();
+            assert!(why.contains("spiffe://") && why.contains("/2"), "{why}");
+        }
+
+        assert_eq!(refused.await.expect("the listener"), 1, "handshakes");
+    }
 
     /// A call of a released version, and the answer it got.
     #[derive(serde::Deserialize)]
