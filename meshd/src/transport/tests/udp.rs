@@ -3,6 +3,7 @@
 use std::net::Ipv6Addr;
 
 use super::*;
+use crate::transport::quic::IDLE_LIMIT;
 
 /// Dials reviews as productpage, over QUIC where it gets through; accepts on `port`.
 async fn hop(dialer: &Dialer, port: &mut Port) -> (LinkStream, LinkStream, Peer) {
@@ -184,7 +185,7 @@ async fn a_dialer_that_closes_says_so() {
 
     dialer.close().await;
 
-    let ended = tokio::time::timeout(crate::transport::quic::IDLE_LIMIT / 4, there.read_to_end(&mut Vec::new())).await;
+    let ended = tokio::time::timeout(IDLE_LIMIT / 4, there.read_to_end(&mut Vec::new())).await;
     ended.expect("told, and not found out later").expect_err("nothing was ended in order");
 }
 
