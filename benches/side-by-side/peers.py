@@ -275,8 +275,37 @@ target = {target}
 """)
 
 
-def meshd(work, folder, binaries, transport="tcp"):
-    label = "meshd" if transport == "tcp" else "meshd-" + transport
+def telemetry(folder):
+    """A log in Istio's format, and Istio's share of traces, told to a collector: nginx, which forgets them."""
+    return f"""apiVersion: mesh.istio.io/v1alpha1
+kind: MeshConfig
+metadata: {{name: default, namespace: istio-system}}
+spec:
+  extensionProviders:
+  - name: file
+    envoyFileAccessLog: {{path: {folder}/access.log}}
+  - name: collector
+    opentelemetry: {{service: 127.0.0.1, port: 21080, http: {{path: /v1/traces}}}}
+---
+apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {{name: all, namespace: istio-system}}
+spec:
+  accessLogging:
+  - providers: [{{name: file}}]
+  tracing:
+  - providers: [{{name: collector}}]
+    randomSamplingPercentage: 1
+"""
+
+
+def meshd_told(work, folder, binaries):
+    """meshd with all of its telemetry on."""
+    return meshd(work, folder, binaries, label="meshd-told", place=(22221, "127.0.9"), told=True)
+
+
+def meshd(work, folder, binaries, transport="tcp", label=None, place=None, told=False):
+    label = label or ("meshd" if transport == "tcp" else "meshd-" + transport)
     folder = f"{folder}/{label}-{time.monotonic_ns()}"
     os.makedirs(folder)
 
@@ -287,7 +316,8 @@ def meshd(work, folder, binaries, transport="tcp"):
         return done.stdout
 
     # Both transports may be measured in one run.
-    port, net, processes = (22201, "127.0.7", []) if transport == "tcp" else (22211, "127.0.8", [])
+    port, net = place or ((22201, "127.0.7") if transport == "tcp" else (22211, "127.0.8"))
+    processes = []
     host_config(folder, "near", f"{net}.1", port, work, transport)
     run(f"{binaries}/meshd", "init", "--config", f"{folder}/near.toml")
     if not work.mtls:
@@ -311,6 +341,8 @@ def meshd(work, folder, binaries, transport="tcp"):
     # One transaction has at most 1,000 objects.
     for begin in range(0, len(documents), 1_000):
         run(*near, "apply", "-f", "-", feed="\n---\n".join(documents[begin:begin + 1_000]))
+    if told:
+        run(*near, "apply", "-f", "-", feed=telemetry(folder))
     return Target(label, port, processes)
 
 

@@ -56,7 +56,7 @@ def main():
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="works, separated by commas")
-    parser.add_argument("--peers", default="envoy,haproxy,meshd")
+    parser.add_argument("--peers", default="envoy,haproxy,meshd", help="and meshd-told: with access log and traces of 1 %%")
     parser.add_argument("--seconds", type=int, default=8, help="of each run")
     parser.add_argument("--repeat", type=int, default=3, help="runs of each proxy, in turn")
     parser.add_argument("--binaries", default="target/dist", help="folder of meshd and meshctl")
@@ -72,8 +72,11 @@ def row(work, folder, options):
     for name in options.peers.split(","):
         if name == "haproxy" and not shutil.which("haproxy"):
             continue
-        if name != "meshd":
+        if name not in ("meshd", "meshd-told"):
             targets.append(getattr(peers, name)(work, folder))
+            continue
+        if name == "meshd-told":
+            targets.append(peers.meshd_told(work, folder, os.path.abspath(options.binaries)))
             continue
         for transport in options.transport.split(",") if work.mtls else ["tcp"]:
             targets.append(peers.meshd(work, folder, os.path.abspath(options.binaries), transport))

@@ -85,6 +85,7 @@ http {{ access_log off; keepalive_timeout 3600s; keepalive_requests 100000000; s
  client_body_temp_path {folder}/1; proxy_temp_path {folder}/2; fastcgi_temp_path {folder}/3; uwsgi_temp_path {folder}/4; scgi_temp_path {folder}/5;
  server {{ listen 127.0.0.1:21080 backlog=4096; listen 127.0.0.1:21081 backlog=4096; listen 127.0.0.1:21082 backlog=4096; root {folder}/www;
   location = /big {{ }}
+  location = /v1/traces {{ return 200; }}
   location / {{ return 200 "{BODY}"; }} }} }}
 """)
     started = [start("nginx", folder, "nginx", "-p", folder, "-c", folder + "/nginx.conf", "-g", "daemon off;", core=LOAD_CORE)]
