@@ -349,11 +349,12 @@ fn tell(stats: &Stats, memory: Arc<Memory>, descriptors: Arc<Descriptors>) {
 }
 
 impl Proxy {
-    /// Takes no more hops over QUIC, has those that are open end, and closes its sockets, all within a few seconds. Callers go
-    /// over TCP meanwhile: before [`Self::leave_mesh_port`].
+    /// Takes no more hops over QUIC, has those that are open end, cuts what has not after five seconds, and closes its sockets.
+    /// Callers go over TCP meanwhile: before [`Self::leave_mesh_port`].
     pub async fn leave_quic(&self) {
         self.quic.start();
-        self.quic.finished(Duration::MAX).await;
+        // A worker that hangs holds nobody up.
+        self.quic.finished(inbound::QUIC_LEAVES_WITHIN + Duration::from_secs(1)).await;
     }
 
     /// Accepts no more on the mesh port over TCP, where control traffic comes in too: it is a successor's now. What is open

@@ -28,7 +28,6 @@ pub(super) struct Hosts {
 }
 
 /// A host at an address.
-#[derive(Clone)]
 struct Known {
     client: ControlClient,
     /// When another one was met there, and what was said of it.
@@ -123,21 +122,24 @@ mod tests {
         let mut there = testing::tcp(&credentials(&mesh, "2", &[]));
         let at = there.local_addr().expect("bound");
         let hosts = Hosts::new(dialer(&credentials(&mesh, "1", &[])));
-        let refused = tokio::spawn(async move {
+        let refused = async {
             let mut refused = 0;
             while let Ok(Err(_)) = tokio::time::timeout(STRANGER_RESTS / 4, there.accept()).await {
                 refused += 1;
             }
             refused
-        });
+        };
+        let calls = async {
+            for _ in 0..5 {
+                let answer = hosts.call(HostId(3), at, Service::Raft, Bytes::new(), STRANGER_RESTS).await;
+                let why = answer.expect_err("nobody is there who may answer").to_string();
+                assert!(why.contains("spiffe://") && why.contains("/2"), "{why}");
+            }
+        };
 
-        for _ in 0..5 {
-            let answer = hosts.call(HostId(3), at, Service::Raft, Bytes::new(), STRANGER_RESTS).await;
-            let why = answer.expect_err("nobody is there who may answer").to_string();
-            assert!(why.contains("spiffe://") && why.contains("/2"), "{why}");
-        }
+        let (refused, ()) = tokio::join!(refused, calls);
 
-        assert_eq!(refused.await.expect("the listener"), 1, "handshakes");
+        assert_eq!(refused, 1, "handshakes");
     }
 
     /// A call of a released version, and the answer it got.

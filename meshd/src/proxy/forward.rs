@@ -118,6 +118,8 @@ async fn attempts<'a>(
             Decision::Enough => {}
             Decision::Anew => {
                 anew = true;
+                // Others are better, where there are any: not everybody who leaves has a successor.
+                tried.endpoints.extend(endpoint.map(|endpoint| endpoint.id.clone()));
                 continue;
             }
             Decision::LimitReached => exchange.raise(Flag::UpstreamRetryLimitExceeded),
@@ -229,11 +231,11 @@ fn application_speaks_http2(cluster: &Cluster, client: http::Version) -> bool {
 async fn attempt(
     sending: &mut Sending<'_>,
     pool: &Rc<Pool>,
-    tries: (u32, u32),
+    (number, retries): (u32, u32),
 ) -> Result<(Response<Inflow>, Lease), Failure> {
     let limit = sending.policy.per_try_timeout;
     let source = sending.source.clone();
-    let mut once = pin!(once(sending, pool, tries));
+    let mut once = pin!(once(sending, pool, (number, retries)));
     match limit {
         None => once.await,
         Some(limit) => tokio::select! {
@@ -247,11 +249,11 @@ async fn attempt(
 async fn once(
     sending: &mut Sending<'_>,
     pool: &Rc<Pool>,
-    tries: (u32, u32),
+    (number, retries): (u32, u32),
 ) -> Result<(Response<Inflow>, Lease), Failure> {
     let mut lease = pool.checkout(sending.cluster).await?;
     let body = sending.source.as_ref().map_or(Outgoing::Empty, Source::attempt);
-    let mut headers = headers(sending, pool, tries).ok_or(Failure::Protocol)?;
+    let mut headers = headers(sending, pool, (number, retries)).ok_or(Failure::Protocol)?;
     let is_held = sending.source.as_ref().is_some_and(|source| source.is_held());
     let expects = is_held && !application_speaks_http2(sending.cluster, sending.head.version);
     if pool.is_hop() && (sending.head.upgrade || expects) {
@@ -287,10 +289,10 @@ async fn once(
     Err(Failure::ResetBeforeRequest)
 }
 
-/// Returns the headers of one attempt, by its number from 1 and how many of those before were retries.
-fn headers(sending: &mut Sending<'_>, pool: &Pool, (attempt, retries): (u32, u32)) -> Option<HeaderMap> {
+/// Returns the headers of one attempt, by its number from 1 and how many retries there were, with this one.
+fn headers(sending: &mut Sending<'_>, pool: &Pool, (number, retries): (u32, u32)) -> Option<HeaderMap> {
     let mut headers =
-        if attempt == 1 { std::mem::take(&mut sending.head.headers) } else { (sending.again)()? };
+        if number == 1 { std::mem::take(&mut sending.head.headers) } else { (sending.again)()? };
     if retries > 0 {
         headers.insert(request::ATTEMPT_COUNT, request::number(u64::from(retries) + 1));
     }

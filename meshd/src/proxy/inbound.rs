@@ -69,8 +69,9 @@ pub(super) async fn accept(worker: Rc<Worker>, socket: std::net::TcpListener, ro
     }
 }
 
-/// Accepts on the mesh port over QUIC, like [`accept()`], until draining or `leaving` begins. Then its hops end, told so,
-/// while callers go over TCP; and only then is the socket let go: two processes cannot read one.
+/// Accepts on the mesh port over QUIC, like [`accept()`], until draining begins: what is open goes on then. Or until `leaving`
+/// begins: then its hops end, told so, while callers go over TCP; and only then is the socket let go, as two processes
+/// cannot read one.
 pub(super) async fn accept_quic(
     worker: Rc<Worker>,
     socket: std::net::UdpSocket,
@@ -84,17 +85,16 @@ pub(super) async fn accept_quic(
     };
     let mut draining = worker.draining.clone();
     let (hops, _) = drain::channel();
-    let limit = loop {
+    loop {
         tokio::select! {
-            // How long that may take, its own drain knows.
-            () = draining.started() => break Duration::MAX,
-            () = leaving.started() => break QUIC_LEAVES_WITHIN,
+            () = draining.started() => return,
+            () = leaving.started() => break,
             accepted = listener.accept() => took_in(&worker, &room, accepted, Some(&hops)),
         }
-    };
+    }
     listener.leave();
     hops.start();
-    let mut ended = pin!(hops.finished(limit));
+    let mut ended = pin!(hops.finished(QUIC_LEAVES_WITHIN));
     loop {
         tokio::select! {
             biased;
@@ -555,7 +555,7 @@ const HOP_REQUEST_BYTES: usize = 8 * 1024;
 /// Callers and instances of one hop that are remembered: most hops have one of each.
 const COUNTED_AS: usize = 32;
 /// How long hops over QUIC may take to end when another meshd takes over, which waits meanwhile.
-const QUIC_LEAVES_WITHIN: Duration = Duration::from_secs(5);
+pub(super) const QUIC_LEAVES_WITHIN: Duration = Duration::from_secs(5);
 /// Why a request met no application; never passed on to callers.
 const FAILURE: HeaderName = HeaderName::from_static("x-mesh-failure");
 

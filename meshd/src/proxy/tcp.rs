@@ -13,7 +13,7 @@ use mesh_core::balance::{self, Hint};
 use mesh_core::endpoint::InFlight;
 use mesh_core::plan::{Balancer, Cluster, Doors, Endpoint, LocalInstance, TcpRules, Via};
 use mesh_core::resilience::outlier::Answer;
-use mesh_core::resilience::{Failure, Flag, Flags, breaker};
+use mesh_core::resilience::{Failure, Flag, Flags, Outcome, breaker};
 use mesh_core::route;
 use tokio::time::Instant;
 
@@ -228,9 +228,11 @@ async fn way(
         line.chosen(&endpoint.via);
     }
     let opened = open(worker, caller, cluster, endpoint, (wanted, reason)).await;
-    let answer = if opened.is_ok() { Answer::Status(200) } else { Answer::LocalFailure };
-    // Limits of ours say nothing about the endpoint.
-    if !matches!(opened, Err(Failure::Overflow)) {
+    let answer = match &opened {
+        Ok(_) => Some(Answer::Status(200)),
+        Err(failure) => Outcome::Failed(*failure).about_endpoint(),
+    };
+    if let Some(answer) = answer {
         worker.record(cluster, endpoint, answer);
     }
     let Opened { wire, lanes, lease } = opened?;
@@ -346,7 +348,7 @@ async fn across(worker: &Worker, pool: Rc<Pool>, cluster: &Arc<Cluster>) -> Resu
     }
     let under = || async { tunnel(pool.checkout(cluster).await?).await };
     let mut opened = under().await;
-    // The other host was leaving: whoever follows it is there already.
+    // The other host was leaving: where it handed over, its successor is there already.
     if opened.as_ref().is_err_and(|failure| *failure == Failure::GoAway) {
         opened = under().await;
     }

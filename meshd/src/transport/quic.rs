@@ -52,9 +52,9 @@ pub struct QuicOptions {
 pub const IDLE_LIMIT: Duration = Duration::from_secs(10);
 /// How often the side that dialled speaks up on a silent connection.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(2);
-/// The code of a connection that is closed because its meshd hands over, or ends.
+/// The code of a connection that is closed because its meshd hands over, or whoever dialled it ends.
 const LEAVING: VarInt = VarInt::from_u32(0);
-/// The code of a stream reset because its meshd takes no more of them: a successor does, over TCP at once.
+/// The code of a stream reset because its meshd takes no more of them: over TCP it does, and then its successor.
 const MOVED: VarInt = VarInt::from_u32(3);
 /// How long closing may take before the socket is let go.
 const CLOSES_WITHIN: Duration = Duration::from_millis(100);
@@ -230,7 +230,7 @@ impl Server {
         }
     }
 
-    /// Control traffic goes on: it has no other way while a successor waits.
+    /// Control traffic goes on, on connections that are open, until they are closed.
     fn refuses(&self, caller: &Caller) -> bool {
         self.leaving.load(Ordering::Relaxed) && caller.protocol == Protocol::Hop
     }
@@ -279,9 +279,9 @@ impl Server {
         if !is_served || owner != caller.shown {
             return Err(TlsFault::UnknownName(name));
         }
-        // Who is served once its listener leaves, nobody would wait for.
+        // Who is served once its listener leaves, nobody would wait for. It is turned away, whatever the fault.
         if self.refuses(caller) {
-            return Err(TlsFault::TimedOut);
+            return Err(TlsFault::NoProtocol);
         }
         send.write_all(&[header::SERVED]).await.map_err(|error| TlsFault::Io(error.into()))?;
         Ok(name.to_ascii_lowercase())

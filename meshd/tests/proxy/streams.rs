@@ -239,8 +239,8 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// More than any window on the way, and less than is kept for a retry would need.
 const BODY: usize = 9 << 20;
 
-/// An application whose first connections leave in the very moment in which a stream comes.
-async fn leaving(first: usize) -> (SocketAddr, Arc<AtomicUsize>) {
+/// An application whose first connections leave in the very moment in which a stream comes, for a reason.
+async fn leaving(first: usize, why: Reason) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind(loopback(0)).await.expect("a port");
     let address = listener.local_addr().expect("an address");
     let connections = Arc::<AtomicUsize>::default();
@@ -248,7 +248,7 @@ async fn leaving(first: usize) -> (SocketAddr, Arc<AtomicUsize>) {
     meshd::task::spawn("test", async move {
         while let Ok((stream, _)) = listener.accept().await {
             if counted.fetch_add(1, Ordering::Relaxed) < first {
-                meshd::task::spawn("test", leave(stream));
+                meshd::task::spawn("test", leave(stream, why));
                 continue;
             }
             meshd::task::spawn("test", async move {
@@ -267,9 +267,9 @@ async fn leaving(first: usize) -> (SocketAddr, Arc<AtomicUsize>) {
 }
 
 /// Says goodbye to the first stream, of which it has done nothing. Source: RFC 9113, section 6.8.
-async fn leave(mut stream: TcpStream) {
+async fn leave(mut stream: TcpStream, why: Reason) {
     const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
-    const GOAWAY: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    const GOAWAY_WITHOUT_REASON: [u8; 13] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     const HEADERS: u8 = 1;
     stream.read_exact(&mut [0; 24]).await.expect("a preface");
     stream.write_all(&SETTINGS).await.expect("an open connection");
@@ -281,15 +281,22 @@ async fn leave(mut stream: TcpStream) {
         stream.read_exact(&mut vec![0; length]).await.expect("a frame");
         kind = head[3];
     }
-    stream.write_all(&GOAWAY).await.expect("an open connection");
+    let goodbye = [&GOAWAY_WITHOUT_REASON[..], &u32::from(why).to_be_bytes()].concat();
+    stream.write_all(&goodbye).await.expect("an open connection");
     // Until the other end has read it.
     let _ = stream.read_to_end(&mut Vec::new()).await;
 }
 
 #[tokio::test]
 async fn a_request_that_meets_an_application_that_is_leaving_is_sent_anew() {
-    for (first, status, connections) in [(1, 200, 2), (2, 503, 2)] {
-        let (address, connected) = leaving(first).await;
+    let cases = [
+        (1, Reason::NO_ERROR, 200, 2),
+        (2, Reason::NO_ERROR, 503, 2),
+        // That is no leaving.
+        (1, Reason::ENHANCE_YOUR_CALM, 503, 1),
+    ];
+    for (first, why, status, connections) in cases {
+        let (address, connected) = leaving(first, why).await;
         let mut cluster = cluster("reviews", vec![local(address)]);
         cluster.protocol = UpstreamProtocol::Http2;
         let mut forward = forward(vec![to(1, cluster)]);
@@ -298,7 +305,7 @@ async fn a_request_that_meets_an_application_that_is_leaving_is_sent_anew() {
 
         let answer = once(lab.address, request(Method::POST, "/", &[], "twice")).await;
 
-        assert_eq!(answer.status, status, "{first} leave");
+        assert_eq!(answer.status, status, "{first} leave: {why}");
         assert_eq!(answer.body == "twice", status == 200, "{:?}", answer.body);
         assert_eq!(connected.load(Ordering::Relaxed), connections, "{first} leave");
     }

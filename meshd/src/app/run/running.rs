@@ -65,10 +65,11 @@ impl Running {
     /// Ends the control plane; connections go on until [`Leaving::finish`].
     async fn hand_over(self, successor: Successor, asked: Option<Reload>) -> Leaving {
         tracing::info!(successor = successor.pid(), "handing over");
+        // It may take some seconds, in which everything else goes on.
+        self.traffic.proxy.leave_quic().await;
         // First accept no more on the socket: whoever asks after the answer asks the successor.
         self.ground.drain.start();
         asked.map(|asked| asked.send(Ok(())));
-        self.traffic.proxy.leave_quic().await;
         self.traffic.proxy.leave_mesh_port();
         self.traffic.interception.leave();
         self.agent.stop(Farewell::Silent).await;

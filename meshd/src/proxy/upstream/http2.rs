@@ -256,8 +256,10 @@ pub(super) fn failure_of(error: &h2::Error) -> Failure {
         Some(h2::Reason::REFUSED_STREAM) => Failure::RefusedStream,
         Some(_) if error.is_reset() => Failure::RemoteReset,
         Some(_) if error.is_library() => Failure::Protocol,
-        // Only streams above the last id are told so; others end with the connection.
-        Some(_) if error.is_go_away() && error.is_remote() => Failure::GoAway,
+        // Only streams above the last id, or never begun, are told so; others end with the connection. Who says goodbye
+        // for a fault of its own or of ours is no less done with them, but not on its way out.
+        Some(h2::Reason::NO_ERROR) if error.is_go_away() && error.is_remote() => Failure::GoAway,
+        Some(_) if error.is_go_away() && error.is_remote() => Failure::RefusedStream,
         _ => Failure::ConnectionLost,
     }
 }

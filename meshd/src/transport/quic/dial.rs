@@ -108,7 +108,7 @@ pub(in crate::transport) async fn dial_hop(
         let header = header::header(target.sni).ok_or_else(|| DialError::BadName(target.sni.to_owned()))?;
         let shared = hop_connection(dialer, &key, target).await?;
         open_hop(&shared, &header, target).await.map_err(|fault| match fault {
-            // Over TCP its successor answers, at once or in a moment.
+            // Over TCP it answers, and then its successor.
             OpenFault::Moved => {
                 dialer.quic().rests.moved(address);
                 DialError::TimedOut { address }
