@@ -69,9 +69,9 @@ pub(super) async fn accept(worker: Rc<Worker>, socket: std::net::TcpListener, ro
     }
 }
 
-/// Accepts on the mesh port over QUIC, like [`accept()`], until draining begins: what is open goes on then. Or until `leaving`
-/// begins: then its hops end, told so, while callers go over TCP; and only then is the socket let go, as two processes
-/// cannot read one.
+/// Accepts on the mesh port over QUIC, like [`accept()`], until draining or `leaving` begins: then its hops end, told so, while
+/// callers go over TCP. Who leaves lets go of the socket then, as two processes cannot read one; who drains carries
+/// control traffic to the worker's end.
 pub(super) async fn accept_quic(
     worker: Rc<Worker>,
     socket: std::net::UdpSocket,
@@ -85,16 +85,17 @@ pub(super) async fn accept_quic(
     };
     let mut draining = worker.draining.clone();
     let (hops, _) = drain::channel();
-    loop {
+    let limit = loop {
         tokio::select! {
-            () = draining.started() => return,
-            () = leaving.started() => break,
+            // How long that may take, its own drain knows.
+            () = draining.started() => break None,
+            () = leaving.started() => break Some(QUIC_LEAVES_WITHIN),
             accepted = listener.accept() => took_in(&worker, &room, accepted, Some(&hops)),
         }
-    }
+    };
     listener.leave();
     hops.start();
-    let mut ended = pin!(hops.finished(QUIC_LEAVES_WITHIN));
+    let mut ended = pin!(hops.finished(limit.unwrap_or(Duration::MAX)));
     loop {
         tokio::select! {
             biased;
@@ -108,7 +109,18 @@ pub(super) async fn accept_quic(
             }
         }
     }
-    listener.close().await;
+    if limit.is_some() {
+        return listener.close().await;
+    }
+    let control = worker.control.clone();
+    // The drain waits for nothing of this any more.
+    drop((worker, draining));
+    loop {
+        match listener.accept().await {
+            Ok(Accepted::Hop(..) | Accepted::Lane(..)) | Err(_) => {}
+            Ok(other) => drop(control.try_send(other)),
+        }
+    }
 }
 
 /// Waits until the mesh port is a successor's, or draining begins.

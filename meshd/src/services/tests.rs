@@ -318,3 +318,24 @@ fn what_join_writes_is_read_back() {
     assert_eq!(offer.registration.instances["reviews-vms.shop"].group.as_deref(), Some("reviews-vms"));
     assert!(member("shop/Reviews VMs").is_err());
 }
+
+#[test]
+fn every_released_folder_of_services_means_what_it_meant() {
+    let released = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats");
+    let mut versions = 0;
+    for version in std::fs::read_dir(released).unwrap().flatten() {
+        let folder = version.path().join("services.d");
+        if !folder.is_dir() {
+            continue;
+        }
+        let data = tempfile::tempdir().unwrap();
+        let offer = Folders::new(&folder, data.path()).read();
+        assert_eq!(offer.findings, [], "{folder:?}");
+        let meant = std::fs::read_to_string(version.path().join("services.json")).unwrap();
+        let meant: serde_json::Value = serde_json::from_str(&meant).unwrap();
+        let read = serde_json::to_value(&offer.registration.instances).unwrap();
+        assert_eq!(read, meant, "{folder:?}: {read:#}");
+        versions += 1;
+    }
+    assert!(versions > 0);
+}
