@@ -22,6 +22,7 @@ use mesh_core::plan::{Cluster, Door, Endpoint, LocalInstance, LocalPort, Party, 
 use mesh_core::resilience::{Failure, breaker};
 use mesh_proto::registration::Protocol;
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 
 use super::accept::{self, Open, Room};
 use super::body::{Inflow, Outgoing};
@@ -118,7 +119,7 @@ pub(super) async fn accept_quic(
     loop {
         match listener.accept().await {
             Ok(Accepted::Hop(..) | Accepted::Lane(..)) | Err(_) => {}
-            Ok(other) => drop(control.try_send(other)),
+            Ok(other) => to_control(&control, other),
         }
     }
 }
@@ -170,15 +171,17 @@ fn took_in(worker: &Rc<Worker>, room: &Arc<Room>, accepted: Result<Accepted, Ref
                 served.await;
             });
         }
-        Ok(other) => {
-            if worker.control.try_send(other).is_err() {
-                tracing::warn!("control connection dropped: the control plane is too busy, or not running");
-            }
-        }
+        Ok(other) => to_control(&worker.control, other),
         Err(refused) => {
             Counters::add(&worker.shard.counters.refused_hops_total);
             tracing::info!(peer = %refused.address, reason = %refused.fault, "hop refused");
         }
+    }
+}
+
+fn to_control(control: &mpsc::Sender<Accepted>, link: Accepted) {
+    if control.try_send(link).is_err() {
+        tracing::warn!("control connection dropped: the control plane is too busy, or not running");
     }
 }
 

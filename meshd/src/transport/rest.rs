@@ -40,7 +40,7 @@ impl Rest {
         self.undecided = true;
     }
 
-    /// Notes that the meshd there hands over: for a moment, TCP is its successor's and UDP not yet.
+    /// Notes that the meshd there hands over: for a moment TCP gets through, and UDP does not.
     pub(super) fn moved(&mut self) {
         self.until = Some(Instant::now() + MOVES_FOR);
     }

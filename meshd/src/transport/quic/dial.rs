@@ -171,7 +171,7 @@ async fn open_hop(shared: &Shared, header: &[u8], target: HopTarget<'_>) -> Resu
 
 /// Why a stream did not become a hop.
 enum OpenFault {
-    /// The meshd that has the connection takes no more: a successor does.
+    /// The meshd there takes no more over QUIC: over TCP it does, and then its successor.
     Moved,
     Link(TlsFault),
 }
