@@ -2,9 +2,9 @@
 //!
 //! `cargo run --release -p meshd --example telemetry_cost -- [REQUESTS] [ROUNDS] [ONLY]` runs an application, a load and a collector
 //! beside itself and prints the CPU time (user and system) of this process for each request. Metrics are always on. Each
-//! round measures everything, beginning with another one each time, and compares with what it has measured for "off": what
-//! the machine does besides falls on all alike. The least of each is told, too. ONLY: one of the names in the table
-//! alone, for profilers.
+//! measurement stands between two of "off", and is compared with their mean: a machine that becomes slower or faster does
+//! so for both. "off again" tells how much such a comparison is worth. ONLY: one of the names in the table alone, for
+//! profilers.
 
 use std::io::BufRead as _;
 use std::net::SocketAddr;
@@ -52,7 +52,7 @@ fn measure(requests: usize, rounds: usize, only: Option<&str>) -> anyhow::Result
     let logs = || vec![log_to(&log)];
     let traces = |sampling| Some(Arc::new(tracing(collector, sampling)));
     let all = [
-        ("off", Telling::default()),
+        ("off again", Telling::default()),
         ("access log", with(Telling { logs: logs(), ..Telling::default() })),
         ("traces of 1 %", with(Telling { tracing: traces(10_000), ..Telling::default() })),
         ("log, traces of 1 %", with(Telling { logs: logs(), tracing: traces(10_000), ..Telling::default() })),
@@ -76,58 +76,54 @@ fn measure(requests: usize, rounds: usize, only: Option<&str>) -> anyhow::Result
     let way = Way::Service { port: 80, protocol: Declared::Http, caller: 0 };
     let entrances = vec![Entrance { way, sockets }];
     let _proxy = meshd::proxy::start(shared, Sockets { entrances, quic: Vec::new() })?;
-    let mut took = vec![Vec::new(); told.len()];
-    for round in 0..rounds {
-        for turn in 0..told.len() {
-            let at = (round + turn) % told.len();
-            let ((_, telling), took) = (told[at], &mut took[at]);
-            let mut plan = plan(backend);
-            let mut outbound = (*plan.outbounds[0]).clone();
-            outbound.telling = Arc::new(telling.clone());
-            plan.outbounds[0] = Arc::new(outbound);
-            plans.store(Arc::new(plan));
-            let before = cpu_micros()?;
-            let load = Command::new(std::env::current_exe()?)
-                .args(["load", &address.to_string(), &requests.to_string()])
-                .status()?;
-            anyhow::ensure!(load.success(), "the load failed");
-            // The last batch of spans, and the last lines.
-            std::thread::sleep(Duration::from_millis(1_500));
-            took.push(cpu_micros()? - before);
+    let measured = |telling: &Telling| {
+        let mut plan = plan(backend);
+        let mut outbound = (*plan.outbounds[0]).clone();
+        outbound.telling = Arc::new(telling.clone());
+        plan.outbounds[0] = Arc::new(outbound);
+        plans.store(Arc::new(plan));
+        let before = cpu_micros()?;
+        let load = Command::new(std::env::current_exe()?)
+            .args(["load", &address.to_string(), &requests.to_string()])
+            .status()?;
+        anyhow::ensure!(load.success(), "the load failed");
+        // The last batch of spans, and the last lines.
+        std::thread::sleep(Duration::from_millis(1_500));
+        anyhow::Ok(cpu_micros()? - before)
+    };
+    let mut pairs = vec![Vec::new(); told.len()];
+    // A profile of one is of nothing else.
+    let off = || if only.is_none() { measured(&Telling::default()) } else { Ok(1) };
+    let mut before = off()?;
+    for _ in 0..rounds {
+        for ((_, telling), pairs) in told.iter().zip(&mut pairs) {
+            let (took, after) = (measured(telling)?, off()?);
+            pairs.push((took, u64::midpoint(before, after)));
+            before = after;
         }
     }
     application.kill()?;
     collecting.kill()?;
     std::fs::remove_dir_all(&folder)?;
-    report(&told.iter().map(|(name, _)| *name).collect::<Vec<_>>(), &took, requests);
+    report(&told.iter().map(|(name, _)| *name).collect::<Vec<_>>(), &pairs, requests);
     Ok(())
 }
 
 #[expect(clippy::cast_precision_loss, reason = "microseconds of minutes")]
 #[expect(clippy::print_stdout, reason = "what it is for")]
-fn report(names: &[&str], took: &[Vec<u64>], requests: usize) {
-    let each = |micros: f64| micros / requests as f64;
-    let middle = |values: &mut dyn Iterator<Item = f64>| {
-        let mut sorted: Vec<f64> = values.collect();
+fn report(names: &[&str], pairs: &[Vec<(u64, u64)>], requests: usize) {
+    // Quartiles and median.
+    let spread = |of: &dyn Fn(&(u64, u64)) -> f64, pairs: &[(u64, u64)]| {
+        let mut sorted: Vec<f64> = pairs.iter().map(of).collect();
         sorted.sort_unstable_by(f64::total_cmp);
-        sorted[sorted.len() / 2]
+        [sorted.len() / 4, sorted.len() / 2, sorted.len() * 3 / 4].map(|at| sorted[at])
     };
-    let off = &took[0];
-    println!(
-        "| telemetry | CPU for each request, median | least | beside off, median of rounds | least beside least |"
-    );
-    println!("|---|---|---|---|---|");
-    let least = |took: &[u64]| took.iter().copied().min().unwrap_or(0) as f64;
-    for (name, took) in names.iter().zip(took) {
-        let median = each(middle(&mut took.iter().map(|micros| *micros as f64)));
-        let ratios = &mut took.iter().zip(off).map(|(micros, off)| *micros as f64 / *off as f64);
-        let more = [middle(ratios), least(took) / least(off)].map(|ratio| (ratio - 1.0) * 100.0);
-        println!(
-            "| {name} | {median:.2} µs | {:.2} µs | {:+.1} % | {:+.1} % |",
-            each(least(took)),
-            more[0],
-            more[1]
-        );
+    println!("| telemetry | CPU for each request, median | beside off, median | half of the pairs |");
+    println!("|---|---|---|---|");
+    for (name, pairs) in names.iter().zip(pairs) {
+        let [_, median, _] = spread(&|(took, _)| *took as f64 / requests as f64, pairs);
+        let [low, more, high] = spread(&|(took, off)| (*took as f64 / *off as f64 - 1.0) * 100.0, pairs);
+        println!("| {name} | {median:.2} µs | {more:+.1} % | {low:+.1} to {high:+.1} % |");
     }
 }
 

@@ -26,15 +26,68 @@ pub enum Part {
     Operator(Operator, Option<usize>),
 }
 
+/// What a request is asked for by name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum RequestField {
+    /// `:method`.
+    Method,
+    /// `:path`: path and query.
+    Path,
+    /// `:authority`, or `host`.
+    Authority,
+    /// `:scheme`.
+    Scheme,
+    /// A header, in lower case.
+    Header(String),
+}
+
+/// What an answer is asked for by name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ResponseField {
+    /// `:status`.
+    Status,
+    /// `x-envoy-upstream-service-time`, which the proxy itself adds.
+    ServiceTime,
+    /// A header, in lower case.
+    Header(String),
+}
+
+impl RequestField {
+    /// Reads a name in lower case.
+    pub fn named(name: &str) -> Self {
+        match name {
+            ":method" => Self::Method,
+            ":path" => Self::Path,
+            ":authority" | "host" => Self::Authority,
+            ":scheme" => Self::Scheme,
+            _ => Self::Header(name.to_owned()),
+        }
+    }
+}
+
+impl ResponseField {
+    /// Reads a name in lower case.
+    pub fn named(name: &str) -> Self {
+        match name {
+            ":status" => Self::Status,
+            SERVICE_TIME => Self::ServiceTime,
+            _ => Self::Header(name.to_owned()),
+        }
+    }
+}
+
+/// Source: Envoy "HTTP header manipulation".
+const SERVICE_TIME: &str = "x-envoy-upstream-service-time";
+
 macro_rules! operators {
     ($($(#[doc = $help:literal])+ $name:ident = $text:literal,)+) => {
         /// What is known of a request.
         #[derive(Clone, Debug, PartialEq, Eq, Hash)]
         pub enum Operator {
-            /// `%REQ(name?alternative)%`: a header or pseudo-header, in lower case.
-            Request(String, Option<String>),
+            /// `%REQ(name?alternative)%`.
+            Request(RequestField, Option<RequestField>),
             /// `%RESP(name?alternative)%`.
-            Response(String, Option<String>),
+            Response(ResponseField, Option<ResponseField>),
             /// `%START_TIME(format)%`: like `strftime`; none: ISO 8601 with milliseconds.
             StartTime(Option<String>),
             $($(#[doc = $help])+ $name,)+
@@ -252,17 +305,18 @@ fn operator(text: &str) -> Option<(Operator, Option<usize>)> {
     }
     let argument = argument.to_ascii_lowercase();
     let (field, other) = match argument.split_once('?') {
-        Some((field, other)) => (field.to_owned(), Some(other.to_owned())),
-        None => (argument, None),
+        Some((field, other)) => (field, Some(other)),
+        None => (&*argument, None),
     };
     if field.is_empty() {
         return None;
     }
-    match name {
-        "REQ" => Some((Operator::Request(field, other), most)),
-        "RESP" => Some((Operator::Response(field, other), most)),
-        _ => None,
-    }
+    let operator = match name {
+        "REQ" => Operator::Request(RequestField::named(field), other.map(RequestField::named)),
+        "RESP" => Operator::Response(ResponseField::named(field), other.map(ResponseField::named)),
+        _ => return None,
+    };
+    Some((operator, most))
 }
 
 /// A piece of a format of times.
@@ -370,7 +424,7 @@ mod tests {
         let template = Template::parse("a%%b %REQ(X-A?:PATH):7% %START_TIME(%Y/%m/%dT%H:%M:%S.%3f)%!")
             .expect("a format");
 
-        let request = Operator::Request("x-a".into(), Some(":path".into()));
+        let request = Operator::Request(RequestField::Header("x-a".into()), Some(RequestField::Path));
         let time = Operator::StartTime(Some("%Y/%m/%dT%H:%M:%S.%3f".into()));
         assert_eq!(
             template.parts(),

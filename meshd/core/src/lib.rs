@@ -15,6 +15,7 @@ pub mod expression;
 pub mod firewall;
 pub mod groups;
 pub mod health;
+pub mod hex;
 pub mod identity;
 pub mod liveness;
 pub mod meaning;

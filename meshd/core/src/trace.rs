@@ -7,6 +7,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use rand_core::RngCore;
 
+use crate::hex;
+
 /// What a request says about its trace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Context {
@@ -80,8 +82,8 @@ impl Begun {
     pub fn inject(&self, headers: &mut HeaderMap) {
         let flags = u8::from(self.sampled);
         let mut parent = *b"00-00000000000000000000000000000000-0000000000000000-00";
-        write_hex(self.trace, &mut parent[3..35]);
-        write_hex(self.id.into(), &mut parent[36..52]);
+        parent[3..35].copy_from_slice(&hex::thirty_two(self.trace));
+        parent[36..52].copy_from_slice(&hex::sixteen(self.id));
         parent[54] = b'0' + flags;
         // Shared from the start: it is copied with the other fields.
         if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from_owner(parent)) {
@@ -113,27 +115,16 @@ fn put(headers: &mut HeaderMap, name: HeaderName, text: String) {
     }
 }
 
-/// Writes the last digits of a number, two for each byte, as many as there is room for: every request has it, and `format!`
-/// takes its time.
-fn write_hex(number: u128, digits: &mut [u8]) {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    let bytes = number.to_be_bytes();
-    for (pair, byte) in digits.rchunks_exact_mut(2).zip(bytes.iter().rev()) {
-        pair[0] = HEX[usize::from(byte >> 4)];
-        pair[1] = HEX[usize::from(byte & 0xf)];
-    }
-}
-
 fn w3c(headers: &HeaderMap) -> Option<Context> {
     let text = headers.get(TRACEPARENT)?.to_str().ok()?;
     let mut parts = text.split('-');
     let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     let is_sound = version.len() == 2
         && version != "ff"
-        && hex::<u8>(version).is_some()
+        && read_hex::<u8>(version).is_some()
         && flags.len() == 2
         && (version != "00" || parts.next().is_none());
-    let flags = hex::<u8>(flags).filter(|_| is_sound)?;
+    let flags = read_hex::<u8>(flags).filter(|_| is_sound)?;
     let (trace, parent) = (ids(trace, 32)?, span_of(parent)?);
     let states: Vec<&str> = headers.get_all(TRACESTATE).iter().filter_map(|one| one.to_str().ok()).collect();
     let state = Some(states.join(",")).filter(|state| state.len() <= STATE_BYTES).unwrap_or_default();
@@ -184,11 +175,11 @@ fn span_of(text: &str) -> Option<u64> {
 }
 
 fn ids(text: &str, digits: usize) -> Option<u128> {
-    hex::<u128>(text).filter(|id| text.len() == digits && *id != 0)
+    read_hex::<u128>(text).filter(|id| text.len() == digits && *id != 0)
 }
 
 /// Reads lower-case or, as B3 allows, upper-case digits; no sign.
-fn hex<T: TryFrom<u128>>(text: &str) -> Option<T> {
+fn read_hex<T: TryFrom<u128>>(text: &str) -> Option<T> {
     let is_hex = text.bytes().all(|byte| byte.is_ascii_hexdigit());
     T::try_from(u128::from_str_radix(text, 16).ok().filter(|_| is_hex)?).ok()
 }

@@ -10,6 +10,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Uri, Version};
 use http_body::Body;
+use mesh_core::hex;
 use mesh_core::plan::Via;
 pub(crate) use mesh_core::wire::strip::{strip, strip_hop_by_hop};
 
@@ -142,18 +143,15 @@ pub(crate) fn number(number: u64) -> HeaderValue {
     digit.map_or_else(|| number.into(), |digit| HeaderValue::from_static(digit))
 }
 
-/// Makes a random UUID (version 4).
+/// Makes a random UUID (version 4). Source: RFC 9562.
 fn random_id() -> HeaderValue {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    // Where the groups of 8, 4, 4, 4 and 12 digits put each byte.
-    const PLACES: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
-    let mut random = fastrand::u128(..).to_be_bytes();
-    random[6] = random[6] & 0x0f | 0x40;
-    random[8] = random[8] & 0x3f | 0x80;
+    const VERSION: u128 = 0xf << 76;
+    const VARIANT: u128 = 0b11 << 62;
+    let random = fastrand::u128(..) & !VERSION & !VARIANT | 4 << 76 | 0b10 << 62;
+    let digits = hex::thirty_two(random);
     let mut text = [b'-'; 36];
-    for (byte, place) in random.into_iter().zip(PLACES) {
-        text[place] = HEX[usize::from(byte >> 4)];
-        text[place + 1] = HEX[usize::from(byte & 0x0f)];
+    for (to, from) in [(0..8, 0..8), (9..13, 8..12), (14..18, 12..16), (19..23, 16..20), (24..36, 20..32)] {
+        text[to].copy_from_slice(&digits[from]);
     }
     // Shared from the start: it is copied with the other fields.
     HeaderValue::from_maybe_shared(Bytes::from_owner(text)).unwrap_or_else(|_| HeaderValue::from_static("-"))

@@ -2,19 +2,19 @@
 //!
 //! Source: Envoy `SubstitutionFormatter`, `JsonFormatterImpl`.
 
-use std::borrow::Cow;
-use std::cell::Cell;
-use std::fmt::Display;
 use std::io::Write as _;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mesh_core::plan::Via;
-use mesh_core::route::template::{iso_8601, protocol};
-use mesh_proto::log_format::{LogFormat, Operator, Part, Template, TimePiece, strftime};
+use mesh_core::route::template::protocol;
+use mesh_proto::log_format::{LogFormat, Operator, Part, ResponseField, Template, TimePiece, strftime};
 
-use super::record::{SERVICE_TIME, shown};
+use super::record::shown;
 use super::{Goal, Record};
+use numbers::{ISO, digits, display, host, iso, socket};
+
+mod numbers;
 
 /// Adds a line, with its end.
 pub(super) fn write(format: &LogFormat, record: &Record, line: &mut Vec<u8>) {
@@ -29,18 +29,23 @@ impl Record {
     /// Returns what stands for an operator; empty where that is not known.
     pub(crate) fn shown(&self, operator: &Operator) -> String {
         let mut value = Vec::with_capacity(64);
-        put(operator, self, &mut Out { line: &mut value, most: None, is_escaped: false });
+        let mut out = Out { line: &mut value, most: None, is_escaped: false, is_harmless: false };
+        put(operator, self, &mut out);
         String::from_utf8(value).unwrap_or_default()
     }
 }
 
 fn text(template: &Template, record: &Record, line: &mut Vec<u8>) {
+    // Asked once, of all that others have said, instead of for each.
+    let is_harmless = is_harmless(record.texts.all());
+    let mut out = Out { line, most: None, is_escaped: true, is_harmless };
     for part in template.parts() {
         match part {
-            Part::Text(text) => between(text.as_bytes(), line),
+            Part::Text(text) => between(text.as_bytes(), out.line),
             Part::Operator(operator, most) => {
-                if !put(operator, record, &mut Out { line, most: *most, is_escaped: true }) {
-                    line.push(b'-');
+                out.most = *most;
+                if !put(operator, record, &mut out) {
+                    out.line.push(b'-');
                 }
             }
         }
@@ -59,7 +64,7 @@ fn json(members: &[(String, Template)], record: &Record, line: &mut Vec<u8>) {
         line.push(b':');
         value.clear();
         if let [Part::Operator(operator, most)] = template.parts() {
-            let mut out = Out { line: &mut value, most: *most, is_escaped: false };
+            let mut out = Out { line: &mut value, most: *most, is_escaped: false, is_harmless: false };
             if !put(operator, record, &mut out) {
                 line.extend_from_slice(b"null");
             } else if is_number(operator) {
@@ -124,12 +129,14 @@ struct Out<'o> {
     most: Option<usize>,
     /// Whether nothing in it may fake another field or line.
     is_escaped: bool,
+    /// Whether nothing among the texts of the record could.
+    is_harmless: bool,
 }
 
 impl Out<'_> {
-    /// Writes what somebody else has said, as it came.
-    fn bytes(&mut self, bytes: &[u8]) -> bool {
-        if self.most.is_none() && is_harmless(bytes) {
+    /// Writes a text of the record, as it came.
+    fn said(&mut self, bytes: &[u8]) -> bool {
+        if self.is_harmless && self.most.is_none() {
             self.line.extend_from_slice(bytes);
             return true;
         }
@@ -154,7 +161,7 @@ impl Out<'_> {
     }
 
     fn known(&mut self, text: &str) -> bool {
-        !text.is_empty() && self.bytes(text.as_bytes())
+        !text.is_empty() && self.text(text)
     }
 
     /// Writes one of our own words.
@@ -220,18 +227,18 @@ fn cut(text: &str, most: Option<usize>) -> &str {
 /// Writes a value. `false`: it is not known, and nothing was written.
 fn put(operator: &Operator, record: &Record, out: &mut Out<'_>) -> bool {
     match operator {
-        Operator::Request(name, other) => {
-            let found = record.request_bytes(name).or_else(|| record.request_bytes(other.as_deref()?));
-            found.is_some_and(|value| out.bytes(value))
+        Operator::Request(field, other) => {
+            let found = record.asked(field).or_else(|| record.asked(other.as_ref()?));
+            found.is_some_and(|value| out.said(value))
         }
-        Operator::Response(name, other) => {
-            response(name, record, out) || other.as_deref().is_some_and(|other| response(other, record, out))
+        Operator::Response(field, other) => {
+            response(field, record, out) || other.as_ref().is_some_and(|other| response(other, record, out))
         }
         Operator::StartTime(None) => out.kept(|line| iso(record.started, line)),
         Operator::StartTime(Some(format)) => out.kept(|line| time(record.started, format, line)),
         Operator::Protocol => record.method.is_some() && out.word(protocol(record.version)),
         Operator::ResponseCode => out.number(record.status.into()),
-        Operator::ResponseCodeDetails => details(record).is_some_and(|details| out.known(&details)),
+        Operator::ResponseCodeDetails => details(record, out),
         Operator::ResponseFlags if record.flags.is_empty() => out.word("-"),
         Operator::ResponseFlags => out.kept(|line| display(record.flags, line)),
         Operator::BytesReceived => out.number(record.received_bytes),
@@ -241,7 +248,7 @@ fn put(operator: &Operator, record: &Record, out: &mut Out<'_>) -> bool {
         Operator::ResponseTxDuration => {
             record.upstream_duration.is_some_and(|head| out.millis(record.duration.saturating_sub(head)))
         }
-        Operator::RouteName => !record.route().is_empty() && out.bytes(record.route()),
+        Operator::RouteName => !record.route().is_empty() && out.said(record.route()),
         Operator::UpstreamHost => record.upstream.as_ref().is_some_and(|via| match via {
             Via::Local(address) | Via::Plain(address) => out.address(Some(*address)),
             other => out.text(&other.to_string()),
@@ -273,91 +280,13 @@ fn put(operator: &Operator, record: &Record, out: &mut Out<'_>) -> bool {
     }
 }
 
-fn response(name: &str, record: &Record, out: &mut Out<'_>) -> bool {
-    match (name, record.upstream_duration) {
-        (SERVICE_TIME, Some(time)) => out.millis(time),
-        (":status", _) if record.status > 0 => out.number(record.status.into()),
-        _ => record.response_bytes(name).is_some_and(|value| out.bytes(value)),
+fn response(field: &ResponseField, record: &Record, out: &mut Out<'_>) -> bool {
+    match field {
+        ResponseField::ServiceTime => record.upstream_duration.is_some_and(|time| out.millis(time)),
+        ResponseField::Status => record.status > 0 && out.number(record.status.into()),
+        ResponseField::Header(name) => record.answered(name).is_some_and(|value| out.said(value)),
     }
 }
-
-fn display(value: impl Display, line: &mut Vec<u8>) {
-    // Memory does not refuse.
-    let _ = write!(line, "{value}");
-}
-
-/// As `Display` writes it, without what that costs: a line has a dozen numbers, small ones most times.
-fn digits(number: u64, line: &mut Vec<u8>) {
-    let pair = |number: u16| [digit((number / 10).into()), digit((number % 10).into())];
-    match u16::try_from(number) {
-        Ok(small @ 0..10) => line.push(digit(small.into())),
-        Ok(small @ 10..100) => line.extend_from_slice(&pair(small)),
-        Ok(small @ 1_000..10_000) => {
-            let ([thousand, hundred], [ten, one]) = (pair(small / 100), pair(small % 100));
-            line.extend_from_slice(&[thousand, hundred, ten, one]);
-        }
-        Ok(small @ 10_000..) => {
-            let ([thousand, hundred], [ten, one]) = (pair(small / 100 % 100), pair(small % 100));
-            line.extend_from_slice(&[digit((small / 10_000).into()), thousand, hundred, ten, one]);
-        }
-        _ => {
-            let (mut text, mut begin, mut rest) = ([0; 20], 20, number);
-            while rest > 0 {
-                begin -= 1;
-                text[begin] = digit(rest % 10);
-                rest /= 10;
-            }
-            line.extend_from_slice(&text[begin..]);
-        }
-    }
-}
-
-/// Of a number below ten.
-fn digit(number: u64) -> u8 {
-    b'0' | number.to_le_bytes()[0]
-}
-
-fn host(ip: IpAddr, line: &mut Vec<u8>) {
-    let IpAddr::V4(ip) = ip else { return display(ip, line) };
-    let (text, length) = dotted(ip);
-    line.extend_from_slice(&text[..length - 1]);
-}
-
-fn socket(address: SocketAddr, line: &mut Vec<u8>) {
-    let SocketAddr::V4(address) = address else { return display(address, line) };
-    let (mut text, length) = dotted(*address.ip());
-    text[length - 1] = b':';
-    line.extend_from_slice(&text[..length]);
-    digits(address.port().into(), line);
-}
-
-/// Writes an address with a dot behind each octet, and says how long that is.
-fn dotted(ip: Ipv4Addr) -> ([u8; 16], usize) {
-    let (mut text, mut length) = ([0; 16], 0);
-    for octet in ip.octets() {
-        text[length..length + 4].copy_from_slice(&OCTETS[usize::from(octet)]);
-        length += 2 + usize::from(octet > 9) + usize::from(octet > 99);
-    }
-    (text, length)
-}
-
-/// Each octet as text, with a dot behind it.
-static OCTETS: [[u8; 4]; 256] = {
-    let mut all = [[0; 4]; 256];
-    let mut octet = 0_u8;
-    loop {
-        let [hundred, ten, one] = [b'0' + octet / 100, b'0' + octet / 10 % 10, b'0' + octet % 10];
-        all[octet as usize] = match octet {
-            0..10 => [one, b'.', 0, 0],
-            10..100 => [ten, one, b'.', 0],
-            _ => [hundred, ten, one, b'.'],
-        };
-        if octet == u8::MAX {
-            break all;
-        }
-        octet += 1;
-    }
-};
 
 /// As `Display` writes it.
 fn goal(goal: &Goal, line: &mut Vec<u8>) {
@@ -371,12 +300,14 @@ fn goal(goal: &Goal, line: &mut Vec<u8>) {
 }
 
 /// Within the braces of Envoy's details stands why the endpoint was not reached.
-fn details(record: &Record) -> Option<Cow<'_, str>> {
-    let details = Some(record.details).filter(|details| !details.is_empty())?;
-    Some(match (&record.transport_failure, details.strip_suffix('}')) {
-        (Some(why), Some(open)) => Cow::Owned(format!("{open}|{why}}}")),
-        _ => Cow::Borrowed(details),
-    })
+fn details(record: &Record, out: &mut Out<'_>) -> bool {
+    let Some(why) = &record.transport_failure else {
+        return !record.details.is_empty() && out.word(record.details);
+    };
+    match record.details.strip_suffix('}') {
+        Some(open) => out.text(&format!("{open}|{why}}}")),
+        None => !record.details.is_empty() && out.word(record.details),
+    }
 }
 
 /// Source: Envoy `Grpc::Utility::grpcStatusToString`.
@@ -402,29 +333,6 @@ fn grpc_word(status: u16) -> &'static str {
     ];
     WORDS.get(usize::from(status)).copied().unwrap_or("InvalidCode")
 }
-
-/// Writes a time as ISO 8601. Its seconds are those of the line before, most times.
-fn iso(at: SystemTime, line: &mut Vec<u8>) {
-    thread_local! { static LAST: Cell<(u64, [u8; ISO])> = const { Cell::new((u64::MAX, [0; ISO])) }; }
-    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let (mut second, mut text) = LAST.get();
-    if second != since.as_secs() {
-        second = since.as_secs();
-        let whole = iso_8601(second.saturating_mul(1_000));
-        text.copy_from_slice(whole.as_bytes().get(..ISO).unwrap_or(&[b'-'; ISO]));
-        LAST.set((second, text));
-    }
-    let millis = since.subsec_millis();
-    for (place, unit) in text[SECONDS + 1..].iter_mut().zip([100, 10, 1]) {
-        *place = b'0' + u8::try_from(millis / unit % 10).unwrap_or(0);
-    }
-    line.extend_from_slice(&text);
-}
-
-/// Bytes of `2026-11-28T08:30:16.123Z`.
-const ISO: usize = 24;
-/// Bytes of its seconds.
-const SECONDS: usize = 19;
 
 fn time(at: SystemTime, format: &str, line: &mut Vec<u8>) {
     let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();

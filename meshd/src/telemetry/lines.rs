@@ -51,10 +51,10 @@ impl Lines {
     }
 
     /// Takes the memory of a record of which no line is wanted.
-    pub fn give_back(&self, mut record: Box<Record>) {
+    pub fn give_back(&self, record: Box<Record>) {
         let mut spare = self.spare.borrow_mut();
-        if spare.len() < SPARE && record.forget() {
-            spare.push(record);
+        if spare.len() < SPARE {
+            spare.extend(record.forgotten());
         }
     }
 

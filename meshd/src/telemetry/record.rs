@@ -15,6 +15,7 @@ use mesh_core::expression::{Facts, Value};
 use mesh_core::plan::{Cluster, Via};
 use mesh_core::resilience::Flags;
 use mesh_proto::expression::Attribute;
+use mesh_proto::log_format::RequestField;
 
 /// What is told of a request, or of an opaque connection.
 #[derive(Clone, Debug)]
@@ -163,14 +164,14 @@ impl Record {
         }
     }
 
-    /// Forgets all but the host, and keeps the memory. `false`: it is so much that it is better given back.
-    pub(super) fn forget(&mut self) -> bool {
-        let mut texts = std::mem::take(&mut self.texts);
+    /// Forgets all but the host, and keeps the memory; `None`: that is so much that it is better given back.
+    pub(super) fn forgotten(mut self: Box<Self>) -> Option<Box<Self>> {
+        let Self { host, mut texts, .. } = *self;
         texts.clear();
         let is_small = texts.bytes.capacity() <= MOST_TEXT
             && texts.request.capacity().max(texts.response.capacity()) <= MOST_FIELDS;
-        *self = Self { texts, ..Self::new(self.host.clone(), 0) };
-        is_small
+        *self = Self { texts, ..Self::new(host, 0) };
+        is_small.then_some(self)
     }
 
     /// Returns path and query; empty where there is none.
@@ -185,23 +186,29 @@ impl Record {
 
     /// Returns a header of the request, or one of the names that HTTP/2 has for its first line.
     pub fn request(&self, name: &str) -> Option<Cow<'_, str>> {
-        self.request_bytes(name).map(shown)
+        let said = match name {
+            ":method" | ":path" | ":authority" | "host" | ":scheme" => self.asked(&RequestField::named(name)),
+            _ => self.texts.found(&self.texts.request, name),
+        };
+        said.map(shown)
     }
 
-    /// Returns the same as it came.
-    pub(super) fn request_bytes(&self, name: &str) -> Option<&[u8]> {
+    /// Returns what is asked for of the request, as it came.
+    pub(super) fn asked(&self, field: &RequestField) -> Option<&[u8]> {
         let own = |span| Some(self.texts.said(span)).filter(|text| !text.is_empty());
-        match name {
-            ":method" => self.method.as_ref().map(|method| method.as_str().as_bytes()),
-            ":path" => own(self.texts.path),
-            ":authority" | "host" => own(self.texts.authority),
-            ":scheme" if self.method.is_some() => Some(if self.https { b"https" } else { b"http" }),
-            _ => self.texts.found(&self.texts.request, name),
+        match field {
+            RequestField::Method => self.method.as_ref().map(|method| method.as_str().as_bytes()),
+            RequestField::Path => own(self.texts.path),
+            RequestField::Authority => own(self.texts.authority),
+            RequestField::Scheme => {
+                self.method.as_ref().map(|_| if self.https { &b"https"[..] } else { b"http" })
+            }
+            RequestField::Header(name) => self.texts.found(&self.texts.request, name),
         }
     }
 
     /// Returns a header of the answer as it came.
-    pub(super) fn response_bytes(&self, name: &str) -> Option<&[u8]> {
+    pub(super) fn answered(&self, name: &str) -> Option<&[u8]> {
         self.texts.found(&self.texts.response, name)
     }
 
@@ -276,6 +283,11 @@ impl Texts {
         self.at(fields, name).map(|at| self.said(fields[at].value))
     }
 
+    /// Returns all of them, one behind the other.
+    pub(super) fn all(&self) -> &[u8] {
+        &self.bytes
+    }
+
     fn said(&self, span: Span) -> &[u8] {
         &self.bytes[span.begin..span.end]
     }
@@ -291,9 +303,6 @@ pub(super) fn shown(bytes: &[u8]) -> Cow<'_, str> {
 const MOST_TEXT: usize = 4 * 1_024;
 /// Headers that it has room for.
 const MOST_FIELDS: usize = 32;
-
-/// A field that Envoy adds to answers: here it is the time that it tells.
-pub(super) const SERVICE_TIME: &str = "x-envoy-upstream-service-time";
 
 impl Facts for Record {
     fn attribute(&self, attribute: &Attribute) -> Option<Value<'_>> {

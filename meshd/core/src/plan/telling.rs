@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 use mesh_proto::expression::Expression;
-use mesh_proto::log_format::{LogFormat, Operator, Part};
+use mesh_proto::log_format::{LogFormat, Operator, Part, RequestField, ResponseField};
 
 /// What is told of the traffic of one workload, of one side: what it calls, or what it is called for.
 ///
@@ -42,16 +42,18 @@ impl WantedHeaders {
         };
         for part in logging.target.format.parts() {
             match part {
-                Part::Operator(Operator::Request(name, other), _) => {
-                    add(&mut self.request, name);
-                    if let Some(name) = other {
-                        add(&mut self.request, name);
+                Part::Operator(Operator::Request(field, other), _) => {
+                    for field in std::iter::once(field).chain(other) {
+                        if let RequestField::Header(name) = field {
+                            add(&mut self.request, name);
+                        }
                     }
                 }
-                Part::Operator(Operator::Response(name, other), _) => {
-                    add(&mut self.response, name);
-                    if let Some(name) = other {
-                        add(&mut self.response, name);
+                Part::Operator(Operator::Response(field, other), _) => {
+                    for field in std::iter::once(field).chain(other) {
+                        if let ResponseField::Header(name) = field {
+                            add(&mut self.response, name);
+                        }
                     }
                 }
                 Part::Text(_) | Part::Operator(..) => {}

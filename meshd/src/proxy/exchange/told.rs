@@ -69,10 +69,11 @@ impl Life {
         let own = self.connection.worker.lines.as_ref().and_then(|lines| lines.own());
         let own = own.map_or(&[][..], |(_, wanted)| &wanted.response);
         let of_rules = self.telling().map_or(&[][..], |telling| &telling.wanted.response);
-        let texts = &mut log.record.texts;
-        let wanted = [own, of_rules];
-        for (name, value) in headers.iter().filter(|(name, _)| is_wanted(name, wanted)) {
-            texts.add_response(name.as_str(), value.as_bytes());
+        if !own.is_empty() || !of_rules.is_empty() {
+            let wanted = [own, of_rules];
+            for (name, value) in headers.iter().filter(|(name, _)| is_wanted(name, wanted)) {
+                log.record.texts.add_response(name.as_str(), value.as_bytes());
+            }
         }
         self.log = Some(log);
     }
