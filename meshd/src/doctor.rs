@@ -49,6 +49,7 @@ pub fn examine(patient: &Patient) -> Vec<Check> {
         checks.push(unit::standing(unit.as_ref()));
         checks.extend(rights::check(patient, unit.as_ref()));
     }
+    checks.extend(rights::check_lists(patient, unit.as_ref()));
     checks.extend(ports::check(patient, unit.as_ref()));
     checks.extend(process::check(patient, unit.as_ref()));
     checks.extend(disk::check(&config.host.data, unit.is_some() && !geteuid().is_root()));

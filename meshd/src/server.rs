@@ -281,8 +281,8 @@ impl Server {
             let answer = match self.consensus.receive(host, &frame).await {
                 Ok(answer) => answer,
                 Err(reason) => {
-                    // Of what this server cannot read it tells once.
-                    if self.consensus.behind().is_none() {
+                    // Of what this server cannot read, and why it takes no part, it tells once.
+                    if self.consensus.behind().is_none() && self.consensus.failure().is_none() {
                         tracing::warn!(%host, reason, "refused a raft message");
                     }
                     reason.into()

@@ -80,6 +80,8 @@ impl Requests {
             vec![Check::skipped("this host", format!("looking at it broke off ({error}): see the log"))]
         });
         checks.extend(rotation(&self.looking.certificates.borrow()));
+        checks
+            .extend(self.server.as_ref().and_then(|server| server.failure()).map(|why| takes_no_part(&why)));
         checks.extend(peers);
         let runs = self.plans.load().revision.0;
         checks.extend(match status {
@@ -347,15 +349,30 @@ fn files(data: &Path) -> Vec<Check> {
     };
     let server =
         if state.may_serve { server::inspect(&data.join("server"), state.has_log()) } else { Vec::new() };
-    let server = server.into_iter().map(|error| (error.needs_person(), error.to_string()));
-    let check = |(needs_person, what): (bool, String)| {
+    let ends = "meshd does not start: it ends with 78";
+    let asks =
+        "meshd asks the other servers for another when it starts; where there is none, it ends with 78";
+    let server = server.into_iter().map(|error| {
+        (error.needs_person(), error.to_string(), if error.is_replaceable() { asks } else { ends })
+    });
+    let check = |(needs_person, what, why): (bool, String, &str)| {
         if !needs_person {
             return Check::skipped("state", what);
         }
-        let why = "meshd does not start: it ends with 78";
         Check::new(Grade::Error, "state", what, why, "as it says; see docs/operations.md, Backup")
     };
-    keys.into_iter().chain(server).map(check).collect()
+    keys.map(|(needs_person, what)| (needs_person, what, ends)).into_iter().chain(server).map(check).collect()
+}
+
+/// Why the server of this host, which runs, takes no part.
+fn takes_no_part(why: &str) -> Check {
+    Check::new(
+        Grade::Error,
+        "state",
+        format!("the server of this host takes no part: {why}"),
+        "this host serves on by the last rules; one voter less answers",
+        "room on the disk and a disk that works bring it back by itself; what is damaged: as it says, see docs/operations.md, Backup",
+    )
 }
 
 /// A mirror of another format is put aside at the next start, and the World is sent again.

@@ -53,8 +53,8 @@ pub(super) struct Peers {
     facts: Arc<Facts>,
     runtime: Handle,
     contacts: Mutex<BTreeMap<HostId, Contact>>,
-    /// Why a server does not take the log, by its own words.
-    refusals: Mutex<BTreeMap<HostId, String>>,
+    /// Why a server does not take the log, by its own words, and whether it refused a heartbeat.
+    refusals: Mutex<BTreeMap<HostId, (String, bool)>>,
 }
 
 /// Ends a call that nobody waits for any more.
@@ -116,7 +116,7 @@ impl Peers {
     /// A Raft message waits only for two heartbeats. The call under it goes on a little longer: a
     /// connection over a slow or half blocked network would otherwise be given up again and again
     /// before it stands.
-    async fn carry(
+    pub(super) async fn carry(
         &self,
         to: HostId,
         at: SocketAddr,
@@ -138,17 +138,22 @@ impl Peers {
         self.refusals().remove(&host);
     }
 
+    /// Notes that a server took a heartbeat: one that refused even those takes part again.
+    pub(super) fn hears(&self, host: HostId) {
+        self.refusals().retain(|refuser, (_, is_deaf)| *refuser != host || !*is_deaf);
+    }
+
     /// Notes that a server answered, and refused what it was sent of the log.
-    pub(super) fn refuses_log(&self, host: HostId, why: &str) {
-        self.refusals().insert(host, why.to_owned());
+    pub(super) fn refuses_log(&self, host: HostId, why: &str, is_deaf: bool) {
+        self.refusals().insert(host, (why.to_owned(), is_deaf));
     }
 
     /// Why a server refuses the log, if it does.
     pub(super) fn refusal(&self, host: HostId) -> Option<String> {
-        self.refusals().get(&host).cloned()
+        self.refusals().get(&host).map(|(why, _)| why.clone())
     }
 
-    fn refusals(&self) -> MutexGuard<'_, BTreeMap<HostId, String>> {
+    fn refusals(&self) -> MutexGuard<'_, BTreeMap<HostId, (String, bool)>> {
         self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

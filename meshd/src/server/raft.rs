@@ -10,6 +10,7 @@
 
 mod election;
 mod group;
+mod heal;
 mod legible;
 mod machine;
 mod network;
@@ -39,7 +40,7 @@ use tokio::sync::watch;
 pub use self::group::Member;
 use self::legible::Behind;
 pub(super) use self::machine::Facts;
-use self::machine::Machine;
+use self::machine::Untaken;
 use self::network::{Message, Network, Opinion, Question, Reading};
 pub use self::snapshot::SnapshotError;
 use self::store::Store;
@@ -80,11 +81,16 @@ pub enum OpenError {
 }
 
 impl OpenError {
+    /// Whether another server's snapshot may take the place of what is damaged.
+    pub fn is_replaceable(&self) -> bool {
+        matches!(self, Self::Snapshot(error) if error.lost().is_some())
+    }
+
     /// Whether the next try would meet the same: only a person can put it right.
     pub fn needs_person(&self) -> bool {
         match self {
             Self::Store(error) => !matches!(error, StoreError::Open { .. }),
-            Self::Snapshot(error) => !matches!(error, SnapshotError::File { .. }),
+            Self::Snapshot(error) => error.needs_person(),
             Self::State(_) => false,
         }
     }
@@ -95,7 +101,14 @@ pub(super) fn inspect(folder: &Path, has_log: bool) -> Vec<OpenError> {
     let newest = snapshot::inspect(&folder.join(SNAPSHOTS));
     let has_log = has_log || !matches!(newest, Ok(None));
     let log = store::inspect(&folder.join(LOG), has_log);
-    newest.err().map(Into::into).into_iter().chain(log.err().map(Into::into)).collect()
+    let gap = match (&newest, &log) {
+        (Ok(newest), Ok(Some(index))) if newest.is_none_or(|newest| newest < *index) => {
+            Some(SnapshotError::Gone { path: folder.join(SNAPSHOTS), index: *index })
+        }
+        _ => None,
+    };
+    let of_snapshot = newest.err().or(gap).map(Into::into);
+    of_snapshot.into_iter().chain(log.err().map(Into::into)).collect()
 }
 
 /// What became of a proposal that a majority has on disk.
@@ -135,6 +148,8 @@ pub(super) struct Consensus {
     network: Network,
     /// When a leader's message was last taken in.
     led: Mutex<Option<Instant>>,
+    /// Why the log could not be opened anew, while that is so.
+    closed: Mutex<Option<String>>,
     /// How often the election driver has looked at its timer.
     #[cfg(test)]
     pub(super) looks: std::sync::atomic::AtomicU64,
@@ -154,19 +169,54 @@ impl Engine {
         facts: Arc<Facts>,
         network: Network,
     ) -> Result<Self, OpenError> {
-        let (log, snapshots) = (folder.join(LOG), folder.join(SNAPSHOTS));
-        let opened = tokio::task::spawn_blocking(move || -> Result<_, OpenError> {
-            // Snapshots first: their folder is made with all above it.
-            let machine = Machine::open(id, &snapshots, facts)?;
-            let has_log = has_log || !machine.is_new();
-            Ok((Store::open(&log, has_log)?, machine))
-        });
-        let (store, machine) = opened.await.map_err(|error| OpenError::State(error.to_string()))??;
-        let raft = Raft::new(id.0, Arc::new(config()?), network, store.clone(), machine)
-            .await
-            .map_err(|error| OpenError::State(error.to_string()))?;
-        Ok(Self { raft, store })
+        let opened = match open_files(id, folder, has_log, &facts).await {
+            Err(OpenError::Snapshot(lost)) if lost.lost().is_some() => {
+                heal::replace(lost, id, &folder.join(SNAPSHOTS), &facts, &network.peers).await?;
+                open_files(id, folder, has_log, &facts).await
+            }
+            opened => opened,
+        };
+        let (store, snapshot) = opened?;
+        let before = facts.kept();
+        let machine = snapshot.take_up();
+        match Raft::new(id.0, Arc::new(config()?), network, store.clone(), machine).await {
+            Ok(raft) => Ok(Self { raft, store }),
+            Err(error) => {
+                store.close().await;
+                facts.put_back(before);
+                Err(OpenError::State(error.to_string()))
+            }
+        }
     }
+}
+
+/// Opens snapshots and log, and makes sure that the one leads on to the other: half a World is never served.
+async fn open_files(
+    id: HostId,
+    folder: &Path,
+    has_log: bool,
+    facts: &Arc<Facts>,
+) -> Result<(Store, Untaken), OpenError> {
+    let (log, snapshots, facts) = (folder.join(LOG), folder.join(SNAPSHOTS), Arc::clone(facts));
+    let opened = tokio::task::spawn_blocking(move || -> Result<_, OpenError> {
+        // Snapshots first: their folder is made with all above it.
+        let snapshot = Untaken::read(id, &snapshots, facts)?;
+        let has_log = has_log || snapshot.applied().is_some();
+        Ok((Store::open(&log, has_log)?, snapshot))
+    });
+    let (store, snapshot) = opened.await.map_err(|error| OpenError::State(error.to_string()))??;
+    let (purged, applied) = (store.purged().map(|id| id.index), snapshot.applied());
+    if let Some(index) = purged.filter(|purged| applied.is_none_or(|applied| applied.index < *purged)) {
+        store.close().await;
+        return Err(SnapshotError::Gone { path: folder.join(SNAPSHOTS), index }.into());
+    }
+    if let Some(applied) = applied
+        && let Err(error) = store.fit(applied).await
+    {
+        store.close().await;
+        return Err(OpenError::State(error.to_string()));
+    }
+    Ok((store, snapshot))
 }
 
 impl Consensus {
@@ -198,6 +248,7 @@ impl Consensus {
             peers,
             network,
             led: Mutex::default(),
+            closed: Mutex::default(),
             #[cfg(test)]
             looks: std::sync::atomic::AtomicU64::default(),
         })
@@ -284,6 +335,9 @@ impl Consensus {
     /// `from` is the host that the caller's certificate names. **Errors**: a sentence for the caller
     /// when the message cannot be read or is not its to send.
     pub(super) async fn receive(&self, from: HostId, frame: &[u8]) -> Result<Bytes, String> {
+        if let Some(reason) = self.failure() {
+            return Err(format!("its server takes no part: {reason}"));
+        }
         let message = match Message::decode(frame) {
             Ok(message) => message,
             Err(Unread::Newer(what)) => {
@@ -303,6 +357,7 @@ impl Consensus {
                 self.check_snapshot(&chunk)?;
                 serde_json::to_vec(&self.raft().install_snapshot(chunk).await)
             }
+            Message::Wanted(wanted) => return self.give_snapshot(from, &wanted).await,
             Message::Ask(question) => serde_json::to_vec(&self.opinion(&question).await?),
             Message::Read(entry) => serde_json::to_vec(&Reading {
                 newer: exactly::<Entry>(&entry).err().map(|why| why.to_string()),
@@ -387,8 +442,12 @@ impl Consensus {
         self.watch().borrow().last_log_index.unwrap_or(0)
     }
 
-    /// Why Raft stopped, if it did: a disk that refuses writes.
+    /// Why Raft stopped, if it did: a disk that refuses writes, a file that is damaged.
     pub(super) fn failure(&self) -> Option<String> {
+        let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if closed.is_some() {
+            return closed;
+        }
         let metrics = self.raft().metrics();
         let state = metrics.borrow().running_state.clone();
         match state {
@@ -413,6 +472,19 @@ impl Consensus {
     #[cfg(test)]
     pub(super) async fn snapshot_now(&self) {
         self.raft().trigger().snapshot().await.expect("running");
+    }
+
+    /// Takes a snapshot, and drops all of the log that is in it.
+    #[cfg(test)]
+    pub(super) async fn forget_log(&self) {
+        let applied = |now: &RaftMetrics<NodeId, EmptyNode>| now.last_applied.map_or(0, |id| id.index);
+        let upto = applied(&self.watch().borrow());
+        self.snapshot_now().await;
+        let mut watch = self.watch();
+        let taken = watch.wait_for(|now| now.snapshot.is_some_and(|id| id.index >= upto));
+        taken.await.expect("running");
+        self.raft().trigger().purge_log(upto).await.expect("running");
+        watch.wait_for(|now| now.purged.is_some_and(|id| id.index >= upto)).await.expect("running");
     }
 
     /// Tells one opening of the log from another.

@@ -100,3 +100,94 @@ impl Ground {
 pub(super) fn socket_options(config: &Config) -> SocketOptions {
     SocketOptions { mark: Some(config.intercept.mark) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+    use std::time::{Duration, SystemTime};
+
+    use aws_lc_rs::digest::{SHA256, digest};
+    use mesh_core::identity::lifetime::LEAF;
+    use serde::Deserialize;
+
+    use super::*;
+    use crate::identity::seal::{Passphrase, unseal_as_host, unseal_with_passphrase};
+    use crate::server::ca::Authority;
+
+    /// What a folder of identity meant to the release that wrote it; of its files, read with openssl.
+    #[derive(Deserialize)]
+    struct Meant {
+        /// Seconds since 1970 at which all of it was valid: certificates end, the folder does not.
+        at: u64,
+        identity: String,
+        host_key: String,
+        wrap_key: String,
+        root_sha256: String,
+        recovery_passphrase: String,
+    }
+
+    fn json<T: serde::de::DeserializeOwned>(path: &Path) -> T {
+        serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+    }
+
+    /// A copy with the rights that meshd gives and demands, which git does not keep.
+    fn copy(from: &Path, to: &Path) {
+        std::fs::create_dir_all(to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap().flatten() {
+            let to = to.join(entry.file_name());
+            if entry.path().is_dir() {
+                copy(&entry.path(), &to);
+                continue;
+            }
+            std::fs::copy(entry.path(), &to).unwrap();
+            std::fs::set_permissions(&to, std::fs::Permissions::from_mode(0o600)).unwrap();
+        }
+    }
+
+    fn is_the_same_host(released: &Path) {
+        let meant: Meant = json(&released.join("meant.json"));
+        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(meant.at);
+        let data = tempfile::tempdir().unwrap();
+        copy(released, data.path());
+        let mut config = Config::default();
+        config.host.data = data.path().to_owned();
+        let state = HostState::load(data.path()).unwrap().unwrap();
+
+        let ground = Ground::new(config, state).unwrap();
+
+        assert_eq!(ground.own_identity().unwrap().to_string(), meant.identity);
+        assert_eq!(BASE64.encode(&ground.keys.public_key()), meant.host_key);
+        assert_eq!(BASE64.encode(&ground.keys.wrap_public_key()), meant.wrap_key);
+        let roots = ground.credentials.trust().roots();
+        let [root] = roots.certificates.as_slice() else { panic!("one root") };
+        assert_eq!(data_encoding::HEXLOWER.encode(digest(&SHA256, root).as_ref()), meant.root_sha256);
+
+        // The issuer lives on: its key opens with this host's, and with what a person wrote down, and belongs to the root.
+        let sealed: BTreeMap<String, String> = json(&released.join("sealed_root.json"));
+        let by_host = unseal_as_host(&sealed["1"], &ground.keys).unwrap();
+        let passphrase = Passphrase::parse(&meant.recovery_passphrase).unwrap();
+        let by_person = unseal_with_passphrase(&sealed["recovery"], &passphrase).unwrap();
+        assert_eq!(by_host.reveal(), by_person.reveal());
+        let domain = ground.credentials.trust().domain();
+        let authority = Authority::from_root(domain, by_host, root.clone(), at).unwrap();
+        let identity = ground.own_identity().unwrap();
+        authority.sign(&ground.keys.request().unwrap(), &identity, LEAF, at).unwrap();
+    }
+
+    /// `tests/formats/README.md` says what is there. The certificates are read in `identity::rotation`.
+    #[test]
+    fn every_released_folder_of_identity_is_still_the_same_host_with_the_same_root() {
+        let released = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats");
+        let mut versions = 0;
+        for version in std::fs::read_dir(released).unwrap().flatten() {
+            let folder = version.path().join("identity");
+            if folder.is_dir() {
+                is_the_same_host(&folder);
+                versions += 1;
+            }
+        }
+        assert!(versions > 0);
+    }
+}

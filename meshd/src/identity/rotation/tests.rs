@@ -189,3 +189,82 @@ async fn an_answer_for_another_identity_or_key_is_not_installed() {
         running.await.unwrap();
     }
 }
+
+/// What the certificates in a folder of a release say, as openssl read them.
+#[derive(serde::Deserialize)]
+struct Meant {
+    /// Seconds since 1970 at which all were valid.
+    at: u64,
+    identity: String,
+    certificates: BTreeMap<String, MeantCertificate>,
+}
+
+#[derive(serde::Deserialize)]
+struct MeantCertificate {
+    not_before: u64,
+    not_after: u64,
+    issuer: String,
+    root: String,
+}
+
+/// Reads the certificates of a release as a start does, verified at the time they were made for: they have ended since.
+fn is_still_certified(released: &std::path::Path) {
+    use std::os::unix::fs::PermissionsExt;
+    let data = tempfile::tempdir().unwrap();
+    fs::create_dir(data.path().join("certificates")).unwrap();
+    let listed = fs::read_dir(released.join("certificates")).unwrap().flatten().map(|entry| entry.path());
+    for from in [released.join("host.key"), released.join("wrap.key")].into_iter().chain(listed) {
+        let to = data.path().join(from.strip_prefix(released).unwrap());
+        fs::copy(from, &to).unwrap();
+        fs::set_permissions(&to, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let read = |name: &str| -> serde_json::Value {
+        serde_json::from_slice(&fs::read(released.join(name)).unwrap()).unwrap()
+    };
+    let meant: Meant = serde_json::from_value(read("meant.json")).unwrap();
+    let state = read("host.json");
+    let root = state["mesh"]["roots"][0].as_str().unwrap().as_bytes();
+    let root = CertificateDer::from(data_encoding::BASE64.decode(root).unwrap());
+    let trust = Trust::new(state["mesh"]["trust_domain"].as_str().unwrap(), vec![root]).unwrap();
+    let keys = Arc::new(HostKeys::open(data.path()).unwrap().unwrap());
+    let time = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+
+    let mut loaded = Store::new(data.path().join("certificates"), keys).load().unwrap();
+
+    loaded.sort_by_key(|(identity, _)| identity.to_string());
+    let names: Vec<String> = loaded.iter().map(|(identity, _)| identity.to_string()).collect();
+    assert!(names.iter().eq(meant.certificates.keys()), "{names:?}");
+    assert!(names.contains(&meant.identity));
+    for (identity, key) in &loaded {
+        let meant_here = &meant.certificates[&identity.to_string()];
+        let validity = checked(&trust, identity, &key.cert, time(meant.at)).unwrap();
+        assert_eq!(
+            (validity.not_before, validity.not_after),
+            (time(meant_here.not_before), time(meant_here.not_after))
+        );
+        let issuers: Vec<String> = key
+            .cert
+            .iter()
+            .map(|certificate| {
+                x509_parser::parse_x509_certificate(certificate).unwrap().1.issuer().to_string()
+            })
+            .collect();
+        assert_eq!(issuers, [meant_here.issuer.clone(), meant_here.root.clone()], "{identity}");
+        let late = checked(&trust, identity, &key.cert, time(meant_here.not_after + 1));
+        assert!(late.is_err(), "a certificate that has ended is of no use");
+    }
+}
+
+#[test]
+fn every_released_folder_of_certificates_says_what_it_said() {
+    let released = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats");
+    let mut versions = 0;
+    for version in fs::read_dir(released).unwrap().flatten() {
+        let folder = version.path().join("identity");
+        if folder.is_dir() {
+            is_still_certified(&folder);
+            versions += 1;
+        }
+    }
+    assert!(versions > 0);
+}

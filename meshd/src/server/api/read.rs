@@ -69,7 +69,8 @@ impl Server {
 
     /// What a host cannot take, by its own word or, of a server, by what it answers to the log.
     fn problems_of(&self, id: HostId, acknowledged: Option<&Acknowledged>) -> Vec<String> {
-        let own = (id == self.id).then(|| self.consensus.behind()).flatten();
+        let own = || self.consensus.behind().or_else(|| self.consensus.failure());
+        let own = (id == self.id).then(own).flatten();
         let said = acknowledged.map(|known| known.problems.clone()).unwrap_or_default();
         own.or_else(|| self.consensus.peers().refusal(id)).into_iter().chain(said).collect()
     }

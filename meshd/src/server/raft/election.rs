@@ -3,7 +3,7 @@
 //! A leader shows itself every 100 ms. A voter that heard nothing for a freshly drawn 300–600 ms asks
 //! the others first; only when a majority has lost the leader too does it stand.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use mesh_core::election::{Driver, HEARTBEAT, Opinion, Role, TIMEOUT_MIN, may_stand};
@@ -24,11 +24,21 @@ impl Consensus {
             tracing::error!(reason, "the raft log cannot be written: this server takes no part for now");
             tokio::time::sleep(REOPEN_AFTER).await;
             while let Err(error) = self.reopen().await {
-                tracing::warn!(%error, "the raft log cannot be opened");
+                self.note_closed(Some(error.to_string()));
                 tokio::time::sleep(REOPEN_AFTER).await;
             }
+            self.note_closed(None);
             tracing::info!("the raft log can be written again");
         }
+    }
+
+    /// Notes why the log cannot be opened, and says each reason once.
+    fn note_closed(&self, why: Option<String>) {
+        let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(why) = why.as_ref().filter(|why| closed.as_ref() != Some(*why)) {
+            tracing::error!(why, "the raft log cannot be opened: this server takes no part until it can");
+        }
+        *closed = why;
     }
 
     async fn drive_engine(&self, chance: &mut impl RngCore) {

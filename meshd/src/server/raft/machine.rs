@@ -6,6 +6,7 @@
 
 use std::io::Cursor;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use mesh_core::world::{ReadSnapshot, World};
@@ -18,7 +19,7 @@ use raft::{
 };
 
 use super::legible::Behind;
-use super::snapshot::{Folder, SnapshotError};
+use super::snapshot::{Folder, Loaded, SnapshotError};
 use super::{Answer, NodeId, Types};
 use crate::server::watch::Hub;
 
@@ -27,6 +28,8 @@ use crate::server::watch::Hub;
 pub(super) struct Machine {
     facts: Arc<Facts>,
     folder: Folder,
+    /// Whether a snapshot has been on disk: one that is gone later is lost.
+    has_one: Arc<AtomicBool>,
 }
 
 /// The World and how far the log has been applied to it. Written by the machine, read by everyone.
@@ -39,7 +42,7 @@ pub(in crate::server) struct Facts {
 }
 
 #[derive(Clone, Debug, Default)]
-struct State {
+pub(super) struct State {
     world: World,
     applied: Option<LogId<NodeId>>,
     membership: StoredMembership<NodeId, EmptyNode>,
@@ -66,6 +69,26 @@ impl Facts {
         self.change(|state| state.world.lean_on(known));
     }
 
+    /// Writes what has been applied as a snapshot, if it reaches `index`. Blocks.
+    pub(super) fn write_again(&self, folder: &Folder, index: u64) -> Result<bool, SnapshotError> {
+        let state = self.state().clone();
+        if state.applied.is_none_or(|applied| applied.index < index) {
+            return Ok(false);
+        }
+        state.write(folder).map(|_| true)
+    }
+
+    /// Copies the World and how far it goes; the copy shares its parts.
+    pub(super) fn kept(&self) -> State {
+        self.state().clone()
+    }
+
+    /// Puts back what was there before a log could not be taken up.
+    pub(super) fn put_back(&self, kept: State) {
+        self.hub.restart(kept.world.revision);
+        self.change(|now| *now = kept);
+    }
+
     fn state(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -75,38 +98,64 @@ impl Facts {
     }
 }
 
-impl Machine {
-    /// Opens the folder of snapshots and makes `facts` what the newest one says, on the host `me`.
+/// What a folder of snapshots says, before it counts: nobody sees it unless the log is there, too.
+pub(super) struct Untaken {
+    me: HostId,
+    folder: Folder,
+    facts: Arc<Facts>,
+    state: State,
+    has_one: bool,
+}
+
+impl Untaken {
+    /// Reads the newest snapshot of a folder, on the host `me`.
     ///
     /// **Errors**: [`SnapshotError::Damaged`] when it is not what was written.
-    pub(super) fn open(me: HostId, path: &Path, facts: Arc<Facts>) -> Result<Self, SnapshotError> {
+    pub(super) fn read(me: HostId, path: &Path, facts: Arc<Facts>) -> Result<Self, SnapshotError> {
         let folder = Folder::open(path)?;
         let known = facts.read(World::leans_on);
-        let state = match folder.newest()? {
-            None => State::leaning_on(known.clone()),
+        let newest = folder.newest()?;
+        let has_one = newest.is_some();
+        let state = match newest {
+            None => State::leaning_on(known),
             Some(loaded) => State {
-                world: parse(&loaded.body, known.clone())
-                    .map_err(|reason| SnapshotError::of(path, reason))?,
+                world: parse(&loaded.body, known)
+                    .map_err(|reason| SnapshotError::of(&loaded.path, reason))?,
                 applied: loaded.meta.last_log_id,
                 membership: loaded.meta.last_membership,
             },
         };
+        Ok(Self { me, folder, facts, state, has_one })
+    }
+
+    /// The last entry in it.
+    pub(super) fn applied(&self) -> Option<LogId<NodeId>> {
+        self.state.applied
+    }
+
+    /// Makes it the World.
+    pub(super) fn take_up(self) -> Machine {
+        let Self { me, folder, facts, state, has_one } = self;
+        let known = facts.read(World::leans_on);
         facts.hub.restart(state.world.revision);
         if let Some(mirror) = known {
             lead(&facts.hub, me, &mirror, &state.world);
         }
         facts.change(|now| *now = state);
-        Ok(Self { facts, folder })
+        Machine { facts, folder, has_one: Arc::new(AtomicBool::new(has_one)) }
+    }
+}
+
+impl Machine {
+    /// Opens the folder of snapshots and makes `facts` what the newest one says, on the host `me`.
+    #[cfg(test)]
+    pub(super) fn open(me: HostId, path: &Path, facts: Arc<Facts>) -> Result<Self, SnapshotError> {
+        Untaken::read(me, path, facts).map(Untaken::take_up)
     }
 
     #[cfg(test)]
     pub(super) fn facts(&self) -> &Facts {
         &self.facts
-    }
-
-    /// Whether nothing has been applied yet.
-    pub(super) fn is_new(&self) -> bool {
-        self.facts.state().applied.is_none()
     }
 
     async fn on_disk<T: Send + 'static>(
@@ -123,23 +172,13 @@ impl Machine {
 
 impl RaftSnapshotBuilder<Types> for Machine {
     async fn build_snapshot(&mut self) -> Result<Snapshot<Types>, StorageError<NodeId>> {
-        let State { world, applied, membership } = self.facts.state().clone();
-        let meta = SnapshotMeta {
-            last_log_id: applied,
-            last_membership: membership,
-            snapshot_id: applied.map_or_else(|| "0".to_owned(), |id| id.to_string()),
-        };
-        let head = meta.clone();
-        let body = self
-            .on_disk(move |folder| {
-                let body = serde_json::to_vec(&world.whole()).map_err(SnapshotError::encoding)?;
-                folder.write(&head, &body)?;
-                Ok(body)
-            })
+        let state = self.facts.state().clone();
+        let signature = state.meta().signature();
+        let (meta, body) = self
+            .on_disk(move |folder| state.write(folder))
             .await
-            .map_err(|error| {
-                StorageIOError::write_snapshot(Some(meta.signature()), AnyError::error(error))
-            })?;
+            .map_err(|error| StorageIOError::write_snapshot(Some(signature), AnyError::error(error)))?;
+        self.has_one.store(true, Ordering::Relaxed);
         Ok(Snapshot { meta, snapshot: Box::new(Cursor::new(body)) })
     }
 }
@@ -196,6 +235,7 @@ impl RaftStateMachine<Types> for Machine {
             .map_err(|error| {
                 StorageIOError::write_snapshot(Some(meta.signature()), AnyError::error(error))
             })?;
+        self.has_one.store(true, Ordering::Relaxed);
         let revision = world.revision;
         self.facts.keep_up();
         self.facts.change(|state| {
@@ -206,10 +246,24 @@ impl RaftStateMachine<Types> for Machine {
         Ok(())
     }
 
+    /// Reads the newest snapshot. One that cannot be read is written again from memory: what has been applied is what
+    /// a majority has agreed on, and openraft, given an error here, would end for good.
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<Types>>, StorageError<NodeId>> {
-        let newest = self.on_disk(Folder::newest).await;
-        let newest = newest.map_err(|error| StorageIOError::read_snapshot(None, AnyError::error(error)))?;
-        Ok(newest.map(|loaded| Snapshot { meta: loaded.meta, snapshot: Box::new(Cursor::new(loaded.body)) }))
+        let failed = |why: String| StorageIOError::read_snapshot(None, AnyError::error(why));
+        let lost = match self.on_disk(|folder| Ok(folder.newest())).await.map_err(failed)? {
+            Ok(Some(Loaded { meta, body, .. })) => {
+                return Ok(Some(Snapshot { meta, snapshot: Box::new(Cursor::new(body)) }));
+            }
+            Ok(None) if !self.has_one.load(Ordering::Relaxed) => return Ok(None),
+            Ok(None) => "it is gone".to_owned(),
+            Err(error) if error.lost().is_some() => error.to_string(),
+            Err(error) => return Err(failed(error.to_string()).into()),
+        };
+        tracing::error!(
+            lost,
+            "a snapshot on disk cannot be read: what this server has in memory is written in its place"
+        );
+        self.build_snapshot().await.map(Some)
     }
 }
 
@@ -218,6 +272,22 @@ impl State {
         let mut state = Self::default();
         state.world.lean_on(known);
         state
+    }
+
+    fn meta(&self) -> SnapshotMeta<NodeId, EmptyNode> {
+        SnapshotMeta {
+            last_log_id: self.applied,
+            last_membership: self.membership.clone(),
+            snapshot_id: self.applied.map_or_else(|| "0".to_owned(), |id| id.to_string()),
+        }
+    }
+
+    /// Writes a snapshot; returns what is in the file.
+    fn write(&self, folder: &Folder) -> Result<(SnapshotMeta<NodeId, EmptyNode>, Vec<u8>), SnapshotError> {
+        let (meta, body) =
+            (self.meta(), serde_json::to_vec(&self.world.whole()).map_err(SnapshotError::encoding)?);
+        folder.write(&meta, &body)?;
+        Ok((meta, body))
     }
 
     fn apply(&mut self, entry: Entry<Types>, hub: &Hub) -> Answer {
@@ -254,7 +324,7 @@ fn lead(hub: &Hub, me: HostId, mirror: &World, world: &World) {
 }
 
 /// Reads a World, leaning on what is known. Wholly: what was passed over would be missing in the next snapshot.
-fn parse(body: &[u8], known: Option<Arc<World>>) -> Result<World, Unread> {
+pub(super) fn parse(body: &[u8], known: Option<Arc<World>>) -> Result<World, Unread> {
     if body.is_empty() {
         return Ok(State::leaning_on(known).world);
     }

@@ -20,6 +20,7 @@ use raft::{AnyError, EmptyNode, LogId};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::heal::Wanted;
 use super::{NodeId, Types};
 use crate::server::peers::Peers;
 use crate::transport::Service;
@@ -37,6 +38,8 @@ pub(super) enum Message {
     Snapshot(InstallSnapshotRequest<Types>),
     /// A question whether an entry can be read that is to be written: its JSON.
     Read(Bytes),
+    /// A question for a snapshot, in place of one that cannot be read; the answer is a piece of it.
+    Wanted(Wanted),
 }
 
 /// What a server answers that is asked whether it can read an entry.
@@ -90,6 +93,7 @@ impl Message {
                 frame.put_slice(&chunk.data);
             }
             Self::Read(entry) => frame.put_slice(entry),
+            Self::Wanted(wanted) => serde_json::to_writer((&mut frame).writer(), wanted)?,
         }
         Ok(frame.freeze())
     }
@@ -104,6 +108,7 @@ impl Message {
             READ => Ok(Self::Read(Bytes::copy_from_slice(body))),
             VOTE => json(body).map(Self::Vote),
             ASK => json(body).map(Self::Ask),
+            WANTED => json(body).map(Self::Wanted),
             SNAPSHOT => {
                 let (length, body) = body.split_first_chunk().ok_or_else(cut_off)?;
                 let length = usize::try_from(u64::from_be_bytes(*length)).unwrap_or(usize::MAX);
@@ -122,7 +127,7 @@ impl Message {
             Self::Append(request) => &request.vote,
             Self::Vote(request) => &request.vote,
             Self::Snapshot(chunk) => &chunk.vote,
-            Self::Ask(_) | Self::Read(_) => return None,
+            Self::Ask(_) | Self::Read(_) | Self::Wanted(_) => return None,
         };
         vote.leader_id().voted_for().map(HostId)
     }
@@ -134,6 +139,7 @@ impl Message {
             Self::Ask(_) => ASK,
             Self::Snapshot(_) => SNAPSHOT,
             Self::Read(_) => READ,
+            Self::Wanted(_) => WANTED,
         }
     }
 }
@@ -168,6 +174,7 @@ impl Client {
         R: DeserializeOwned,
         E: DeserializeOwned + std::error::Error,
     {
+        let is_heartbeat = matches!(&message, Message::Append(request) if request.entries.is_empty());
         let body = message.encode().map_err(|error| RPCError::Network(NetworkError::new(&error)))?;
         let target = HostId(self.target);
         let answer = self
@@ -177,7 +184,7 @@ impl Client {
             .map_err(|error| RPCError::Unreachable(Unreachable::new(&error)))?;
         let answer: Result<R, RaftError<NodeId, E>> = serde_json::from_slice(&answer).map_err(|_| {
             let refusal = refusal(&answer);
-            self.peers.refuses_log(target, &refusal);
+            self.peers.refuses_log(target, &refusal, is_heartbeat);
             RPCError::Unreachable(Unreachable::new(&AnyError::error(refusal)))
         })?;
         answer.map_err(|error| RPCError::RemoteError(RemoteError::new(self.target, error)))
@@ -192,8 +199,10 @@ impl RaftNetwork<Types> for Client {
     ) -> Result<AppendEntriesResponse<NodeId>, CallError> {
         let brings_entries = !request.entries.is_empty();
         let answer = self.send(Message::Append(request), &option).await;
-        if brings_entries && answer.is_ok() {
-            self.peers.takes_log(HostId(self.target));
+        match &answer {
+            Ok(_) if brings_entries => self.peers.takes_log(HostId(self.target)),
+            Ok(_) => self.peers.hears(HostId(self.target)),
+            Err(_) => {}
         }
         answer
     }
@@ -232,7 +241,7 @@ fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Unread> {
 }
 
 /// What a server says that will not hear a message; see [`super::Consensus::receive`].
-fn refusal(answer: &[u8]) -> String {
+pub(super) fn refusal(answer: &[u8]) -> String {
     String::from_utf8_lossy(&answer[..answer.len().min(500)]).into_owned()
 }
 
@@ -241,3 +250,4 @@ const VOTE: u8 = 2;
 const ASK: u8 = 3;
 const SNAPSHOT: u8 = 4;
 const READ: u8 = 5;
+const WANTED: u8 = 6;

@@ -3,7 +3,7 @@
 //! A snapshot is written to a temporary file, synced, renamed, and the folder is synced: at every
 //! moment the newest complete snapshot is the one with the highest index in its name. A snapshot
 //! whose checksum does not hold is named and refused. An older one is never taken in its place:
-//! the log that leads from there to here may be gone.
+//! the log that leads from there to here may be gone. What may take its place is [`super::heal`]'s to say.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -41,6 +41,25 @@ pub enum SnapshotError {
         /// What was found.
         reason: String,
     },
+    /// The log goes on from a snapshot that is not there.
+    #[error(
+        "the snapshot that the Raft log goes on from (entry {index}) is gone from {path}; {}",
+        RESTORE_OR_REJOIN
+    )]
+    Gone {
+        /// The folder.
+        path: PathBuf,
+        /// The last entry that is in no log any more.
+        index: u64,
+    },
+    /// It cannot be read, and no other server gives another at the moment.
+    #[error("no other server gives a snapshot in place of one that cannot be read ({tried}); {lost}")]
+    NoOther {
+        /// What is wrong with the one here.
+        lost: Box<Self>,
+        /// What the others said.
+        tried: String,
+    },
     /// The file is of a later format.
     #[error(
         "the snapshot {path} was written by a newer meshd (format {format}, this one knows {}): install that version or a \
@@ -66,9 +85,29 @@ pub enum SnapshotError {
 }
 
 impl SnapshotError {
+    /// Whether the next try would meet the same: only a person can put it right.
+    pub(super) fn needs_person(&self) -> bool {
+        !matches!(self, Self::File { .. } | Self::NoOther { .. })
+    }
+
+    /// How far another snapshot must reach to take the place of this one; `None` where it is no damage.
+    pub(super) fn lost(&self) -> Option<u64> {
+        match self {
+            Self::Damaged { path, .. } => index_in(path),
+            Self::Gone { index, .. } => Some(*index),
+            Self::File { verb: "read", path, source } if is_of_the_disk(source) => index_in(path),
+            Self::File { .. } | Self::NoOther { .. } | Self::Newer { .. } | Self::Beyond { .. } => None,
+        }
+    }
+
     /// The World could not be written as JSON: a defect, told like damage.
     pub(super) fn encoding(error: serde_json::Error) -> Self {
         failed("encode", Path::new("(new)"), io::Error::other(error))
+    }
+
+    /// The thread that was to write it has ended: a defect, told like damage.
+    pub(super) fn broken_off(error: tokio::task::JoinError) -> Self {
+        failed("write", Path::new("(new)"), io::Error::other(error))
     }
 
     /// Why the content at `path` is no World here.
@@ -90,6 +129,7 @@ pub(super) struct Folder {
 /// A snapshot read from disk, its checksum verified.
 #[derive(Debug)]
 pub(super) struct Loaded {
+    pub(super) path: PathBuf,
     pub(super) meta: Meta,
     pub(super) body: Vec<u8>,
 }
@@ -147,7 +187,7 @@ impl Folder {
             _ => {}
         }
         match parse(content) {
-            Ok(loaded) => Ok(Some(loaded)),
+            Ok((meta, body)) => Ok(Some(Loaded { path, meta, body })),
             Err(reason) => Err(SnapshotError::Damaged { path, reason }),
         }
     }
@@ -188,13 +228,14 @@ impl Folder {
     }
 }
 
-/// Looks whether the newest snapshot of a folder can be read, and changes nothing. `None` where there is none.
-pub(super) fn inspect(path: &Path) -> Result<Option<()>, SnapshotError> {
+/// Looks whether the newest snapshot of a folder can be read, and changes nothing; returns its last entry. `None` where there
+/// is no snapshot.
+pub(super) fn inspect(path: &Path) -> Result<Option<u64>, SnapshotError> {
     if !path.exists() {
         return Ok(None);
     }
     let folder = Folder { path: path.to_owned() };
-    Ok(folder.newest()?.map(|_| ()))
+    Ok(folder.newest()?.map(|loaded| loaded.meta.last_log_id.map_or(0, |id| id.index)))
 }
 
 /// The format in a head, whatever else stands there.
@@ -207,7 +248,7 @@ fn format_of(content: &[u8]) -> Option<u32> {
     serde_json::from_slice::<Format>(&content[..end]).ok().map(|head| head.format)
 }
 
-fn parse(mut content: Vec<u8>) -> Result<Loaded, String> {
+fn parse(mut content: Vec<u8>) -> Result<(Meta, Vec<u8>), String> {
     let Some(end) = content.iter().position(|byte| *byte == b'\n') else {
         return Err("it has no head line".to_owned());
     };
@@ -223,13 +264,24 @@ fn parse(mut content: Vec<u8>) -> Result<Loaded, String> {
     if checksum(&body) != head.sha256 {
         return Err("its checksum does not match".to_owned());
     }
-    Ok(Loaded { meta: head.meta, body })
+    Ok((head.meta, body))
 }
 
 /// Sorts by index, then term.
 fn file_name(meta: &Meta) -> String {
     let (index, term) = meta.last_log_id.map_or((0, 0), |id| (id.index, id.leader_id.term));
     format!("world-{index:020}-{term:020}.{SUFFIX}")
+}
+
+/// The index in a name that [`file_name`] made.
+fn index_in(path: &Path) -> Option<u64> {
+    path.file_stem()?.to_str()?.split('-').nth(1)?.parse().ok()
+}
+
+/// Whether the disk cannot give the bytes back: a bad sector, a broken file system.
+fn is_of_the_disk(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::IO, Errno::UCLEAN].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 fn checksum(body: &[u8]) -> String {
@@ -291,6 +343,22 @@ mod tests {
         let refusal = folder.newest().expect_err("refused").to_string();
         assert!(refusal.contains("newer meshd (format 99, this one knows 1): install"), "{refusal}");
         assert!(!refusal.contains("join"), "{refusal}");
+    }
+
+    #[test]
+    fn what_another_snapshot_may_replace_is_told_from_what_it_may_not() {
+        let path = place().join(file_name(&meta(7)));
+        let read = |errno: rustix::io::Errno| failed("read", &path, errno.into());
+        let damaged = SnapshotError::Damaged { path: path.clone(), reason: String::new() };
+        assert_eq!((damaged.lost(), read(rustix::io::Errno::IO).lost()), (Some(7), Some(7)));
+        assert_eq!(read(rustix::io::Errno::ACCESS).lost(), None);
+        assert_eq!(SnapshotError::Newer { path: path.clone(), format: 9 }.lost(), None);
+        let unnamed = SnapshotError::Damaged { path: place().join("a.snapshot"), reason: String::new() };
+        assert_eq!(unnamed.lost(), None, "how far it reached is not known");
+    }
+
+    fn place() -> PathBuf {
+        PathBuf::from("/var/lib/meshd/server/snapshots")
     }
 
     #[test]

@@ -163,6 +163,31 @@ impl Store {
         tail.last.or(tail.purged)
     }
 
+    /// The last entry that is in no file of the log any more.
+    pub(super) fn purged(&self) -> Option<LogId<NodeId>> {
+        self.shared.tail().purged
+    }
+
+    /// Drops all entries where they do not lead on from `applied`, the end of a snapshot.
+    ///
+    /// What a snapshot holds is agreed on; entries beside it that say otherwise at that index never were.
+    pub(super) async fn fit(&self, applied: LogId<NodeId>) -> Result<(), StorageError<NodeId>> {
+        let (first, last) = {
+            let tail = self.shared.tail();
+            (tail.purged.map_or(0, |purged| purged.index + 1), tail.last)
+        };
+        if applied.index < first || last.is_none_or(|last| last.index < applied.index) {
+            return Ok(());
+        }
+        let there = self.read(applied.index, applied.index + 1, usize::MAX).await;
+        let there = there.map_err(|error| read_error(&error))?;
+        if there.first().is_some_and(|entry| entry.log_id == applied) {
+            return Ok(());
+        }
+        tracing::warn!(%applied, "the raft log does not lead on from the snapshot: its entries, never agreed on, are dropped");
+        self.clone().truncate(LogId::new(applied.leader_id, first)).await
+    }
+
     /// Says, once, that the log has grown by more bytes than should be replayed at a start.
     pub(super) fn snapshot_is_due(&self) -> bool {
         let grown = &self.shared.grown;

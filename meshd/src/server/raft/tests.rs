@@ -98,6 +98,31 @@ async fn log_vote_and_purge_survive_a_restart() {
     assert_eq!(store.read_committed().await.expect("committed"), Some(id(1, 12)));
 }
 
+/// As a snapshot of another server may show: the entries here were of a leader that has not got them agreed on.
+#[tokio::test]
+async fn a_log_that_contradicts_the_snapshot_is_dropped_and_one_that_leads_on_from_it_stays() {
+    for (applied, left, next) in [(id(1, 9), 20, 20), (id(2, 9), 0, 10), (id(2, 30), 20, 31)] {
+        let place = tempfile::tempdir().expect("a temporary folder");
+        let mut store = open_store(place.path()).expect("open");
+        store.save_vote(&Vote::new(3, 2)).await.expect("vote");
+        store.blocking_append((0..20).map(|index| blank(1, index))).await.expect("append");
+
+        store.fit(applied).await.expect("fits");
+
+        assert_eq!(indexes(&mut store).await.len(), left, "{applied}");
+        // What openraft does where the log ends before the snapshot.
+        if store.last_log_id() < Some(applied) {
+            store.purge(applied).await.expect("purged");
+        }
+        store.blocking_append([blank(2, next)]).await.expect("append");
+        store.close().await;
+        let mut store = reopen(place.path()).await;
+        assert_eq!(store.read_vote().await.expect("vote"), Some(Vote::new(3, 2)));
+        assert_eq!(indexes(&mut store).await.last(), Some(&next), "{applied}");
+        assert_eq!(store.last_log_id(), Some(id(2, next)));
+    }
+}
+
 #[tokio::test]
 async fn entries_are_read_from_the_file_once_memory_has_let_go() {
     let place = tempfile::tempdir().expect("a temporary folder");

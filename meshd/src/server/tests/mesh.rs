@@ -381,6 +381,16 @@ impl Mesh {
 
     /// Starts a host's server on what is in its folder.
     pub(super) async fn start(&mut self, id: HostId) -> Result<(), OpenError> {
+        self.start_knowing(id, Arc::default()).await
+    }
+
+    /// Starts a host's server with a mirror of what another knows.
+    pub(super) async fn start_beside(&mut self, id: u64, other: u64) -> Result<(), OpenError> {
+        let mirror = World::from_public(&self.world(other).public());
+        self.start_knowing(HostId(id), Arc::new(mirror)).await
+    }
+
+    async fn start_knowing(&mut self, id: HostId, mirror: Arc<World>) -> Result<(), OpenError> {
         let place = self.hosts.entry(id).or_insert_with(|| Place {
             folder: tempfile::tempdir().expect("a temporary folder"),
             has_log: false,
@@ -401,7 +411,7 @@ impl Mesh {
             folder: place.folder.path().to_owned(),
             has_log: place.has_log,
             carrier: Arc::clone(&carrier),
-            mirror: Arc::default(),
+            mirror: Arc::clone(&mirror),
             notary: Arc::new(NoCertificates),
             analyze: |_, _| Vec::new(),
             raft_runtime: raft.handle().clone(),

@@ -79,27 +79,33 @@ pub(super) fn open_file(path: &Path, has_log: bool) -> Result<(Database, Found),
     contained(path, || open_verified(path, has_log))
 }
 
-/// Looks at the file while nobody has it open, and changes nothing. Says nothing of one that was not closed in order.
-pub(in crate::server::raft) fn inspect(path: &Path, has_log: bool) -> Result<(), StoreError> {
+/// Looks at the file while nobody has it open, and changes nothing; returns the last entry that is not in it any more. Says
+/// nothing of one that was not closed in order.
+pub(in crate::server::raft) fn inspect(path: &Path, has_log: bool) -> Result<Option<u64>, StoreError> {
     contained(path, || {
         if is_absent(path) {
-            return if has_log { Err(StoreError::Lost { path: path.to_owned() }) } else { Ok(()) };
+            return if has_log { Err(StoreError::Lost { path: path.to_owned() }) } else { Ok(None) };
         }
         let database = match ReadOnlyDatabase::open(path) {
             Ok(database) => database,
             Err(redb::DatabaseError::RepairAborted | redb::DatabaseError::DatabaseAlreadyOpen) => {
-                return Ok(());
+                return Ok(None);
             }
             Err(error) => return Err(refused(path, error)),
         };
-        let format = || -> Result<u32, Box<dyn std::error::Error>> {
+        let told = || -> Result<_, Box<dyn std::error::Error>> {
             let facts = match database.begin_read()?.open_table(FACTS) {
-                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(FORMAT),
+                Err(redb::TableError::TableDoesNotExist(_)) => return Ok((FORMAT, None)),
                 opened => opened?,
             };
-            format_of(&facts)
+            let purged = facts.get(PURGED)?.map(|value| value.value().to_vec());
+            Ok((format_of(&facts)?, purged))
         };
-        check_format(path, format().map_err(|error| damaged(path, error.to_string()))?)
+        let (format, purged) = told().map_err(|error| damaged(path, error.to_string()))?;
+        check_format(path, format)?;
+        let purged: Option<LogId<NodeId>> =
+            decode(purged).map_err(|error| damaged(path, error.to_string()))?;
+        Ok(purged.map(|purged| purged.index))
     })
 }
 

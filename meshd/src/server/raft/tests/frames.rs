@@ -137,6 +137,7 @@ fn written() -> Vec<Frame> {
         Frame::Raft(1, value(&append)),
         Frame::Raft(2, value(&VoteRequest::<NodeId> { vote, last_log_id: last })),
         Frame::Raft(3, value(&Question { last_log_id: last })),
+        Frame::Raft(6, json!({"index": 14, "id": "T2-N1.14", "offset": 8})),
         Frame::Raft(
             5,
             value(
@@ -234,6 +235,10 @@ impl Said {
             }
             Message::Vote(request) => assert_eq!(request.last_log_id, Some(id(2, 14))),
             Message::Ask(question) => assert_eq!(question.last_log_id, Some(id(2, 14))),
+            Message::Wanted(wanted) => assert_eq!(
+                serde_json::to_value(wanted).expect("JSON"),
+                json!({"index": 14, "id": "T2-N1.14", "offset": 8})
+            ),
             Message::Read(entry) => {
                 let entry: Written = serde_json::from_slice(&entry).expect("an entry");
                 assert!(matches!(entry.command, Command::RevokeToken { id } if id == "t"));
