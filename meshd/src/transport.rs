@@ -43,8 +43,7 @@ pub use hop::{HopTarget, dial_hop, dial_hop_over_quic};
 pub use join::proof as join_proof;
 pub use lane::{Lane, dial_lane};
 pub use link::{
-    Accepted, DialError, Dialer, JoinLink, LinkStream, Peer, Refused, TlsFault, Transport, dial_join,
-    refusal,
+    Accepted, DialError, Dialer, JoinLink, LinkStream, Peer, Refused, TlsFault, Transport, dial_join, refusal,
 };
 pub use material::{MaterialError, folder_of};
 pub use originate::{OriginateError, Originator, begin_unchecked, trusting};

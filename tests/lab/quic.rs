@@ -171,7 +171,8 @@ fn a_stop_while_a_hand_over_waits_for_hops_is_a_stop() {
             answer.display()
         ))?;
         eventually("it is under way", || {
-            let to_application = lab.vm(2).shell("ss -Htn state established dport = :9090")?.success()?.stdout;
+            let to_application =
+                lab.vm(2).shell("ss -Htn state established dport = :9090")?.success()?.stdout;
             ensure!(!to_application.is_empty());
             Ok(())
         })?;
@@ -188,7 +189,10 @@ fn a_stop_while_a_hand_over_waits_for_hops_is_a_stop() {
         ensure!(log.contains("meshd is stopping"), "{log}");
         asking.wait()?;
         let answer = std::fs::read_to_string(answer)?;
-        ensure!(answer.starts_with("slow but sure") && answer.ends_with("200"), "what was under way ends: {answer}");
+        ensure!(
+            answer.starts_with("slow but sure") && answer.ends_with("200"),
+            "what was under way ends: {answer}"
+        );
         let ready = lab.vm(2).shell("curl --silent http://127.0.0.1:15000/ready")?;
         ensure!(ready.code != Some(0), "a successor serves: {ready:?}");
         ensure!(lab.vm(2).shell("nft list table inet meshd")?.code != Some(0), "interception is out");

@@ -65,14 +65,16 @@ mod tests {
     /// As at a hand-over, whose last part no runtime sees.
     #[test]
     fn a_signal_that_came_between_two_runtimes_is_heard_on_the_second() {
-        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let runtime =
+            || tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let first = runtime();
         let mut stop = first.block_on(async { Stop::new() }).expect("signals");
         drop(first);
 
         kill_process(getpid(), Signal::TERM).expect("sent");
 
-        let heard = runtime().block_on(async { tokio::time::timeout(Duration::from_secs(5), stop.wait()).await });
+        let heard =
+            runtime().block_on(async { tokio::time::timeout(Duration::from_secs(5), stop.wait()).await });
         assert_eq!(heard, Ok(()));
     }
 }

@@ -78,8 +78,9 @@ async fn silence_while_a_successor_does_not_read_yet_is_short() {
     let address = over_tcp.local_addr().unwrap();
     let (mut over_tcp, mut over_quic) = (Port::Tcp(over_tcp), Port::Quic(over_quic));
     let dialer = dialer(&credentials(&mesh, "1", &["productpage"]));
-    let (before, _there, _) = hop(&dialer, &mut over_quic).await;
+    let (before, there, _) = hop(&dialer, &mut over_quic).await;
     let Port::Quic(listener) = over_quic else { unreachable!("it is") };
+    drop(there);
     listener.close().await;
     // The socket that nobody reads; as soon as the last task of the endpoint has ended.
     let _unread = loop {
