@@ -69,6 +69,32 @@ async fn a_listener_that_leaves_refuses_a_handshake_and_that_is_no_silence() {
     assert!(rested(&dialer, over_tcp.address()).await < UDP_FIRST_REST / 5 * 4);
 }
 
+#[tokio::test]
+async fn silence_while_a_successor_does_not_read_yet_is_short() {
+    let mesh = Mesh::new();
+    let (over_tcp, over_quic) = both(&reviews_host(&mesh));
+    let address = over_tcp.local_addr().unwrap();
+    let (mut over_tcp, mut over_quic) = (Port::Tcp(over_tcp), Port::Quic(over_quic));
+    let dialer = dialer(&credentials(&mesh, "1", &["productpage"]));
+    let (before, there, _) = hop(&dialer, &mut over_quic).await;
+    let Port::Quic(listener) = over_quic else { unreachable!("it is") };
+    drop(there);
+    listener.close().await;
+    // The socket that nobody reads; as soon as the last task of the endpoint has ended.
+    let _unread = loop {
+        match socket::bind_udp(address, socket::Share::Alone) {
+            Ok(socket) => break socket,
+            Err(_) => tokio::task::yield_now().await,
+        }
+    };
+
+    let (after, after_there, _) = hop(&dialer, &mut over_tcp).await;
+
+    assert_eq!((before.transport(), after.transport()), (Transport::Quic, Transport::Tcp));
+    carries(after, after_there).await;
+    assert!(rested(&dialer, address).await < UDP_FIRST_REST / 5 * 4);
+}
+
 /// Answers each call with itself, and notes what carried it.
 fn answering(
     mut over_tcp: Listener,
