@@ -13,6 +13,7 @@
 pub mod challenge;
 pub mod control;
 pub mod frame;
+pub mod hop;
 pub mod join;
 pub mod lane;
 pub(crate) mod lent;
@@ -38,11 +39,11 @@ mod tests;
 pub use challenge::{Challenges, Offered};
 pub use control::{CallError, ControlClient, Service};
 pub use frame::{FrameError, FrameReceiver, FrameSender, FrameStream};
+pub use hop::{HopTarget, dial_hop, dial_hop_over_quic};
 pub use join::proof as join_proof;
 pub use lane::{Lane, dial_lane};
 pub use link::{
-    Accepted, DialError, Dialer, HopTarget, JoinLink, LinkStream, Peer, Refused, TlsFault, Transport,
-    dial_hop, dial_join, refusal,
+    Accepted, DialError, Dialer, JoinLink, LinkStream, Peer, Refused, TlsFault, Transport, dial_join, refusal,
 };
 pub use material::{MaterialError, folder_of};
 pub use originate::{OriginateError, Originator, begin_unchecked, trusting};

@@ -2,6 +2,7 @@
 
 use anyhow::{Result, ensure};
 use mesh_lab::{Lab, eventually, eventually_within, story};
+use rustix::process::Signal;
 
 use crate::reviews;
 
@@ -151,3 +152,57 @@ fn a_host_that_crashed_is_reached_soon_after_it_is_back() {
         })
     });
 }
+
+#[test]
+fn a_stop_while_a_hand_over_waits_for_hops_is_a_stop() {
+    story("quic::a_stop_while_a_hand_over_waits_for_hops_is_a_stop", || {
+        let mut lab = mesh_over_quic(|_| Ok(()))?;
+        lab.vm(2).serve_slowly("slow", 9090, SLOW_MS, "slow but sure")?;
+        let slow = "[[service]]\nname = \"slow\"\n[[service.port]]\nnumber = 9090\nprotocol = \"http\"\n";
+        lab.vm(2).services_file("slow.toml", slow)?;
+        eventually("it is known on vm1", || {
+            let list = lab.vm(1).meshctl(&["service", "list", "-o", "json"])?.success()?.stdout;
+            ensure!(list.contains("\"slow\"") && list.matches("\"healthy\"").count() == 4, "{list}");
+            Ok(())
+        })?;
+        let answer = lab.folder().join("slow.answer");
+        let asking = lab.vm(1).keep(&format!(
+            "curl --silent --show-error --max-time 30 --write-out '%{{http_code}}' http://slow:9090/ > {}",
+            answer.display()
+        ))?;
+        eventually("it is under way", || {
+            let to_application =
+                lab.vm(2).shell("ss -Htn state established dport = :9090")?.success()?.stdout;
+            ensure!(!to_application.is_empty());
+            Ok(())
+        })?;
+
+        lab.vm(2).running().signal(Signal::HUP)?;
+        eventually("the hand-over has begun", || {
+            ensure!(lab.vm(2).log().contains("handing over"));
+            Ok(())
+        })?;
+        let code = lab.vm(2).stop()?;
+
+        let log = lab.vm(2).log();
+        ensure!(code == Some(0), "{code:?}: {log}");
+        ensure!(log.contains("meshd is stopping"), "{log}");
+        asking.wait()?;
+        let answer = std::fs::read_to_string(answer)?;
+        ensure!(
+            answer.starts_with("slow but sure") && answer.ends_with("200"),
+            "what was under way ends: {answer}"
+        );
+        let ready = lab.vm(2).shell("curl --silent http://127.0.0.1:15000/ready")?;
+        ensure!(ready.code != Some(0), "a successor serves: {ready:?}");
+        ensure!(lab.vm(2).shell("nft list table inet meshd")?.code != Some(0), "interception is out");
+        eventually("its services are withdrawn", || {
+            let list = lab.vm(1).meshctl(&["service", "list", "-o", "json"])?.success()?.stdout;
+            ensure!(list.contains("\"left\""), "{list}");
+            Ok(())
+        })
+    });
+}
+
+/// Longer than hops are waited for at a hand-over, shorter than at a stop (`proxy.drain_seconds`).
+const SLOW_MS: u32 = 8_000;

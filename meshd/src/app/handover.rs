@@ -21,13 +21,14 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair, sockopt,
 };
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::run::Stop;
 use crate::config::Config;
@@ -71,6 +72,14 @@ impl Successor {
         self.channel.receive(SERVES_WITHIN).context("the successor did not come to serve")?;
         crate::systemd::main_is(self.pid);
         self.channel.send("main")
+    }
+
+    /// Tells it to stop, as this process was told.
+    fn stop(&self) {
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
+        if let Some(Err(error)) = pid.map(|pid| kill_process(pid, Signal::TERM)) {
+            tracing::warn!(%error, successor = self.pid, "the successor cannot be told to stop");
+        }
     }
 
     /// Its process id.
@@ -143,6 +152,8 @@ pub(super) struct Leaving {
     pub(super) successor: Successor,
     pub(super) proxy: Proxy,
     pub(super) listeners: Listeners,
+    /// Has heard signals all the while.
+    pub(super) stop: Stop,
     /// How long they may go on when the unit is stopped meanwhile.
     pub(super) stop_drain: Duration,
 }
@@ -150,22 +161,26 @@ pub(super) struct Leaving {
 impl Leaving {
     /// Lets the successor begin, accepts no more once it serves, and waits until all connections have ended.
     pub(super) fn finish(self) -> Result<()> {
-        self.successor.take_over()?;
+        let Self { successor, proxy, listeners, mut stop, stop_drain } = self;
+        successor.take_over()?;
         tracing::info!("the successor serves: draining");
         // It has the same ones.
-        self.listeners.close(Keep::InStore);
+        listeners.close(Keep::InStore);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let cut = runtime.block_on(async {
-            let mut stop = Stop::new()?;
+            let began = Instant::now();
             let enough = async {
                 let stopped = async {
                     stop.wait().await;
-                    tokio::time::sleep(self.stop_drain).await;
+                    if began.elapsed() < HEARD_WITHIN {
+                        successor.stop();
+                    }
+                    tokio::time::sleep(stop_drain).await;
                 };
                 let _ = tokio::time::timeout(DRAINS_FOR, stopped).await;
             };
-            anyhow::Ok(self.proxy.drain_until(enough).await)
-        })?;
+            proxy.drain_until(enough).await
+        });
         tracing::info!(cut, "drained after the hand-over");
         Ok(())
     }
@@ -298,6 +313,8 @@ const SOCKETS: &str = "sockets";
 const AT_ONCE: usize = 128;
 /// The longest message, in bytes.
 const LONGEST: usize = 4_096;
+/// A signal that is heard so soon came while the successor was taking over: it was for the meshd that serves.
+const HEARD_WITHIN: Duration = Duration::from_millis(100);
 /// How long connections may go on after a hand-over.
 const DRAINS_FOR: Duration = Duration::from_mins(10);
 /// How long the successor may read its files.

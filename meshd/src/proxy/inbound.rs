@@ -5,12 +5,10 @@
 //! understands (`x-mesh-failure`), so that it can try elsewhere as if it had met the endpoint itself.
 
 use std::cell::RefCell;
-use std::future::Future;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use ::http::header::{HeaderMap, HeaderName, HeaderValue};
 use ::http::request::Parts;
@@ -22,11 +20,9 @@ use mesh_core::plan::{Cluster, Door, Endpoint, LocalInstance, LocalPort, Party, 
 use mesh_core::resilience::{Failure, breaker};
 use mesh_proto::registration::Protocol;
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
 
-use super::accept::{self, Open, Room};
+use super::accept::Open;
 use super::body::{Inflow, Outgoing};
-use super::budget::{CONNECTION_BYTES, Descriptor};
 use super::doors::visitor::{self, ByHop, Visitor};
 use super::exchange::{Exchange, Guards, Relay, Reply, Side};
 use super::forward::Answered;
@@ -42,160 +38,15 @@ use super::watch::{Busy, Signal, Watch};
 use super::wire::{Stream, Wire};
 use super::worker::{Caller, Worker};
 use super::{Declared, tcp};
-use crate::drain::{self, Drain, Draining};
+use crate::drain::Draining;
 use crate::task;
 use crate::telemetry::{Counters, Spoken};
-use crate::transport::{Accepted, LinkStream, Listener, Peer, QuicListener, QuicOptions, Refused};
+use crate::transport::{LinkStream, Peer};
 
 mod lane;
+mod mesh_port;
 
-/// Accepts on the mesh port until it is left. What is no hop goes to the control plane.
-pub(super) async fn accept(worker: Rc<Worker>, socket: std::net::TcpListener, room: Arc<Room>) {
-    let mut listener = match Listener::new(socket, worker.dialer.credentials()) {
-        Ok(listener) => listener,
-        Err(error) => return tracing::error!(%error, "cannot accept on the mesh port"),
-    };
-    let mut leaving = leaving(&worker);
-    loop {
-        let accepted = tokio::select! {
-            () = &mut leaving => break,
-            accepted = listener.accept() => accepted,
-        };
-        took_in(&worker, &room, accepted, None);
-    }
-    // Who has begun to shake hands is not left standing there.
-    let mut under_way = listener.leave();
-    while let Some(accepted) = under_way.next().await {
-        took_in(&worker, &room, accepted, None);
-    }
-}
-
-/// Accepts on the mesh port over QUIC, like [`accept()`], until draining or `leaving` begins: then its hops end, told so, while
-/// callers go over TCP. Who leaves lets go of the socket then, as two processes cannot read one; who drains carries
-/// control traffic to the worker's end.
-pub(super) async fn accept_quic(
-    worker: Rc<Worker>,
-    socket: std::net::UdpSocket,
-    options: QuicOptions,
-    room: Arc<Room>,
-    mut leaving: Draining,
-) {
-    let mut listener = match QuicListener::new(socket, worker.dialer.credentials(), &options) {
-        Ok(listener) => listener,
-        Err(error) => return tracing::error!(%error, "cannot accept on the mesh port over QUIC"),
-    };
-    let mut draining = worker.draining.clone();
-    let (hops, _) = drain::channel();
-    let limit = loop {
-        tokio::select! {
-            // How long that may take, its own drain knows.
-            () = draining.started() => break None,
-            () = leaving.started() => break Some(QUIC_LEAVES_WITHIN),
-            accepted = listener.accept() => took_in(&worker, &room, accepted, Some(&hops)),
-        }
-    };
-    listener.leave();
-    hops.start();
-    let mut ended = pin!(hops.finished(limit.unwrap_or(Duration::MAX)));
-    loop {
-        tokio::select! {
-            biased;
-            // What was served before is one of them.
-            accepted = listener.accept() => took_in(&worker, &room, accepted, Some(&hops)),
-            left = &mut ended => {
-                if left > 0 {
-                    tracing::info!(left, "hops over QUIC are cut: another meshd takes over");
-                }
-                break;
-            }
-        }
-    }
-    if limit.is_some() {
-        return listener.close().await;
-    }
-    let control = worker.control.clone();
-    // The drain waits for nothing of this any more.
-    drop((worker, draining));
-    loop {
-        match listener.accept().await {
-            Ok(Accepted::Hop(..) | Accepted::Lane(..)) | Err(_) => {}
-            Ok(other) => to_control(&control, other),
-        }
-    }
-}
-
-/// Waits until the mesh port is a successor's, or draining begins.
-fn leaving(worker: &Rc<Worker>) -> Pin<Box<dyn Future<Output = ()>>> {
-    let (mut draining, mut leaving) = (worker.draining.clone(), worker.leaving_mesh.clone());
-    Box::pin(async move {
-        tokio::select! {
-            () = draining.started() => {}
-            () = leaving.started() => {}
-        }
-    })
-}
-
-/// Waits for the first Plan: a successor is given the mesh port before it has one, and would say of every instance that there
-/// is none.
-async fn planned(worker: Rc<Worker>) {
-    let deadline = Instant::now() + PLANNED_WITHIN;
-    let has_one = || {
-        let plan = &worker.view().plan;
-        plan.revision.0 > 0 || !plan.inbound.instances.is_empty()
-    };
-    while !has_one() && Instant::now() < deadline {
-        tokio::time::sleep(PLAN_IS_LOOKED_FOR_EVERY).await;
-    }
-}
-
-/// Links of the control plane always have room: only hops are bounded.
-/// `hops`: who tells hops to end before the worker drains.
-fn took_in(worker: &Rc<Worker>, room: &Arc<Room>, accepted: Result<Accepted, Refused>, hops: Option<&Drain>) {
-    match accepted {
-        Ok(Accepted::Hop(peer, stream)) => {
-            let Some(held) = admit(worker, room, &peer) else { return };
-            let begun = planned(worker.clone());
-            let served = serve(worker.clone(), peer, stream, hops.map(Drain::listener));
-            task::spawn_local("hop", async move {
-                let _held = held;
-                begun.await;
-                served.await;
-            });
-        }
-        Ok(Accepted::Lane(peer, lane)) => {
-            let Some(held) = admit(worker, room, &peer) else { return };
-            let (begun, served) = (planned(worker.clone()), lane::serve(worker.clone(), peer, lane));
-            task::spawn_local("lane", async move {
-                let _held = held;
-                begun.await;
-                served.await;
-            });
-        }
-        Ok(other) => to_control(&worker.control, other),
-        Err(refused) => {
-            Counters::add(&worker.shard.counters.refused_hops_total);
-            tracing::info!(peer = %refused.address, reason = %refused.fault, "hop refused");
-        }
-    }
-}
-
-fn to_control(control: &mpsc::Sender<Accepted>, link: Accepted) {
-    if control.try_send(link).is_err() {
-        tracing::warn!("control connection dropped: the control plane is too busy, or not running");
-    }
-}
-
-/// Takes a place and a descriptor for a connection of a peer. `None`: too many are open, or memory is short.
-fn admit(worker: &Worker, room: &Arc<Room>, peer: &Peer) -> Option<(accept::Place, Descriptor)> {
-    worker.intake.took(CONNECTION_BYTES);
-    let place = room.admit(peer.address, None).filter(|_| !worker.intake.is_short());
-    let held = place.zip(worker.descriptors.accept());
-    if held.is_none() {
-        Counters::add(&worker.shard.counters.refused_connections_total);
-        tracing::info!(peer = %peer.address, "hop closed: too many are open, or memory is short");
-    }
-    held
-}
+pub(super) use mesh_port::{QUIC_LEAVES_WITHIN, accept, accept_quic};
 
 /// A connection from another host.
 struct Hop {
@@ -562,15 +413,10 @@ fn word_of(failure: Failure) -> &'static str {
     FAILURES.iter().find(|(known, _)| *known == failure).map_or("connection-lost", |(_, word)| word)
 }
 
-/// A start takes a tenth of that; callers wait longer.
-const PLANNED_WITHIN: Duration = Duration::from_secs(3);
-const PLAN_IS_LOOKED_FOR_EVERY: Duration = Duration::from_millis(2);
 /// What a request over a hop costs, roughly: its bytes are not looked at one by one.
 const HOP_REQUEST_BYTES: usize = 8 * 1024;
 /// Callers and instances of one hop that are remembered: most hops have one of each.
 const COUNTED_AS: usize = 32;
-/// How long hops over QUIC may take to end when another meshd takes over, which waits meanwhile.
-pub(super) const QUIC_LEAVES_WITHIN: Duration = Duration::from_secs(5);
 /// Why a request met no application; never passed on to callers.
 const FAILURE: HeaderName = HeaderName::from_static("x-mesh-failure");
 

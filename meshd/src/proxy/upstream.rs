@@ -30,6 +30,7 @@ use crate::telemetry::{EdgeCell, Spoken};
 use lanes::Lanes;
 pub(crate) use opening::{Ends, Opening};
 pub(crate) use pools::Pools;
+use stand_in::Replacing;
 pub(crate) use streams::Streams;
 
 pub(crate) mod connect;
@@ -37,6 +38,7 @@ mod http2;
 mod lanes;
 mod opening;
 mod pools;
+mod stand_in;
 mod streams;
 
 type Http1 = hyper::client::conn::http1::SendRequest<Outgoing>;
@@ -71,6 +73,7 @@ pub(crate) struct Pool {
     failed: RefCell<Option<Arc<str>>>,
     used: Cell<Instant>,
     lanes: Lanes,
+    replacing: Replacing,
 }
 
 /// How the connections of a pool are made.
@@ -104,10 +107,12 @@ struct Shared {
     served: Cell<u32>,
     opened: Instant,
     since: Cell<Instant>,
+    /// Went over TCP in place of QUIC.
+    is_stand_in: bool,
 }
 
 impl Shared {
-    fn new(sender: http2::Sender, local: Option<SocketAddr>) -> Self {
+    fn new(sender: http2::Sender, local: Option<SocketAddr>, is_stand_in: bool) -> Self {
         let now = Instant::now();
         Self {
             sender,
@@ -116,6 +121,7 @@ impl Shared {
             served: Cell::new(0),
             opened: now,
             since: Cell::new(now),
+            is_stand_in,
         }
     }
 
@@ -167,6 +173,7 @@ impl Pool {
             failed: RefCell::default(),
             used: Cell::new(Instant::now()),
             lanes: Lanes::default(),
+            replacing: Replacing::default(),
         }
     }
 

@@ -16,7 +16,7 @@ use tokio_rustls::client::TlsStream;
 use super::budget::Descriptor;
 use super::gate::Gate;
 use super::upstream::Streams;
-use crate::transport::{Lane, LinkStream, socket};
+use crate::transport::{Lane, LinkStream, Transport, socket};
 
 /// What carries a connection.
 pub(crate) enum Stream {
@@ -99,6 +99,14 @@ impl Wire {
             Stream::Tls(stream) => stream.get_ref().0.local_address(),
             Stream::Visitor(stream) => stream.get_ref().0.local_address(),
             Stream::Tunnel(_) | Stream::Streams(_) | Stream::Unix(_) | Stream::Pipe(_) => None,
+        }
+    }
+
+    /// Returns what carries it between hosts; `None` where it is no hop of its own.
+    pub(crate) fn transport(&self) -> Option<Transport> {
+        match &self.stream {
+            Stream::Hop(stream) => Some(stream.transport()),
+            _ => None,
         }
     }
 

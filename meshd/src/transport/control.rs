@@ -270,13 +270,20 @@ impl ControlClient {
             }
             quic = self.0.quic.lock().await;
         }
-        quic.connection = None;
+        let gone = quic.connection.take().and_then(|(connection, _)| connection.close_reason());
+        if gone.is_some_and(|why| quic::says_goodbye(&why)) {
+            quic.rest.left();
+        }
         match quic::control_connection(&self.0.dialer, self.0.address, key, UDP_PATIENCE).await {
             Ok(connection) => {
                 quic.connection = Some((connection.clone(), Instant::now()));
                 *quic = Quic { connection: quic.connection.take(), ..Quic::default() };
                 drop(quic);
                 Ok(QuicStream::open(&connection).await.ok())
+            }
+            Err(DialError::Moved { .. }) => {
+                quic.rest.moved();
+                Ok(None)
             }
             Err(error) if error.is_silence() => {
                 quic.rest.silent();

@@ -20,7 +20,8 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 
-use super::link::{ConfigKey, DialError, Dialer, HopTarget, TlsFault};
+use super::hop::HopTarget;
+use super::link::{ConfigKey, DialError, Dialer, TlsFault};
 use super::tls::Protocol;
 use super::tls_socket::TlsSocket;
 use super::{socket, tcp};

@@ -1,4 +1,4 @@
-//! A hop to a peer: who is at the other end, and a stream of bytes to it, over TCP or QUIC.
+//! A link to a peer: who is at the other end, and a stream of bytes to it, over TCP or QUIC.
 
 use std::collections::HashMap;
 use std::io;
@@ -93,21 +93,6 @@ pub enum LinkStream {
     Quic(QuicStream),
 }
 
-/// Where a hop goes, what it asks for there, who must answer, and on whose behalf.
-#[derive(Debug, Clone, Copy)]
-pub struct HopTarget<'a> {
-    /// The mesh port of the peer.
-    pub address: SocketAddr,
-    /// The service port asked for: see `core::identity::sni`.
-    pub sni: &'a str,
-    /// Who the peer must prove to be.
-    pub expect: &'a Expect,
-    /// As whom to call; its certificate must be installed.
-    pub from: &'a Identity,
-    /// Over TCP, or over QUIC where UDP gets through.
-    pub transport: Transport,
-}
-
 /// What came in on the mesh port.
 #[derive(Debug)]
 pub enum Accepted {
@@ -186,6 +171,12 @@ pub enum DialError {
     /// No answer within [`HANDSHAKE_LIMIT`].
     #[error("{address} did not answer within {} s", HANDSHAKE_LIMIT.as_secs())]
     TimedOut {
+        /// Whom we called.
+        address: SocketAddr,
+    },
+    /// It takes no more over QUIC for now: it leaves, or has no room. Over TCP it may, or its successor.
+    #[error("{address} takes no more over QUIC for now")]
+    Moved {
         /// Whom we called.
         address: SocketAddr,
     },
@@ -340,42 +331,6 @@ impl Dialer {
     fn configs(&self) -> std::sync::MutexGuard<'_, HashMap<ConfigKey, Config>> {
         self.0.configs.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Reaches a service on another host and proves both ends.
-///
-/// Takes at most [`HANDSHAKE_LIMIT`]; wrap it for a shorter limit. Over TCP the peer's refusal of *our* certificate
-/// comes only with the first read (TLS 1.3): [`refusal`] reads it from that error. Over QUIC it comes here.
-///
-/// Where QUIC is asked for but UDP is silent for `UDP_PATIENCE`, the hop goes over TCP; if that works, later ones do so at
-/// once until UDP is tried again (see `transport::rest`).
-///
-/// Cancel safe: a dropped future leaves nothing behind.
-pub async fn dial_hop(dialer: &Dialer, target: HopTarget<'_>) -> Result<LinkStream, DialError> {
-    if target.transport == Transport::Tcp {
-        return dial_hop_over_tcp(dialer, target).await;
-    }
-    let (address, quic) = (target.address, dialer.quic());
-    if !quic.rests.is_on(address) {
-        match quic::dial_hop(dialer, target).await {
-            Ok(stream) => return Ok(LinkStream::Quic(stream)),
-            Err(error) if error.is_silence() => {}
-            Err(error) => return Err(error),
-        }
-    }
-    let dialled = dial_hop_over_tcp(dialer, target).await;
-    if let Some(rest) = quic.rests.learn(address, dialled.is_ok()) {
-        tracing::info!(%address, rest_s = rest.as_secs(), "no answer over UDP: hops go over TCP");
-    }
-    dialled
-}
-
-async fn dial_hop_over_tcp(dialer: &Dialer, target: HopTarget<'_>) -> Result<LinkStream, DialError> {
-    let key =
-        ConfigKey { protocol: Protocol::Hop, from: Some(target.from.clone()), expect: target.expect.clone() };
-    let (stream, _) = tcp::dial(dialer, target.address, Some(target.sni), &key).await?;
-    let (socket, session) = stream.into_inner();
-    Ok(LinkStream::Tcp(Box::new(TlsSocket::new(socket, session))))
 }
 
 /// A channel to a host of a mesh that one wants to join.

@@ -35,7 +35,7 @@ mod dial;
 mod header;
 mod stream;
 
-pub(super) use dial::{QuicDialer, control_connection, dial_hop, fault_of, refusal};
+pub(super) use dial::{QuicDialer, control_connection, dial_hop, fault_of, refusal, says_goodbye};
 pub use header::{MAX_HEADER_BYTES, name_length};
 pub use stream::QuicStream;
 use stream::WhenDropped;

@@ -1,7 +1,8 @@
 //! When a peer is tried over UDP: always at first; where UDP is silent but TCP gets through, only now and then.
 //!
 //! A firewall that drops UDP costs the first connection [`UDP_PATIENCE`], and every later one nothing until UDP is tried
-//! again. A peer that answers neither way is down, which says nothing about UDP.
+//! again. A peer that answers neither way is down, which says nothing about UDP; nor does one that hands over: for some
+//! seconds it refuses, and then nobody reads what comes until its successor does.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -26,6 +27,8 @@ pub(super) struct Rest {
     undecided: bool,
     /// How often in a row UDP was silent while TCP got through.
     blocked: u32,
+    /// When the meshd there was last known to leave.
+    left: Option<Instant>,
 }
 
 impl Rest {
@@ -36,13 +39,24 @@ impl Rest {
 
     /// Notes that UDP was silent: others go straight to TCP; whether that works decides for how long.
     pub(super) fn silent(&mut self) {
+        if self.left.is_some_and(|left| left.elapsed() < SUCCEEDED_WITHIN) {
+            // Its successor does not read yet.
+            self.until = Some(Instant::now() + MOVES_FOR);
+            return;
+        }
         self.until = Some(Instant::now() + UDP_PAUSE);
         self.undecided = true;
     }
 
-    /// Notes that the meshd there hands over: for a moment TCP gets through, and UDP does not.
+    /// Notes that the meshd there takes no more over QUIC and says so: for a moment TCP gets through, and UDP does not.
     pub(super) fn moved(&mut self) {
+        self.left();
         self.until = Some(Instant::now() + MOVES_FOR);
+    }
+
+    /// Notes that the meshd there has closed its connections; its successor may answer already.
+    pub(super) fn left(&mut self) {
+        self.left = Some(Instant::now());
     }
 
     /// Notes whether TCP got through. Returns for how long UDP is left alone from now on, where that is news.
@@ -77,9 +91,14 @@ impl Rests {
         self.note(address, Rest::silent);
     }
 
-    /// Notes that the meshd there hands over: see [`Rest::moved`].
+    /// Notes that the meshd there takes no more over QUIC: see [`Rest::moved`].
     pub(super) fn moved(&self, address: SocketAddr) {
         self.note(address, Rest::moved);
+    }
+
+    /// Notes that the meshd there has closed its connections: see [`Rest::left`].
+    pub(super) fn left(&self, address: SocketAddr) {
+        self.note(address, Rest::left);
     }
 
     fn note(&self, address: SocketAddr, what: impl FnOnce(&mut Rest)) {
@@ -109,6 +128,8 @@ impl Rests {
 
 /// How long UDP is left alone where a meshd hands over: longer than its hops take to end, as a rule.
 const MOVES_FOR: Duration = Duration::from_secs(2);
+/// Within which a successor reads what its predecessor does not any more: it takes over in a few seconds, and may take thirty.
+const SUCCEEDED_WITHIN: Duration = Duration::from_secs(30);
 /// How long UDP is left alone until it is known whether TCP gets through: longer than a TCP handshake may take.
 const UDP_PAUSE: Duration = Duration::from_secs(12);
 /// How many silent peers a dialer remembers; beyond it they are tried each time.
@@ -146,6 +167,33 @@ mod tests {
         assert!(rests.is_on(address));
         assert_eq!(rests.learn(address, false), None);
         assert!(!rests.is_on(address));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_after_a_goodbye_is_no_blocked_udp_until_a_successor_is_long_due() {
+        let (rests, address) = (Rests::default(), SocketAddr::from(([198, 18, 0, 2], 15008)));
+        rests.moved(address);
+        let began = Instant::now();
+        let mut news = Vec::new();
+        while news.is_empty() {
+            assert!(rests.is_on(address));
+            while rests.is_on(address) {
+                tokio::time::advance(Duration::from_secs(1)).await;
+            }
+            rests.silent(address);
+            news.extend(rests.learn(address, true).map(|rest| (began.elapsed(), rest)));
+        }
+        assert_eq!(news, [(SUCCEEDED_WITHIN, UDP_FIRST_REST)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_goodbye_alone_udp_is_tried_at_once() {
+        let (rests, address) = (Rests::default(), SocketAddr::from(([198, 18, 0, 2], 15008)));
+        rests.left(address);
+        assert!(!rests.is_on(address));
+        rests.silent(address);
+        assert!(rests.is_on(address));
+        assert_eq!(rests.learn(address, true), None);
     }
 
     #[tokio::test(start_paused = true)]

@@ -104,6 +104,20 @@ fn destination_of(
     settings: Settings,
     telling: Telling,
 ) -> Lab {
+    let (plan, credentials) = host_of(authority, target, protocol, telling);
+    match transport {
+        Transport::Tcp => start_with(plan, Way::Mesh, settings, &credentials),
+        Transport::Quic => start_over_udp(plan, &credentials),
+    }
+}
+
+/// What the host of an application does, and what it can prove.
+pub(super) fn host_of(
+    authority: &Authority,
+    target: SocketAddr,
+    protocol: Protocol,
+    telling: Telling,
+) -> (Plan, Arc<Credentials>) {
     let port = LocalPort { number: PORT, protocol, target, bounds: None };
     let labels = Labels::from([("version".to_owned(), "v1".to_owned())]);
     let instance = Arc::new(LocalInstance {
@@ -121,10 +135,7 @@ fn destination_of(
     let plan = Plan { inbound: Arc::new(inbound), ..with_table(mesh_core::plan::PortTable::default()) };
     let credentials = authority.credentials(&["reviews"]);
     credentials.set_sni(HashMap::from([(sni::format(PORT, "", HOST), workload("reviews"))]));
-    match transport {
-        Transport::Tcp => start_with(plan, Way::Mesh, settings, &credentials),
-        Transport::Quic => start_over_udp(plan, &credentials),
-    }
+    (plan, credentials)
 }
 
 pub(super) fn over_mesh(hop: SocketAddr, account: &str, instance: &str) -> Endpoint {
@@ -424,7 +435,7 @@ async fn where_udp_is_blocked_requests_and_connections_go_over_tcp() {
 }
 
 /// A destination over TCP, and over UDP what takes every datagram and answers none, as a firewall does.
-fn walled(make: impl Fn() -> Lab) -> (Lab, std::net::UdpSocket) {
+pub(super) fn walled(make: impl Fn() -> Lab) -> (Lab, std::net::UdpSocket) {
     loop {
         let lab = make();
         // A port that is free over TCP may be taken over UDP.

@@ -255,9 +255,14 @@ fn start_telling(
 
 /// A proxy whose only entrance is the mesh port over UDP.
 pub(crate) fn start_over_udp(plan: Plan, credentials: &Arc<Credentials>) -> Lab {
+    let udp = socket::bind_udp(loopback(0), socket::Share::Alone).expect("a port");
+    start_on_udp(plan, credentials, udp)
+}
+
+/// The same on a socket that there is already.
+pub(crate) fn start_on_udp(plan: Plan, credentials: &Arc<Credentials>, udp: std::net::UdpSocket) -> Lab {
     let plans = Arc::new(ArcSwap::from_pointee(plan));
     let stats = Arc::new(Stats::new(1));
-    let udp = socket::bind_udp(loopback(0), socket::Share::Alone).expect("a port");
     let address = udp.local_addr().expect("an address");
     let shared = Shared {
         plans: plans.clone(),

@@ -23,6 +23,7 @@ mod hop;
 mod http;
 mod lab;
 mod lanes;
+mod leaving;
 mod limits;
 mod opaque;
 mod origination;

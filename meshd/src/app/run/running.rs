@@ -47,7 +47,21 @@ impl Running {
                 asked = reloads.recv() => asked,
             };
             match self.successor().await {
-                Ok(successor) => return Ok(Some(self.hand_over(successor, asked).await)),
+                Ok(successor) => {
+                    tracing::info!(successor = successor.pid(), "handing over");
+                    tokio::select! {
+                        biased;
+                        () = stop.wait() => {
+                            // It changes nothing before it is told to, and ends when nobody is left to tell it.
+                            drop(successor);
+                            asked.map(|asked| asked.send(Err("meshd was told to stop meanwhile".to_owned())));
+                            return self.stop().await.map(|()| None);
+                        }
+                        // It may take some seconds, in which everything else goes on.
+                        () = self.traffic.proxy.leave_quic() => {}
+                    }
+                    return Ok(Some(self.hand_over(successor, asked, stop).await));
+                }
                 Err(why) => {
                     tracing::error!(error = %format!("{why:#}"), "not reloaded");
                     asked.map(|asked| asked.send(Err(format!("{why:#}"))));
@@ -63,10 +77,7 @@ impl Running {
     }
 
     /// Ends the control plane; connections go on until [`Leaving::finish`].
-    async fn hand_over(self, successor: Successor, asked: Option<Reload>) -> Leaving {
-        tracing::info!(successor = successor.pid(), "handing over");
-        // It may take some seconds, in which everything else goes on.
-        self.traffic.proxy.leave_quic().await;
+    async fn hand_over(self, successor: Successor, asked: Option<Reload>, stop: Stop) -> Leaving {
         // First accept no more on the socket: whoever asks after the answer asks the successor.
         self.ground.drain.start();
         asked.map(|asked| asked.send(Ok(())));
@@ -78,7 +89,7 @@ impl Running {
             server.stop().await;
         }
         let stop_drain = self.ground.config.proxy.drain;
-        Leaving { successor, proxy: self.traffic.proxy, listeners: self.listeners, stop_drain }
+        Leaving { successor, proxy: self.traffic.proxy, listeners: self.listeners, stop, stop_drain }
     }
 
     /// Traffic first goes elsewhere, then what is under way ends, then everything else.

@@ -53,3 +53,28 @@ impl Stop {
         self.came = true;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rustix::process::{Signal, getpid, kill_process};
+
+    use super::*;
+
+    /// As at a hand-over, whose last part no runtime sees.
+    #[test]
+    fn a_signal_that_came_between_two_runtimes_is_heard_on_the_second() {
+        let runtime =
+            || tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let first = runtime();
+        let mut stop = first.block_on(async { Stop::new() }).expect("signals");
+        drop(first);
+
+        kill_process(getpid(), Signal::TERM).expect("sent");
+
+        let heard =
+            runtime().block_on(async { tokio::time::timeout(Duration::from_secs(5), stop.wait()).await });
+        assert_eq!(heard, Ok(()));
+    }
+}

@@ -61,7 +61,7 @@ impl Drop for WakesAtEnd {
 pub(super) async fn begin(slot: Slot, stream: Wire) -> Result<(), ConnectError> {
     let pool = slot.pool.clone();
     let pings = pool.cluster.borrow().limits.http2_keep_alive;
-    let local = slot.local_address(&stream);
+    let (local, is_stand_in) = (slot.local_address(&stream), pool.is_stand_in(&stream));
     let begun = h2::client::Builder::new()
         .initial_max_send_streams(0)
         .initial_window_size(STREAM_WINDOW)
@@ -90,7 +90,7 @@ pub(super) async fn begin(slot: Slot, stream: Wire) -> Result<(), ConnectError> 
         Err(_) => return Err(ConnectError::Http("the connection was closed at once".to_owned())),
     }
     let sender = Sender { h2: RefCell::new(h2), state: WakesAtEnd(state) };
-    pool.shared.borrow_mut().push(Rc::new(Shared::new(sender, local)));
+    pool.shared.borrow_mut().push(Rc::new(Shared::new(sender, local, is_stand_in)));
     pool.offer_streams();
     Ok(())
 }

@@ -83,9 +83,15 @@ impl Pools {
         counters.upstream_pools.store(pools.len() as u64, Relaxed);
     }
 
-    /// Closes what was idle for too long and forgets pools that nobody uses.
+    /// Closes what was idle for too long, forgets pools that nobody uses, and has a few hops that went over TCP return to QUIC.
     pub(crate) fn sweep(&self, now: Instant) {
-        self.0.borrow_mut().retain(|_, pool| !pool.sweep(now));
+        let mut returning = 0;
+        self.0.borrow_mut().retain(|_, pool| {
+            if returning < RETURNING_AT_ONCE && pool.replace_stand_ins(now) {
+                returning += 1;
+            }
+            !pool.sweep(now)
+        });
     }
 }
 
@@ -104,3 +110,6 @@ fn same(a: &Via, b: &Via) -> bool {
         _ => a == b,
     }
 }
+
+/// Hops that begin to return to QUIC within one second: each may be a handshake, and a host has many peers.
+const RETURNING_AT_ONCE: usize = 16;

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{
-    ClientConfig, ConnectError, Connection, ConnectionError, Endpoint, EndpointConfig, ReadError, WriteError,
+    ClientConfig, ConnectError, Connection, ConnectionError, Endpoint, EndpointConfig, ReadError,
+    TransportErrorCode, WriteError,
 };
 use rustls::AlertDescription;
 use tokio::time::{Instant, timeout};
@@ -17,7 +18,8 @@ use tokio::time::{Instant, timeout};
 use super::header::{self, SERVED};
 use super::stream::{QuicStream, WhenDropped};
 use super::{KEEP_ALIVE, LEAVING, MOVED, UNKNOWN, close, transport_config};
-use crate::transport::link::{ConfigKey, DialError, Dialer, HANDSHAKE_LIMIT, HopTarget, TlsFault};
+use crate::transport::hop::HopTarget;
+use crate::transport::link::{ConfigKey, DialError, Dialer, HANDSHAKE_LIMIT, TlsFault};
 use crate::transport::rest::{Rests, UDP_PATIENCE};
 use crate::transport::socket::{SocketOptions, outgoing_udp};
 use crate::transport::tcp::{connect_error, server_name};
@@ -108,10 +110,9 @@ pub(in crate::transport) async fn dial_hop(
         let header = header::header(target.sni).ok_or_else(|| DialError::BadName(target.sni.to_owned()))?;
         let shared = hop_connection(dialer, &key, target).await?;
         open_hop(&shared, &header, target).await.map_err(|fault| match fault {
-            // Over TCP it answers, and then its successor.
             OpenFault::Moved => {
                 dialer.quic().rests.moved(address);
-                DialError::TimedOut { address }
+                DialError::Moved { address }
             }
             OpenFault::Link(fault) => DialError::Tls { address, fault },
         })
@@ -126,14 +127,18 @@ async fn hop_connection(
 ) -> Result<Shared, DialError> {
     let slot = dialer.quic().slot(target.address, key);
     let mut slot = slot.lock().await;
-    if let Some(shared) = slot.as_mut()
-        && shared.connection.close_reason().is_none()
-    {
-        shared.last_used = Instant::now();
-        return Ok(shared.clone());
-    }
     let address = target.address;
     let rests = &dialer.quic().rests;
+    if let Some(shared) = slot.as_mut() {
+        let Some(why) = shared.connection.close_reason() else {
+            shared.last_used = Instant::now();
+            return Ok(shared.clone());
+        };
+        if says_goodbye(&why) {
+            rests.left(address);
+        }
+        *slot = None;
+    }
     if rests.is_on(address) {
         // Who had the slot before found UDP silent.
         return Err(DialError::TimedOut { address });
@@ -142,6 +147,7 @@ async fn hop_connection(
     let connected = timeout(UDP_PATIENCE, connecting).await.unwrap_or(Err(DialError::TimedOut { address }));
     match &connected {
         Ok(_) => rests.answered(address),
+        Err(DialError::Moved { .. }) => rests.moved(address),
         Err(error) if error.is_silence() => rests.silent(address),
         Err(_) => {}
     }
@@ -183,9 +189,19 @@ impl From<TlsFault> for OpenFault {
 }
 
 fn lost(error: &ConnectionError) -> OpenFault {
+    if says_goodbye(error) { OpenFault::Moved } else { OpenFault::Link(fault_of(error)) }
+}
+
+/// Whether the meshd there ended a connection because it leaves, or takes no more of them: it did answer over UDP.
+pub(in crate::transport) fn says_goodbye(error: &ConnectionError) -> bool {
     match error {
-        ConnectionError::ApplicationClosed(close) if close.error_code == LEAVING => OpenFault::Moved,
-        other => OpenFault::Link(fault_of(other)),
+        ConnectionError::ApplicationClosed(close) => close.error_code == LEAVING,
+        // During a handshake it has no words of its own (RFC 9000, sections 10.2.3 and 20.1).
+        ConnectionError::ConnectionClosed(close) => {
+            let code = close.error_code;
+            code == TransportErrorCode::CONNECTION_REFUSED || code == TransportErrorCode::APPLICATION_ERROR
+        }
+        _ => false,
     }
 }
 
@@ -230,6 +246,7 @@ async fn connect(
     })?;
     connecting.await.map_err(|error| match error {
         ConnectionError::TimedOut => DialError::TimedOut { address },
+        goodbye if says_goodbye(&goodbye) => DialError::Moved { address },
         other => failed(told.get().cloned().map_or_else(|| fault_of(&other), TlsFault::certificate)),
     })
 }

@@ -6,14 +6,14 @@ use super::*;
 use crate::transport::quic::IDLE_LIMIT;
 
 /// Dials reviews as productpage, over QUIC where it gets through; accepts on `port`.
-async fn hop(dialer: &Dialer, port: &mut Port) -> (LinkStream, LinkStream, Peer) {
+pub(super) async fn hop(dialer: &Dialer, port: &mut Port) -> (LinkStream, LinkStream, Peer) {
     let (expect, from) = (reviews(), workload("productpage"));
     let target = target(port.address(), Transport::Quic, &expect, &from);
     let (dialled, (peer, accepted)) = tokio::join!(dial_hop(dialer, target), port.hop());
     (dialled.expect("a link"), accepted, peer)
 }
 
-async fn carries(mut here: LinkStream, mut there: LinkStream) {
+pub(super) async fn carries(mut here: LinkStream, mut there: LinkStream) {
     here.write_all(b"hello").await.unwrap();
     here.flush().await.unwrap();
     let mut bytes = [0; 5];
@@ -187,28 +187,6 @@ async fn a_dialer_that_closes_says_so() {
 
     let ended = tokio::time::timeout(IDLE_LIMIT / 4, there.read_to_end(&mut Vec::new())).await;
     ended.expect("told, and not found out later").expect_err("nothing was ended in order");
-}
-
-#[tokio::test]
-async fn a_listener_that_leaves_keeps_its_hops_and_sends_new_ones_over_tcp() {
-    let mesh = Mesh::new();
-    let serving = reviews_host(&mesh);
-    let mut over_tcp = Port::Tcp(tcp(&serving));
-    let listener = quic(&serving, over_tcp.address().port(), &QuicOptions::default());
-    let mut over_quic = Port::Quic(listener);
-    let dialer = dialer(&credentials(&mesh, "1", &["productpage"]));
-    let (before, there, _) = hop(&dialer, &mut over_quic).await;
-    let Port::Quic(listener) = &mut over_quic else { unreachable!("it is") };
-
-    listener.leave();
-    let (after, after_there, _) = tokio::select! {
-        linked = hop(&dialer, &mut over_tcp) => linked,
-        other = listener.accept() => panic!("one more over QUIC: {other:?}"),
-    };
-
-    assert_eq!((before.transport(), after.transport()), (Transport::Quic, Transport::Tcp));
-    carries(before, there).await;
-    carries(after, after_there).await;
 }
 
 #[tokio::test]
