@@ -119,7 +119,8 @@ const LINES: &[Line] = &[
     ("meshd_open_downstream_connections", 1, NONE, Exactly(3.0)),
     ("meshd_dozing_connections", 1, NONE, Exactly(1.0)),
     ("meshd_refused_requests_total", 1, NONE, Exactly(1.0)),
-    ("meshd_refused_hops_total", 2, NONE, Exactly(1.0)),
+    // And maybe a leader's try over UDP, given up while this host began to read it.
+    ("meshd_refused_hops_total", 2, NONE, AtLeast(1.0)),
     ("meshd_refused_tls_total", 1, NONE, Exactly(1.0)),
     ("meshd_upstream_connections_total", 1, NONE, AtLeast(2.0)),
     ("meshd_upstream_connect_failures_total", 2, NONE, AtLeast(1.0)),
