@@ -55,12 +55,17 @@ pub enum ResponseField {
 impl RequestField {
     /// Reads a name in lower case.
     pub fn named(name: &str) -> Self {
+        Self::of_first_line(name).unwrap_or_else(|| Self::Header(name.to_owned()))
+    }
+
+    /// Reads a name that HTTP/2 has for the first line of a request; `host` is another for one of them.
+    pub fn of_first_line(name: &str) -> Option<Self> {
         match name {
-            ":method" => Self::Method,
-            ":path" => Self::Path,
-            ":authority" | "host" => Self::Authority,
-            ":scheme" => Self::Scheme,
-            _ => Self::Header(name.to_owned()),
+            ":method" => Some(Self::Method),
+            ":path" => Some(Self::Path),
+            ":authority" | "host" => Some(Self::Authority),
+            ":scheme" => Some(Self::Scheme),
+            _ => None,
         }
     }
 }

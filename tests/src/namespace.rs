@@ -104,7 +104,7 @@ fn prepare() -> Result<()> {
     sh(&["mount", "-t", "tmpfs", "-o", "mode=1777", "tmpfs", "/dev/shm"])?;
     std::fs::create_dir_all("/run/netns")?;
     // The address of the bridge: nobody answers there, so what resolves was answered by meshd.
-    std::fs::write("/run/resolv.conf", "nameserver 198.18.0.254\noptions timeout:1 attempts:1\n")?;
+    std::fs::write("/run/resolv.conf", "nameserver 198.18.0.254\noptions timeout:1 attempts:2\n")?;
     sh(&["mount", "--bind", "/run/resolv.conf", "/etc/resolv.conf"])?;
     sh(&["ip", "link", "set", "lo", "up"])?;
     Ok(())

@@ -108,8 +108,7 @@ where
     // Not `pipeline_flush`: with it an answer waits for as long as half of the next request lies in the buffer.
     let watch = heard.watch;
     let service = service_fn(|request: Request<Incoming>| Sure {
-        // What it needs is kilobytes: hyper would move all of them once more.
-        answer: Box::pin(handle(request.map(Inflow::Http1))),
+        answer: handle(request.map(Inflow::Http1)),
         last_of: watch,
     });
     let mut connection = pin!(builder.serve_connection(TokioIo::new(wire), service).with_upgrades());

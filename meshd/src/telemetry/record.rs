@@ -186,9 +186,9 @@ impl Record {
 
     /// Returns a header of the request, or one of the names that HTTP/2 has for its first line.
     pub fn request(&self, name: &str) -> Option<Cow<'_, str>> {
-        let said = match name {
-            ":method" | ":path" | ":authority" | "host" | ":scheme" => self.asked(&RequestField::named(name)),
-            _ => self.texts.found(&self.texts.request, name),
+        let said = match RequestField::of_first_line(name) {
+            Some(field) => self.asked(&field),
+            None => self.texts.found(&self.texts.request, name),
         };
         said.map(shown)
     }

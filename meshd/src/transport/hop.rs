@@ -62,7 +62,7 @@ pub async fn dial_hop_over_quic(
     dialled.transpose()
 }
 
-/// `None`: not over QUIC for now.
+/// `None`: UDP is silent there, or rests.
 async fn over_quic(dialer: &Dialer, target: HopTarget<'_>) -> Option<Result<LinkStream, DialError>> {
     if !dialer.tries_quic(target.address) {
         return None;

@@ -174,8 +174,8 @@ pub enum DialError {
         /// Whom we called.
         address: SocketAddr,
     },
-    /// It takes no more over QUIC for now: it leaves, or has no room. Over TCP it may, or its successor.
-    #[error("{address} takes no more over QUIC for now")]
+    /// It takes no more over QUIC, since it leaves or has no room. Over TCP it may, or its successor.
+    #[error("{address} takes no more over QUIC: it leaves, or has no room")]
     Moved {
         /// Whom we called.
         address: SocketAddr,

@@ -121,6 +121,9 @@ async fn fetch_from(peers: &Peers, (id, at): (HostId, SocketAddr), index: u64) -
         if !reaches || !is_next || (piece.data.is_empty() && !piece.done) {
             return Err("it gave a piece of something else".to_owned());
         }
+        if body.len() + piece.data.len() > MOST_BYTES {
+            return Err(format!("its snapshot has more than {} MiB", MOST_BYTES >> 20));
+        }
         body.extend_from_slice(&piece.data);
         if piece.done {
             parse(&body, None).map_err(|why| why.to_string())?;
@@ -186,6 +189,8 @@ async fn on_disk<T: Send + 'static>(
 
 /// Bytes in a piece; a frame holds 16 MiB. Tests have several of them all the same.
 const PIECE_BYTES: usize = if cfg!(test) { 1 << 20 } else { 8 << 20 };
+/// What a snapshot may have in all: a server of 10,000 services keeps all of it in 150 MB.
+const MOST_BYTES: usize = 1 << 30;
 /// How long a server may take for a piece: it may have to take the snapshot first.
 const PIECE: Duration = Duration::from_secs(10);
 /// How long all servers together may take; systemd waits 90 s for a start.

@@ -29,16 +29,22 @@ fn echo(mut tcp: Listener, mut quic: Option<QuicListener>) -> JoinHandle<()> {
     })
 }
 
-/// A client of an echoing peer, reached by TCP alone or by QUIC, too.
-fn echoing(transport: Transport) -> (ControlClient, JoinHandle<()>) {
-    let mesh = Mesh::new();
-    let serving = reviews_host(&mesh);
+/// An echoing peer, reached by TCP alone or by QUIC, too, and where it is.
+fn echoing_host(mesh: &Mesh, transport: Transport) -> (SocketAddr, JoinHandle<()>) {
+    let serving = reviews_host(mesh);
     let tcp = tcp(&serving);
     let address = tcp.local_addr().unwrap();
     let quic =
         (transport == Transport::Quic).then(|| quic(&serving, address.port(), &QuicOptions::default()));
+    (address, echo(tcp, quic))
+}
+
+/// A client of an echoing peer.
+fn echoing(transport: Transport) -> (ControlClient, JoinHandle<()>) {
+    let mesh = Mesh::new();
+    let (address, peer) = echoing_host(&mesh, transport);
     let client = ControlClient::new(dialer(&credentials(&mesh, "1", &[])), address, Expect::AnyHost);
-    (client, echo(tcp, quic))
+    (client, peer)
 }
 
 #[tokio::test]
@@ -152,12 +158,7 @@ async fn a_peer_that_does_not_answer_is_given_up_in_time() {
 async fn a_control_call_to_another_host_than_expected_fails_with_both_names() {
     for transport in BOTH {
         let mesh = Mesh::new();
-        let serving = reviews_host(&mesh);
-        let listener = tcp(&serving);
-        let address = listener.local_addr().unwrap();
-        let udp =
-            (transport == Transport::Quic).then(|| quic(&serving, address.port(), &QuicOptions::default()));
-        let _peer = echo(listener, udp);
+        let (address, _peer) = echoing_host(&mesh, transport);
         let expect = Expect::Identity(host("9"));
         let client = ControlClient::new(dialer(&credentials(&mesh, "1", &[])), address, expect);
         let error = client.call(Service::Api, Bytes::new(), LIMIT).await.unwrap_err().to_string();
@@ -169,12 +170,7 @@ async fn a_control_call_to_another_host_than_expected_fails_with_both_names() {
 async fn a_workload_may_not_use_the_control_plane_and_nothing_counts_as_delivered() {
     for transport in BOTH {
         let mesh = Mesh::new();
-        let serving = reviews_host(&mesh);
-        let listener = tcp(&serving);
-        let address = listener.local_addr().unwrap();
-        let udp =
-            (transport == Transport::Quic).then(|| quic(&serving, address.port(), &QuicOptions::default()));
-        let _peer = echo(listener, udp);
+        let (address, _peer) = echoing_host(&mesh, transport);
         let calling = credentials(&mesh, "1", &["productpage"]);
         calling.set_host(&workload("productpage"));
         let client = ControlClient::new(dialer(&calling), address, Expect::AnyHost);
