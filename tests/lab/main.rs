@@ -5,6 +5,7 @@ mod binomial;
 mod canary;
 mod clients;
 mod commands;
+mod damaged;
 mod doctor;
 mod first_hour;
 mod gateway;

@@ -8,7 +8,7 @@ use mesh_lab::{Lab, eventually_within, story};
 use crate::{canary, reviews_on_two_hosts};
 
 /// Waits until three hosts vote.
-fn three_voters(lab: &mut Lab) -> Result<()> {
+pub(crate) fn three_voters(lab: &mut Lab) -> Result<()> {
     eventually_within(Duration::from_secs(30), "three hosts vote", || {
         let status = lab.vm(1).status()?;
         let votes =
