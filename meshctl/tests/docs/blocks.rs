@@ -16,7 +16,7 @@ const CLAIMS: &[Claim] = &[
         "README.md",
         "cargo build --release && target/release/meshctl demo",
         ".ci/check",
-        &["cargo build --release --locked", "release/meshctl demo --for 20s"],
+        &["cargo build --release --locked", "\"$binaries\"/meshctl demo --for 20s"],
     ),
     ("README.md", "cargo test --workspace", ".ci/check", &["cargo test --workspace --locked --no-fail-fast"]),
     (
