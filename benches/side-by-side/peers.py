@@ -275,8 +275,20 @@ target = {target}
 """)
 
 
-def telemetry(folder):
+# What of telemetry is told besides metrics, and where such a host is: they may all be measured in one run.
+TOLD = {
+    "meshd": ((), (22201, "127.0.7")),
+    "meshd-told": (("log", "traces"), (22221, "127.0.9")),
+    "meshd-log": (("log",), (22231, "127.0.10")),
+    "meshd-traces": (("traces",), (22241, "127.0.11")),
+    "meshd-again": ((), (22251, "127.0.12")),
+}
+
+
+def telemetry(folder, told):
     """A log in Istio's format, and Istio's share of traces, told to a collector: nginx, which forgets them."""
+    logs = "  accessLogging:\n  - providers: [{name: file}]\n" if "log" in told else ""
+    traces = "  tracing:\n  - providers: [{name: collector}]\n    randomSamplingPercentage: 1\n" if "traces" in told else ""
     return f"""apiVersion: mesh.istio.io/v1alpha1
 kind: MeshConfig
 metadata: {{name: default, namespace: istio-system}}
@@ -291,21 +303,13 @@ apiVersion: telemetry.istio.io/v1
 kind: Telemetry
 metadata: {{name: all, namespace: istio-system}}
 spec:
-  accessLogging:
-  - providers: [{{name: file}}]
-  tracing:
-  - providers: [{{name: collector}}]
-    randomSamplingPercentage: 1
-"""
+{logs}{traces}"""
 
 
-def meshd_told(work, folder, binaries):
-    """meshd with all of its telemetry on."""
-    return meshd(work, folder, binaries, label="meshd-told", place=(22221, "127.0.9"), told=True)
-
-
-def meshd(work, folder, binaries, transport="tcp", label=None, place=None, told=False):
-    label = label or ("meshd" if transport == "tcp" else "meshd-" + transport)
+def meshd(name, work, folder, binaries, transport="tcp"):
+    """A host, or two; `name` is one of TOLD."""
+    told, place = TOLD[name]
+    label = name if transport == "tcp" else f"{name}-{transport}"
     folder = f"{folder}/{label}-{time.monotonic_ns()}"
     os.makedirs(folder)
 
@@ -316,7 +320,7 @@ def meshd(work, folder, binaries, transport="tcp", label=None, place=None, told=
         return done.stdout
 
     # Both transports may be measured in one run.
-    port, net = place or ((22201, "127.0.7") if transport == "tcp" else (22211, "127.0.8"))
+    port, net = place if transport == "tcp" else (22211, "127.0.8")
     processes = []
     host_config(folder, "near", f"{net}.1", port, work, transport)
     run(f"{binaries}/meshd", "init", "--config", f"{folder}/near.toml")
@@ -342,7 +346,7 @@ def meshd(work, folder, binaries, transport="tcp", label=None, place=None, told=
     for begin in range(0, len(documents), 1_000):
         run(*near, "apply", "-f", "-", feed="\n---\n".join(documents[begin:begin + 1_000]))
     if told:
-        run(*near, "apply", "-f", "-", feed=telemetry(folder))
+        run(*near, "apply", "-f", "-", feed=telemetry(folder, told))
     return Target(label, port, processes)
 
 

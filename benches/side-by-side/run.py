@@ -47,7 +47,7 @@ def main():
         if not options.keep:
             shutil.rmtree(folder, ignore_errors=True)
     text = table(rows)
-    print("\n" + text + "\n" + rates(rows))
+    print("\n" + text + "\n" + rates(rows) + "\n" + telling(rows))
     if options.write:
         put(options.write, MARK, text)
         put(options.write, RATES, rates(rows))
@@ -56,7 +56,8 @@ def main():
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="works, separated by commas")
-    parser.add_argument("--peers", default="envoy,haproxy,meshd", help="and meshd-told: with access log and traces of 1 %%")
+    parser.add_argument("--peers", default="envoy,haproxy,meshd", help="and meshd-told: with access log and traces of 1 %%; "
+                        "meshd-log, meshd-traces: with one of them; meshd-again: as meshd, for what a comparison is worth")
     parser.add_argument("--seconds", type=int, default=8, help="of each run")
     parser.add_argument("--repeat", type=int, default=3, help="runs of each proxy, in turn")
     parser.add_argument("--binaries", default="target/dist", help="folder of meshd and meshctl")
@@ -72,14 +73,11 @@ def row(work, folder, options):
     for name in options.peers.split(","):
         if name == "haproxy" and not shutil.which("haproxy"):
             continue
-        if name not in ("meshd", "meshd-told"):
+        if name not in peers.TOLD:
             targets.append(getattr(peers, name)(work, folder))
             continue
-        if name == "meshd-told":
-            targets.append(peers.meshd_told(work, folder, os.path.abspath(options.binaries)))
-            continue
-        for transport in options.transport.split(",") if work.mtls else ["tcp"]:
-            targets.append(peers.meshd(work, folder, os.path.abspath(options.binaries), transport))
+        for transport in options.transport.split(",") if work.mtls and name == "meshd" else ["tcp"]:
+            targets.append(peers.meshd(name, work, folder, os.path.abspath(options.binaries), transport))
     targets = [target for target in targets if target]
     start_memory = {target.name: rss_kib(family(target.processes)) for target in targets}
     runs = {target.name: [] for target in targets}
@@ -111,6 +109,20 @@ def cell(figure, runs):
     """A figure; where it is the sum of two proxies, with both."""
     sides = runs[0].sides
     return f"{figure:.1f}" + (f" ({' + '.join(f'{side:.1f}' for side in sides)})" if sides else "")
+
+
+def telling(rows):
+    """What telemetry costs: each run beside those of `meshd` before and after it, since machines become slower and faster."""
+    lines = ["| work | proxy | pairs | CPU beside `meshd`, mean and its standard error | median |", "|---|---|--:|--:|--:|"]
+    for work, runs, _ in rows:
+        off = [run.cpu for run in runs.get("meshd", [])]
+        for name, of in runs.items() if len(off) > 2 and work.load in REQUESTS else ():
+            if name == "meshd" or name not in peers.TOLD:
+                continue
+            more = [(run.cpu / statistics.mean(beside) - 1) * 100 for run, *beside in zip(of, off, off[1:])]
+            error = statistics.stdev(more) / len(more) ** 0.5
+            lines.append(f"| `{work.name}` | {name} | {len(more)} | {statistics.mean(more):+.1f} ± {error:.1f} % | {statistics.median(more):+.1f} % |")
+    return "\n".join(lines) + "\n" if len(lines) > 2 else ""
 
 
 def rates(rows):

@@ -3,8 +3,8 @@
 //! `cargo run --release -p meshd --example telemetry_cost -- [REQUESTS] [ROUNDS] [ONLY]` runs an application, a load and a collector
 //! beside itself and prints the CPU time (user and system) of this process for each request. Metrics are always on. Each
 //! measurement stands between two of "off", and is compared with their mean: a machine that becomes slower or faster does
-//! so for both. "off again" tells how much such a comparison is worth. ONLY: one of the names in the table alone, for
-//! profilers.
+//! so for both. "off again" tells how much such a comparison is worth. ONLY: one of the names in the table. ROUNDS 0, for
+//! profilers: that one runs once, and nothing else.
 
 use std::io::BufRead as _;
 use std::net::SocketAddr;
@@ -92,9 +92,11 @@ fn measure(requests: usize, rounds: usize, only: Option<&str>) -> anyhow::Result
         anyhow::Ok(cpu_micros()? - before)
     };
     let mut pairs = vec![Vec::new(); told.len()];
-    // A profile of one is of nothing else.
-    let off = || if only.is_none() { measured(&Telling::default()) } else { Ok(1) };
-    let mut before = off()?;
+    if rounds == 0 {
+        told.iter().try_for_each(|(_, telling)| measured(telling).map(drop))?;
+    }
+    let off = || measured(&Telling::default());
+    let mut before = if rounds == 0 { 0 } else { off()? };
     for _ in 0..rounds {
         for ((_, telling), pairs) in told.iter().zip(&mut pairs) {
             let (took, after) = (measured(telling)?, off()?);
@@ -112,19 +114,26 @@ fn measure(requests: usize, rounds: usize, only: Option<&str>) -> anyhow::Result
 #[expect(clippy::cast_precision_loss, reason = "microseconds of minutes")]
 #[expect(clippy::print_stdout, reason = "what it is for")]
 fn report(names: &[&str], pairs: &[Vec<(u64, u64)>], requests: usize) {
-    // Quartiles and median.
-    let spread = |of: &dyn Fn(&(u64, u64)) -> f64, pairs: &[(u64, u64)]| {
-        let mut sorted: Vec<f64> = pairs.iter().map(of).collect();
-        sorted.sort_unstable_by(f64::total_cmp);
-        [sorted.len() / 4, sorted.len() / 2, sorted.len() * 3 / 4].map(|at| sorted[at])
-    };
-    println!("| telemetry | CPU for each request, median | beside off, median | half of the pairs |");
+    println!(
+        "| telemetry | CPU for each request, median | beside off, median | mean, and its standard error |"
+    );
     println!("|---|---|---|---|");
-    for (name, pairs) in names.iter().zip(pairs) {
-        let [_, median, _] = spread(&|(took, _)| *took as f64 / requests as f64, pairs);
-        let [low, more, high] = spread(&|(took, off)| (*took as f64 / *off as f64 - 1.0) * 100.0, pairs);
-        println!("| {name} | {median:.2} µs | {more:+.1} % | {low:+.1} to {high:+.1} % |");
+    for (name, pairs) in names.iter().zip(pairs).filter(|(_, pairs)| !pairs.is_empty()) {
+        let took = median(pairs.iter().map(|(took, _)| *took as f64 / requests as f64));
+        let more = |(took, off): &(u64, u64)| (*took as f64 / *off as f64 - 1.0) * 100.0;
+        let count = pairs.len() as f64;
+        let mean = pairs.iter().map(more).sum::<f64>() / count;
+        let spread = pairs.iter().map(|pair| (more(pair) - mean).powi(2)).sum::<f64>();
+        let error = (spread / (count - 1.0).max(1.0) / count).sqrt();
+        let median = median(pairs.iter().map(more));
+        println!("| {name} | {took:.2} µs | {median:+.1} % | {mean:+.1} ± {error:.1} % |");
     }
+}
+
+fn median(of: impl Iterator<Item = f64>) -> f64 {
+    let mut sorted: Vec<f64> = of.collect();
+    sorted.sort_unstable_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
 }
 
 fn with(mut telling: Telling) -> Telling {
