@@ -1,15 +1,16 @@
 //! Damage on a voter's disk that the other voters make up for.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use mesh_lab::{Host, Lab, eventually, eventually_within, story};
-use std::time::Duration;
 
 use crate::canary;
 use crate::outage::three_voters;
 
-/// Objects in a file, and bytes of each: three files are more than a server keeps in its log without a snapshot, 8 MiB.
-const OBJECTS: usize = 800;
-const OBJECT_BYTES: usize = 4_000;
+/// Objects in a file, and bytes of each: ten files are more than a server keeps in its log without a snapshot, 8 MiB.
+const OBJECTS: usize = 20;
+const OBJECT_BYTES: usize = 50_000;
 
 /// Rules that say much and change nothing.
 fn much(letter: &str) -> String {
@@ -35,7 +36,7 @@ fn a_voter_whose_snapshot_is_damaged_gets_another_and_votes_again() {
     story("damaged::a_voter_whose_snapshot_is_damaged_gets_another_and_votes_again", || {
         let mut lab = Lab::mesh(3)?;
         three_voters(&mut lab)?;
-        for letter in ["a", "b", "c"] {
+        for letter in ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"] {
             let rules = lab.file("much.yaml", &much(letter))?.display().to_string();
             lab.vm(1).meshctl(&["apply", &rules])?.success()?;
         }
@@ -46,7 +47,7 @@ fn a_voter_whose_snapshot_is_damaged_gets_another_and_votes_again() {
         let after = lab.file("after.yaml", &canary(70, 30))?.display().to_string();
         lab.vm(1).meshctl(&["apply", &after])?.success()?;
         lab.vm(3).stop()?;
-        let flip = format!("printf '\\1' | dd of={snapshot} bs=1 seek=1000000 conv=notrunc status=none");
+        let flip = format!("printf '\\1' | dd of={snapshot} bs=1 seek=500000 conv=notrunc status=none");
         in_snapshots(lab.vm(3), &flip)?;
 
         lab.vm(3).start()?;
