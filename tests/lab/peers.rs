@@ -166,7 +166,8 @@ fn a_mail_server_is_heard_first_through_the_mesh() {
         let [(_, python)] = programs.clone();
         let python = python.unwrap_or_default();
         let mut lab = on_vm2(2525, |lab| {
-            let line = format!("{} -m aiosmtpd -n -l 127.0.0.1:2525", python.display());
+            // Unbuffered: what it prints is read while it runs.
+            let line = format!("{} -u -m aiosmtpd -n -l 127.0.0.1:2525", python.display());
             lab.vm(2).serve_program("aiosmtpd", 2525, &line)
         })?;
         let body = "x".repeat(70);
